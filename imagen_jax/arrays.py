@@ -1,0 +1,25 @@
+"""Array types of the public signatures, named once.
+
+Letters in einsum bodies: B batch, H height, W width, C channels, L text length, D text
+width, Q queries, K keys, N heads, Z head width, E embedding width.
+"""
+
+from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
+
+Images = Float[Array, "batch height width channels"]
+"""Pictures or latents; clean pictures lie in [-1, 1]."""
+Pixels = UInt8[Array, "batch height width 3"]
+"""Pictures as stored and as sent to the device, 0..255."""
+LogSNR = Float[Array, "batch"]
+"""lambda = log(alpha^2 / sigma^2), float32, one per picture."""
+Time = Float[Array, "batch"]
+"""Diffusion time in [0, 1]: 0 is the clean picture, 1 is noise."""
+AugLevel = Float[Array, "batch"]
+"""Noise conditioning augmentation level in [0, 1], one per picture."""
+Embedding = Float[Array, "batch embedding"]
+TextEmbeddings = Float[Array, "batch length text_width"]
+TextMask = Bool[Array, "batch length"]
+"""True where a token is real, False where it is padding."""
+TokenIds = Int32[Array, "batch length"]
+Keys = Key[Array, "batch"]
+"""One typed PRNG key per picture."""
