@@ -1,0 +1,83 @@
+"""Classifier-free guidance and thresholding: from a network's output to an estimate of x."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from imagen_jax.arrays import Images, LogSNR
+from imagen_jax.diffusion.process import Denoise, PredictionType, to_x0
+from imagen_jax.diffusion.schedules import PerPicture, over_pixels
+
+Thresholding = Literal["none", "static", "dynamic"]
+
+
+def guide(conditional: Images, unconditional: Images, scale: float) -> Images:
+    """eps~ = w eps(z, c) + (1 - w) eps(z) (paper, eq. 2); w = 1 is no guidance, not w = 0."""
+    return scale * conditional + (1 - scale) * unconditional
+
+
+def upper_percentile(values: Float[Array, "batch number"], percentile: float) -> PerPicture:
+    """The p-th percentile of each row, linear between ranks, as `jnp.percentile` gives it.
+
+    It selects the few largest values instead of sorting all of them: 0.03 s against 1.1 s
+    for 1024x1024x3 values at p = 99.5 on a CPU.
+    """
+    number = values.shape[1]
+    rank = (1 - percentile / 100) * (number - 1)
+    above, share = int(rank), rank - int(rank)
+    below = min(above + 1, number - 1)
+    # Without the barrier XLA on CPU takes top_k and the slices below for a sort of everything.
+    largest = jax.lax.optimization_barrier(jax.lax.top_k(values, below + 1)[0])
+    return (1 - share) * largest[:, above] + share * largest[:, below]
+
+
+def dynamic_threshold(x0: Images, percentile: float) -> Images:
+    """clip(x, -s, s) / s, s = max(1, p-th percentile of |x|) per picture (section 2.3, A.10)."""
+    magnitudes = jnp.abs(x0).reshape(x0.shape[0], -1)
+    s = over_pixels(jnp.maximum(upper_percentile(magnitudes, percentile), 1.0))
+    return jnp.clip(x0, -s, s) / s
+
+
+def threshold(x0: Images, kind: Thresholding, percentile: float) -> Images:
+    """x0 as it is, clipped to [-1, 1] (static), or rescaled into it (dynamic; section 2.3).
+
+    `percentile`, in (0, 100], is read by dynamic thresholding only.
+    """
+    apply = {
+        "none": lambda x0: x0,
+        "static": lambda x0: jnp.clip(x0, -1.0, 1.0),
+        "dynamic": lambda x0: dynamic_threshold(x0, percentile),
+    }
+    return apply[kind](x0)
+
+
+def make_denoise(
+    predict: Callable[[Images, LogSNR], Images],
+    prediction_kind: PredictionType,
+    guidance_scale: float,
+    thresholding: Thresholding,
+    percentile: float,
+) -> Denoise:
+    """A sampler's `denoise(z, log_snr) -> x0`: predict, guide, convert to x, threshold.
+
+    `predict` takes one doubled batch, [2B, ...] and [2B], whose first half is conditional
+    and second half has null text; with a scale of 1 it gets the conditional [B] alone.
+
+    Guiding the raw output is guiding eps: every conversion is affine in the prediction and
+    the weights w and 1 - w add up to 1. It spares an x- or v-prediction the detour over eps,
+    which loses digits at high noise.
+    """
+
+    def denoise(z: Images, log_snr: LogSNR) -> Images:
+        if guidance_scale == 1:
+            prediction = predict(z, log_snr).astype(jnp.float32)
+        else:
+            doubled = predict(jnp.concatenate([z, z]), jnp.concatenate([log_snr, log_snr]))
+            halves = jnp.split(doubled.astype(jnp.float32), 2)
+            prediction = guide(*halves, guidance_scale)
+        return threshold(to_x0(prediction, z, log_snr, prediction_kind), thresholding, percentile)
+
+    return denoise

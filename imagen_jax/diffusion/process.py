@@ -1,0 +1,112 @@
+"""The forward process, the three things a network may predict, and the loss.
+
+z = alpha x + sigma eps (paper, appendix A). x is the clean picture in [-1, 1], eps is
+standard normal, z the noisy picture; v = alpha eps - sigma x (Salimans & Ho 2022). Any one
+of x, eps, v gives the other two once z is known.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from imagen_jax.arrays import AugLevel, Images, Keys, LogSNR
+from imagen_jax.diffusion import schedules
+from imagen_jax.diffusion.schedules import PerPicture, alpha_sigma, over_pixels
+
+PredictionType = Literal["eps", "x0", "v"]
+Denoise = Callable[[Images, LogSNR], Images]
+"""(z, log_snr) -> the estimate of x that a sampler steps with."""
+
+
+def normal(keys: Keys, shape: Sequence[int]) -> Images:
+    """eps ~ N(0, I), one draw of `shape` = [height, width, channels] per picture's own key."""
+    return jax.vmap(lambda key: jax.random.normal(key, tuple(shape)))(keys)
+
+
+def q_sample(x: Images, eps: Images, log_snr: LogSNR) -> Images:
+    """z = alpha x + sigma eps (appendix A)."""
+    alpha, sigma = alpha_sigma(over_pixels(log_snr))
+    return alpha * x + sigma * eps
+
+
+def to_x0(prediction: Images, z: Images, log_snr: LogSNR, kind: PredictionType) -> Images:
+    """x = (z - sigma eps) / alpha = alpha z - sigma v."""
+    alpha, sigma = alpha_sigma(over_pixels(log_snr))
+    convert = {
+        "x0": lambda x0: x0,
+        "eps": lambda eps: (z - sigma * eps) / alpha,
+        "v": lambda v: alpha * z - sigma * v,
+    }
+    return convert[kind](prediction)
+
+
+def to_eps(prediction: Images, z: Images, log_snr: LogSNR, kind: PredictionType) -> Images:
+    """eps = (z - alpha x) / sigma = sigma z + alpha v."""
+    alpha, sigma = alpha_sigma(over_pixels(log_snr))
+    convert = {
+        "x0": lambda x0: (z - alpha * x0) / sigma,
+        "eps": lambda eps: eps,
+        "v": lambda v: sigma * z + alpha * v,
+    }
+    return convert[kind](prediction)
+
+
+def to_v(prediction: Images, z: Images, log_snr: LogSNR, kind: PredictionType) -> Images:
+    """v = (alpha z - x) / sigma = (eps - sigma z) / alpha."""
+    alpha, sigma = alpha_sigma(over_pixels(log_snr))
+    convert = {
+        "x0": lambda x0: (alpha * z - x0) / sigma,
+        "eps": lambda eps: (eps - sigma * z) / alpha,
+        "v": lambda v: v,
+    }
+    return convert[kind](prediction)
+
+
+def target(x: Images, eps: Images, log_snr: LogSNR, kind: PredictionType) -> Images:
+    """eps, x, or v = alpha eps - sigma x: what a network of this kind should predict."""
+    alpha, sigma = alpha_sigma(over_pixels(log_snr))
+    return {"eps": eps, "x0": x, "v": alpha * eps - sigma * x}[kind]
+
+
+def loss_weight(log_snr: LogSNR, kind: PredictionType, min_snr_gamma: float | None) -> PerPicture:
+    """w = min(SNR, gamma) / {x0: 1, eps: SNR, v: SNR + 1} (Hang et al. 2023).
+
+    The divisors turn the same weight min(SNR, gamma) on the squared error of x into one on
+    the squared error of the prediction. None is the paper's loss: weight 1 for every kind.
+    """
+    if min_snr_gamma is None:
+        return jnp.ones_like(log_snr)
+    snr = jnp.exp(log_snr)
+    divisor = {"x0": jnp.ones_like(snr), "eps": snr, "v": snr + 1}[kind]
+    return jnp.minimum(snr, min_snr_gamma) / divisor
+
+
+def loss(
+    prediction: Images,
+    x: Images,
+    eps: Images,
+    log_snr: LogSNR,
+    kind: PredictionType,
+    min_snr_gamma: float | None,
+) -> PerPicture:
+    """w(lambda) ||prediction - target||^2 / (H W C), one value per picture, shape [batch].
+
+    The paper's (appendix A) has kind eps and no min-SNR weight.
+    """
+    error = jnp.square(prediction - target(x, eps, log_snr, kind)).mean((1, 2, 3))
+    return loss_weight(log_snr, kind, min_snr_gamma) * error
+
+
+def augment_low_res(
+    low_res: Images, aug_level: AugLevel, keys: Keys, schedule: schedules.Schedule
+) -> Images:
+    """alpha x + sigma eps at t = aug_level: noise conditioning augmentation (section 2.4).
+
+    Each picture has its own level and its own key. Level 0 adds noise of sigma 5e-5, far
+    below one step of an 8-bit picture. The paper says "Gaussian noise augmentation" and
+    nothing of its schedule; the caller passes one, usually the stage's own.
+    """
+    eps = normal(keys, low_res.shape[1:])
+    return q_sample(low_res, eps, schedules.log_snr(schedule, aug_level))

@@ -1,0 +1,124 @@
+"""Guidance at its known weights, thresholding against numpy, and `make_denoise`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imagen_jax.diffusion import guidance, process
+
+LOG_SNR = jnp.array([-3.0, 0.0, 2.0])
+KINDS = ["eps", "x0", "v"]
+TO_X0, TO_EPS = process.to_x0, process.to_eps
+
+
+@pytest.fixture
+def outputs():
+    """z, conditional and unconditional outputs of a network."""
+    return tuple(jax.random.normal(jax.random.key(0), (3, 3, 8, 8, 3)))
+
+
+def predict_from(conditional, unconditional):
+    """A network that knows its two answers, and the list of batch sizes it was asked for."""
+    sizes = []
+
+    def predict(z, log_snr):
+        sizes.append((len(z), len(log_snr)))
+        return jnp.concatenate([conditional, unconditional])[: len(z)]
+
+    return predict, sizes
+
+
+def test_weight_one_is_conditional_and_weight_zero_unconditional(outputs):
+    _, conditional, unconditional = outputs
+    np.testing.assert_array_equal(guidance.guide(conditional, unconditional, 1.0), conditional)
+    np.testing.assert_array_equal(guidance.guide(conditional, unconditional, 0.0), unconditional)
+
+
+def test_guidance_extrapolates_past_the_conditional():
+    guided = guidance.guide(jnp.full((1, 1, 1, 1), 3.0), jnp.full((1, 1, 1, 1), 1.0), 7.0)
+    np.testing.assert_allclose(guided, 1 + 7 * (3 - 1))
+
+
+@pytest.mark.parametrize("percentile", [100.0, 99.5, 90.0, 37.0, 0.5])
+@pytest.mark.parametrize("number", [1, 2, 192, 1001])
+def test_upper_percentile_is_numpys(percentile, number):
+    values = np.random.default_rng(0).normal(size=(3, number)).astype(np.float32)
+    expected = np.percentile(values.astype(np.float64), percentile, axis=1)
+    np.testing.assert_allclose(
+        guidance.upper_percentile(jnp.asarray(values), percentile), expected, atol=1e-6
+    )
+
+
+def test_dynamic_thresholding_is_numpys_for_each_picture():
+    scales = np.array([0.5, 2.0, 6.0], np.float32)[:, None, None, None]
+    x0 = scales * np.random.default_rng(1).normal(size=(3, 8, 8, 3)).astype(np.float32)
+    actual = guidance.threshold(jnp.asarray(x0), "dynamic", 95.0)
+    for picture, thresholded in zip(x0, actual, strict=True):
+        s = max(np.percentile(np.abs(picture), 95.0), 1.0)
+        np.testing.assert_allclose(thresholded, np.clip(picture, -s, s) / s, atol=1e-6)
+
+
+def test_dynamic_thresholding_leaves_a_picture_in_range_alone(outputs):
+    x0 = jnp.tanh(outputs[0])
+    np.testing.assert_array_equal(guidance.threshold(x0, "dynamic", 99.5), x0)
+
+
+def test_static_thresholding_clips_and_none_does_nothing(outputs):
+    x0 = 3 * outputs[0]
+    np.testing.assert_array_equal(guidance.threshold(x0, "static", 99.5), np.clip(x0, -1, 1))
+    np.testing.assert_array_equal(guidance.threshold(x0, "none", 99.5), x0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_denoise_guides_in_eps_space(outputs, kind):
+    z, conditional, unconditional = outputs
+    predict, sizes = predict_from(conditional, unconditional)
+    denoise = guidance.make_denoise(predict, kind, 4.0, "none", 99.5)
+    eps_c, eps_u = (TO_EPS(output, z, LOG_SNR, kind) for output in (conditional, unconditional))
+    expected = TO_X0(4.0 * eps_c - 3.0 * eps_u, z, LOG_SNR, "eps")
+    np.testing.assert_allclose(denoise(z, LOG_SNR), expected, rtol=1e-4, atol=1e-3)
+    assert sizes == [(6, 6)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_denoise_without_guidance_asks_for_the_conditional_batch_alone(outputs, kind):
+    z, conditional, unconditional = outputs
+    predict, sizes = predict_from(conditional, unconditional)
+    denoise = guidance.make_denoise(predict, kind, 1.0, "none", 99.5)
+    expected = TO_X0(conditional, z, LOG_SNR, kind)
+    np.testing.assert_allclose(denoise(z, LOG_SNR), expected, rtol=1e-6)
+    assert sizes == [(3, 3)]
+
+
+def test_denoise_gives_both_halves_the_same_pictures_and_noise_levels(outputs):
+    """A network that ignores the text answers the same twice, and no weight changes that."""
+
+    def predict(z, log_snr):
+        return jnp.tanh(z) * log_snr[:, None, None, None]
+
+    z = outputs[0]
+    plain = guidance.make_denoise(predict, "v", 1.0, "dynamic", 99.5)(z, LOG_SNR)
+    guided = guidance.make_denoise(predict, "v", 9.0, "dynamic", 99.5)(z, LOG_SNR)
+    np.testing.assert_allclose(guided, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_denoise_thresholds_the_estimate_of_x(outputs, kind):
+    z, conditional, unconditional = outputs
+    predict, _ = predict_from(conditional, unconditional)
+    raw = guidance.make_denoise(predict, kind, 4.0, "none", 99.5)(z, LOG_SNR)
+    denoised = guidance.make_denoise(predict, kind, 4.0, "dynamic", 90.0)(z, LOG_SNR)
+    assert np.abs(raw).max() > 1.5
+    np.testing.assert_allclose(denoised, guidance.threshold(raw, "dynamic", 90.0), atol=1e-6)
+
+
+def test_denoise_is_float32_when_the_network_is_not(outputs):
+    """1000 is exact in bfloat16, 7 * 1000 - 6 * 996 = 1024 + rounding there is not."""
+    z = outputs[0]
+    conditional = jnp.full(z.shape, 1000.0, jnp.bfloat16)
+    unconditional = jnp.full(z.shape, 996.0, jnp.bfloat16)
+    predict, _ = predict_from(conditional, unconditional)
+    denoised = guidance.make_denoise(predict, "x0", 7.0, "none", 99.5)(z, LOG_SNR)
+    assert denoised.dtype == jnp.float32
+    np.testing.assert_array_equal(denoised, np.full(z.shape, 7 * 1000.0 - 6 * 996.0))
