@@ -1,0 +1,167 @@
+"""The encoder of T5 v1.1 (Raffel et al. 2020; Shazeer 2020): token ids to text embeddings.
+
+Pre-norm Transformer blocks with RMS norm, relative position biases shared by all blocks,
+gated-GELU feed-forward layers, no biases elsewhere and no 1/sqrt(d) in the attention: the
+initialisation carries it. The residual stream, norms and softmax are float32.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int32
+
+from imagen_jax.arrays import TextEmbeddings, TextMask, TokenIds
+from imagen_jax.config import T5Config
+
+T5_PRESETS: dict[str, T5Config] = {
+    "small": T5Config(d_model=512, num_layers=8, num_heads=6, d_ff=1024),
+    "base": T5Config(d_model=768, num_layers=12, num_heads=12, d_ff=2048),
+    "large": T5Config(d_model=1024, num_layers=24, num_heads=16, d_ff=2816),
+    "xl": T5Config(d_model=2048, num_layers=24, num_heads=32, d_ff=5120),
+    "xxl": T5Config(d_model=4096, num_layers=24, num_heads=64, d_ff=10240),
+}
+"""The published sizes of T5 v1.1; the paper's encoder is `xxl`."""
+
+_EPSILON = 1e-6
+
+Bias = Float[Array, "heads queries keys"]
+
+
+def relative_position_bucket(
+    offset: Int32[np.ndarray, " offsets"], num_buckets: int, max_distance: int
+) -> Int32[np.ndarray, " offsets"]:
+    """Bucket of each `offset` = key position - query position, in [0, num_buckets).
+
+    Half of the buckets are for keys after the query. Of each half, the first half holds one
+    distance a bucket; the rest grow logarithmically up to `max_distance`, and the last one
+    takes all that is farther (Raffel et al. 2020, section 2.1). Plain float32 NumPy, because
+    bucket edges depend on the rounding and have to be those the weights were trained with.
+    """
+    half = num_buckets // 2
+    exact = half // 2
+    distance = np.abs(offset)
+    ratio = np.maximum(distance, 1).astype(np.float32) / np.float32(exact)
+    scale = np.float32(np.log(max_distance / exact))
+    far = exact + (np.log(ratio) / scale * np.float32(half - exact)).astype(np.int32)
+    bucket = np.where(distance < exact, distance, np.minimum(far, half - 1))
+    return (bucket + half * (offset > 0)).astype(np.int32)
+
+
+class RMSNorm(nnx.Module):
+    """y = x / sqrt(mean(x^2) + 1e-6) * scale, over the last axis, in float32."""
+
+    def __init__(self, width: int) -> None:
+        self.scale = nnx.Param(jnp.ones(width))
+
+    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+        x = x.astype(jnp.float32)
+        mean_square = jnp.mean(x * x, axis=-1, keepdims=True)
+        return x * jax.lax.rsqrt(mean_square + _EPSILON) * self.scale[...][None, None]
+
+
+def _linear(inputs: int, outputs: int, std: float, config: T5Config, rngs: nnx.Rngs) -> nnx.Linear:
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=False,
+        dtype=jnp.dtype(config.dtype),
+        kernel_init=nnx.initializers.normal(std),
+        rngs=rngs,
+    )
+
+
+class SelfAttention(nnx.Module):
+    """Unscaled multi-head attention: softmax(q k^T + bias) v (Raffel et al. 2020)."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
+        width, inner = config.d_model, config.num_heads * config.d_kv
+        self.num_heads = config.num_heads
+        self.q = _linear(width, inner, (width * config.d_kv) ** -0.5, config, rngs)
+        self.k = _linear(width, inner, width**-0.5, config, rngs)
+        self.v = _linear(width, inner, width**-0.5, config, rngs)
+        self.o = _linear(inner, width, inner**-0.5, config, rngs)
+
+    def __call__(
+        self, x: Float[Array, "batch length width"], bias: Bias, mask: TextMask
+    ) -> Float[Array, "batch length width"]:
+        heads = (*x.shape[:2], self.num_heads, -1)
+        q_BQNZ, k_BKNZ, v_BKNZ = (layer(x).reshape(heads) for layer in (self.q, self.k, self.v))
+        logits = jnp.einsum("BQNZ,BKNZ->BNQK", q_BQNZ, k_BKNZ, preferred_element_type=jnp.float32)
+        logits = logits + bias[None]
+        # The lowest finite value and not -inf: a row with no real key is then a mean, not NaN.
+        logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(logits, axis=-1).astype(v_BKNZ.dtype)
+        mixed = jnp.einsum("BNQK,BKNZ->BQNZ", weights, v_BKNZ)
+        return self.o(mixed.reshape(*x.shape[:2], -1))
+
+
+class GatedFeedForward(nnx.Module):
+    """wo(gelu(wi_0 x) * wi_1 x), GELU in its tanh form (Shazeer 2020, "GEGLU")."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
+        width, hidden = config.d_model, config.d_ff
+        self.wi_0 = _linear(width, hidden, width**-0.5, config, rngs)
+        self.wi_1 = _linear(width, hidden, width**-0.5, config, rngs)
+        self.wo = _linear(hidden, width, hidden**-0.5, config, rngs)
+
+    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+        return self.wo(jax.nn.gelu(self.wi_0(x), approximate=True) * self.wi_1(x))
+
+
+class T5Block(nnx.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
+        self.attention_norm = RMSNorm(config.d_model)
+        self.attention = SelfAttention(config, rngs=rngs)
+        self.feed_forward_norm = RMSNorm(config.d_model)
+        self.feed_forward = GatedFeedForward(config, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "batch length width"], bias: Bias, mask: TextMask
+    ) -> Float[Array, "batch length width"]:
+        x = x + self.attention(self.attention_norm(x), bias, mask)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class T5Encoder(nnx.Module):
+    """Text embeddings of token ids; all of its state is `nnx.Param`, float32."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
+        normal = jax.random.normal
+        self.config = config
+        self.token_embedding = nnx.Param(normal(rngs.params(), (config.vocab_size, config.d_model)))
+        self.relative_bias = nnx.Param(
+            normal(rngs.params(), (config.relative_attention_num_buckets, config.num_heads))
+            * config.d_model**-0.5
+        )
+        self.blocks = nnx.List([T5Block(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.final_norm = RMSNorm(config.d_model)
+
+    def position_bias(self, length: int) -> Bias:
+        """What attention adds to its logits, [heads, length, length]: relative positions."""
+        offsets = np.arange(1 - length, length, dtype=np.int32)
+        buckets = relative_position_bucket(
+            offsets,
+            self.config.relative_attention_num_buckets,
+            self.config.relative_attention_max_distance,
+        )
+        bias_of_offset = self.relative_bias[...][buckets].astype(jnp.float32)
+        position = jnp.arange(length)
+        index = position[None, :] - position[:, None] + (length - 1)
+        return bias_of_offset[index].transpose(2, 0, 1)
+
+    def __call__(self, token_ids: TokenIds, mask: TextMask) -> TextEmbeddings:
+        """Embeddings [batch, length, d_model], float32.
+
+        Args:
+            token_ids: [batch, length], each in [0, vocab_size).
+            mask: [batch, length], True where a token is real. Padding is never attended to;
+                what comes out at its positions is finite and means nothing.
+        """
+        bias = self.position_bias(token_ids.shape[1])
+        x = self.token_embedding[...][token_ids].astype(jnp.float32)
+        for block in self.blocks:
+            x = block(x, bias, mask)
+        return self.final_norm(x)

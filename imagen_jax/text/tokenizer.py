@@ -1,0 +1,162 @@
+"""Captions to token ids, as T5 has them: SentencePiece pieces, then `</s>`, then padding.
+
+Two kinds of vocabulary: a SentencePiece model, read by SentencePiece itself, and a
+`tokenizer.json`, read by transformers. SentencePiece models are not left to the T5 class of
+transformers, because it has no byte fallback: it makes `<unk>` of every character that a
+small vocabulary lacks.
+"""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Bool, Int32
+
+from imagen_jax.errors import UsageError
+
+PAD_ID = 0
+EOS_ID = 1
+
+_CAPTIONS = Path(__file__).with_name("captions.model")
+_SENTENCEPIECE_NAME = "spiece.model"
+_JSON_NAME = "tokenizer.json"
+
+
+class SentencePieceVocabulary:
+    """A SentencePiece model file, such as T5's `spiece.model`; ids without `</s>`."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (RuntimeError, OSError) as error:
+            raise UsageError(f"{path} is not a readable SentencePiece model: {error}.") from error
+        _require_t5_ids(path, self._model.pad_id(), self._model.eos_id())
+        self.size = self._model.vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        return self._model.encode(text)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._model.decode(ids)
+
+
+class JsonVocabulary:
+    """A `tokenizer.json`, all that transformers 5 saves of a tokenizer; ids without `</s>`.
+
+    Unlike SentencePiece it takes the letters `</s>` in a caption for the end of the text.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from transformers import PreTrainedTokenizerFast  # two seconds that few runs need
+
+        _require_unigram(path)
+        self._tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
+        ids = self._tokenizer.get_vocab()
+        _require_t5_ids(path, ids.get("<pad>"), ids.get("</s>"))
+        self.size = len(self._tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids)
+
+
+class Tokenizer:
+    """Texts to padded ids. Picklable, so that worker processes can have one."""
+
+    def __init__(self, vocabulary: SentencePieceVocabulary | JsonVocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    @property
+    def vocab_size(self) -> int:
+        """Every id is below this."""
+        return self._vocabulary.size
+
+    def __call__(
+        self, texts: Sequence[str], max_length: int
+    ) -> tuple[Int32[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
+        """Ids and mask of `texts`, both [len(texts), max_length].
+
+        Each text ends with `</s>` and is padded with id 0; the mask is True up to and with
+        `</s>`. What does not fit is dropped with a warning that quotes it.
+
+        Raises:
+            UsageError: a text that is blank or not valid Unicode, or no room for one token.
+        """
+        if max_length < 2:
+            raise UsageError(
+                f"max_length is {max_length}; it must be 2 or more, for one token and </s>."
+            )
+        token_ids = np.full((len(texts), max_length), PAD_ID, np.int32)
+        mask = np.zeros((len(texts), max_length), bool)
+        for row, text in enumerate(texts):
+            ids = [*self._fitted(text, max_length - 1), EOS_ID]
+            token_ids[row, : len(ids)] = ids
+            mask[row, : len(ids)] = True
+        return token_ids, mask
+
+    def _fitted(self, text: str, room: int) -> list[int]:
+        ids = self._ids(text)
+        if len(ids) > room:
+            dropped = self._vocabulary.decode(ids[room:])
+            warnings.warn(
+                f"The caption {text!r} has {len(ids)} tokens and there is room for {room}; "
+                f"its end is dropped: {dropped!r}.",
+                stacklevel=3,
+            )
+        return ids[:room]
+
+    def _ids(self, text: str) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"The caption {text!r} is not valid Unicode: {error.reason}."
+            ) from error
+        ids = self._vocabulary.encode(text)
+        if not ids:
+            raise UsageError(f"The caption {text!r} is blank; a caption must have some text.")
+        return ids
+
+
+def load_tokenizer(name_or_dir: str) -> Tokenizer:
+    """The tokenizer called `captions`, or the one in a directory; no network access.
+
+    Args:
+        name_or_dir: `captions`, the vocabulary that ships with this package, or a directory
+            that holds a T5 `spiece.model` or a T5 `tokenizer.json` (the first one wins).
+
+    Raises:
+        UsageError: neither of the two, or a file that is not a T5 vocabulary.
+    """
+    if name_or_dir == "captions":
+        return Tokenizer(SentencePieceVocabulary(_CAPTIONS))
+    directory = Path(name_or_dir)
+    if (directory / _SENTENCEPIECE_NAME).is_file():
+        return Tokenizer(SentencePieceVocabulary(directory / _SENTENCEPIECE_NAME))
+    if (directory / _JSON_NAME).is_file():
+        return Tokenizer(JsonVocabulary(directory / _JSON_NAME))
+    raise UsageError(
+        f"The tokenizer {name_or_dir!r} is neither 'captions' nor a directory that holds "
+        f"{_SENTENCEPIECE_NAME} or {_JSON_NAME}."
+    )
+
+
+def _require_t5_ids(path: Path, pad_id: int | None, eos_id: int | None) -> None:
+    if (pad_id, eos_id) != (PAD_ID, EOS_ID):
+        raise UsageError(
+            f"{path} has padding id {pad_id} and </s> id {eos_id}; T5's are {PAD_ID} and {EOS_ID}."
+        )
+
+
+def _require_unigram(path: Path) -> None:
+    try:
+        model = json.loads(path.read_bytes())["model"]["type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is not a tokenizer file of Hugging Face: {error!r}.") from error
+    if model != "Unigram":
+        raise UsageError(f"{path} holds a {model} tokenizer; T5's is Unigram.")
