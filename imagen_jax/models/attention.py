@@ -1,0 +1,107 @@
+"""Attention of pictures over themselves and over text."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.struct import dataclass
+from jaxtyping import Array, Float
+
+from imagen_jax.arrays import Embedding, Images, TextEmbeddings, TextMask
+from imagen_jax.models.layers import GroupNorm, linear
+
+Heads = Float[Array, "batch positions heads head_width"]
+
+
+@dataclass
+class TextState:
+    """What a U-Net needs of a prompt; it depends on no noise level, so it is made once.
+
+    Attributes:
+        pooled: attention-pooled text, added to the time embedding.
+        keys_values: one (keys, values) pair per attention, in the order in which they run.
+        mask: True where a token is real; at least one per row.
+    """
+
+    pooled: Embedding
+    keys_values: tuple[tuple[Heads, Heads], ...]
+    mask: TextMask
+
+
+def attend(
+    queries: Heads, keys: Heads, values: Heads, mask: Float[Array, "batch keys"]
+) -> Float[Array, "batch positions heads*head_width"]:
+    """softmax(q k^T / sqrt(d)) v, the softmax in float32; masked keys get no weight."""
+    logits = jnp.einsum("BQNH,BKNH->BNQK", queries, keys) * queries.shape[-1] ** -0.5
+    logits = jnp.where(mask[:, None, None, :], logits.astype(jnp.float32), -1e30)
+    weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
+    out = jnp.einsum("BNQK,BKNH->BQNH", weights, values)
+    return out.reshape(*out.shape[:2], -1)
+
+
+class ImageAttention(nnx.Module):
+    """Residual attention of a picture over text and, with `self_attention`, over itself.
+
+    Text keys and values, from layer-normalised embeddings, are concatenated to the picture's
+    own (paper, section 2.5 and appendix D.3.1); without `self_attention` only the text is
+    attended, which lets the network run on any size.
+    """
+
+    def __init__(
+        self, channels: int, *, text_width: int | None, num_heads: int, head_dim: int,
+        self_attention: bool, dtype: str, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        self.num_heads = num_heads
+        inner = num_heads * head_dim
+        self.norm = GroupNorm(channels, rngs=rngs)
+        self.query = linear(channels, inner, dtype=dtype, rngs=rngs)
+        self.key_value = (
+            linear(channels, 2 * inner, dtype=dtype, rngs=rngs) if self_attention else None
+        )
+        self.text_norm = nnx.LayerNorm(text_width, rngs=rngs)
+        self.text_key_value = linear(text_width, 2 * inner, dtype=dtype, rngs=rngs)
+        self.out = linear(inner, channels, zero=True, dtype=dtype, rngs=rngs)
+
+    def text_keys_values(self, text: TextEmbeddings) -> tuple[Heads, Heads]:
+        return self._heads(self.text_key_value(self.text_norm(text)))
+
+    def __call__(self, x: Images, text_keys_values: tuple[Heads, Heads], mask: TextMask) -> Images:
+        batch, height, width, channels = x.shape
+        positions = self.norm(x).reshape(batch, height * width, channels)
+        (queries,) = self._heads(self.query(positions))
+        keys, values = text_keys_values
+        if self.key_value is not None:
+            own_keys, own_values = self._heads(self.key_value(positions))
+            keys = jnp.concatenate([keys, own_keys], axis=1)
+            values = jnp.concatenate([values, own_values], axis=1)
+            mask = jnp.concatenate([mask, jnp.ones(positions.shape[:2], bool)], axis=1)
+        return x + self.out(attend(queries, keys, values, mask)).reshape(x.shape)
+
+    def _heads(self, x: Float[Array, "batch positions width"]) -> tuple[Heads, ...]:
+        """Splits queries, or keys beside values, into heads."""
+        parts = x.shape[-1] // self.query.out_features
+        return tuple(
+            part.reshape(*part.shape[:2], self.num_heads, -1)
+            for part in jnp.split(x, parts, axis=-1)
+        )
+
+
+class AttentionPooling(nnx.Module):
+    """Text -> one vector: the mean token attends over all tokens (paper, section 2.5)."""
+
+    def __init__(
+        self, text_width: int, embedding: int, *, head_dim: int, dtype: str, rngs: nnx.Rngs
+    ):
+        self.num_heads = max(text_width // head_dim, 1)
+        inner = self.num_heads * head_dim
+        self.norm = nnx.LayerNorm(text_width, rngs=rngs)
+        self.query = linear(text_width, inner, dtype=dtype, rngs=rngs)
+        self.key_value = linear(text_width, 2 * inner, dtype=dtype, rngs=rngs)
+        self.out = linear(inner, embedding, dtype=dtype, rngs=rngs)
+
+    def __call__(self, text: TextEmbeddings, mask: TextMask) -> Embedding:
+        text = self.norm(text)
+        mean = jnp.mean(text, axis=1, keepdims=True, where=mask[:, :, None])
+        keys, values = jnp.split(self.key_value(text), 2, axis=-1)
+        split = lambda x: x.reshape(*x.shape[:2], self.num_heads, -1)  # noqa: E731
+        out = attend(split(self.query(mean)), split(keys), split(values), mask)
+        return self.out(out[:, 0])

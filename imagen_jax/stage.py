@@ -1,0 +1,86 @@
+"""One stage's networks: built from its config, their parameters as plain pytrees."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from imagen_jax.arrays import TextEmbeddings, TextMask, TokenIds
+from imagen_jax.config import EfficientUNetConfig, StageConfig, UNetConfig
+from imagen_jax.models.attention import TextState
+from imagen_jax.models.efficient_unet import EfficientUNet
+from imagen_jax.models.t5 import T5Encoder
+from imagen_jax.models.unet import UNet
+
+Params = dict[str, Any]
+"""Nested dicts of arrays, one entry per network: "unet" and "text_encoder"."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The static half of a stage's networks; `nnx.merge` with parameters gives them back."""
+
+    unet: nnx.GraphDef
+    text_encoder: nnx.GraphDef
+
+    def embed(self, params: Params, token_ids: TokenIds, mask: TextMask) -> TextEmbeddings:
+        """T5 embeddings of tokens, float32."""
+        return nnx.merge(self.text_encoder, params["text_encoder"])(token_ids, mask)
+
+    def encode_text(self, params: Params, text: TextEmbeddings, mask: TextMask) -> TextState:
+        """What the U-Net needs of a text, once for all steps."""
+        return nnx.merge(self.unet, params["unet"]).encode_text(text, mask)
+
+    def predict(self, params: Params, *inputs, **named_inputs) -> jax.Array:
+        """The U-Net's prediction; the arguments are those of its `__call__`."""
+        return nnx.merge(self.unet, params["unet"])(*inputs, **named_inputs)
+
+
+def build_unet(config: StageConfig, rngs: nnx.Rngs) -> UNet | EfficientUNet:
+    shared = {"text_width": config.text_encoder.t5.d_model, "rngs": rngs}
+    shared["low_res"] = config.low_resolution is not None
+    if isinstance(config.unet, UNetConfig):
+        return UNet(config.unet, resolution=config.resolution, **shared)
+    assert isinstance(config.unet, EfficientUNetConfig)
+    return EfficientUNet(config.unet, **shared)
+
+
+def build_networks(config: StageConfig) -> Networks:
+    """The networks without any memory for parameters."""
+    unet = nnx.eval_shape(lambda: build_unet(config, nnx.Rngs(0)))
+    encoder = nnx.eval_shape(lambda: T5Encoder(config.text_encoder.t5, rngs=nnx.Rngs(0)))
+    return Networks(nnx.graphdef(unet), nnx.graphdef(encoder))
+
+
+def init_params(config: StageConfig, key: jax.Array) -> Params:
+    """Fresh parameters of what this stage trains: the U-Net and, if `train`, its encoder."""
+    unet_key, encoder_key = jax.random.split(key)
+    params = {"unet": _pure(build_unet(config, nnx.Rngs(unet_key)))}
+    if config.text_encoder.train:
+        params["text_encoder"] = init_text_encoder(config, encoder_key)
+    return params
+
+
+def init_text_encoder(config: StageConfig, key: jax.Array) -> Params:
+    return _pure(T5Encoder(config.text_encoder.t5, rngs=nnx.Rngs(key)))
+
+
+def _pure(module: nnx.Module) -> Params:
+    return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+
+
+def drop_text(
+    text: TextEmbeddings, mask: TextMask, drop: jax.Array
+) -> tuple[TextEmbeddings, TextMask]:
+    """The null text where `drop` (batch,) is True: embeddings zeroed (paper, section 4.1).
+
+    Of the null text one (zero) token stays visible, so that the unconditional prediction
+    depends neither on the caption's length nor on the padding; the paper is silent here.
+    """
+    null_mask = jnp.arange(mask.shape[1])[None] == 0
+    return (
+        jnp.where(drop[:, None, None], 0.0, text),
+        jnp.where(drop[:, None], null_mask, mask),
+    )
