@@ -1,0 +1,1 @@
+"""Captioned pictures: sources, transforms and the input pipeline; knows no text encoder."""

@@ -1,0 +1,163 @@
+"""Any tfds data set that has an image and a text feature, read without TensorFlow."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from imagen_jax.data import captioned_emoji, captions
+from imagen_jax.data.records import Record, pick_caption
+from imagen_jax.errors import UsageError
+
+CAPTION_FEATURES = ("caption", "captions", "text", "description", "title")
+"""The first of these that stands in a text feature's path wins over other text features."""
+EMOJI_WORDS = ("label", "keywords", "style")
+_NO_NAMES = (tfds.core.DatasetNotFoundError, ValueError, AssertionError)
+"""What tfds raises on an unknown data set or config (ValueError) or version (AssertionError)."""
+
+FeaturePath = tuple[str, ...]
+
+
+class TfdsSource:
+    """One split of a prepared tfds data set."""
+
+    def __init__(
+        self, name: str, split: str, data_dir: str = "", low_resolution: int | None = None
+    ):
+        """Opens the split, building the data set first where that has not been done.
+
+        Args:
+            name: as `tfds.builder` takes it.
+            split: as tfds takes it, slices too.
+            data_dir: of tfds; empty for its default.
+            low_resolution: side of the stage's low-resolution picture. Records carry one where
+                the data set has an image feature `low_res` of this size.
+
+        Raises:
+            UsageError: unknown name or split, no image feature, or no text feature.
+        """
+        builder = open_builder(name, data_dir)
+        self._name = f"{name}:{split}"
+        self._image = image_feature(builder)
+        self._low_res = low_res_feature(builder, low_resolution)
+        self._is_emoji = builder.name == captioned_emoji.NAME
+        self._text = () if self._is_emoji else text_feature(builder)
+        self._records = read_split(builder, split)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._records[index]
+        name = f"{self._name}[{index}]"
+        low_res = record[self._low_res] if self._low_res else None
+        draw = _emoji_caption(record) if self._is_emoji else _caption(record, self._text, name)
+        return Record(name, record[self._image], low_res, draw)
+
+    def __repr__(self) -> str:
+        # Grain keeps this in its checkpoints and compares it on resume.
+        return f"TfdsSource({self._name!r}, {len(self)} pictures)"
+
+
+def _emoji_caption(record: dict[str, bytes]) -> functools.partial[str]:
+    label, keywords, style = (record[word].decode() for word in EMOJI_WORDS)
+    split = keywords.split(captioned_emoji.KEYWORD_SEPARATOR) if keywords else []
+    return functools.partial(captions.caption, label, split, style)
+
+
+def _caption(record: dict[str, Any], path: FeaturePath, name: str) -> functools.partial[str]:
+    value = functools.reduce(lambda part, key: part[key], path, record)
+    texts = [text.decode().strip() for text in np.ravel(np.asarray(value, dtype=object))]
+    texts = [text for text in texts if text]
+    if not texts:
+        raise UsageError(f"{name} has no caption in its feature {'/'.join(path)!r}.")
+    return functools.partial(pick_caption, texts)
+
+
+def open_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
+    """The builder of a tfds name, prepared as array records (which need no TensorFlow)."""
+    try:
+        builder = tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
+    except _NO_NAMES as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"data.source is {name!r}; tfds cannot open it: {reason}") from error
+    builder.download_and_prepare(file_format="array_record")
+    return builder
+
+
+def image_features(builder: tfds.core.DatasetBuilder) -> dict[str, tfds.features.Image]:
+    """Name -> feature, of the images at the top level."""
+    features = builder.info.features.items()
+    return {name: part for name, part in features if isinstance(part, tfds.features.Image)}
+
+
+def image_feature(builder: tfds.core.DatasetBuilder) -> str:
+    """The name of the image feature: `image`, or the only one there is."""
+    names = list(image_features(builder))
+    if "image" in names:
+        return "image"
+    if len(names) != 1:
+        found = ", ".join(names) or "none"
+        raise UsageError(
+            f"{builder.info.full_name} needs an image feature named 'image', or just one; "
+            f"it has {found}."
+        )
+    return names[0]
+
+
+def low_res_feature(builder: tfds.core.DatasetBuilder, low_resolution: int | None) -> str | None:
+    """`low_res` where the data set has it at the wanted size, else None."""
+    feature = image_features(builder).get("low_res")
+    wanted = (low_resolution, low_resolution)
+    return "low_res" if feature is not None and feature.shape[:2] == wanted else None
+
+
+def _text_paths(feature: object, path: FeaturePath = ()) -> Iterator[FeaturePath]:
+    """Paths of all text features, also within sequences and dicts."""
+    if isinstance(feature, tfds.features.Text):
+        yield path
+    elif isinstance(feature, tfds.features.FeaturesDict):
+        for name, part in feature.items():
+            yield from _text_paths(part, (*path, name))
+    elif isinstance(feature, tfds.features.Sequence):
+        yield from _text_paths(feature.feature, path)
+
+
+def text_feature(builder: tfds.core.DatasetBuilder) -> FeaturePath:
+    """The path of the caption: the best of `CAPTION_FEATURES`, or the only text feature."""
+    paths = list(_text_paths(builder.info.features))
+    for wanted in CAPTION_FEATURES:
+        for path in paths:
+            if wanted in path:
+                return path
+    if len(paths) != 1:
+        found = ", ".join("/".join(path) for path in paths) or "none"
+        raise UsageError(
+            f"{builder.info.full_name} needs one text feature, or one named "
+            f"{' or '.join(CAPTION_FEATURES)}; it has {found}."
+        )
+    return paths[0]
+
+
+def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[dict[str, Any]]:
+    """Random access to the records of a split; images stay encoded."""
+    encoded = {name: tfds.decode.SkipDecoding() for name in image_features(builder)}
+    try:
+        records = builder.as_data_source(split=split, decoders=encoded)
+    except ValueError as error:
+        known = ", ".join(
+            f"{key} ({info.num_examples})" for key, info in builder.info.splits.items()
+        )
+        raise UsageError(
+            f"data.split is {split!r}; {builder.info.full_name} has {known}."
+        ) from error
+    except NotImplementedError as error:
+        raise UsageError(
+            f"{builder.data_dir} is not stored as array_record; name another data.data_dir to "
+            "prepare it again."
+        ) from error
+    if not len(records):
+        raise UsageError(f"data.split is {split!r}; it holds no record.")
+    return records

@@ -1,0 +1,73 @@
+"""Wordings drawn from a label, keywords and a style."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from imagen_jax.data import captions
+
+KEYWORDS = ("cheese", "slice", "food")
+
+
+def draws(count: int, label: str = "pizza", keywords: tuple[str, ...] = KEYWORDS) -> list[str]:
+    rng = np.random.default_rng(0)
+    return [captions.caption(label, keywords, "noto", rng) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("label", "phrase"),
+    [
+        ("red apple", "a red apple"),
+        ("owl", "an owl"),
+        ("unicorn", "a unicorn"),
+        ("hourglass", "an hourglass"),
+        ("grapes", "grapes"),
+        ("octopus", "an octopus"),
+        ("rhinoceros", "a rhinoceros"),
+        ("glass of milk", "a glass of milk"),
+        ("nest with eggs", "a nest with eggs"),
+        ("T-Rex", "a T-Rex"),
+        ("bread", "bread"),
+    ],
+)
+def test_noun_phrase_has_the_article_of_english(label, phrase):
+    assert captions.noun_phrase(label) == phrase
+
+
+def test_every_draw_is_one_of_the_wordings_and_perhaps_keywords():
+    wordings = set(captions.all_captions("pizza", KEYWORDS, ["noto"]))
+    for drawn in draws(300):
+        words = drawn.split(", ")
+        while words and words[-1] in KEYWORDS:
+            words.pop()
+        assert ", ".join(words) in wordings
+
+
+def test_shares_of_style_and_keywords_are_as_stated():
+    drawn = draws(4000)
+    styled = np.mean(["noto" in text for text in drawn])
+    with_keywords = np.mean([text.split(", ")[-1] in KEYWORDS for text in drawn])
+    # Standard error of a share of 4,000 draws is at most 0.008.
+    assert abs(styled - captions.STYLE_SHARE) < 0.03
+    assert abs(with_keywords - captions.KEYWORD_SHARE) < 0.03
+
+
+def test_portion_only_where_a_keyword_names_it():
+    assert "a slice of pizza" in draws(300)
+    assert not any(" of " in text for text in draws(300, keywords=("cheese",)))
+    assert "a slice of slice of pie" not in draws(300, "slice of pie")
+
+
+def test_same_rng_same_captions_and_many_wordings():
+    assert draws(50) == draws(50)
+    assert len(collections.Counter(draws(300))) > 15
+
+
+def test_typographic_quotes_become_plain():
+    assert captions.plain_quotes("woman’s “hat”") == 'woman\'s "hat"'
+    assert all("’" not in text for text in draws(100, "woman’s boot", ("woman’s",)))
+
+
+def test_no_keywords_is_fine():
+    assert all("pizza" in text for text in draws(50, keywords=()))

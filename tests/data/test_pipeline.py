@@ -1,0 +1,162 @@
+"""Batches: contents, order, sharding, exact resume, and broken pictures."""
+
+import io
+import itertools
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imagen_jax.config import DataConfig, StageConfig, UNetConfig
+from imagen_jax.data.pipeline import make_dataset
+from imagen_jax.errors import UsageError
+
+COUNT = 10
+LENGTH = 4
+
+
+def tokenize(texts):
+    """The number of the caption and of its wording, padded."""
+    ids = np.zeros((len(texts), LENGTH), np.int32)
+    for row, text in zip(ids, texts, strict=True):
+        row[:2] = [int(number) for number in text.split()]
+    return ids, ids > 0
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Picture i is a gradient times i+1; its captions are "i+1 1" ... "i+1 9"."""
+    rows, columns = np.mgrid[:16, :16]
+    for number in range(1, COUNT + 1):
+        pixels = np.stack([rows, columns, np.full_like(rows, number)], axis=-1).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number:02}.png")
+        lines = [f"{number} {wording}" for wording in range(1, 10)]
+        (tmp_path / f"{number:02}.txt").write_text("\n".join(lines))
+    return tmp_path
+
+
+def stage(folder, *, low_resolution=None, crop=None, num_workers=0) -> StageConfig:
+    return StageConfig(
+        name="tiny",
+        resolution=16,
+        low_resolution=low_resolution,
+        unet=UNetConfig(channel_mult=(1,), num_res_blocks=(1,)),
+        data=DataConfig(source=f"folder:{folder}", crop=crop, num_workers=num_workers),
+    )
+
+
+def batches(config, count, *, batch_size=5, seed=0, **process):
+    dataset = make_dataset(config, tokenize, batch_size=batch_size, seed=seed, **process)
+    return list(itertools.islice(iter(dataset), count))
+
+
+def numbers(batch) -> list[int]:
+    return batch["token_ids"][:, 0].tolist()
+
+
+def assert_equal(left, right):
+    for one, other in zip(left, right, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_base_batch_has_the_stated_shapes_and_matching_captions(folder):
+    (batch,) = batches(stage(folder), 1)
+    assert set(batch) == {"image", "token_ids", "mask"}
+    assert batch["image"].shape == (5, 16, 16, 3) and batch["image"].dtype == np.uint8
+    assert batch["token_ids"].shape == (5, LENGTH) and batch["token_ids"].dtype == np.int32
+    assert batch["mask"].shape == (5, LENGTH) and batch["mask"].dtype == bool
+    assert batch["image"][:, 0, 0, 2].tolist() == numbers(batch)
+
+
+def test_every_epoch_shows_every_picture_once_in_another_order(folder):
+    seen = [number for batch in batches(stage(folder), 6) for number in numbers(batch)]
+    epochs = [seen[start : start + COUNT] for start in (0, COUNT, 2 * COUNT)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(1, COUNT + 1))
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_captions_change_from_epoch_to_epoch(folder):
+    drawn = [set() for _ in range(COUNT + 1)]
+    for batch in batches(stage(folder), 20):
+        for number, wording in batch["token_ids"][:, :2]:
+            drawn[number].add(int(wording))
+    assert all(len(wordings) >= 3 for wordings in drawn[1:])  # Of 9, drawn 10 times.
+
+
+def test_seed_decides_everything(folder):
+    config = stage(folder, low_resolution=4, crop=8)
+    assert_equal(batches(config, 4), batches(config, 4))
+    assert [numbers(b) for b in batches(config, 4)] != [
+        numbers(b) for b in batches(config, 4, seed=1)
+    ]
+
+
+def test_processes_share_out_the_very_batches_of_one_process(folder):
+    config = stage(folder, crop=8)
+    whole = batches(config, 6, batch_size=6)
+    shards = [
+        batches(config, 6, batch_size=2, process_index=index, process_count=3) for index in range(3)
+    ]
+    for step, batch in enumerate(whole):
+        merged = np.stack([shard[step]["image"] for shard in shards], axis=1)
+        np.testing.assert_array_equal(merged.reshape(batch["image"].shape), batch["image"])
+
+
+def test_super_resolution_crops_are_aligned(folder):
+    for batch in batches(stage(folder, low_resolution=8, crop=8), 4):
+        assert batch["image"].shape == (5, 8, 8, 3) and batch["low_res"].shape == (5, 4, 4, 3)
+        assert batch["image"][:, 0, 0, 2].tolist() == numbers(batch)
+        # The gradient rises by 1 a pixel: a low-resolution pixel is the mean of its 2x2.
+        means = batch["image"].reshape(5, 4, 2, 4, 2, 3).mean(axis=(2, 4))
+        assert np.abs(means - batch["low_res"])[..., :2].max() <= 1.0
+
+
+def test_super_resolution_without_crop_gives_whole_pictures(folder):
+    (batch,) = batches(stage(folder, low_resolution=4), 1)
+    assert batch["image"].shape == (5, 16, 16, 3) and batch["low_res"].shape == (5, 4, 4, 3)
+    assert batch["image"][0, :, 0, 0].tolist() == list(range(16))
+
+
+def test_resumes_exactly(folder):
+    dataset = make_dataset(stage(folder, crop=8), tokenize, batch_size=3, seed=0)
+    iterator = iter(dataset)
+    for _ in range(5):
+        next(iterator)
+    state = iterator.get_state()
+    expected = list(itertools.islice(iterator, 5))
+    resumed = iter(dataset)
+    resumed.set_state(state)
+    assert_equal(list(itertools.islice(resumed, 5)), expected)
+
+
+def test_tokenizer_runs_in_the_thread_of_the_caller(folder):
+    threads = set()
+
+    def note_thread(texts):
+        threads.add(threading.get_ident())
+        return tokenize(texts)
+
+    dataset = make_dataset(stage(folder), note_thread, batch_size=3, seed=0)
+    list(itertools.islice(iter(dataset), 8))
+    assert threads == {threading.get_ident()}
+
+
+def test_worker_processes_give_the_same_batches(folder):
+    alone = batches(stage(folder, crop=8), 4)
+    assert_equal(batches(stage(folder, crop=8, num_workers=1), 4), alone)
+
+
+def test_broken_picture_is_named(folder):
+    data = io.BytesIO((folder / "03.png").read_bytes()[:40])
+    (folder / "03.png").write_bytes(data.getvalue())
+    with pytest.raises(UsageError, match=r"03\.png does not decode"):
+        batches(stage(folder), 2)
+
+
+def test_crop_larger_than_the_picture_is_named(folder):
+    with pytest.raises(UsageError, match=r"data\.crop is 32"):
+        batches(stage(folder, crop=32), 1)

@@ -1,0 +1,219 @@
+"""Folder and tfds sources: what they read, and the mistakes they name."""
+
+import io
+import pickle
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from imagen_jax.config import DataConfig
+from imagen_jax.data import emoji_concepts, emoji_vectors, tfds_source
+from imagen_jax.data.sources import open_source
+from imagen_jax.errors import UsageError
+
+
+def png(value: int) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8), (value, value, value)).save(data, "PNG")
+    return data.getvalue()
+
+
+def all_captions(record) -> set[str]:
+    rng = np.random.default_rng(0)
+    return {record.draw_caption(rng) for _ in range(50)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name, text in (("a.png", "one\n\n  two  \n"), ("sub/b.PNG", "drei\n")):
+        path = tmp_path / name
+        path.write_bytes(png(len(name)))
+        path.with_suffix(".txt").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def open_folder(path):
+    return open_source(DataConfig(source=f"folder:{path}"))
+
+
+def test_folder_pairs_pictures_with_the_lines_beside_them(folder):
+    source = open_folder(folder)
+    assert len(source) == 2
+    assert [all_captions(record) for record in (source[0], source[1])] == [{"one", "two"}, {"drei"}]
+    assert source[1].image == (folder / "sub" / "b.PNG").read_bytes()
+    assert source[1].name.endswith("b.PNG")
+    assert source[0].low_res is None
+
+
+def test_folder_source_can_go_to_a_worker_process(folder):
+    assert all_captions(pickle.loads(pickle.dumps(open_folder(folder)))[0]) == {"one", "two"}
+
+
+def test_folder_mistakes_are_named(folder):
+    with pytest.raises(UsageError, match="no such directory"):
+        open_folder(folder / "nowhere")
+    (folder / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no picture"):
+        open_folder(folder / "empty")
+    (folder / "a.txt").write_text(" \n")
+    with pytest.raises(UsageError, match=r"a\.txt has no caption"):
+        open_folder(folder)
+    (folder / "a.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        open_folder(folder)
+    (folder / "a.txt").unlink()
+    with pytest.raises(UsageError, match=r"a\.txt is missing"):
+        open_folder(folder)
+
+
+class _Tiny(tfds.core.GeneratorBasedBuilder):
+    """Four grey pictures; subclasses say which features."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    FEATURES: ClassVar = {}
+    skip_registration = True
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(self.FEATURES)
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for number in range(4):
+            yield number, self.example(number)
+
+
+def _image() -> tfds.features.Image:
+    return tfds.features.Image(encoding_format="png")
+
+
+class TinyNested(_Tiny):
+    """Captions as COCO has them, beside another text, with a true low-resolution picture."""
+
+    FEATURES: ClassVar = {
+        "image": _image(),
+        "low_res": tfds.features.Image(shape=(8, 8, 3), encoding_format="png"),
+        "captions": tfds.features.Sequence({"text": tfds.features.Text()}),
+        "file_name": tfds.features.Text(),
+    }
+
+    def example(self, number):
+        texts = [{"text": f"caption {number}"}, {"text": f"other {number}"}]
+        low_res = png(100 + number)
+        return {"image": png(number), "low_res": low_res, "captions": texts, "file_name": "x"}
+
+
+class TinyOtherNames(_Tiny):
+    """One image and one text of uncommon names."""
+
+    FEATURES: ClassVar = {"photo": _image(), "words": tfds.features.Text()}
+
+    def example(self, number):
+        return {"photo": png(number), "words": "ein Bild" if number else " "}
+
+
+class TinyWithoutText(_Tiny):
+    """No caption."""
+
+    FEATURES: ClassVar = {"image": _image()}
+
+    def example(self, number):
+        return {"image": png(number)}
+
+
+class TinyAmbiguous(_Tiny):
+    """Two images, none of them named image."""
+
+    FEATURES: ClassVar = {"left": _image(), "right": _image(), "caption": tfds.features.Text()}
+
+    def example(self, number):
+        return {"left": png(number), "right": png(number), "caption": "a"}
+
+
+def open_tfds(name, directory, low_resolution=None, split="train"):
+    config = DataConfig(source=name, data_dir=str(directory), split=split)
+    return open_source(config, low_resolution)
+
+
+def test_nested_captions_are_found_and_images_stay_encoded(tmp_path):
+    source = open_tfds("tiny_nested", tmp_path)
+    records = {all_captions_key(record): record for record in map(source.__getitem__, range(4))}
+    assert len(source) == 4
+    for number in range(4):
+        assert records[f"caption {number}"].image == png(number)
+
+
+def all_captions_key(record) -> str:
+    first, second = sorted(all_captions(record))
+    assert second == first.replace("caption", "other")
+    return first
+
+
+def test_low_res_is_given_only_at_the_size_of_the_stage(tmp_path):
+    assert open_tfds("tiny_nested", tmp_path, low_resolution=8)[0].low_res is not None
+    assert open_tfds("tiny_nested", tmp_path, low_resolution=4)[0].low_res is None
+    assert open_tfds("tiny_nested", tmp_path)[0].low_res is None
+
+
+def test_the_only_image_and_the_only_text_need_no_common_name(tmp_path):
+    source = open_tfds("tiny_other_names", tmp_path, split="train[:4]")
+    found = []
+    for index in range(4):
+        try:
+            found.append(source[index])
+        except UsageError as error:
+            assert f"[{index}] has no caption" in str(error)
+    assert len(found) == 3 and all_captions(found[0]) == {"ein Bild"}
+
+
+def test_tfds_source_can_go_to_a_worker_process(tmp_path):
+    source = open_tfds("tiny_nested", tmp_path)
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy[2].image == source[2].image
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tiny_without_text", "it has none"),
+        ("tiny_ambiguous", "it has left, right"),
+        ("no_such_data_set", "'no_such_data_set'; tfds cannot open it"),
+        ("captioned_emoji/core_65", "core_65"),
+        ("captioned_emoji/core_64:9.9.9", "9.9.9"),
+        ("not a name", "tfds cannot open it"),
+    ],
+)
+def test_tfds_mistakes_are_named_in_one_line(name, message, tmp_path):
+    with pytest.raises(UsageError, match=message) as raised:
+        open_tfds(name, tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("split", ["validation", "train[:x]", "train[100:]", "train[:0]"])
+def test_unknown_split_is_named(split, tmp_path):
+    with pytest.raises(UsageError, match=r"data\.split"):
+        open_tfds("tiny_other_names", tmp_path, split=split)
+
+
+def test_emoji_records_draw_captions_from_their_words(monkeypatch, tmp_path):
+    apple_and_fox = [emoji_vectors.concepts()[key] for key in ("1f34e", "1f98a")]
+    monkeypatch.setattr(emoji_concepts, "core_concepts", lambda: apple_and_fox)
+    source = open_tfds("captioned_emoji/core_64", tmp_path)
+    drawn = set().union(*(all_captions(source[index]) for index in range(len(source))))
+    assert {"a red apple", "noto red apple", "a red apple in fluent style"} <= drawn
+    assert not any("fox" in text for text in drawn)  # Held out.
+
+
+def test_data_sets_are_built_once(tmp_path):
+    first = tfds_source.open_builder("tiny_other_names", str(tmp_path))
+    before = first.data_path.stat().mtime
+    assert (
+        tfds_source.open_builder("tiny_other_names", str(tmp_path)).data_path.stat().mtime == before
+    )
