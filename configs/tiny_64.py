@@ -1,0 +1,36 @@
+"""The smallest base that learns something: two minutes on two CPU cores, to try the loop.
+
+    python train.py tiny_64 --workdir runs/tiny
+
+After its 300 steps the loss is about a third of what it was and the sample grids show blobs
+of the right colours, no more.
+"""
+
+import dataclasses
+
+from configs import emoji_base_64
+from imagen_jax.config import OptimizerConfig, StageConfig, TrainingConfig, UNetConfig
+
+
+def get_config() -> StageConfig:
+    return dataclasses.replace(
+        emoji_base_64.get_config(),
+        name="tiny_64",
+        unet=UNetConfig(
+            embed_dim=32,
+            channel_mult=(1, 2),
+            num_res_blocks=(1, 1),
+            attention_resolutions=(4,),
+            head_dim=32,
+            patch_size=8,
+        ),
+        optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, warmup_steps=20, ema_decay=0.99),
+        training=TrainingConfig(
+            batch_size=32,
+            num_steps=300,
+            log_every=20,
+            checkpoint_every=100,
+            sample_every=100,
+            sample_prompts=("a red apple", "a banana", "a cat face", "a blue heart"),
+        ),
+    )

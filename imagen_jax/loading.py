@@ -1,0 +1,93 @@
+"""Trained stages and text encoders, from wherever a user keeps them."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+
+from imagen_jax.config import MeshConfig, StageConfig
+from imagen_jax.errors import UsageError
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.stage import Params, init_text_encoder
+from imagen_jax.training.checkpoint import is_training_directory, load_directory
+from imagen_jax.weights.stage_file import load_stage_file
+from imagen_jax.weights.t5_names import load_t5
+from imagen_jax.weights.tensors import nest, read_tensors, write_tensors
+
+_ENCODER_COPY = "text_encoder.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedStage:
+    """A trained stage with its text encoder; what was trained here are EMA weights."""
+
+    origin: Path
+    config: StageConfig
+    params: Params
+
+
+def load_stage(path: Path) -> LoadedStage:
+    """A stage from a training directory or an exported file.
+
+    Raises:
+        UsageError: neither, damaged, or of another format.
+    """
+    if is_training_directory(path):
+        config, params = load_directory(path, make_mesh(MeshConfig()))
+    elif path.is_file():
+        config, params = load_stage_file(path)
+    else:
+        raise UsageError(f"{path} is neither a training directory nor an exported stage.")
+    if "text_encoder" not in params:
+        workdir = path if path.is_dir() else None
+        params = {**params, "text_encoder": load_frozen_encoder(config, workdir)}
+    return LoadedStage(path, config, params)
+
+
+def load_frozen_encoder(config: StageConfig, workdir: Path | None) -> Params:
+    """The encoder that a stage uses but does not train.
+
+    A training directory's own copy comes first, then `text_encoder.source`.
+
+    Raises:
+        UsageError: no source, or an encoder of other sizes or another tokenizer.
+    """
+    if workdir is not None and (workdir / _ENCODER_COPY).exists():
+        tensors, _ = read_tensors(workdir / _ENCODER_COPY)
+        init = functools.partial(init_text_encoder, config, jax.random.key(0))
+        return nest(tensors, jax.eval_shape(init), workdir / _ENCODER_COPY)
+    if not config.text_encoder.source:
+        raise UsageError(
+            "text_encoder.source is empty; name a Hugging Face T5 directory or a stage, "
+            "or set text_encoder.train."
+        )
+    source = Path(config.text_encoder.source)
+    if _is_stage(source):
+        return _encoder_of_stage(source, config)
+    return load_t5(source, config.text_encoder.t5)[1]
+
+
+def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: Path) -> None:
+    """Copies an encoder that came from a stage, which may train on, into `workdir`.
+
+    One from a Hugging Face directory is not copied: it is large and does not change.
+    """
+    copy = workdir / _ENCODER_COPY
+    if _is_stage(Path(config.text_encoder.source)) and not copy.exists():
+        write_tensors(copy, encoder, "float32", {})
+
+
+def _is_stage(path: Path) -> bool:
+    return path.is_file() or is_training_directory(path)
+
+
+def _encoder_of_stage(source: Path, config: StageConfig) -> Params:
+    stage = load_stage(source)
+    ours, theirs = config.text_encoder, stage.config.text_encoder
+    if (theirs.t5, theirs.tokenizer) != (ours.t5, ours.tokenizer):
+        raise UsageError(
+            f"{source} has the text encoder {theirs.t5} with tokenizer {theirs.tokenizer!r}; "
+            f"this stage expects {ours.t5} with {ours.tokenizer!r}."
+        )
+    return stage.params["text_encoder"]

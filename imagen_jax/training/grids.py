@@ -1,0 +1,60 @@
+"""The sheet of pictures that a run paints now and then, always from the same noise."""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from PIL import Image
+
+from imagen_jax.config import StageConfig
+from imagen_jax.data.pipeline import make_dataset
+from imagen_jax.pictures import grid
+from imagen_jax.sampling import make_sampler, picture_keys
+from imagen_jax.stage import Networks, Params
+from imagen_jax.text.tokenizer import Tokenizer
+
+_PICTURES = 16
+_COLUMNS = 4
+
+
+class SampleGrid:
+    """Paints `training.sample_prompts`, or super-resolves pictures of the training data.
+
+    A super-resolution sheet has three rows: input, sample, target.
+    """
+
+    def __init__(self, config: StageConfig, networks: Networks, tokenizer: Tokenizer):
+        self._config = config
+        self._batch = _prompts_or_data(config, tokenizer)
+        side = config.data.crop or config.resolution
+        self._sample = make_sampler(config, config.sampling, networks, size=(side, side))
+        self._embed = jax.jit(networks.embed)
+
+    def __call__(self, params: Params) -> Image.Image:
+        """`params` holds U-Net and text encoder."""
+        batch = self._batch
+        text = self._embed(params, batch["token_ids"], batch["mask"])
+        keys = picture_keys(self._config.training.seed, self._config.resolution, len(text))
+        pictures = self._sample(params, text, batch["mask"], keys, batch.get("low_res"))
+        pictures = np.asarray(pictures)
+        if self._config.low_resolution is not None:
+            return grid([list(batch["low_res"]), list(pictures), list(batch["image"])])
+        prompts = self._config.training.sample_prompts
+        return grid(list(_rows(pictures)), list(_rows(prompts)) or None, cell=2 * len(pictures[0]))
+
+
+def _rows(items) -> Iterator[list]:
+    for first in range(0, len(items), _COLUMNS):
+        yield list(items[first : first + _COLUMNS])
+
+
+def _prompts_or_data(config: StageConfig, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+    prompts, length = config.training.sample_prompts, config.text_encoder.max_length
+    if config.low_resolution is None and prompts:
+        token_ids, mask = tokenizer(prompts, length)
+        return {"token_ids": token_ids, "mask": mask}
+    tokenize = functools.partial(tokenizer, max_length=length)
+    return next(
+        iter(make_dataset(config, tokenize, batch_size=_PICTURES, seed=config.training.seed))
+    )

@@ -1,0 +1,164 @@
+"""The training loop: config -> mesh -> state -> step -> checkpoint.
+
+One turn: read a batch, start the step, check the metrics of the step before (so that the
+device never waits for the host), then what is due: log, checkpoint, sample.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from imagen_jax.config import StageConfig
+from imagen_jax.data.pipeline import make_dataset
+from imagen_jax.errors import UsageError
+from imagen_jax.loading import keep_frozen_encoder, load_frozen_encoder, load_stage
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.pictures import save_png
+from imagen_jax.stage import Params, build_networks
+from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
+from imagen_jax.training.checkpoint import Checkpoints, claim_directory
+from imagen_jax.training.grids import SampleGrid
+from imagen_jax.training.metrics import Reporter, check_finite
+from imagen_jax.training.optim import make_optimizer
+from imagen_jax.training.step import TrainState, init_state, train_step
+
+
+class Trainer:
+    """A stage on a mesh: where its state lies, and its compiled step."""
+
+    def __init__(self, config: StageConfig, mesh: jax.sharding.Mesh):
+        training = config.training
+        meshes.check_batch_size(training.batch_size // training.accumulation_steps, mesh)
+        self.config, self.mesh = config, mesh
+        self.networks = build_networks(config)
+        optimizer = make_optimizer(config.optimizer)
+        init = functools.partial(init_state, config, optimizer)
+        abstract = jax.eval_shape(init, jax.random.key(0))
+        self.shardings: TrainState = meshes.parameter_shardings(abstract, mesh)
+        self.abstract_state: TrainState = meshes.with_shardings(abstract, self.shardings)
+        # Each device makes its own shards: no device ever holds the whole model.
+        self.init = jax.jit(init, out_shardings=self.shardings)
+        self.step = jax.jit(
+            functools.partial(train_step, config, self.networks, optimizer, self.shardings),
+            out_shardings=(self.shardings, meshes.replicated(mesh)),
+            donate_argnums=0,
+        )
+
+    def load_frozen(self, workdir: Path) -> Params:
+        """What the step needs but does not train, on the mesh."""
+        if self.config.text_encoder.train:
+            return {}
+        frozen = {"text_encoder": load_frozen_encoder(self.config, workdir)}
+        return jax.device_put(frozen, meshes.parameter_shardings(frozen, self.mesh))
+
+    def init_from(self, stage: Path, key: jax.Array) -> TrainState:
+        """A first state whose parameters are those (EMA) of a trained stage."""
+        state = self.init(key)
+        loaded = load_stage(stage).params
+        loaded = {name: loaded[name] for name in state.params}
+        for (path, ours), theirs in zip(
+            jax.tree.leaves_with_path(state.params), jax.tree.leaves(loaded), strict=False
+        ):
+            if ours.shape != theirs.shape:
+                raise UsageError(
+                    f"--init-from {stage}: {jax.tree_util.keystr(path)} has shape "
+                    f"{theirs.shape}; this config has {ours.shape}."
+                )
+        if jax.tree.structure(loaded) != jax.tree.structure(state.params):
+            raise UsageError(f"--init-from {stage} is a network of another structure.")
+        params = jax.device_put(loaded, self.shardings.params)
+        return state.replace(params=params, ema=jax.tree.map(lambda x: x.copy(), params))
+
+
+def run(config: StageConfig, workdir: Path, init_from: Path | None = None) -> None:
+    """Trains a stage until `training.num_steps`, going on from the newest checkpoint if any.
+
+    Args:
+        config: of the stage.
+        workdir: training directory; made if it does not exist.
+        init_from: a trained stage whose weights a new run starts from.
+
+    Raises:
+        UsageError: a workdir of another config, data or an encoder that cannot be read, sizes
+            that do not divide, or a metric that is not finite.
+    """
+    trainer = Trainer(config, meshes.make_mesh(config.mesh))
+    tokenizer = _load_tokenizer(config)
+    frozen = trainer.load_frozen(workdir)
+    reader = _open_reader(config, tokenizer)
+    seed_key, init_key = jax.random.split(jax.random.key(config.training.seed))
+    fresh = trainer.init_from(init_from, init_key) if init_from else None
+    claim_directory(workdir, config)
+    if frozen:
+        keep_frozen_encoder(config, frozen["text_encoder"], workdir)
+    checkpoints = Checkpoints(workdir, keep=config.training.keep_checkpoints)
+    try:
+        if checkpoints.latest_step() is not None:
+            state = checkpoints.restore(trainer.abstract_state, reader)
+        else:
+            state = fresh or trainer.init(init_key)
+        del fresh
+        grid = (
+            SampleGrid(config, trainer.networks, tokenizer)
+            if config.training.sample_every
+            else None
+        )
+        _train(trainer, state, frozen, reader, seed_key, checkpoints, grid, workdir)
+    finally:
+        checkpoints.close()
+
+
+def _train(
+    trainer: Trainer, state: TrainState, frozen: Params, reader: Any, key: jax.Array,
+    checkpoints: Checkpoints, grid: SampleGrid | None, workdir: Path,
+) -> None:  # fmt: skip
+    """The loop itself."""
+    training = trainer.config.training
+    step = int(state.step)
+    leads = jax.process_index() == 0
+    with Reporter(workdir, step, training, writes=leads) as reporter:
+        pending = None
+        while step < training.num_steps:
+            batch = meshes.global_batch(next(reader), trainer.mesh)
+            state, metrics = trainer.step(state, frozen, batch, key)
+            step += 1
+            if pending is not None:
+                reporter.report(*pending)
+            pending = (step, metrics)
+            last = step == training.num_steps
+            if last or step % training.checkpoint_every == 0:
+                check_finite(step, metrics)
+                checkpoints.save(state, reader)
+            if grid is not None and (last or step % training.sample_every == 0):
+                picture = grid(state.ema | frozen)
+                if leads:
+                    save_png(picture, workdir / "samples" / f"{step:08d}.png")
+        if pending is not None:
+            reporter.report(*pending)
+
+
+def _load_tokenizer(config: StageConfig) -> Tokenizer:
+    tokenizer = load_tokenizer(config.text_encoder.tokenizer)
+    rows = config.text_encoder.t5.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise UsageError(
+            f"text_encoder.t5.vocab_size is {rows}; the tokenizer "
+            f"{config.text_encoder.tokenizer!r} needs at least {tokenizer.vocab_size}."
+        )
+    return tokenizer
+
+
+def _open_reader(config: StageConfig, tokenizer: Tokenizer) -> Any:
+    """This process's share of the batches, endless and resumable."""
+    tokenize = functools.partial(tokenizer, max_length=config.text_encoder.max_length)
+    dataset = make_dataset(
+        config,
+        tokenize,
+        batch_size=config.training.batch_size // jax.process_count(),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        seed=config.training.seed,
+    )
+    return iter(dataset)

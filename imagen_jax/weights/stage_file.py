@@ -1,0 +1,46 @@
+"""One stage as one `.safetensors` file: its parameters, its config in the header."""
+
+from pathlib import Path
+
+import jax
+
+from imagen_jax import config as configs
+from imagen_jax.config import Dtype, StageConfig
+from imagen_jax.errors import UsageError
+from imagen_jax.stage import Params, init_params, init_text_encoder
+from imagen_jax.weights.tensors import nest, read_tensors, write_tensors
+
+_FORMAT = "imagen-jax stage 1"
+
+
+def save_stage_file(path: Path, config: StageConfig, params: Params, dtype: Dtype) -> None:
+    """Writes "unet" and, if it is in `params`, "text_encoder"."""
+    write_tensors(path, params, dtype, {"format": _FORMAT, "config": configs.to_json(config)})
+
+
+def load_stage_file(path: Path) -> tuple[StageConfig, Params]:
+    """Config and float32 parameters of an exported stage.
+
+    Raises:
+        UsageError: no such file, cut short, of another format, or with tensors that are not
+            those of its config.
+    """
+    tensors, metadata = read_tensors(path)
+    if metadata.get("format") != _FORMAT:
+        raise UsageError(
+            f"{path} is not an exported stage: its header says format "
+            f"{metadata.get('format')!r}, not {_FORMAT!r}."
+        )
+    config = configs.from_json(metadata["config"], f"{path} (header)")
+    holds_encoder = any(name.startswith("text_encoder.") for name in tensors)
+    return config, nest(tensors, _abstract(config, holds_encoder), path)
+
+
+def _abstract(config: StageConfig, holds_encoder: bool) -> Params:
+    def init() -> Params:
+        params = init_params(config, jax.random.key(0))
+        if holds_encoder:
+            params["text_encoder"] = init_text_encoder(config, jax.random.key(0))
+        return params
+
+    return jax.eval_shape(init)

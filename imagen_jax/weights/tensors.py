@@ -1,0 +1,71 @@
+"""Nested parameters as one flat `.safetensors` file, and back."""
+
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from imagen_jax.config import Dtype
+from imagen_jax.errors import UsageError
+from imagen_jax.stage import Params
+
+
+def write_tensors(path: Path, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
+    """Writes parameters as `dtype` under their module paths ("unet.conv_in.kernel").
+
+    The file appears whole or not at all.
+    """
+    tensors = {
+        ".".join(map(str, name)): np.asarray(x).astype(jnp.dtype(dtype))
+        for name, x in flatten_dict(params).items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        safetensors.numpy.save_file(tensors, temporary, metadata=metadata)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors as float32, and the header's metadata.
+
+    Raises:
+        UsageError: no such file, not safetensors, or cut short.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist or is not a file.")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = list(file.keys())
+            return {name: file.get_tensor(name).astype(np.float32) for name in names}, (
+                file.metadata() or {}
+            )
+    except safetensors.SafetensorError as error:
+        raise UsageError(f"{path} is not a safetensors file or is cut short ({error}).") from error
+
+
+def nest(tensors: dict[str, np.ndarray], abstract: Params, path: Path) -> Params:
+    """The tensors as parameters of the structure of `abstract`.
+
+    Raises:
+        UsageError: a name is missing or left over, or a shape differs; `path` is named.
+    """
+    wanted = {".".join(map(str, key)): (key, x.shape) for key, x in flatten_dict(abstract).items()}
+    different = sorted(wanted.keys() ^ tensors.keys())
+    if different:
+        raise UsageError(
+            f"{path} does not fit its config: {len(different)} tensors are missing or left "
+            f"over, such as {different[0]}."
+        )
+    for name, (_, shape) in wanted.items():
+        if tensors[name].shape != shape:
+            raise UsageError(
+                f"{path}: {name} has shape {tensors[name].shape}; its config says {shape}."
+            )
+    return unflatten_dict({wanted[name][0]: jnp.asarray(x) for name, x in tensors.items()})
