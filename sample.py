@@ -1,0 +1,216 @@
+"""Paint pictures from prompts.
+
+    python sample.py "a red apple"
+    python sample.py "a cat face" "a slice of pizza, noto style" --num-images 4 --seed 1
+    python sample.py "a rocket" --base runs/base --sr256 runs/sr256 --sr1024 none
+
+Without stages of your own it uses the small cascade that ships with the package. Pictures of
+every stage, a contact sheet and manifest.json go to --out.
+"""
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from imagen_jax.config import SamplingConfig
+from imagen_jax.errors import UsageError, exit_on_usage_error
+
+STAGES = ("base", "sr256", "sr1024")
+SHIPPED = "shipped"
+NONE = "none"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    prompts: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT ...")]
+    """What to paint."""
+    base: str = SHIPPED
+    """Base stage: a training directory or an exported file."""
+    sr256: str = SHIPPED
+    """64->256 stage, or `none` to stop before it."""
+    sr1024: str = SHIPPED
+    """256->1024 stage, or `none` to stop before it."""
+    steps: str = ""
+    """Denoising steps: one number for all stages, or one per stage as 64,32,16. Like the next
+    five flags it defaults to what each stage's config says."""
+    sampler: str = ""
+    """ancestral, ddim or dpm++."""
+    guidance: str = ""
+    """Guidance scale w; 1 is off."""
+    thresholding: str = ""
+    """none, static or dynamic."""
+    aug_level: str = ""
+    """Noise on the low-resolution picture, 0 to 1; the base has none and ignores it."""
+    seed: int = 0
+    """Picture i of a seed is the same whatever the batch size or the devices."""
+    num_images: int = 1
+    """Pictures per prompt."""
+    batch_size: int = 4
+    """Pictures painted at once."""
+    out: Path = Path("out")
+    """Directory for the pictures."""
+
+
+def per_stage(name: str, text: str, kind: type, count: int) -> list[Any]:
+    """`text` as one value per stage; None where the stage's config decides.
+
+    Raises:
+        UsageError: not a `kind`, or neither one value nor `count`.
+    """
+    if not text:
+        return [None] * count
+    try:
+        values = [kind(part.strip()) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--{name} is {text!r}; it takes {kind.__name__} values.") from None
+    if len(values) not in (1, count):
+        raise UsageError(
+            f"--{name} has {len(values)} values; give one for all stages or {count}, one for each."
+        )
+    return values * count if len(values) == 1 else values
+
+
+def stage_settings(flags: Flags, defaults: list[SamplingConfig]) -> list[SamplingConfig]:
+    """What each stage samples with: its config's defaults, changed by flags."""
+    fields = {
+        "num_steps": ("steps", int),
+        "sampler": ("sampler", str),
+        "guidance_scale": ("guidance", float),
+        "thresholding": ("thresholding", str),
+        "aug_level": ("aug-level", float),
+    }
+    changes: list[dict[str, Any]] = [{} for _ in defaults]
+    for field, (flag, kind) in fields.items():
+        text = getattr(flags, flag.replace("-", "_"))
+        for change, value in zip(changes, per_stage(flag, text, kind, len(defaults)), strict=True):
+            if value is not None:
+                change[field] = value
+    return [dataclasses.replace(d, **change) for d, change in zip(defaults, changes, strict=True)]
+
+
+def stage_paths(flags: Flags) -> list[Path]:
+    """The files or directories of the stages to run, from the base up."""
+    from imagen_jax.cascade import PRETRAINED
+
+    paths = []
+    for name in STAGES:
+        value = getattr(flags, name)
+        if value == NONE:
+            break
+        paths.append(PRETRAINED / f"{name}.safetensors" if value == SHIPPED else Path(value))
+    if not paths:
+        raise UsageError(f"--base is {NONE!r}; a cascade starts with a base stage.")
+    return paths
+
+
+def check(flags: Flags) -> None:
+    """Raises a UsageError for what can be said before anything is loaded."""
+    for name in ("num_images", "batch_size"):
+        if getattr(flags, name) < 1:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is {getattr(flags, name)}; it must be at least 1.")
+    if not 0 <= flags.seed < 2**32:
+        raise UsageError(f"--seed is {flags.seed}; it must lie between 0 and {2**32 - 1}.")
+    if not flags.prompts:
+        raise UsageError('There is no prompt; give at least one, such as "a red apple".')
+    for prompt in flags.prompts:
+        if not prompt.strip():
+            raise UsageError(f"A prompt is {prompt!r}; it must not be empty.")
+    if flags.out.exists() and not flags.out.is_dir():
+        raise UsageError(f"--out is {flags.out}, which is a file; it must be a directory.")
+
+
+def file_stem(index: int, prompt: str, picture: int) -> str:
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40]
+    return f"{index:02d}-{words}-{picture}"
+
+
+def manifest(flags: Flags, steps: list, files: list[list[str]]) -> dict[str, Any]:
+    """All that made the pictures: prompts, seed, stages with their settings, versions."""
+    from imagen_jax.cascade import digest
+    from imagen_jax.training.checkpoint import package_versions
+
+    count = flags.num_images
+    pictures = [
+        {"prompt": flags.prompts[i // count], "picture": i % count, "files": names}
+        for i, names in enumerate(files)
+    ]
+    stages = [
+        {
+            "name": step.stage.config.name,
+            "origin": step.stage.origin.name,
+            "sha256": digest(step.stage.params),
+            "sampling": dataclasses.asdict(step.settings),
+        }
+        for step in steps
+    ]
+    return {
+        "seed": flags.seed, "pictures": pictures, "stages": stages, "versions": package_versions()
+    }  # fmt: skip
+
+
+def save_contact_sheet(flags: Flags, pictures: Any) -> None:
+    """One row per prompt, or rows of six prompts where each has one picture."""
+    from imagen_jax.pictures import grid, save_png
+
+    captions = [prompt for prompt in flags.prompts for _ in range(flags.num_images)]
+    columns = flags.num_images if flags.num_images > 1 else 6
+    starts = range(0, len(captions), columns)
+    sheet = grid(
+        [list(pictures[i : i + columns]) for i in starts],
+        captions=[captions[i : i + columns] for i in starts],
+        cell=min(256, pictures.shape[1]),
+    )
+    save_png(sheet, flags.out / "contact_sheet.png")
+
+
+def run(flags: Flags) -> None:
+    """Loads the stages, paints, and writes what --out describes."""
+    from tqdm import tqdm
+
+    from imagen_jax import cascade
+    from imagen_jax.loading import load_stage
+    from imagen_jax.pictures import save_png
+    from imagen_jax.training.checkpoint import write_text
+
+    stages = [load_stage(path) for path in stage_paths(flags)]
+    settings = stage_settings(flags, [stage.config.sampling for stage in stages])
+    steps = [cascade.Step(*pair) for pair in zip(stages, settings, strict=True)]
+    cascade.check_order(steps)
+    stems = [
+        file_stem(index, prompt, picture)
+        for index, prompt in enumerate(flags.prompts)
+        for picture in range(flags.num_images)
+    ]
+    batches = -(-len(stems) // min(flags.batch_size, len(stems)))
+    files: list[list[str]] = [[] for _ in stems]
+    with tqdm(total=batches * sum(s.num_steps for s in settings), unit="step") as bar:
+        painted = cascade.paint(
+            steps, flags.prompts, seed=flags.seed, num_images=flags.num_images,
+            batch_size=flags.batch_size, on_step=lambda _: bar.update(),
+        )  # fmt: skip
+        for step in steps:
+            bar.set_description(f"{step.side} pixels")
+            pictures = next(painted)
+            for stem, picture, names in zip(stems, pictures, files, strict=True):
+                names.append(f"{stem}-{step.side}.png")
+                save_png(picture, flags.out / names[-1])
+    save_contact_sheet(flags, pictures)
+    write_text(flags.out / "manifest.json", json.dumps(manifest(flags, steps, files), indent=2))
+    print("\n".join(str(flags.out / names[-1]) for names in files))
+
+
+def main() -> None:
+    with exit_on_usage_error():
+        flags = tyro.cli(Flags, description=__doc__, prog="sample.py", args=sys.argv[1:])
+        check(flags)
+        run(flags)
+
+
+if __name__ == "__main__":
+    main()
