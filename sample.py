@@ -164,7 +164,7 @@ def save_contact_sheet(flags: Flags, pictures: Any) -> None:
     sheet = grid(
         [list(pictures[i : i + columns]) for i in starts],
         captions=[captions[i : i + columns] for i in starts],
-        cell=min(256, pictures.shape[1]),
+        cell=max(128, min(256, pictures.shape[1])),
     )
     save_png(sheet, flags.out / "contact_sheet.png")
 

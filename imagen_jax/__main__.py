@@ -34,6 +34,24 @@ def export(
     print(f"{out}: {stage.config.name}, {out.stat().st_size / 1e6:.1f} MB")
 
 
+@app.command
+def plot(workdirs: Positional[tuple[Path, ...]], out: Path = Path("loss.png")) -> None:
+    """Draw the loss curves of training directories into one PNG.
+
+    Args:
+        workdirs: training directories, one panel each.
+        out: PNG to write.
+    """
+    from imagen_jax.errors import UsageError
+    from imagen_jax.pictures import save_png
+    from imagen_jax.plots import loss_curves
+
+    if not workdirs:
+        raise UsageError("There is nothing to plot; name at least one training directory.")
+    save_png(loss_curves(workdirs), out)
+    print(out)
+
+
 def main() -> None:
     with exit_on_usage_error():
         app.cli(prog="python -m imagen_jax", description=__doc__, args=sys.argv[1:])

@@ -18,6 +18,12 @@ from imagen_jax.text.tokenizer import load_tokenizer
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 """The small cascade that ships with the package: one exported file per stage."""
+STAGES = ("base", "sr256", "sr1024")
+
+
+def shipped_stages() -> list[Path]:
+    """The files of the shipped cascade, from the base up."""
+    return [PRETRAINED / f"{name}.safetensors" for name in STAGES]
 
 
 @dataclasses.dataclass(frozen=True)

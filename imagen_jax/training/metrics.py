@@ -1,9 +1,9 @@
-"""Where a run's numbers go: TensorBoard, a progress bar, and a check that they are finite."""
+"""Where a run's numbers go: progress bar, TensorBoard, metrics.jsonl; and a finiteness check."""
 
+import json
 import math
 import time
 from pathlib import Path
-from typing import Self
 
 import jax
 import tensorboardX
@@ -12,6 +12,8 @@ from tqdm import tqdm
 from imagen_jax.config import TrainingConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.training.step import Metrics
+
+METRICS_FILE = "metrics.jsonl"
 
 
 class NonFiniteMetric(UsageError):
@@ -35,7 +37,9 @@ def check_finite(step: int, metrics: Metrics) -> dict[str, float]:
 
 
 class Reporter:
-    """A progress bar with loss, pictures per second and ETA; TensorBoard scalars.
+    """A progress bar with loss, pictures per second and ETA; scalars for TensorBoard and scripts.
+
+    `metrics.jsonl` gets one object per logged step; a resumed run appends to it.
 
     Only the process that `writes` reports; all of them check.
     """
@@ -43,19 +47,22 @@ class Reporter:
     def __init__(self, workdir: Path, first_step: int, training: TrainingConfig, *, writes: bool):
         self._training = training
         self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard")) if writes else None
+        self._lines = (workdir / METRICS_FILE).open("a", encoding="utf-8") if writes else None
         self._bar = tqdm(
             total=training.num_steps, initial=first_step, unit="step", disable=not writes,
             dynamic_ncols=True,
         )  # fmt: skip
-        self._logged_at, self._logged_step = time.monotonic(), first_step
+        self._started_at = self._logged_at = time.monotonic()
+        self._logged_step = first_step
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Reporter":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
         if self._board is not None:
             self._board.close()
+            self._lines.close()
 
     def report(self, step: int, metrics: Metrics) -> None:
         """Takes in a finished step; every `log_every`-th is shown and written.
@@ -72,6 +79,9 @@ class Reporter:
         self._logged_at, self._logged_step = now, step
         self._bar.set_postfix(loss=f"{values['loss']:.4f}", pictures_per_s=f"{speed:.1f}")
         if self._board is not None:
-            scalars = {"pictures_per_second": speed, "pictures_seen": step * batch_size}
-            for name, value in {**values, **scalars}.items():
+            speeds = {"pictures_per_second": speed, "pictures_seen": step * batch_size}
+            scalars = {**values, **speeds, "seconds": now - self._started_at}
+            for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)
+            self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
+            self._lines.flush()
