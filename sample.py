@@ -10,6 +10,8 @@ every stage, a contact sheet and manifest.json go to --out.
 
 import dataclasses
 import json
+import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Annotated, Any
 import tyro
 
 from imagen_jax.config import SamplingConfig
-from imagen_jax.errors import UsageError, exit_on_usage_error
+from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 
 STAGES = ("base", "sr256", "sr1024")
 SHIPPED = "shipped"
@@ -37,7 +39,7 @@ class Flags:
     """256->1024 stage, or `none` to stop before it."""
     steps: str = ""
     """Denoising steps: one number for all stages, or one per stage as 64,32,16. Like the next
-    five flags it defaults to what each stage's config says."""
+    four flags it defaults to what each stage's config says."""
     sampler: str = ""
     """ancestral, ddim or dpm++."""
     guidance: str = ""
@@ -68,6 +70,8 @@ def per_stage(name: str, text: str, kind: type, count: int) -> list[Any]:
         values = [kind(part.strip()) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"--{name} is {text!r}; it takes {kind.__name__} values.") from None
+    if kind is float and not all(map(math.isfinite, values)):
+        raise UsageError(f"--{name} is {text!r}; it takes finite numbers.")
     if len(values) not in (1, count):
         raise UsageError(
             f"--{name} has {len(values)} values; give one for all stages or {count}, one for each."
@@ -105,6 +109,12 @@ def stage_paths(flags: Flags) -> list[Path]:
         paths.append(PRETRAINED / f"{name}.safetensors" if value == SHIPPED else Path(value))
     if not paths:
         raise UsageError(f"--base is {NONE!r}; a cascade starts with a base stage.")
+    for name in STAGES[len(paths) + 1 :]:
+        if getattr(flags, name) not in (NONE, SHIPPED):
+            raise UsageError(
+                f"--{name} is {getattr(flags, name)!r}, but --{STAGES[len(paths)]} is {NONE!r}, "
+                "which ends the cascade before it."
+            )
     return paths
 
 
@@ -121,8 +131,19 @@ def check(flags: Flags) -> None:
     for prompt in flags.prompts:
         if not prompt.strip():
             raise UsageError(f"A prompt is {prompt!r}; it must not be empty.")
-    if flags.out.exists() and not flags.out.is_dir():
-        raise UsageError(f"--out is {flags.out}, which is a file; it must be a directory.")
+    check_writable(flags.out)
+
+
+def check_writable(out: Path) -> None:
+    """Raises a UsageError unless `out` is, or can be made, a directory to write to.
+
+    It makes nothing: a run that fails later leaves no empty directory.
+    """
+    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"--out is {out}, but {nearest} is a file; it must be a directory.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"--out is {out}, but {nearest} cannot be written to.")
 
 
 def file_stem(index: int, prompt: str, picture: int) -> str:
@@ -182,6 +203,7 @@ def run(flags: Flags) -> None:
     settings = stage_settings(flags, [stage.config.sampling for stage in stages])
     steps = [cascade.Step(*pair) for pair in zip(stages, settings, strict=True)]
     cascade.check_order(steps)
+    cascade.check_prompts(steps, flags.prompts)
     stems = [
         file_stem(index, prompt, picture)
         for index, prompt in enumerate(flags.prompts)
@@ -207,7 +229,9 @@ def run(flags: Flags) -> None:
 
 def main() -> None:
     with exit_on_usage_error():
-        flags = tyro.cli(Flags, description=__doc__, prog="sample.py", args=sys.argv[1:])
+        flags = parse_flags(
+            lambda: tyro.cli(Flags, description=__doc__, prog="sample.py", args=sys.argv[1:])
+        )
         check(flags)
         run(flags)
 

@@ -3,7 +3,7 @@
     python train.py emoji_base_64 --workdir runs/emoji_base_64
 
 Beyond the paper, because two CPU cores have to train it: a 4x4 space-to-depth stem, x0
-prediction with min-SNR weights, Adam with a cosine decay, and a text encoder trained here.
+prediction, Adam with a cosine decay, and a text encoder trained here.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ def get_config() -> StageConfig:
             patch_size=4,
         ),
         text_encoder=dataclasses.replace(TEXT_ENCODER, train=True),
-        diffusion=DiffusionConfig(prediction="x0", min_snr_gamma=5.0),
+        diffusion=DiffusionConfig(prediction="x0"),
         data=DataConfig(source="captioned_emoji/core_64"),
         optimizer=OptimizerConfig(
             name="adam",

@@ -4,7 +4,7 @@
         --text_encoder.source runs/emoji_base_64
 
 Beyond the paper, because two CPU cores have to train it: a 4x4 space-to-depth stem, x0
-prediction with min-SNR weights, and a cosine decay. The crops of 256 are the paper's.
+prediction and a cosine decay. The crops of 256 are the paper's.
 """
 
 from configs.emoji_base_64 import TEXT_ENCODER
@@ -34,7 +34,7 @@ def get_config() -> StageConfig:
             patch_size=4,
         ),
         text_encoder=TEXT_ENCODER,
-        diffusion=DiffusionConfig(prediction="x0", min_snr_gamma=5.0, max_aug_level=0.5),
+        diffusion=DiffusionConfig(prediction="x0", max_aug_level=0.5),
         data=DataConfig(source="captioned_emoji/core_1024", crop=256),
         optimizer=OptimizerConfig(
             name="adam", learning_rate=6e-4, warmup_steps=300, decay_steps=5_700, ema_decay=0.999

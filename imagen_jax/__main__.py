@@ -1,5 +1,6 @@
 """Verbs of the package: python -m imagen_jax VERB --help"""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,53 +9,63 @@ import tyro
 from tyro.conf import Positional, arg
 
 from imagen_jax.config import Dtype
-from imagen_jax.errors import exit_on_usage_error
+from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 
-app = tyro.extras.SubcommandApp()
-
-
-@app.command
-def export(
-    workdir: Positional[Path],
-    out: Annotated[Positional[Path], arg(metavar="OUT.safetensors")],
-    dtype: Dtype = "bfloat16",
-) -> None:
-    """Write the newest EMA weights of a training directory as one file, config in its header.
-
-    Args:
-        workdir: training directory of one stage.
-        out: file to write; it is replaced whole or left alone.
-        dtype: of the stored weights; bfloat16 takes half the space.
-    """
-    from imagen_jax.loading import load_stage
-    from imagen_jax.weights.stage_file import save_stage_file
-
-    stage = load_stage(workdir)
-    save_stage_file(out, stage.config, stage.params, dtype)
-    print(f"{out}: {stage.config.name}, {out.stat().st_size / 1e6:.1f} MB")
+_SUFFIX = ".safetensors"
 
 
-@app.command
-def plot(workdirs: Positional[tuple[Path, ...]], out: Path = Path("loss.png")) -> None:
-    """Draw the loss curves of training directories into one PNG.
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write the newest EMA weights of a training directory as one file, config in its header."""
 
-    Args:
-        workdirs: training directories, one panel each.
-        out: PNG to write.
-    """
-    from imagen_jax.errors import UsageError
-    from imagen_jax.pictures import save_png
-    from imagen_jax.plots import loss_curves
+    workdir: Annotated[Positional[Path], arg(metavar="WORKDIR")]
+    """Training directory of one stage."""
+    out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
+    """File to write; it is replaced whole or left alone."""
+    dtype: Dtype = "bfloat16"
+    """Of the stored weights; bfloat16 takes half the space."""
 
-    if not workdirs:
-        raise UsageError("There is nothing to plot; name at least one training directory.")
-    save_png(loss_curves(workdirs), out)
-    print(out)
+    def run(self) -> None:
+        from imagen_jax.loading import load_stage
+        from imagen_jax.weights.stage_file import save_stage_file
+
+        # A slip must not replace a config or a picture.
+        if self.out.suffix != _SUFFIX or self.out.is_dir():
+            raise UsageError(
+                f"{self.out} cannot be the exported file; name one that ends with {_SUFFIX}."
+            )
+        stage = load_stage(self.workdir)
+        save_stage_file(self.out, stage.config, stage.params, self.dtype)
+        print(f"{self.out}: {stage.config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draw the loss curves of training directories into one PNG."""
+
+    workdirs: Positional[tuple[Path, ...]]
+    """Training directories, one panel each."""
+    out: Path = Path("loss.png")
+    """PNG to write."""
+
+    def run(self) -> None:
+        from imagen_jax.pictures import save_png
+        from imagen_jax.plots import loss_curves
+
+        if not self.workdirs:
+            raise UsageError("There is nothing to plot; name at least one training directory.")
+        save_png(loss_curves(self.workdirs), self.out)
+        print(self.out)
 
 
 def main() -> None:
     with exit_on_usage_error():
-        app.cli(prog="python -m imagen_jax", description=__doc__, args=sys.argv[1:])
+        verb = parse_flags(
+            lambda: tyro.cli(
+                Export | Plot, prog="python -m imagen_jax", description=__doc__, args=sys.argv[1:]
+            )
+        )
+        verb.run()
 
 
 if __name__ == "__main__":

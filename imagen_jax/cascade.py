@@ -10,11 +10,10 @@ import numpy as np
 
 from imagen_jax.config import MeshConfig, SamplingConfig
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import LoadedStage
+from imagen_jax.loading import LoadedStage, load_stage_tokenizer
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.sampling import make_sampler, picture_keys
 from imagen_jax.stage import Networks, Params, build_networks
-from imagen_jax.text.tokenizer import load_tokenizer
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 """The small cascade that ships with the package: one exported file per stage."""
@@ -50,6 +49,13 @@ def check_order(steps: Sequence[Step]) -> None:
             paints = f"the stage before paints {side} pixels" if side else "it comes first"
             raise UsageError(f"{step.stage.origin} ({config.name}) takes {takes}, but {paints}.")
         side = config.resolution
+
+
+def check_prompts(steps: Sequence[Step], prompts: Sequence[str]) -> None:
+    """Raises a UsageError for a prompt that some stage cannot read; warns of what is cut off."""
+    for step in steps:
+        config = step.stage.config
+        load_stage_tokenizer(config)(prompts, config.text_encoder.max_length)
 
 
 def digest(params: Params) -> str:
@@ -123,6 +129,6 @@ def embed_prompts(
     stage: LoadedStage, networks: Networks, params: Params, prompts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings (prompts, length, width) and mask of a stage's own text encoder."""
-    config = stage.config.text_encoder
-    token_ids, mask = load_tokenizer(config.tokenizer)(prompts, config.max_length)
+    length = stage.config.text_encoder.max_length
+    token_ids, mask = load_stage_tokenizer(stage.config)(prompts, length)
     return np.asarray(jax.jit(networks.embed)(params, token_ids, mask)), mask

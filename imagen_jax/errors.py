@@ -1,8 +1,18 @@
 """The one exception that a user can cause and mend, and how scripts report it."""
 
 import contextlib
+import io
+import re
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+_FRAME = " │"
+_RULE = re.compile(r"^.*[─-]{4,}.*$", re.MULTILINE)
+"""A line across a box; the first one may hold the title."""
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class UsageError(ValueError):
@@ -11,9 +21,57 @@ class UsageError(ValueError):
 
 @contextlib.contextmanager
 def exit_on_usage_error() -> Iterator[None]:
-    """Ends a script with one sentence on stderr and exit code 2, without a traceback."""
+    """Ends a script with one sentence on stderr and exit code 2, without a traceback.
+
+    Warnings are one line each too, and none is repeated. Ctrl-C ends with exit code 130.
+    """
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn_once()
+        try:
+            yield
+        except UsageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            sys.exit(130)
+
+
+def _warn_once() -> Callable[..., None]:
+    """A `warnings.showwarning` without the line of source that Python's has."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in seen:
+            seen.add(str(message))
+            print(f"warning: {message}", file=sys.stderr)
+
+    return show
+
+
+def parse_flags(parse: Callable[[], Result]) -> Result:
+    """What `parse` returns; a mistake that it prints as a box becomes one sentence.
+
+    Args:
+        parse: reads flags; on a mistake it prints a title, a rule, what is wrong and further
+            help to stderr and exits with code 2, as tyro does.
+
+    Raises:
+        UsageError: with what stands below the first rule.
+    """
+    box = io.StringIO()
     try:
-        yield
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        with contextlib.redirect_stderr(box):
+            return parse()
+    except SystemExit as end:
+        if end.code != 2:
+            raise
+        raise UsageError(_first_message(box.getvalue())) from None
+
+
+def _first_message(box: str) -> str:
+    """What stands between the first two rules, up to a blank line; all of it without rules."""
+    parts = _RULE.split(_STYLE.sub("", box))
+    lines = [line.strip(_FRAME) for line in parts[1 if len(parts) > 1 else 0].splitlines()]
+    message = "\n".join(lines).strip().partition("\n\n")[0]
+    return " ".join(message.split()).removeprefix("Error parsing ")

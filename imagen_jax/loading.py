@@ -10,6 +10,7 @@ from imagen_jax.config import MeshConfig, StageConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.stage import Params, init_text_encoder
+from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.training.checkpoint import is_training_directory, load_directory
 from imagen_jax.weights.stage_file import load_stage_file
 from imagen_jax.weights.t5_names import load_t5
@@ -63,9 +64,29 @@ def load_frozen_encoder(config: StageConfig, workdir: Path | None) -> Params:
             "or set text_encoder.train."
         )
     source = Path(config.text_encoder.source)
+    if not source.exists():
+        raise UsageError(
+            f"text_encoder.source is {str(source)!r}; there is no such directory or file."
+        )
     if _is_stage(source):
         return _encoder_of_stage(source, config)
     return load_t5(source, config.text_encoder.t5)[1]
+
+
+def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
+    """The tokenizer of a stage.
+
+    Raises:
+        UsageError: there is none, or it has more pieces than the encoder has embeddings.
+    """
+    tokenizer = load_tokenizer(config.text_encoder.tokenizer)
+    rows = config.text_encoder.t5.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise UsageError(
+            f"text_encoder.t5.vocab_size is {rows}; the tokenizer "
+            f"{config.text_encoder.tokenizer!r} needs at least {tokenizer.vocab_size}."
+        )
+    return tokenizer
 
 
 def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from imagen_jax.errors import UsageError
+
 _GAP = 4
 _TEXT_HEIGHT = 18
 
@@ -42,18 +44,26 @@ def grid(
 def _write(sheet: Image.Image, corner: tuple[int, int], text: str, width: int) -> None:
     """A line of text, cut to `width` pixels."""
     font = ImageFont.load_default(13)
+    text = " ".join(text.split())[:width]  # No letter is narrower than a pixel.
     while text and font.getlength(text) > width:
         text = text[:-1]
     ImageDraw.Draw(sheet).text(corner, text, fill="black", font=font)
 
 
 def save_png(image: Image.Image | np.ndarray, path: Path) -> None:
-    """Writes a PNG whole or not at all; makes its directory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a PNG whole or not at all; makes its directory.
+
+    Raises:
+        UsageError: the file cannot be written, and why.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     try:
-        image.save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            image.save(temporary, format="PNG")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error

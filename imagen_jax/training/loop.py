@@ -58,16 +58,16 @@ class Trainer:
         state = self.init(key)
         loaded = load_stage(stage).params
         loaded = {name: loaded[name] for name in state.params}
+        if jax.tree.structure(loaded) != jax.tree.structure(state.params):
+            raise UsageError(f"--init-from {stage} is a network of another structure.")
         for (path, ours), theirs in zip(
-            jax.tree.leaves_with_path(state.params), jax.tree.leaves(loaded), strict=False
+            jax.tree.leaves_with_path(state.params), jax.tree.leaves(loaded), strict=True
         ):
             if ours.shape != theirs.shape:
                 raise UsageError(
                     f"--init-from {stage}: {jax.tree_util.keystr(path)} has shape "
                     f"{theirs.shape}; this config has {ours.shape}."
                 )
-        if jax.tree.structure(loaded) != jax.tree.structure(state.params):
-            raise UsageError(f"--init-from {stage} is a network of another structure.")
         params = jax.device_put(loaded, self.shardings.params)
         return state.replace(params=params, ema=jax.tree.map(lambda x: x.copy(), params))
 

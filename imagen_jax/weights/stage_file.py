@@ -31,7 +31,7 @@ def load_stage_file(path: Path) -> tuple[StageConfig, Params]:
             f"{path} is not an exported stage: its header says format "
             f"{metadata.get('format')!r}, not {_FORMAT!r}."
         )
-    config = configs.from_json(metadata["config"], f"{path} (header)")
+    config = configs.from_json(metadata.get("config", ""), f"{path} (header)")
     holds_encoder = any(name.startswith("text_encoder.") for name in tensors)
     return config, nest(tensors, _abstract(config, holds_encoder), path)
 

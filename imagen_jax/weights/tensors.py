@@ -18,18 +18,25 @@ def write_tensors(path: Path, params: Params, dtype: Dtype, metadata: dict[str, 
     """Writes parameters as `dtype` under their module paths ("unet.conv_in.kernel").
 
     The file appears whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written, and why.
     """
     tensors = {
         ".".join(map(str, name)): np.asarray(x).astype(jnp.dtype(dtype))
         for name, x in flatten_dict(params).items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        safetensors.numpy.save_file(tensors, temporary, metadata=metadata)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            safetensors.numpy.save_file(tensors, temporary, metadata=metadata)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    # safetensors has its own error for what fails while it writes.
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UsageError(f"{path} cannot be written: {error}.") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -46,7 +53,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             return {name: file.get_tensor(name).astype(np.float32) for name in names}, (
                 file.metadata() or {}
             )
-    except safetensors.SafetensorError as error:
+    except (OSError, safetensors.SafetensorError) as error:
         raise UsageError(f"{path} is not a safetensors file or is cut short ({error}).") from error
 
 
