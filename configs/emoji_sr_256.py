@@ -25,7 +25,7 @@ def get_config() -> StageConfig:
         resolution=256,
         low_resolution=64,
         unet=EfficientUNetConfig(
-            channels=(48, 96, 160),
+            channels=(48, 96, 128),
             num_res_blocks=(1, 1, 2),
             strides=(1, 2, 2),
             self_attention=(False, False, True),

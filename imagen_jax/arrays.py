@@ -10,6 +10,11 @@ Images = Float[Array, "batch height width channels"]
 """Pictures or latents; clean pictures lie in [-1, 1]."""
 Pixels = UInt8[Array, "batch height width 3"]
 """Pictures as stored and as sent to the device, 0..255."""
+Features = Float[Array, "batch _ _ _"]
+"""Pictures or activations (batch, height, width, channels) that one signature may have in
+several sizes."""
+LowResPixels = UInt8[Array, "batch low_height low_width 3"]
+"""Of another size than the `Pixels` of the same signature."""
 LogSNR = Float[Array, "batch"]
 """lambda = log(alpha^2 / sigma^2), float32, one per picture."""
 Time = Float[Array, "batch"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from imagen_jax.arrays import Images, Keys, Pixels, TextEmbeddings, TextMask
+from imagen_jax.arrays import Images, Keys, LowResPixels, Pixels, TextEmbeddings, TextMask
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.diffusion import process, samplers
 from imagen_jax.diffusion.guidance import make_denoise
@@ -49,7 +49,11 @@ def make_sampler(
     """
 
     def sample(
-        params: Params, text: TextEmbeddings, mask: TextMask, keys: Keys, low_res: Pixels | None
+        params: Params,
+        text: TextEmbeddings,
+        mask: TextMask,
+        keys: Keys,
+        low_res: LowResPixels | None,
     ) -> Pixels:
         guided = settings.guidance_scale != 1
         inputs = {}

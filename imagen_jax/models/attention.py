@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.struct import dataclass
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from imagen_jax.arrays import Embedding, Images, TextEmbeddings, TextMask
 from imagen_jax.models.layers import GroupNorm, linear
 
-Heads = Float[Array, "batch positions heads head_width"]
+Heads = Float[Array, "batch _ _ _"]
+"""Queries, keys or values: (batch, positions, heads, head width)."""
 
 
 @dataclass
@@ -28,8 +29,8 @@ class TextState:
 
 
 def attend(
-    queries: Heads, keys: Heads, values: Heads, mask: Float[Array, "batch keys"]
-) -> Float[Array, "batch positions heads*head_width"]:
+    queries: Heads, keys: Heads, values: Heads, mask: Bool[Array, "batch keys"]
+) -> Float[Array, "batch queries width"]:
     """softmax(q k^T / sqrt(d)) v, the softmax in float32; masked keys get no weight."""
     logits = jnp.einsum("BQNH,BKNH->BNQK", queries, keys) * queries.shape[-1] ** -0.5
     logits = jnp.where(mask[:, None, None, :], logits.astype(jnp.float32), -1e30)

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 from flax import nnx
 
-from imagen_jax.arrays import AugLevel, Embedding, Images, LogSNR, TextEmbeddings, TextMask
+from imagen_jax.arrays import (
+    AugLevel,
+    Embedding,
+    Features,
+    Images,
+    LogSNR,
+    TextEmbeddings,
+    TextMask,
+)
 from imagen_jax.config import EfficientUNetConfig
 from imagen_jax.models.attention import AttentionPooling, ImageAttention, TextState
 from imagen_jax.models.layers import (
@@ -122,7 +130,7 @@ class EfficientUNet(nnx.Module):
 
     def __call__(
         self, z: Images, log_snr: LogSNR, text: TextState,
-        low_res: Images | None = None, aug_level: AugLevel | None = None,
+        low_res: Features | None = None, aug_level: AugLevel | None = None,
     ) -> Images:  # fmt: skip
         """z_t -> prediction, both (batch, height, width, 3); the result is float32.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from imagen_jax.arrays import AugLevel, Embedding, Images, LogSNR
+from imagen_jax.arrays import AugLevel, Embedding, Features, Images, LogSNR
 
 
 def conv(
@@ -37,7 +37,7 @@ def broadcast_to_image(x: Float[Array, "batch channels"]) -> Float[Array, "batch
     return x[:, None, None, :]
 
 
-def space_to_depth(x: Images, patch: int) -> Images:
+def space_to_depth(x: Features, patch: int) -> Features:
     """(B, H, W, C) -> (B, H/p, W/p, p*p*C)."""
     if patch == 1:
         return x
@@ -46,7 +46,7 @@ def space_to_depth(x: Images, patch: int) -> Images:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // patch, w // patch, patch * patch * c)
 
 
-def depth_to_space(x: Images, patch: int) -> Images:
+def depth_to_space(x: Features, patch: int) -> Features:
     """(B, H, W, p*p*C) -> (B, p*H, p*W, C), the inverse of `space_to_depth`."""
     if patch == 1:
         return x
@@ -55,20 +55,20 @@ def depth_to_space(x: Images, patch: int) -> Images:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, c // patch**2)
 
 
-def downsample(x: Images) -> Images:
+def downsample(x: Features) -> Features:
     """Mean over 2x2 squares."""
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-def upsample(x: Images) -> Images:
+def upsample(x: Features) -> Features:
     """Nearest neighbour, twice the side."""
     b, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
     return x.reshape(b, 2 * h, 2 * w, c)
 
 
-def with_low_res(z: Images, low_res: Images | None) -> Images:
+def with_low_res(z: Features, low_res: Features | None) -> Features:
     """z with the low-resolution picture, brought to its size bilinearly, on the channels."""
     if low_res is None:
         return z
@@ -183,7 +183,7 @@ class ResBlock(nnx.Module):
             else None
         )
 
-    def __call__(self, x: Images, embedding: Embedding) -> Images:
+    def __call__(self, x: Features, embedding: Embedding) -> Features:
         h = nnx.silu(self.norm_1(x))
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)

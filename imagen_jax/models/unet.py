@@ -5,7 +5,15 @@ from collections.abc import Iterator, Sequence
 import jax.numpy as jnp
 from flax import nnx
 
-from imagen_jax.arrays import AugLevel, Embedding, Images, LogSNR, TextEmbeddings, TextMask
+from imagen_jax.arrays import (
+    AugLevel,
+    Embedding,
+    Features,
+    Images,
+    LogSNR,
+    TextEmbeddings,
+    TextMask,
+)
 from imagen_jax.config import UNetConfig
 from imagen_jax.models.attention import AttentionPooling, ImageAttention, TextState
 from imagen_jax.models.layers import (
@@ -17,6 +25,24 @@ from imagen_jax.models.layers import (
     space_to_depth,
     with_low_res,
 )
+
+
+def _res_block(
+    config: UNetConfig, in_channels: int, channels: int, resample: str | None, rngs: nnx.Rngs
+) -> ResBlock:
+    embedding = 4 * config.embed_dim
+    return ResBlock(
+        in_channels, channels, embedding, resample=resample, dtype=config.dtype, rngs=rngs
+    )
+
+
+def _attention(
+    config: UNetConfig, channels: int, text_width: int, rngs: nnx.Rngs
+) -> ImageAttention:
+    return ImageAttention(
+        channels, text_width=text_width, num_heads=max(channels // config.head_dim, 1),
+        head_dim=config.head_dim, self_attention=True, dtype=config.dtype, rngs=rngs,
+    )  # fmt: skip
 
 
 class Level(nnx.Module):
@@ -32,28 +58,35 @@ class Level(nnx.Module):
         self, in_channels: Sequence[int], channels: int, *, attends: bool, resample: str | None,
         config: UNetConfig, text_width: int, rngs: nnx.Rngs,
     ):  # fmt: skip
-        def block(in_channels: int, resample: str | None = None) -> ResBlock:
-            embedding = 4 * config.embed_dim
-            return ResBlock(
-                in_channels, channels, embedding, resample=resample, dtype=config.dtype, rngs=rngs
-            )
-
-        def attention() -> ImageAttention:
-            return ImageAttention(
-                channels, text_width=text_width, num_heads=max(channels // config.head_dim, 1),
-                head_dim=config.head_dim, self_attention=True, dtype=config.dtype, rngs=rngs,
-            )  # fmt: skip
-
-        self.blocks = nnx.List([block(width) for width in in_channels])
-        self.attentions = nnx.List([attention() for _ in in_channels] if attends else [])
-        self.resample = block(channels, resample) if resample else None
+        self.blocks = nnx.List(
+            [_res_block(config, width, channels, None, rngs) for width in in_channels]
+        )
+        self.attentions = nnx.List(
+            [_attention(config, channels, text_width, rngs) for _ in in_channels if attends]
+        )
+        self.resample = _res_block(config, channels, channels, resample, rngs) if resample else None
 
     def run_block(
-        self, index: int, x: Images, embedding: Embedding, keys_values: Iterator, mask: TextMask
-    ) -> Images:
+        self, index: int, x: Features, embedding: Embedding, keys_values: Iterator, mask: TextMask
+    ) -> Features:
         """Block `index` and its attention, which takes the next of `keys_values`."""
         x = self.blocks[index](x, embedding)
         return self.attentions[index](x, next(keys_values), mask) if self.attentions else x
+
+
+class Middle(nnx.Module):
+    """Block, attention, block at the lowest resolution."""
+
+    def __init__(self, channels: int, *, config: UNetConfig, text_width: int, rngs: nnx.Rngs):
+        self.block_1 = _res_block(config, channels, channels, None, rngs)
+        self.attention = _attention(config, channels, text_width, rngs)
+        self.block_2 = _res_block(config, channels, channels, None, rngs)
+
+    def __call__(
+        self, x: Features, embedding: Embedding, keys_values: Iterator, mask: TextMask
+    ) -> Features:
+        x = self.attention(self.block_1(x, embedding), next(keys_values), mask)
+        return self.block_2(x, embedding)
 
 
 class UNet(nnx.Module):
@@ -93,10 +126,7 @@ class UNet(nnx.Module):
             self.down.append(level(i, in_channels, "down" if i < last else None))
             skips += [widths[i]] * (count + (i < last))
             channels = widths[i]
-        self.middle = Level(
-            [channels, channels], channels, attends=True, resample=None,
-            config=config, text_width=text_width, rngs=rngs,
-        )  # fmt: skip
+        self.middle = Middle(channels, config=config, text_width=text_width, rngs=rngs)
         self.up = nnx.List([])
         for i in reversed(range(len(widths))):
             before = [channels] + [widths[i]] * config.num_res_blocks[i]
@@ -108,8 +138,10 @@ class UNet(nnx.Module):
 
     def encode_text(self, text: TextEmbeddings, mask: TextMask) -> TextState:
         """The text's part of every layer, once per prompt rather than once per step."""
-        levels = [*self.down, self.middle, *self.up]
-        attentions = [attention for level in levels for attention in level.attentions]
+        down, up = (
+            [a for level in side for a in level.attentions] for side in (self.down, self.up)
+        )
+        attentions = [*down, self.middle.attention, *up]
         return TextState(
             pooled=self.pooling(text, mask),
             keys_values=tuple(attention.text_keys_values(text) for attention in attentions),
@@ -118,7 +150,7 @@ class UNet(nnx.Module):
 
     def __call__(
         self, z: Images, log_snr: LogSNR, text: TextState,
-        low_res: Images | None = None, aug_level: AugLevel | None = None,
+        low_res: Features | None = None, aug_level: AugLevel | None = None,
     ) -> Images:  # fmt: skip
         """z_t -> prediction, both (batch, height, width, 3); the result is float32.
 
@@ -136,8 +168,7 @@ class UNet(nnx.Module):
             if level.resample is not None:
                 x = level.resample(x, embedding)
                 skips.append(x)
-        for index in range(len(self.middle.blocks)):
-            x = self.middle.run_block(index, x, *attention)
+        x = self.middle(x, *attention)
         for level in self.up:
             for index in range(len(level.blocks)):
                 x = level.run_block(index, jnp.concatenate([x, skips.pop()], -1), *attention)

@@ -1,0 +1,114 @@
+"""The layers of both U-Nets against numpy written from their equations."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from imagen_jax.models import layers
+from imagen_jax.models.layers import GroupNorm, ResBlock, ScalarEmbedding
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def numpy_group_norm(x, groups, epsilon=1e-5):
+    """(x - mean) / sqrt(variance + epsilon), over the positions and channels of each group."""
+    grouped = x.astype(np.float64).reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+    mean = grouped.mean((1, 3), keepdims=True)
+    variance = grouped.var((1, 3), keepdims=True)
+    return ((grouped - mean) / np.sqrt(variance + epsilon)).reshape(x.shape)
+
+
+def test_space_to_depth_puts_a_patch_on_the_channels():
+    x = normal(2, 4, 6, 3)
+    patches = np.asarray(layers.space_to_depth(jnp.asarray(x), 2))
+    assert patches.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(patches[1, 1, 2].reshape(2, 2, 3), x[1, 2:4, 4:6])
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_depth_to_space_inverts_space_to_depth(patch):
+    x = jnp.asarray(normal(2, 8, 4, 3))
+    back = layers.depth_to_space(layers.space_to_depth(x, patch), patch)
+    np.testing.assert_array_equal(back, x)
+
+
+def test_upsample_repeats_pixels_and_downsample_averages_squares():
+    x = normal(2, 4, 6, 3)
+    up = np.asarray(layers.upsample(jnp.asarray(x)))
+    np.testing.assert_array_equal(up, x.repeat(2, axis=1).repeat(2, axis=2))
+    down = np.asarray(layers.downsample(jnp.asarray(x)))
+    expected = (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+    np.testing.assert_allclose(down, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_low_res_comes_after_z_and_a_plain_one_stays_plain():
+    z, low_res = normal(2, 8, 8, 3), np.full((2, 4, 4, 3), 0.25, np.float32)
+    both = np.asarray(layers.with_low_res(jnp.asarray(z), jnp.asarray(low_res)))
+    np.testing.assert_array_equal(both[..., :3], z)
+    np.testing.assert_allclose(both[..., 3:], 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (48, 16), (6, 2), (3, 1)])
+def test_group_norm_is_its_equation(channels, groups):
+    norm = GroupNorm(channels, rngs=nnx.Rngs(0))
+    assert norm.groups == groups
+    norm.scale[...], norm.bias[...] = normal(channels, seed=1), normal(channels, seed=2)
+    x = 3 * normal(2, 4, 5, channels) + 5
+    expected = numpy_group_norm(x, groups) * norm.scale[...] + norm.bias[...]
+    np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=2e-4, atol=2e-4)
+
+
+def test_group_norm_equals_flax():
+    x = jnp.asarray(normal(2, 4, 4, 64))
+    flax_norm = nnx.GroupNorm(64, num_groups=32, epsilon=1e-5, rngs=nnx.Rngs(0))
+    ours = GroupNorm(64, rngs=nnx.Rngs(0))(x)
+    np.testing.assert_allclose(ours, flax_norm(x), rtol=1e-5, atol=1e-5)
+
+
+def test_group_norm_scales_and_shifts_after_its_own_affine_map():
+    norm = GroupNorm(8, rngs=nnx.Rngs(0))
+    norm.scale[...], norm.bias[...] = normal(8, seed=1), normal(8, seed=2)
+    x, scale, shift = normal(2, 4, 4, 8), normal(2, 8, seed=3), normal(2, 8, seed=4)
+    plain = np.asarray(norm(jnp.asarray(x)))
+    expected = plain * (1 + scale[:, None, None]) + shift[:, None, None]
+    moved = norm(jnp.asarray(x), jnp.asarray(scale), jnp.asarray(shift))
+    np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_group_norm_statistics_are_float32_in_bfloat16():
+    """A mean of 1 + 1/512 over bfloat16 pixels of 1 and 1.5 is lost by bfloat16 sums."""
+    x = jnp.where(jnp.asarray(normal(1, 32, 32, 8)) > 2, 1.5, 1.0).astype(jnp.bfloat16)
+    norm = GroupNorm(8, rngs=nnx.Rngs(0))
+    result = norm(x)
+    assert result.dtype == jnp.bfloat16
+    expected = numpy_group_norm(np.asarray(x, np.float32), 8)
+    np.testing.assert_allclose(np.asarray(result, np.float32), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_sinusoid_has_frequencies_from_one_to_1e_minus_4():
+    x = np.array([0.0, 0.3, 1.0], np.float32)
+    table = np.asarray(layers.sinusoid(jnp.asarray(x), 8))
+    angles = 1000 * x[:, None] * 10.0 ** (-4 * np.arange(4) / 3)[None]
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+    np.testing.assert_allclose(table, expected, atol=1e-3)
+
+
+def test_scalar_embedding_is_dense_swish_dense():
+    module = ScalarEmbedding(8, 12, dtype="float32", rngs=nnx.Rngs(0))
+    table = layers.sinusoid(jnp.array([0.1, 0.7]), 8)
+    hidden = np.asarray(table @ module.dense_1.kernel[...])
+    hidden = hidden / (1 + np.exp(-hidden))
+    expected = hidden @ np.asarray(module.dense_2.kernel[...])
+    np.testing.assert_allclose(module(jnp.array([0.1, 0.7])), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("resample", [None, "down", "up"])
+def test_res_block_starts_as_its_shortcut(resample):
+    """The zero-initialised last convolution leaves the (resampled) input."""
+    block = ResBlock(8, 8, 12, resample=resample, dtype="float32", rngs=nnx.Rngs(0))
+    x = jnp.asarray(normal(2, 4, 4, 8))
+    expected = {None: lambda x: x, "down": layers.downsample, "up": layers.upsample}[resample](x)
+    np.testing.assert_array_equal(block(x, jnp.asarray(normal(2, 12))), expected)
