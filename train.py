@@ -17,7 +17,7 @@ from typing import Annotated
 import tyro
 
 from imagen_jax.config import StageConfig
-from imagen_jax.errors import UsageError, exit_on_usage_error
+from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -57,12 +57,14 @@ def parse(arguments: list[str]) -> tuple[StageConfig, Path, Path | None]:
         """A trained stage (training directory or exported file) whose weights a new run starts
         from."""
 
-    flags = tyro.cli(
-        tyro.conf.AvoidSubcommands[Flags],
-        default=Flags(config=config, workdir=tyro.MISSING),
-        args=arguments[1:],
-        prog=f"train.py {arguments[0]}",
-        description=sys.modules[f"configs.{arguments[0]}"].__doc__,
+    flags = parse_flags(
+        lambda: tyro.cli(
+            tyro.conf.AvoidSubcommands[Flags],
+            default=Flags(config=config, workdir=tyro.MISSING),
+            args=arguments[1:],
+            prog=f"train.py {arguments[0]}",
+            description=sys.modules[f"configs.{arguments[0]}"].__doc__,
+        )
     )
     return flags.config, flags.workdir, flags.init_from
 

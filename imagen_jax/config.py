@@ -6,16 +6,17 @@ and exported file. Fields beyond the paper say so and are off by default.
 """
 
 import dataclasses
-import json
-from typing import Annotated, Any, Literal, get_args
+import math
+from typing import Annotated, Literal
 
 import pydantic
 
-from imagen_jax.errors import UsageError
+from imagen_jax.rules import require, require_choice, require_fraction, require_positive
 
 Dtype = Literal["float32", "bfloat16"]
 Schedule = Literal["cosine", "linear"]
 Prediction = Literal["eps", "x0", "v"]
+OptimizerName = Literal["adafactor", "adam"]
 SamplerName = Literal["ancestral", "ddim", "dpm++"]
 Thresholding = Literal["none", "static", "dynamic"]
 
@@ -24,36 +25,6 @@ class _Checked:
     """Base of all configs: no unknown field when read from JSON."""
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UsageError(message)
-
-
-def _require_positive(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(value > 0, f"{type(config).__name__}.{name} is {value!r}; it must be positive.")
-
-
-def _require_choice(config: object, **choices: Any) -> None:
-    """Fields that must be one of a Literal's values."""
-    for name, choice in choices.items():
-        value, known = getattr(config, name), get_args(choice)
-        _require(
-            value in known,
-            f"{type(config).__name__}.{name} is {value!r}; it must be one of {', '.join(known)}.",
-        )
-
-
-def _require_fraction(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(
-            0.0 <= value <= 1.0,
-            f"{type(config).__name__}.{name} is {value!r}; it must lie between 0 and 1.",
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,9 +48,9 @@ class UNetConfig(_Checked):
     """Of the computation; parameters are float32."""
 
     def __post_init__(self) -> None:
-        _require_choice(self, dtype=Dtype)
-        _require_positive(self, "embed_dim", "head_dim", "patch_size")
-        _require(
+        require_choice(self, dtype=Dtype)
+        require_positive(self, "embed_dim", "head_dim", "patch_size")
+        require(
             len(self.channel_mult) == len(self.num_res_blocks) > 0,
             f"UNetConfig has {len(self.channel_mult)} channel multipliers and "
             f"{len(self.num_res_blocks)} residual-block counts; there must be one of each a level.",
@@ -112,15 +83,15 @@ class EfficientUNetConfig(_Checked):
     """Of the computation; parameters are float32."""
 
     def __post_init__(self) -> None:
-        _require_choice(self, dtype=Dtype)
-        _require_positive(self, "num_heads", "patch_size")
+        require_choice(self, dtype=Dtype)
+        require_positive(self, "num_heads", "patch_size")
         for name in ("num_res_blocks", "strides", "self_attention", "text_attention"):
-            _require(
+            require(
                 len(getattr(self, name)) == len(self.channels) > 0,
                 f"EfficientUNetConfig.{name} has {len(getattr(self, name))} entries and channels "
                 f"has {len(self.channels)}; there must be one of each a block.",
             )
-        _require(
+        require(
             all(stride in (1, 2) for stride in self.strides),
             f"EfficientUNetConfig.strides is {self.strides}; each stride must be 1 or 2.",
         )
@@ -150,7 +121,7 @@ class T5Config(_Checked):
     """Of the computation; softmax and norms are float32 always."""
 
     def __post_init__(self) -> None:
-        _require_positive(
+        require_positive(
             self, "vocab_size", "d_model", "num_layers", "num_heads", "d_kv", "d_ff",
             "relative_attention_num_buckets", "relative_attention_max_distance",
         )  # fmt: skip
@@ -173,8 +144,8 @@ class TextEncoderConfig(_Checked):
     directory or exported file) that trained or holds one."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "max_length")
-        _require(
+        require_positive(self, "max_length")
+        require(
             not (self.train and self.source),
             f"TextEncoderConfig.source is {self.source!r} and train is on; an encoder is "
             "either trained here or read from a source.",
@@ -194,10 +165,10 @@ class DiffusionConfig(_Checked):
     """Training draws aug_level from U(0, max); the paper gives no distribution."""
 
     def __post_init__(self) -> None:
-        _require_choice(self, schedule=Schedule, prediction=Prediction)
-        _require_fraction(self, "max_aug_level")
+        require_choice(self, schedule=Schedule, prediction=Prediction)
+        require_fraction(self, "max_aug_level")
         if self.min_snr_gamma is not None:
-            _require_positive(self, "min_snr_gamma")
+            require_positive(self, "min_snr_gamma")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,19 +187,19 @@ class DataConfig(_Checked):
     """Worker processes that decode; 0 decodes in threads of the main process."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.num_workers >= 0,
             f"DataConfig.num_workers is {self.num_workers}; it must not be negative.",
         )
         if self.crop is not None:
-            _require_positive(self, "crop")
+            require_positive(self, "crop")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(_Checked):
     """Optimizer, warm-up and EMA. The defaults are the paper's base stage."""
 
-    name: Literal["adafactor", "adam"] = "adafactor"
+    name: OptimizerName = "adafactor"
     learning_rate: float = 1e-4
     warmup_steps: int = 10_000
     decay_steps: int | None = None
@@ -239,16 +210,17 @@ class OptimizerConfig(_Checked):
     """The paper does not state it; 0.9999 is later Google practice."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "learning_rate")
-        _require_fraction(self, "ema_decay")
-        _require(
+        require_choice(self, name=OptimizerName)
+        require_positive(self, "learning_rate")
+        require_fraction(self, "ema_decay")
+        require(
             self.warmup_steps >= 0,
             f"OptimizerConfig.warmup_steps is {self.warmup_steps}; it must not be negative.",
         )
         if self.decay_steps is not None:
-            _require_positive(self, "decay_steps")
+            require_positive(self, "decay_steps")
         if self.clip_global_norm is not None:
-            _require_positive(self, "clip_global_norm")
+            require_positive(self, "clip_global_norm")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -271,12 +243,16 @@ class TrainingConfig(_Checked):
     sample_prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require_positive(
+        require_positive(
             self, "batch_size", "accumulation_steps", "num_steps", "log_every",
             "checkpoint_every", "keep_checkpoints",
         )  # fmt: skip
-        _require_fraction(self, "caption_dropout")
-        _require(
+        require_fraction(self, "caption_dropout")
+        require(
+            self.sample_every >= 0,
+            f"TrainingConfig.sample_every is {self.sample_every}; it must not be negative.",
+        )
+        require(
             self.batch_size % self.accumulation_steps == 0,
             f"TrainingConfig.batch_size is {self.batch_size}; it must be divisible by "
             f"accumulation_steps, {self.accumulation_steps}.",
@@ -305,10 +281,14 @@ class SamplingConfig(_Checked):
     """Of the low-resolution picture, super-resolution stages only."""
 
     def __post_init__(self) -> None:
-        _require_choice(self, sampler=SamplerName, thresholding=Thresholding)
-        _require_positive(self, "num_steps")
-        _require_fraction(self, "gamma", "eta", "aug_level")
-        _require(
+        require_choice(self, sampler=SamplerName, thresholding=Thresholding)
+        require_positive(self, "num_steps")
+        require_fraction(self, "gamma", "eta", "aug_level")
+        require(
+            math.isfinite(self.guidance_scale),
+            f"SamplingConfig.guidance_scale is {self.guidance_scale}; it must be finite.",
+        )
+        require(
             0 < self.percentile <= 100,
             f"SamplingConfig.percentile is {self.percentile}; it must lie in (0, 100].",
         )
@@ -321,7 +301,7 @@ class MeshConfig(_Checked):
     fsdp: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.fsdp >= 0, f"MeshConfig.fsdp is {self.fsdp}; it must not be negative.")
+        require(self.fsdp >= 0, f"MeshConfig.fsdp is {self.fsdp}; it must not be negative.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -341,20 +321,20 @@ class StageConfig(_Checked):
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
-        _require_positive(self, "resolution")
+        require_positive(self, "resolution")
         divisor = self.unet.size_divisor
         for size, what in ((self.resolution, "resolution"), (self.data.crop, "data.crop")):
-            _require(
+            require(
                 size is None or size % divisor == 0,
                 f"{what} is {size}; the U-Net of {self.name!r} needs a multiple of {divisor}.",
             )
         if self.low_resolution is not None:
-            _require(
+            require(
                 self.low_resolution > 0 and self.resolution % self.low_resolution == 0,
                 f"low_resolution is {self.low_resolution}; it must divide resolution, "
                 f"{self.resolution}.",
             )
-            _require(
+            require(
                 self.data.crop is None or self.data.crop % self.upscale == 0,
                 f"data.crop is {self.data.crop}; it must be a multiple of the up-scaling factor, "
                 f"{self.upscale}.",
@@ -364,27 +344,3 @@ class StageConfig(_Checked):
     def upscale(self) -> int:
         """Factor between the low-resolution input and the output."""
         return self.resolution // self.low_resolution if self.low_resolution else 1
-
-
-_STAGE = pydantic.TypeAdapter(StageConfig)
-
-
-def to_json(config: StageConfig) -> str:
-    """The config as readable JSON; `from_json` gives it back."""
-    return json.dumps(dataclasses.asdict(config), indent=2)
-
-
-def from_json(text: str | bytes, origin: str) -> StageConfig:
-    """The config in `text`; `origin` (a path) is named in the error.
-
-    Raises:
-        UsageError: not JSON, an unknown or missing field, or a value that breaks a rule.
-    """
-    try:
-        return _STAGE.validate_json(text)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        if isinstance(first.get("ctx", {}).get("error"), UsageError):
-            raise UsageError(f"{origin}: {first['ctx']['error']}") from error
-        field = ".".join(str(part) for part in first["loc"]) or "the config"
-        raise UsageError(f"{origin}: {field}: {first['msg']}.") from error

@@ -12,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 
 import imagen_jax
-from imagen_jax import config as configs
+from imagen_jax import config_json
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import parameter_shardings, with_shardings
@@ -28,6 +28,7 @@ _MAY_CHANGE = {
     "mesh": {"fsdp"},
 }  # fmt: skip
 """Fields that change nothing about what is learned, so that a resumed run may change them."""
+_DAMAGE = (ValueError, KeyError, OSError, TypeError)
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 
@@ -53,12 +54,15 @@ def claim_directory(workdir: Path, config: StageConfig) -> None:
     path = workdir / "config.json"
     if path.exists():
         _require_same(read_config(workdir), config, workdir)
-    elif workdir.exists() and any(workdir.iterdir()):
+    elif workdir.is_dir() and any(workdir.iterdir()):
         raise UsageError(
             f"{workdir} is not empty and holds no config.json; choose a new directory."
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_text(path, configs.to_json(config))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--workdir is {workdir}; it cannot be made: {error.strerror}.") from error
+    write_text(path, config_json.to_json(config))
     write_text(workdir / "versions.json", json.dumps(package_versions(), indent=2))
 
 
@@ -71,7 +75,7 @@ def read_config(workdir: Path) -> StageConfig:
     path = workdir / "config.json"
     if not path.is_file():
         raise UsageError(f"{workdir} is not a training directory: it holds no config.json.")
-    return configs.from_json(path.read_bytes(), str(path))
+    return config_json.from_json(path.read_bytes(), str(path))
 
 
 def _require_same(stored: StageConfig, config: StageConfig, workdir: Path) -> None:
@@ -141,8 +145,11 @@ class Checkpoints:
         step = self.latest_step()
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        # What a truncated or missing file raises depends on which file it is.
-        except (ValueError, KeyError, OSError, TypeError) as error:
+        # What a truncated or missing file raises depends on which file it is; of an array that
+        # is sharded, Orbax raises an Exception without a class of its own.
+        except Exception as error:
+            if type(error) is not Exception and not isinstance(error, _DAMAGE):
+                raise
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise UsageError(
                 f"The checkpoint {self.directory / str(step)} is damaged or incomplete "

@@ -13,11 +13,16 @@ import jax
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import make_dataset
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import keep_frozen_encoder, load_frozen_encoder, load_stage
+from imagen_jax.loading import (
+    keep_frozen_encoder,
+    load_frozen_encoder,
+    load_stage,
+    load_stage_tokenizer,
+)
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pictures import save_png
 from imagen_jax.stage import Params, build_networks
-from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
+from imagen_jax.text.tokenizer import Tokenizer
 from imagen_jax.training.checkpoint import Checkpoints, claim_directory
 from imagen_jax.training.grids import SampleGrid
 from imagen_jax.training.metrics import Reporter, check_finite
@@ -55,13 +60,13 @@ class Trainer:
 
     def init_from(self, stage: Path, key: jax.Array) -> TrainState:
         """A first state whose parameters are those (EMA) of a trained stage."""
-        state = self.init(key)
+        wanted = self.abstract_state.params
         loaded = load_stage(stage).params
-        loaded = {name: loaded[name] for name in state.params}
-        if jax.tree.structure(loaded) != jax.tree.structure(state.params):
+        loaded = {name: loaded[name] for name in wanted}
+        if jax.tree.structure(loaded) != jax.tree.structure(wanted):
             raise UsageError(f"--init-from {stage} is a network of another structure.")
         for (path, ours), theirs in zip(
-            jax.tree.leaves_with_path(state.params), jax.tree.leaves(loaded), strict=True
+            jax.tree.leaves_with_path(wanted), jax.tree.leaves(loaded), strict=True
         ):
             if ours.shape != theirs.shape:
                 raise UsageError(
@@ -69,7 +74,8 @@ class Trainer:
                     f"{theirs.shape}; this config has {ours.shape}."
                 )
         params = jax.device_put(loaded, self.shardings.params)
-        return state.replace(params=params, ema=jax.tree.map(lambda x: x.copy(), params))
+        copy = jax.tree.map(lambda x: x.copy(), params)
+        return self.init(key).replace(params=params, ema=copy)
 
 
 def run(config: StageConfig, workdir: Path, init_from: Path | None = None) -> None:
@@ -85,9 +91,9 @@ def run(config: StageConfig, workdir: Path, init_from: Path | None = None) -> No
             that do not divide, or a metric that is not finite.
     """
     trainer = Trainer(config, meshes.make_mesh(config.mesh))
-    tokenizer = _load_tokenizer(config)
+    tokenizer = load_stage_tokenizer(config)
     frozen = trainer.load_frozen(workdir)
-    reader = _open_reader(config, tokenizer)
+    reader = open_reader(config, tokenizer)
     seed_key, init_key = jax.random.split(jax.random.key(config.training.seed))
     fresh = trainer.init_from(init_from, init_key) if init_from else None
     claim_directory(workdir, config)
@@ -139,18 +145,7 @@ def _train(
             reporter.report(*pending)
 
 
-def _load_tokenizer(config: StageConfig) -> Tokenizer:
-    tokenizer = load_tokenizer(config.text_encoder.tokenizer)
-    rows = config.text_encoder.t5.vocab_size
-    if tokenizer.vocab_size > rows:
-        raise UsageError(
-            f"text_encoder.t5.vocab_size is {rows}; the tokenizer "
-            f"{config.text_encoder.tokenizer!r} needs at least {tokenizer.vocab_size}."
-        )
-    return tokenizer
-
-
-def _open_reader(config: StageConfig, tokenizer: Tokenizer) -> Any:
+def open_reader(config: StageConfig, tokenizer: Tokenizer) -> Any:
     """This process's share of the batches, endless and resumable."""
     tokenize = functools.partial(tokenizer, max_length=config.text_encoder.max_length)
     dataset = make_dataset(

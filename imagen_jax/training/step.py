@@ -20,7 +20,7 @@ Metrics = dict[str, jax.Array]
 
 @dataclass
 class TrainState:
-    """All that a step changes.
+    """All that a step changes; also its shapes or its shardings, in the same places.
 
     Attributes:
         step: optimizer steps taken.
@@ -29,7 +29,7 @@ class TrainState:
         opt_state: the optimizer's.
     """
 
-    step: jax.Array
+    step: Any
     params: Params
     ema: Params
     opt_state: Any
@@ -122,8 +122,8 @@ def train_step(
     ema = update_ema(state.ema, params, state.step, config.optimizer.ema_decay)
     metrics = {
         "loss": loss,
-        "gradient_norm": optax.global_norm(grads),
-        "parameter_norm": optax.global_norm(params),
+        "gradient_norm": optax.tree.norm(grads),
+        "parameter_norm": optax.tree.norm(params),
     }
     return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), metrics
 

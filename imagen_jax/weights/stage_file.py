@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jax
 
-from imagen_jax import config as configs
+from imagen_jax import config_json
 from imagen_jax.config import Dtype, StageConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.stage import Params, init_params, init_text_encoder
@@ -15,7 +15,7 @@ _FORMAT = "imagen-jax stage 1"
 
 def save_stage_file(path: Path, config: StageConfig, params: Params, dtype: Dtype) -> None:
     """Writes "unet" and, if it is in `params`, "text_encoder"."""
-    write_tensors(path, params, dtype, {"format": _FORMAT, "config": configs.to_json(config)})
+    write_tensors(path, params, dtype, {"format": _FORMAT, "config": config_json.to_json(config)})
 
 
 def load_stage_file(path: Path) -> tuple[StageConfig, Params]:
@@ -31,7 +31,7 @@ def load_stage_file(path: Path) -> tuple[StageConfig, Params]:
             f"{path} is not an exported stage: its header says format "
             f"{metadata.get('format')!r}, not {_FORMAT!r}."
         )
-    config = configs.from_json(metadata.get("config", ""), f"{path} (header)")
+    config = config_json.from_json(metadata.get("config", ""), f"{path} (header)")
     holds_encoder = any(name.startswith("text_encoder.") for name in tensors)
     return config, nest(tensors, _abstract(config, holds_encoder), path)
 
