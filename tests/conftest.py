@@ -1,0 +1,22 @@
+"""Set-up of all tests: eight virtual CPU devices and quick compilation."""
+
+from pathlib import Path
+
+import jax
+import jaxtyping
+import pytest
+
+# Before anything starts the backend, which fixes the number of devices.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+# Tiny networks cost more to compile than to run: unoptimised code takes a fifth of the time,
+# and a program that a second run or process compiles again is read from disk.
+jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/imagen-jax-tests").expanduser()))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture
+def no_type_checks(monkeypatch):
+    """A user's run has none: the configs' own rules must do."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -1,0 +1,274 @@
+"""The whole cascade, painted through sample.py: files, manifest, and what a picture depends on."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from scripts import blank_paint, call, sample, tree, verbs
+
+from imagen_jax import cascade
+from imagen_jax.config import MeshConfig
+from imagen_jax.loading import LoadedStage, load_stage
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.training.checkpoint import Checkpoints, claim_directory
+from imagen_jax.training.optim import make_optimizer
+from imagen_jax.training.step import TrainState
+from imagen_jax.weights.stage_file import save_stage_file
+
+SETTINGS = {"sampling": {"num_steps": 2, "guidance_scale": 3.0}}
+CONFIGS = {
+    "base": tiny.stage(name="tiny_base", **SETTINGS),
+    "sr256": tiny.super_resolution(name="tiny_32", low_resolution=16, resolution=32, **SETTINGS),
+    "sr1024": tiny.super_resolution(name="tiny_64", low_resolution=32, resolution=64, **SETTINGS),
+}
+PROMPTS = ("a red apple", "a cat face", "rocket")
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """Three stages with random weights, exported."""
+    directory = tmp_path_factory.mktemp("stages")
+    for seed, (name, config) in enumerate(CONFIGS.items()):
+        params = tiny.random_params(config, seed)
+        save_stage_file(directory / f"{name}.safetensors", config, params, "float32")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def steps(stages):
+    loaded = [load_stage(stages / f"{name}.safetensors") for name in CONFIGS]
+    return [cascade.Step(stage, stage.config.sampling) for stage in loaded]
+
+
+def flags(stages):
+    return [part for name in CONFIGS for part in (f"--{name}", stages / f"{name}.safetensors")]
+
+
+@pytest.fixture(scope="module")
+def painted(stages, tmp_path_factory):
+    """What sample.py leaves of two prompts with two pictures each."""
+    out = tmp_path_factory.mktemp("painted") / "new" / "out"
+    arguments = [*PROMPTS[:2], *flags(stages), "--num-images", 2, "--seed", 3, "--out", out]
+    return out, call(sample, *arguments)
+
+
+def test_every_picture_of_every_stage_is_there(painted):
+    out, result = painted
+    assert result.code == 0, result.err
+    stems = ["00-a-red-apple-0", "00-a-red-apple-1", "01-a-cat-face-0", "01-a-cat-face-1"]
+    names = {f"{stem}-{side}.png" for stem in stems for side in (16, 32, 64)}
+    assert set(tree(out)) == names | {"contact_sheet.png", "manifest.json"}
+    for name in names:
+        side = int(name.rpartition("-")[2].removesuffix(".png"))
+        assert Image.open(out / name).size == (side, side)
+    assert result.out.split() == [str(out / f"{stem}-64.png") for stem in stems]
+    assert Image.open(out / "contact_sheet.png").width >= 2 * 64
+    assert "64 pixels: 100%" in result.err and "6/6" in result.err
+
+
+def test_the_manifest_says_how_the_pictures_were_made(painted, steps):
+    out, _ = painted
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["seed"] == 3
+    assert [(p["prompt"], p["picture"]) for p in manifest["pictures"]] == [
+        (prompt, picture) for prompt in PROMPTS[:2] for picture in (0, 1)
+    ]
+    for picture in manifest["pictures"]:
+        assert [name.rpartition("-")[2] for name in picture["files"]] == [
+            "16.png",
+            "32.png",
+            "64.png",
+        ]
+        assert all((out / name).is_file() for name in picture["files"])
+    for stage, step in zip(manifest["stages"], steps, strict=True):
+        assert stage["name"] == step.stage.config.name
+        assert stage["origin"] == step.stage.origin.name
+        assert stage["sha256"] == cascade.digest(step.stage.params)
+        assert stage["sampling"]["num_steps"] == 2 and stage["sampling"]["guidance_scale"] == 3.0
+    assert manifest["versions"]["jax"] == jax.__version__
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(painted, stages, tmp_path):
+    out, _ = painted
+    base = ["--base", stages / "base.safetensors", "--sr256", "none", "--num-images", 2]
+    for seed in (3, 4):
+        arguments = [*PROMPTS[:2], *base, "--seed", seed, "--out", tmp_path / str(seed)]
+        assert call(sample, *arguments).code == 0
+    again, other, first = (tree(path) for path in (tmp_path / "3", tmp_path / "4", out))
+    pictures = [name for name in again if name.endswith("-16.png")]
+    assert len(pictures) == 4
+    assert all(again[name] == first[name] for name in pictures)
+    assert all(other[name] != first[name] for name in pictures)
+
+
+def test_flags_set_each_stage(stages, tmp_path, monkeypatch):
+    """One value for all stages, or one for each; written to the manifest as they were used."""
+    monkeypatch.setattr(cascade, "paint", blank_paint)
+    settings = ["--steps", "1,3", "--sampler", "ddim", "--guidance", "1", "--aug-level", "0,0.5"]
+    two = ["--base", stages / "base.safetensors", "--sr256", stages / "sr256.safetensors"]
+    arguments = ["rocket", *two, "--sr1024", "none", *settings, "--out", tmp_path]
+    assert call(sample, *arguments).code == 0
+    used = [s["sampling"] for s in json.loads((tmp_path / "manifest.json").read_text())["stages"]]
+    assert [s["num_steps"] for s in used] == [1, 3]
+    assert [s["sampler"] for s in used] == ["ddim", "ddim"]
+    assert [s["guidance_scale"] for s in used] == [1.0, 1.0]
+    assert [s["aug_level"] for s in used] == [0.0, 0.5]
+    assert not list(tmp_path.glob("*-64.png"))
+
+
+def test_hostile_prompts_make_harmless_file_names(stages, tmp_path, monkeypatch):
+    monkeypatch.setattr(cascade, "paint", blank_paint)
+    prompts = ["../../etc/passwd", "a\nb", "яблоко 🍎", "x" * 300, "a;rm -rf *"]
+    base = ["--base", stages / "base.safetensors", "--sr256", "none", "--steps", 1]
+    result = call(sample, *base, "--out", tmp_path / "out", "--", *prompts)
+    assert result.code == 0, result.err
+    names = set(tree(tmp_path)) - {"out", "out/contact_sheet.png", "out/manifest.json"}
+    assert len(names) == len(prompts)
+    assert all(set(name) <= set("out/abcdefghijklmnopqrstuvwxyz0123456789-.") for name in names)
+    assert max(map(len, names)) < 80
+    written = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    assert [picture["prompt"] for picture in written["pictures"]] == prompts
+
+
+def paint(steps, prompts, *, devices, num_images=1, batch_size=4, seed=3):
+    """Pictures of the last stage, on the first `devices` devices."""
+    with pytest.MonkeyPatch.context() as patch:
+        mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+        patch.setattr(cascade.meshes, "make_mesh", lambda config: mesh)
+        *_, last = cascade.paint(
+            steps, prompts, seed=seed, num_images=num_images, batch_size=batch_size
+        )
+    return last.astype(int)
+
+
+@pytest.fixture(scope="module")
+def alone(steps):
+    """Picture 0 of the last prompt after two stages, painted by itself on one device."""
+    return paint(steps[:2], PROMPTS[2:], devices=1, batch_size=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "settings", "place"),
+    [
+        (PROMPTS, {"devices": 8}, 2),
+        (PROMPTS, {"devices": 1, "batch_size": 2, "num_images": 2}, 4),
+    ],
+    ids=["eight devices", "other prompts, numbers and batches"],
+)
+def test_a_picture_depends_on_its_prompt_seed_and_number_alone(
+    alone, steps, prompts, settings, place
+):
+    pictures = paint(steps[:2], prompts, **settings)
+    assert len(pictures) == len(prompts) * settings.get("num_images", 1)
+    assert np.abs(pictures[place] - alone).max() <= 1
+    others = [picture for i, picture in enumerate(pictures) if i != place]
+    assert all(np.abs(other - alone).max() > 10 for other in others)
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        ([0, 1, 2], None),
+        ([0], None),
+        ([1, 2], "tiny_32.* takes 16-pixel pictures, but it comes first"),
+        ([0, 2], "tiny_64.* takes 32-pixel pictures, but the stage before paints 16 pixels"),
+        ([0, 1, 0], "tiny_base.* takes no picture, but the stage before paints 32 pixels"),
+    ],
+)
+def test_stages_must_fit_each_other(order, says, steps):
+    chosen = [steps[i] for i in order]
+    if says is None:
+        cascade.check_order(chosen)
+    else:
+        with pytest.raises(cascade.UsageError, match=says):
+            cascade.check_order(chosen)
+
+
+def test_a_digest_depends_on_names_shapes_and_values():
+    params = {"a": {"x": np.zeros((2, 3), np.float32)}, "b": np.ones(2, np.float32)}
+    same = {"b": np.ones(2, np.float32), "a": {"x": np.zeros((2, 3), np.float32)}}
+    others = [
+        {**params, "b": np.float32([1, 1.5])},
+        {**params, "a": {"x": np.zeros((3, 2), np.float32)}},
+        {"a": {"y": params["a"]["x"]}, "b": params["b"]},
+    ]
+    assert cascade.digest(params) == cascade.digest(same)
+    assert len({cascade.digest(tree) for tree in (params, *others)}) == 4
+
+
+class Reader:
+    """A data iterator that stands still."""
+
+    def get_state(self):
+        return b"0"
+
+    def set_state(self, state):
+        pass
+
+
+def test_a_training_directory_and_its_export_paint_the_same_bytes(tmp_path):
+    """The EMA counts: the parameters themselves are others."""
+    config, workdir = CONFIGS["base"], tmp_path / "run"
+    claim_directory(workdir, config)
+    params, ema = tiny.random_params(config, 7), tiny.random_params(config, 8)
+    state = TrainState(
+        step=np.int32(5),
+        params=params,
+        ema=ema,
+        opt_state=make_optimizer(config.optimizer).init(params),
+    )
+    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints.save(jax.tree.map(jax.numpy.asarray, state), Reader())
+    checkpoints.close()
+    file = tmp_path / "base.safetensors"
+    assert call(verbs, "export", workdir, file, "--dtype", "float32").code == 0
+    for origin in (workdir, file):
+        out = ["--sr256", "none", "--out", tmp_path / f"out-{origin.name}"]
+        assert call(sample, "a red apple", "--base", origin, *out).code == 0
+    ours, theirs = (tree(tmp_path / f"out-{origin.name}") for origin in (workdir, file))
+    name = "00-a-red-apple-0-16.png"
+    assert ours[name] == theirs[name]
+    step = cascade.Step(LoadedStage(file, config, ema), config.sampling)
+    expected = paint([step], ["a red apple"], devices=1, seed=0)
+    assert np.abs(np.asarray(Image.open(tmp_path / "out-run" / name)) - expected[0]).max() <= 1
+
+
+# The cascade that ships with the package.
+
+shipped = pytest.mark.skipif(
+    not all(path.is_file() for path in cascade.shipped_stages()), reason="no shipped cascade"
+)
+
+
+@pytest.fixture
+def optimised():
+    """Compiles for speed, which the tests' settings do not, and paints on one device."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    with pytest.MonkeyPatch.context() as patch:
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        patch.setattr(cascade.meshes, "make_mesh", lambda config: mesh)
+        yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@shipped
+def test_the_shipped_cascade_is_small_enough_to_ship():
+    assert sum(path.stat().st_size for path in cascade.shipped_stages()) <= 40e6
+
+
+@shipped
+def test_the_shipped_cascade_paints_the_same_bytes_twice(optimised):
+    stages = [load_stage(path) for path in cascade.shipped_stages()]
+    few = [
+        cascade.Step(stage, tiny.replace(stage.config.sampling, num_steps=count))
+        for stage, count in zip(stages, (8, 1, 1), strict=True)
+    ]
+    settings = {"seed": 0, "num_images": 1, "batch_size": 1}
+    first, second = (list(cascade.paint(few, ["a red apple"], **settings)) for _ in range(2))
+    for side, pixels, again in zip((64, 256, 1024), first, second, strict=True):
+        np.testing.assert_array_equal(pixels, again)
+        painted = pixels[pixels.min(-1) < 230]
+        assert len(painted) > 0.1 * side**2

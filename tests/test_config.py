@@ -1,0 +1,170 @@
+"""Configs: their rules, and the way through JSON."""
+
+import dataclasses
+import json
+
+import pytest
+import tiny
+
+from imagen_jax import config_json
+from imagen_jax.config import (
+    DataConfig,
+    DiffusionConfig,
+    EfficientUNetConfig,
+    MeshConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    StageConfig,
+    T5Config,
+    TextEncoderConfig,
+    TrainingConfig,
+    UNetConfig,
+)
+from imagen_jax.errors import UsageError
+
+pytestmark = pytest.mark.usefixtures("no_type_checks")
+
+BAD_FIELDS = [
+    (UNetConfig, {"dtype": "float16"}, "float16"),
+    (UNetConfig, {"embed_dim": 0}, "embed_dim is 0"),
+    (UNetConfig, {"head_dim": -1}, "head_dim is -1"),
+    (UNetConfig, {"patch_size": 0}, "patch_size is 0"),
+    (UNetConfig, {"channel_mult": (1, 2)}, "2 channel multipliers and 4 residual-block counts"),
+    (UNetConfig, {"channel_mult": (), "num_res_blocks": ()}, "0 channel multipliers"),
+    (EfficientUNetConfig, {"dtype": "int8"}, "int8"),
+    (EfficientUNetConfig, {"num_heads": 0}, "num_heads is 0"),
+    (EfficientUNetConfig, {"patch_size": 0}, "patch_size is 0"),
+    (EfficientUNetConfig, {"num_res_blocks": (1,)}, "num_res_blocks has 1 entries"),
+    (EfficientUNetConfig, {"strides": (2,)}, "strides has 1 entries"),
+    (EfficientUNetConfig, {"strides": (2, 2, 2, 3)}, "each stride must be 1 or 2"),
+    (EfficientUNetConfig, {"self_attention": ()}, "self_attention has 0 entries"),
+    (EfficientUNetConfig, {"text_attention": ()}, "text_attention has 0 entries"),
+    (T5Config, {"vocab_size": 0}, "vocab_size is 0"),
+    (T5Config, {"num_heads": -2}, "num_heads is -2"),
+    (TextEncoderConfig, {"max_length": 0}, "max_length is 0"),
+    (TextEncoderConfig, {"train": True, "source": "x"}, "source is 'x'"),
+    (DiffusionConfig, {"schedule": "sqrt"}, "sqrt"),
+    (DiffusionConfig, {"prediction": "noise"}, "noise"),
+    (DiffusionConfig, {"max_aug_level": 1.5}, "max_aug_level is 1.5"),
+    (DiffusionConfig, {"min_snr_gamma": 0.0}, "min_snr_gamma is 0.0"),
+    (DataConfig, {"num_workers": -1}, "num_workers is -1"),
+    (DataConfig, {"crop": 0}, "crop is 0"),
+    (OptimizerConfig, {"learning_rate": 0.0}, "learning_rate is 0.0"),
+    (OptimizerConfig, {"learning_rate": float("nan")}, "learning_rate is nan"),
+    (OptimizerConfig, {"ema_decay": 1.1}, "ema_decay is 1.1"),
+    (OptimizerConfig, {"warmup_steps": -1}, "warmup_steps is -1"),
+    (OptimizerConfig, {"decay_steps": 0}, "decay_steps is 0"),
+    (OptimizerConfig, {"clip_global_norm": 0.0}, "clip_global_norm is 0.0"),
+    (OptimizerConfig, {"name": "sgd"}, "sgd"),
+    (TrainingConfig, {"batch_size": 0}, "batch_size is 0"),
+    (TrainingConfig, {"accumulation_steps": 0}, "accumulation_steps is 0"),
+    (TrainingConfig, {"num_steps": 0}, "num_steps is 0"),
+    (TrainingConfig, {"log_every": 0}, "log_every is 0"),
+    (TrainingConfig, {"checkpoint_every": 0}, "checkpoint_every is 0"),
+    (TrainingConfig, {"keep_checkpoints": 0}, "keep_checkpoints is 0"),
+    (TrainingConfig, {"sample_every": -1}, "sample_every is -1"),
+    (TrainingConfig, {"caption_dropout": -0.1}, "caption_dropout is -0.1"),
+    (TrainingConfig, {"batch_size": 10, "accumulation_steps": 4}, "batch_size is 10"),
+    (SamplingConfig, {"sampler": "euler"}, "euler"),
+    (SamplingConfig, {"thresholding": "soft"}, "soft"),
+    (SamplingConfig, {"num_steps": 0}, "num_steps is 0"),
+    (SamplingConfig, {"gamma": 2.0}, "gamma is 2.0"),
+    (SamplingConfig, {"eta": -1.0}, "eta is -1.0"),
+    (SamplingConfig, {"aug_level": 1.01}, "aug_level is 1.01"),
+    (SamplingConfig, {"percentile": 0.0}, "percentile is 0.0"),
+    (SamplingConfig, {"percentile": 100.5}, "percentile is 100.5"),
+    (MeshConfig, {"fsdp": -1}, "fsdp is -1"),
+]
+BAD_STAGES = [
+    ({"resolution": 0}, "resolution is 0"),
+    ({"resolution": 15}, "resolution is 15; the U-Net of 'tiny' needs a multiple of 2"),
+    ({"data": {"crop": 7}}, "data.crop is 7; the U-Net of 'tiny' needs a multiple of 2"),
+    ({"low_resolution": 0}, "low_resolution is 0"),
+    ({"low_resolution": 5}, "low_resolution is 5; it must divide resolution, 16"),
+    ({"low_resolution": 4, "data": {"crop": 6}}, "data.crop is 6; it must be a multiple"),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "says"), BAD_FIELDS)
+def test_a_bad_value_is_refused_by_name(kind, fields, says):
+    with pytest.raises(UsageError, match=says):
+        kind(**fields)
+
+
+@pytest.mark.parametrize(("changes", "says"), BAD_STAGES)
+def test_sizes_that_do_not_fit_are_refused(changes, says):
+    with pytest.raises(UsageError, match=says):
+        tiny.stage(**changes)
+
+
+@pytest.mark.parametrize("config", [tiny.stage(), tiny.super_resolution()], ids=["base", "sr"])
+def test_json_round_trip(config):
+    config = tiny.replace(config, training={"sample_prompts": ("a cat", "ein Äpfelchen")})
+    assert config_json.from_json(config_json.to_json(config), "here") == config
+
+
+def changed(*path, value):
+    """JSON of the tiny stage with one value put at a path."""
+    document = json.loads(config_json.to_json(tiny.stage()))
+    part = document
+    for name in path[:-1]:
+        part = part[name]
+    part[path[-1]] = value
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "JSON"),
+        ("[]", "origin.json"),
+        (changed("colour", value=1), "colour"),
+        (changed("training", "batchsize", value=1), "training.batchsize"),
+        (changed("training", "num_steps", value="many"), "training.num_steps"),
+        (changed("training", "num_steps", value=1.5), "training.num_steps"),
+        (changed("training", "num_steps", value=0), "num_steps is 0; it must be positive"),
+        (changed("unet", "kind", value="transformer"), "transformer"),
+        (changed("unet", "channels", value=[1]), "channels"),
+        (changed("diffusion", "prediction", value="noise"), "prediction"),
+        (changed("name", value=None), "name"),
+    ],
+)
+def test_broken_json_is_refused_with_file_and_field(text, says):
+    with pytest.raises(UsageError, match=says) as caught:
+        config_json.from_json(text, "origin.json")
+    assert str(caught.value).startswith("origin.json: ")
+
+
+def test_a_missing_field_is_named():
+    document = json.loads(config_json.to_json(tiny.stage()))
+    del document["resolution"]
+    with pytest.raises(UsageError, match="resolution"):
+        config_json.from_json(json.dumps(document), "origin.json")
+
+
+def test_configs_do_not_change_after_construction():
+    config = tiny.stage()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.resolution = 32
+
+
+def test_size_divisor_and_upscale_are_products_and_quotients():
+    assert UNetConfig().size_divisor == 8
+    assert UNetConfig(patch_size=4).size_divisor == 32
+    assert EfficientUNetConfig().size_divisor == 16
+    assert EfficientUNetConfig(strides=(1, 2, 1, 2), patch_size=3).size_divisor == 12
+    assert tiny.stage().upscale == 1
+    assert tiny.super_resolution().upscale == 2
+
+
+def test_the_defaults_are_the_papers():
+    """Appendix F.1: 64x64, 512 channels, multipliers 1 to 4, three blocks, Adafactor, 1e-4."""
+    config = StageConfig(name="paper", resolution=64, unet=UNetConfig())
+    assert (config.unet.embed_dim, config.unet.channel_mult) == (512, (1, 2, 3, 4))
+    assert (config.unet.num_res_blocks, config.unet.attention_resolutions) == (
+        (3,) * 4,
+        (32, 16, 8),
+    )
+    assert (config.optimizer.name, config.optimizer.learning_rate) == ("adafactor", 1e-4)
+    assert (config.optimizer.warmup_steps, config.training.batch_size) == (10_000, 2048)
+    assert (config.training.num_steps, config.training.caption_dropout) == (2_500_000, 0.1)

@@ -1,0 +1,122 @@
+"""Sampling: a picture is its own key's, and guidance is what its scale says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from imagen_jax.diffusion import process, samplers
+from imagen_jax.diffusion.guidance import make_denoise
+from imagen_jax.sampling import make_sampler, picture_keys, to_pixels, to_unit
+from imagen_jax.stage import build_networks, drop_text
+
+SR = tiny.super_resolution()
+SIDE = SR.resolution
+
+
+def conditions(count, seed=0):
+    """Text, mask and low-resolution pixels."""
+    batch = tiny.batch(SR, count, seed)
+    text = np.random.default_rng(seed).normal(size=(count, tiny.LENGTH, tiny.T5.d_model))
+    return tuple(jnp.asarray(x) for x in (text.astype(np.float32), batch["mask"], batch["low_res"]))
+
+
+def painter(config, **settings):
+    sampler = make_sampler(
+        config, tiny.replace(config.sampling, **settings), build_networks(config), size=(SIDE, SIDE)
+    )
+    params = {"unet": tiny.random_params(config)["unet"]}
+    return lambda text, mask, low_res, keys: np.asarray(sampler(params, text, mask, keys, low_res))
+
+
+@pytest.fixture(scope="module")
+def guided():
+    return painter(SR, guidance_scale=3.0)
+
+
+@pytest.fixture(scope="module")
+def unguided():
+    return painter(SR, guidance_scale=1.0)
+
+
+def test_a_picture_depends_on_its_key_and_conditions_but_not_on_the_batch(guided):
+    """Picture 2 of four, alone and in another place of a smaller batch."""
+    inputs, keys = conditions(4), picture_keys(seed=5, stream=SIDE, count=4)
+    together = guided(*inputs, keys)
+    order = np.array([2, 0])
+    apart = guided(*(x[order] for x in inputs), keys[order])
+    difference = np.abs(apart.astype(int) - together[order].astype(int))
+    assert together.dtype == np.uint8 and together.shape == (4, SIDE, SIDE, 3)
+    assert difference.max() <= 1
+    assert np.abs(together[0].astype(int) - together[2].astype(int)).max() > 5
+
+
+def test_keys_of_a_seed_do_not_depend_on_their_number_and_differ_by_stream():
+    data = jax.random.key_data
+    few, many = picture_keys(3, 64, 2), picture_keys(3, 64, 9)
+    np.testing.assert_array_equal(data(few), data(many)[:2])
+    everything = [picture_keys(seed, stream, 4) for seed in (0, 1) for stream in (64, 256)]
+    assert len({tuple(np.asarray(row)) for keys in everything for row in data(keys)}) == 16
+
+
+def test_guidance_one_is_the_conditional_model(unguided):
+    """Against the sampler run by hand on the conditional prediction alone."""
+    (text, mask, low_res), keys = conditions(2), picture_keys(0, SIDE, 2)
+    networks, params = build_networks(SR), {"unet": tiny.random_params(SR)["unet"]}
+    settings = SR.sampling
+    level = jnp.full(2, settings.aug_level)
+    noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 2**31 - 2))(keys)
+    noised = process.augment_low_res(to_unit(jnp.asarray(low_res)), level, noise_keys, "cosine")
+
+    def by_hand(text, mask):
+        state = networks.encode_text(params, text, mask)
+        predict = lambda z, log_snr: networks.predict(  # noqa: E731
+            params, z, log_snr, state, low_res=noised, aug_level=level
+        )
+        denoise = make_denoise(predict, "eps", 1.0, settings.thresholding, settings.percentile)
+        grid = samplers.time_grid("cosine", settings.num_steps)
+        return samplers.sample(
+            settings.sampler, denoise, (SIDE, SIDE, 3), grid, keys, gamma=settings.gamma, eta=0.0
+        )
+
+    expected = np.asarray(to_pixels(jax.jit(by_hand)(text, mask)))
+    result = unguided(text, mask, low_res, keys)
+    assert np.abs(result.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_captions_and_the_low_resolution_picture_change_the_result(guided, unguided):
+    text, mask, low_res = conditions(2)
+    keys = picture_keys(0, SIDE, 2)
+    for paint in (guided, unguided):
+        picture = paint(text, mask, low_res, keys)
+        assert np.any(paint(text[::-1], mask[::-1], low_res, keys) != picture)
+        assert np.any(paint(text, mask, low_res[::-1], keys) != picture)
+
+
+def test_null_text_makes_captions_irrelevant(unguided):
+    """With every caption dropped, two sets of captions give the same pictures."""
+    keys, dropped = picture_keys(0, SIDE, 2), jnp.ones(2, bool)
+    low_res = conditions(2)[2]
+    pictures = []
+    for seed in (0, 1):
+        text, mask, _ = conditions(2, seed)
+        pictures.append(unguided(*drop_text(text, mask, dropped), low_res, keys))
+    np.testing.assert_array_equal(*pictures)
+
+
+def test_drop_text_touches_only_the_dropped():
+    text, mask, _ = conditions(3)
+    dropped, dropped_mask = drop_text(text, mask, jnp.array([False, True, False]))
+    np.testing.assert_array_equal(dropped[::2], text[::2])
+    np.testing.assert_array_equal(dropped_mask[::2], mask[::2])
+    assert not np.any(dropped[1])
+    np.testing.assert_array_equal(dropped_mask[1], [True] + [False] * (tiny.LENGTH - 1))
+
+
+def test_pixels_round_trip():
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    unit = to_unit(jnp.asarray(pixels))
+    assert unit.min() == -1 and unit.max() == 1
+    np.testing.assert_array_equal(to_pixels(unit), pixels)
+    np.testing.assert_array_equal(np.unique(to_pixels(unit * 3)[unit > 0.5]), [255])

@@ -1,0 +1,103 @@
+"""What the source itself must keep to: directions of imports, sizes of functions and files."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "imagen_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+OUTSIDE = {"configs", "train", "sample", "tools", "benchmarks", "tests"}
+FORBIDDEN = {
+    "errors": {"arrays", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
+    "arrays": {"errors", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
+    "config": {"arrays", "diffusion", "models", "weights", "text", "data", "parallel", "stage"},
+    "diffusion": {"models", "config", "weights", "text", "data", "parallel", "stage"},
+    "models": {"diffusion", "weights", "text", "data", "parallel", "stage"},
+    "text": {"diffusion", "models", "weights", "data", "parallel", "stage"},
+    "data": {"diffusion", "models", "weights", "text", "parallel", "stage"},
+    "parallel": {"diffusion", "models", "weights", "text", "data", "stage"},
+    "stage": {"diffusion", "weights", "text", "data", "parallel"},
+    "sampling": {"weights", "text", "data"},
+}
+"""Part of the package -> what it must not import. Nothing above imports what is on top."""
+TOP = {"sampling", "training", "loading", "cascade", "pictures", "plots", "__main__"}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of all modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def parts(path: Path) -> set[str]:
+    """The parts of the package that a file imports: "models", "config", ..."""
+    return {name.split(".")[1] for name in imported(path) if name.startswith("imagen_jax.")}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_imports_point_one_way(part):
+    files = [path for path in FILES if part_of(path) == part]
+    assert files
+    forbidden = (FORBIDDEN[part] | TOP) - {part}
+    wrong = {str(path): parts(path) & forbidden for path in files if parts(path) & forbidden}
+    assert not wrong
+
+
+def test_the_package_imports_no_script_and_no_config_file():
+    wrong = {
+        str(path): name
+        for path in FILES
+        for name in imported(path)
+        if name.split(".")[0] in OUTSIDE
+    }
+    assert not wrong
+
+
+def test_only_main_imports_the_flag_library():
+    users = [path.name for path in FILES if any(n.split(".")[0] == "tyro" for n in imported(path))]
+    assert users == ["__main__.py"]
+
+
+def test_no_torch_and_no_tensorflow():
+    others = {"torch", "tensorflow", "torchvision", "keras"}
+    files = [*FILES, *ROOT.glob("*.py"), *(ROOT / "configs").glob("*.py")]
+    wrong = {
+        str(path): name for path in files for name in imported(path) if name.split(".")[0] in others
+    }
+    assert not wrong
+
+
+def test_no_pickle_and_no_eval():
+    for path in FILES:
+        assert not {"pickle", "dill", "cloudpickle"} & imported(path), path
+        calls = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+        ]
+        names = {node.func.id for node in calls if isinstance(node.func, ast.Name)}
+        assert not {"eval", "exec"} & names, path
+
+
+def test_functions_have_at_most_60_lines_and_files_350():
+    wrong = []
+    for path in [*FILES, ROOT / "train.py", ROOT / "sample.py"]:
+        source = path.read_text()
+        if len(source.splitlines()) > 350:
+            wrong.append(f"{path}: {len(source.splitlines())} lines")
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                count = node.end_lineno - node.lineno + 1
+                if count > 60:
+                    wrong.append(f"{path}: {node.name} has {count} lines")
+    assert not wrong

@@ -1,0 +1,103 @@
+"""Tiny stages, batches and folders that several test files share."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from imagen_jax.config import (
+    DataConfig,
+    EfficientUNetConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    StageConfig,
+    T5Config,
+    TextEncoderConfig,
+    TrainingConfig,
+    UNetConfig,
+)
+from imagen_jax.stage import init_params
+
+LENGTH = 8
+UNET = UNetConfig(
+    embed_dim=8, channel_mult=(1,), num_res_blocks=(1,), attention_resolutions=(), head_dim=8,
+    patch_size=2,
+)  # fmt: skip
+EFFICIENT_UNET = EfficientUNetConfig(
+    channels=(8,), num_res_blocks=(1,), strides=(2,), self_attention=(False,),
+    text_attention=(True,), num_heads=2,
+)  # fmt: skip
+T5 = T5Config(vocab_size=2048, d_model=16, num_layers=1, num_heads=2, d_kv=8, d_ff=16)
+
+
+def stage(**changes) -> StageConfig:
+    """A 16-pixel base stage that trains its own text encoder; nested dicts change parts."""
+    config = StageConfig(
+        name="tiny",
+        resolution=16,
+        unet=UNET,
+        text_encoder=TextEncoderConfig(t5=T5, max_length=LENGTH, train=True),
+        optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, warmup_steps=0),
+        training=TrainingConfig(
+            batch_size=8, num_steps=4, log_every=1, checkpoint_every=2, sample_every=0
+        ),
+        sampling=SamplingConfig(num_steps=3),
+    )
+    return replace(config, **changes)
+
+
+def super_resolution(**changes) -> StageConfig:
+    """8 -> 16 pixels by an Efficient U-Net without self-attention."""
+    return stage(**{"low_resolution": 8, "unet": EFFICIENT_UNET, **changes})
+
+
+def replace(config, **changes):
+    """`dataclasses.replace`, where a dict changes the fields of a part."""
+    parts = {
+        name: replace(getattr(config, name), **value) if isinstance(value, dict) else value
+        for name, value in changes.items()
+    }
+    return dataclasses.replace(config, **parts)
+
+
+def batch(config: StageConfig, size: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random pictures and tokens, of random lengths."""
+    rng = np.random.default_rng(seed)
+    pictures = lambda side: rng.integers(0, 256, (size, side, side, 3)).astype(np.uint8)  # noqa: E731
+    lengths = rng.integers(2, LENGTH + 1, size)
+    mask = np.arange(LENGTH)[None] < lengths[:, None]
+    token_ids = np.where(mask, rng.integers(2, 2048, mask.shape), 0).astype(np.int32)
+    arrays = {"image": pictures(config.resolution), "token_ids": token_ids, "mask": mask}
+    if config.low_resolution is not None:
+        arrays["low_res"] = pictures(config.low_resolution)
+    return arrays
+
+
+def folder(directory: Path, count: int = 12) -> DataConfig:
+    """`count` plain pictures with captions, as a data set."""
+    rng = np.random.default_rng(0)
+    directory.mkdir()
+    for number in range(count):
+        pixels = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(directory / f"{number:02}.png")
+        captions = f"picture {number}\nnumber {number}\n"
+        (directory / f"{number:02}.txt").write_text(captions)
+    return DataConfig(source=f"folder:{directory}")
+
+
+def random_params(config: StageConfig, seed: int = 0):
+    """Parameters as numpy arrays away from the zero initialisation; nothing is compiled."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, x):
+        name, draws = path[-1].key, rng.normal(size=x.shape)
+        fan_in = math.prod(x.shape[:-1]) if name == "kernel" else 1
+        around = 1.0 if name == "scale" else 0.0
+        spread = fan_in**-0.5 if name in ("kernel", "embedding") else 0.2
+        return (around + spread * draws).astype(np.float32)
+
+    abstract = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    return jax.tree_util.tree_map_with_path(draw, abstract)

@@ -1,0 +1,129 @@
+"""Interrupted runs go on as if nothing had happened; hopeless ones stop and say why."""
+
+import hashlib
+import os
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+import runs
+import tiny
+
+from imagen_jax.errors import UsageError
+from imagen_jax.training.checkpoint import Checkpoints
+from imagen_jax.training.loop import run
+from imagen_jax.training.metrics import NonFiniteMetric
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def config(directory):
+    return tiny.stage(data=tiny.folder(directory / "data"))
+
+
+def steps(config, count, **training):
+    return tiny.replace(config, training={"num_steps": count, **training})
+
+
+@pytest.fixture(scope="module")
+def straight(config, directory):
+    """A run of six steps without a break."""
+    run(steps(config, 6), directory / "straight")
+    return runs.saved(config, directory / "straight")
+
+
+def assert_same(left, right):
+    (state, position), (other_state, other_position) = left, right
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+    assert position == other_position
+
+
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(config, directory, straight):
+    """Parameters, EMA, optimizer state and the reader; the break is between two checkpoints."""
+    workdir = directory / "broken"
+    run(steps(config, 3), workdir)
+    assert Checkpoints(workdir).latest_step() == 3
+    run(steps(config, 6), workdir)
+    assert straight[0].step == 6
+    assert_same(runs.saved(config, workdir), straight)
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(config, directory, straight):
+    workdir = directory / "killed"
+    endless = steps(config, 10**6, checkpoint_every=2, keep_checkpoints=100)
+    process = runs.start_process(endless, workdir)
+    deadline = time.monotonic() + 240
+    while not (workdir / "checkpoints" / "2").is_dir():
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline, "the run made no checkpoint"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stderr.close()
+    last = Checkpoints(workdir).latest_step()
+    assert last % 2 == 0
+    count = max(6, last + 2)
+    run(steps(config, count), workdir)
+    if count > 6:
+        run(steps(config, count), directory / "straight")
+        straight = runs.saved(config, directory / "straight")
+    assert_same(runs.saved(config, workdir), straight)
+
+
+def snapshot(workdir):
+    """Every file and its contents."""
+    files = sorted(path for path in workdir.rglob("*") if path.is_file())
+    return {path: hashlib.sha256(path.read_bytes()).digest() for path in files}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"optimizer": {"learning_rate": 0.5}}, r"optimizer\.learning_rate = 0\.001 .* 0\.5"),
+        ({"training": {"batch_size": 16}}, r"training\.batch_size = 8 .* 16"),
+        ({"name": "other"}, "name = 'tiny' .* 'other'"),
+        ({"unet": {"embed_dim": 16}}, r"unet\.embed_dim = 8 .* 16"),
+    ],
+)
+def test_the_directory_of_another_config_is_refused_untouched(
+    config, directory, straight, changes, says
+):
+    before = snapshot(directory / "straight")
+    with pytest.raises(UsageError, match=says):
+        run(tiny.replace(config, **changes), directory / "straight")
+    assert snapshot(directory / "straight") == before
+
+
+def test_a_directory_with_other_things_in_it_is_refused_untouched(config, tmp_path):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(UsageError, match=r"not empty and holds no config\.json"):
+        run(config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_wrong_batch_size_is_refused_before_anything_is_written(config, tmp_path):
+    with pytest.raises(UsageError, match="12 pictures does not divide over 8 devices"):
+        run(tiny.replace(config, training={"batch_size": 12}), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_nan_stops_the_run_and_leaves_the_last_checkpoint(config, directory):
+    """A rate of 1e16 blows up after the first step, which is still saved."""
+    workdir = directory / "nan"
+    config = tiny.replace(
+        config,
+        optimizer={"learning_rate": 1e16, "clip_global_norm": None},
+        training={"checkpoint_every": 1},
+    )
+    with pytest.raises(NonFiniteMetric, match=r"^Step \d+: \w+ is (nan|inf)") as caught:
+        run(steps(config, 50), workdir)
+    stopped_at = int(str(caught.value).split()[1].rstrip(":"))
+    state, _ = runs.saved(config, workdir)
+    assert state.step == stopped_at - 1
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))

@@ -1,0 +1,200 @@
+"""The training step: it learns, it is reproducible, and its parts are their equations."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from imagen_jax.config import MeshConfig, OptimizerConfig
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.stage import build_networks
+from imagen_jax.training.loop import Trainer
+from imagen_jax.training.optim import learning_rate, make_optimizer, update_ema
+from imagen_jax.training.step import TrainState, stage_loss
+
+KEY = jax.random.key(7)
+
+
+# One config for most tests, because compiling is what takes time: x0 without caption dropout.
+CONFIG = tiny.stage(
+    diffusion={"prediction": "x0"},
+    optimizer={"learning_rate": 1e-2},
+    training={"caption_dropout": 0.0},
+)
+
+
+def one_device(config):
+    return Trainer(config, make_mesh(MeshConfig(), jax.devices()[:1]))
+
+
+def start(config, step=0):
+    """A state on the host, so that no step donates it away."""
+    params = tiny.random_params(config)
+    opt_state = jax.device_get(make_optimizer(config.optimizer).init(params))
+    ema = jax.tree.map(lambda x: x + 1, params)
+    return TrainState(step=np.int32(step), params=params, ema=ema, opt_state=opt_state)
+
+
+def take_step(trainer, state, batch, key=KEY):
+    return jax.device_get(trainer.step(state, {}, batch, key))
+
+
+@pytest.fixture(scope="module")
+def base():
+    return one_device(CONFIG)
+
+
+def assert_trees_equal(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_the_same_key_gives_the_same_step_and_another_does_not(base):
+    state, batch = start(CONFIG), tiny.batch(CONFIG)
+    (first, metrics), (again, same) = (take_step(base, state, batch) for _ in range(2))
+    assert_trees_equal(first, again)
+    assert metrics == same
+    _, other = take_step(base, state, batch, jax.random.key(8))
+    assert other["loss"] != metrics["loss"]
+
+
+def test_the_same_key_draws_anew_at_every_step(base):
+    batch = tiny.batch(CONFIG)
+    losses = {float(take_step(base, start(CONFIG, n), batch)[1]["loss"]) for n in range(3)}
+    assert len(losses) == 3
+
+
+def test_every_parameter_learns(base):
+    state = start(CONFIG)
+    after, _ = take_step(base, state, tiny.batch(CONFIG))
+    same = jax.tree.map(lambda old, new: bool(np.array_equal(old, new)), state.params, after.params)
+    still = [path for path, value in jax.tree_util.tree_leaves_with_path(same) if value]
+    assert not still
+    assert after.step == 1
+
+
+@pytest.mark.parametrize(("step", "decay"), [(0, 0.1), (90, 0.91), (10**6, 0.9999)])
+def test_ema_is_its_formula(base, step, decay):
+    """ema <- d ema + (1 - d) params with the new parameters, d = min(0.9999, (1+n)/(10+n))."""
+    state = start(CONFIG, step)
+    after, _ = take_step(base, state, tiny.batch(CONFIG))
+    check = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(
+        lambda ema, old, new: check(ema, decay * old + (1 - decay) * new),
+        after.ema, state.ema, after.params,
+    )  # fmt: skip
+
+
+def test_the_gradient_norm_and_parameter_norm_are_global_l2_norms(base):
+    after, metrics = take_step(base, start(CONFIG), tiny.batch(CONFIG))
+    squares = sum(
+        float(np.sum(np.square(x, dtype=np.float64))) for x in jax.tree.leaves(after.params)
+    )
+    assert metrics["parameter_norm"] == pytest.approx(squares**0.5, rel=1e-5)
+    assert metrics["gradient_norm"] > 0
+
+
+def test_accumulation_equals_one_batch_up_to_rounding(base):
+    config = tiny.replace(CONFIG, training={"accumulation_steps": 2})
+    state, batch = start(config), tiny.batch(config)
+    whole, one = take_step(base, state, batch)
+    parts, other = take_step(one_device(config), state, batch)
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert other["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)
+    first_moment = lambda state: state.opt_state[1][0].mu  # noqa: E731
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+        first_moment(parts), first_moment(whole),
+    )  # fmt: skip
+
+
+def test_one_batch_overfits(base):
+    """Plain pictures whose colour only the caption tells: x0 is learned through the text."""
+    state, batch = start(CONFIG), tiny.batch(CONFIG)
+    colours = np.random.default_rng(1).integers(0, 2, (8, 1, 1, 3)) * 255
+    batch["image"] = np.broadcast_to(colours, (8, 16, 16, 3)).astype(np.uint8)
+    losses = []
+    for _ in range(200):
+        state, metrics = base.step(state, {}, batch, KEY)
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-20:]) < np.mean(losses[:3]) / 20
+
+
+@pytest.mark.parametrize(("dropout", "matters"), [(1.0, False), (0.0, True)])
+def test_dropped_captions_do_not_matter(dropout, matters):
+    """At caption_dropout 1 neither tokens nor their number change the loss."""
+    config = tiny.super_resolution(training={"caption_dropout": dropout})
+    loss = jax.jit(functools.partial(stage_loss, config, build_networks(config)))
+    params, batch = tiny.random_params(config), tiny.batch(config)
+    other = {**batch, **{name: tiny.batch(config, seed=1)[name] for name in ("token_ids", "mask")}}
+    keys = jax.random.split(KEY, 8)
+    losses = [float(loss(params, {}, captions, keys)) for captions in (batch, other)]
+    assert (losses[0] != losses[1]) == matters
+
+
+def test_learning_rate_warms_up_and_stays():
+    """Linear from 1/warmup to the rate (the first step learns), then constant."""
+    rate = learning_rate(OptimizerConfig(learning_rate=2e-4, warmup_steps=10))
+    steps = [0, 4, 9, 10, 1000]
+    expected = [2e-5, 1e-4, 2e-4, 2e-4, 2e-4]
+    np.testing.assert_allclose([rate(step) for step in steps], expected, rtol=1e-5)
+
+
+def test_learning_rate_decays_along_a_cosine_after_the_warm_up():
+    rate = learning_rate(OptimizerConfig(learning_rate=1.0, warmup_steps=5, decay_steps=100))
+    steps = np.array([5, 30, 55, 80, 105, 500])
+    expected = (1 + np.cos(np.pi * np.minimum((steps - 5) / 100, 1))) / 2
+    np.testing.assert_allclose([rate(step) for step in steps], expected, atol=1e-6)
+    np.testing.assert_allclose(rate(0), 0.2, rtol=1e-5)
+
+
+def test_no_warm_up_starts_at_the_rate():
+    assert learning_rate(OptimizerConfig(learning_rate=0.5, warmup_steps=0))(0) == 0.5
+
+
+def updates_of(config, params, gradients):
+    optimizer = make_optimizer(config)
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return np.asarray(params["w"])
+
+
+def test_adam_with_clipping_is_its_equation():
+    """Kingma & Ba 2015 with 0.9, 0.999, 1e-8, on gradients of at most norm 1."""
+    config = OptimizerConfig(name="adam", learning_rate=0.01, warmup_steps=0, clip_global_norm=1.0)
+    rng = np.random.default_rng(0)
+    w, gradients = rng.normal(size=4), [rng.normal(size=4) * scale for scale in (0.1, 10.0, 1.0)]
+    result = updates_of(
+        config, {"w": jnp.asarray(w, jnp.float32)},
+        [{"w": jnp.asarray(g, jnp.float32)} for g in gradients],
+    )  # fmt: skip
+    m = v = np.zeros(4)
+    for n, gradient in enumerate(gradients, start=1):
+        g = gradient / max(1.0, np.linalg.norm(gradient))
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        w = w - 0.01 * (m / (1 - 0.9**n)) / (np.sqrt(v / (1 - 0.999**n)) + 1e-8)
+    np.testing.assert_allclose(result, w, rtol=1e-5)
+
+
+def test_adafactor_moves_by_the_rate_times_the_parameters_scale():
+    """Its first step on an unfactored vector is -rate * rms(w) * sign(g) (Shazeer & Stern 2018)."""
+    config = OptimizerConfig(
+        name="adafactor", learning_rate=0.01, warmup_steps=0, clip_global_norm=None
+    )
+    rng = np.random.default_rng(0)
+    w, g = rng.normal(size=6), rng.normal(size=6)
+    result = updates_of(
+        config, {"w": jnp.asarray(w, jnp.float32)}, [{"w": jnp.asarray(g, jnp.float32)}]
+    )
+    expected = w - 0.01 * np.sqrt(np.mean(w**2)) * np.sign(g)
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
+
+
+def test_ema_with_decay_zero_is_the_parameters():
+    ema = update_ema({"w": jnp.ones(3)}, {"w": jnp.full(3, 2.0)}, jnp.int32(50), 0.0)
+    np.testing.assert_array_equal(ema["w"], 2.0)
