@@ -44,14 +44,14 @@ def get_config() -> StageConfig:
         data=DataConfig(source="captioned_emoji/core_64"),
         optimizer=OptimizerConfig(
             name="adam",
-            learning_rate=6e-4,
+            learning_rate=5e-4,
             warmup_steps=500,
-            decay_steps=19_500,
+            decay_steps=8_500,
             ema_decay=0.999,
         ),
         training=TrainingConfig(
-            batch_size=32,
-            num_steps=20_000,
+            batch_size=16,
+            num_steps=9_000,
             checkpoint_every=500,
             sample_every=1_000,
             sample_prompts=(

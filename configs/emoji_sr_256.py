@@ -37,10 +37,10 @@ def get_config() -> StageConfig:
         diffusion=DiffusionConfig(prediction="x0", max_aug_level=0.5),
         data=DataConfig(source="captioned_emoji/core_256", crop=128),
         optimizer=OptimizerConfig(
-            name="adam", learning_rate=6e-4, warmup_steps=300, decay_steps=7_700, ema_decay=0.999
+            name="adam", learning_rate=6e-4, warmup_steps=300, decay_steps=2_700, ema_decay=0.999
         ),
         training=TrainingConfig(
-            batch_size=16, num_steps=8_000, checkpoint_every=500, sample_every=1_000
+            batch_size=16, num_steps=3_000, checkpoint_every=500, sample_every=1_000
         ),
         sampling=SamplingConfig(
             sampler="dpm++", num_steps=16, guidance_scale=1.0, thresholding="static", aug_level=0.1
