@@ -7,13 +7,14 @@ and exported file. Fields beyond the paper say so and are off by default.
 
 import dataclasses
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pydantic
 
 from imagen_jax.rules import require, require_choice, require_fraction, require_positive
 
 Dtype = Literal["float32", "bfloat16"]
+Remat = Literal["none", "selective", "full"]
 Schedule = Literal["cosine", "linear"]
 Prediction = Literal["eps", "x0", "v"]
 OptimizerName = Literal["adafactor", "adam"]
@@ -25,6 +26,16 @@ class _Checked:
     """Base of all configs: no unknown field when read from JSON."""
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+
+
+def _require_remat(remat: tuple[str, ...], count: int, what: str) -> None:
+    choices = get_args(Remat)
+    for value in remat:
+        require(value in choices, f"remat has {value!r}; it must be one of {', '.join(choices)}.")
+    require(
+        len(remat) in (0, count),
+        f"remat has {len(remat)} entries; give none or {count}, one a {what}.",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,12 +55,16 @@ class UNetConfig(_Checked):
     head_dim: int = 64
     patch_size: int = 1
     """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
+    remat: tuple[Remat, ...] = ()
+    """What the backward pass computes again, for each level (see models/blocks.py); empty is
+    `none` everywhere."""
     dtype: Dtype = "float32"
     """Of the computation; parameters are float32."""
 
     def __post_init__(self) -> None:
         require_choice(self, dtype=Dtype)
         require_positive(self, "embed_dim", "head_dim", "patch_size")
+        _require_remat(self.remat, len(self.channel_mult), "level")
         require(
             len(self.channel_mult) == len(self.num_res_blocks) > 0,
             f"UNetConfig has {len(self.channel_mult)} channel multipliers and "
@@ -76,15 +91,22 @@ class EfficientUNetConfig(_Checked):
     strides: tuple[int, ...] = (2, 2, 2, 2)
     self_attention: tuple[bool, ...] = (False, False, False, True)
     text_attention: tuple[bool, ...] = (False, False, False, True)
+    attention_per_res_block: bool = False
+    """Attention after every residual block of a block that attends, not only after its last;
+    the paper's listing allows both readings."""
     num_heads: int = 8
     patch_size: int = 1
     """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
+    remat: tuple[Remat, ...] = ()
+    """What the backward pass computes again, for each block and its mirror (see
+    models/blocks.py); empty is `none` everywhere."""
     dtype: Dtype = "float32"
     """Of the computation; parameters are float32."""
 
     def __post_init__(self) -> None:
         require_choice(self, dtype=Dtype)
         require_positive(self, "num_heads", "patch_size")
+        _require_remat(self.remat, len(self.channels), "block")
         for name in ("num_res_blocks", "strides", "self_attention", "text_attention"):
             require(
                 len(getattr(self, name)) == len(self.channels) > 0,
@@ -117,6 +139,8 @@ class T5Config(_Checked):
     d_ff: int = 1024
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
+    remat: Remat = "none"
+    """As a U-Net's; other than `none` also runs the layers as one scan, which compiles sooner."""
     dtype: Dtype = "float32"
     """Of the computation; softmax and norms are float32 always."""
 
@@ -204,13 +228,15 @@ class OptimizerConfig(_Checked):
     warmup_steps: int = 10_000
     decay_steps: int | None = None
     """Cosine decay to zero over this many steps after the warm-up; the paper has none."""
+    moment_dtype: Dtype = "float32"
+    """Of Adam's first moment; Adafactor has none."""
     clip_global_norm: float | None = 1.0
     """The paper does not state it."""
     ema_decay: float = 0.9999
     """The paper does not state it; 0.9999 is later Google practice."""
 
     def __post_init__(self) -> None:
-        require_choice(self, name=OptimizerName)
+        require_choice(self, name=OptimizerName, moment_dtype=Dtype)
         require_positive(self, "learning_rate")
         require_fraction(self, "ema_decay")
         require(

@@ -10,6 +10,7 @@ from flax import nnx
 from imagen_jax.arrays import TextEmbeddings, TextMask, TokenIds
 from imagen_jax.config import EfficientUNetConfig, StageConfig, UNetConfig
 from imagen_jax.models.attention import TextState
+from imagen_jax.models.blocks import Gather, as_they_are
 from imagen_jax.models.efficient_unet import EfficientUNet
 from imagen_jax.models.t5 import T5Encoder
 from imagen_jax.models.unet import UNet
@@ -24,10 +25,14 @@ class Networks:
 
     unet: nnx.GraphDef
     text_encoder: nnx.GraphDef
+    gather: Gather = as_they_are
+    """Of parameters that are sharded over devices, block by block."""
 
     def embed(self, params: Params, token_ids: TokenIds, mask: TextMask) -> TextEmbeddings:
         """T5 embeddings of tokens, float32."""
-        return nnx.merge(self.text_encoder, params["text_encoder"])(token_ids, mask)
+        return nnx.merge(self.text_encoder, params["text_encoder"])(
+            token_ids, mask, gather=self.gather
+        )
 
     def encode_text(self, params: Params, text: TextEmbeddings, mask: TextMask) -> TextState:
         """What the U-Net needs of a text, once for all steps."""
@@ -35,7 +40,7 @@ class Networks:
 
     def predict(self, params: Params, *inputs, **named_inputs) -> jax.Array:
         """The U-Net's prediction; the arguments are those of its `__call__`."""
-        return nnx.merge(self.unet, params["unet"])(*inputs, **named_inputs)
+        return nnx.merge(self.unet, params["unet"])(*inputs, **named_inputs, gather=self.gather)
 
 
 def build_unet(config: StageConfig, rngs: nnx.Rngs) -> UNet | EfficientUNet:
@@ -47,11 +52,11 @@ def build_unet(config: StageConfig, rngs: nnx.Rngs) -> UNet | EfficientUNet:
     return EfficientUNet(config.unet, **shared)
 
 
-def build_networks(config: StageConfig) -> Networks:
-    """The networks without any memory for parameters."""
+def build_networks(config: StageConfig, gather: Gather = as_they_are) -> Networks:
+    """The networks without any memory for parameters; `gather` as in `Networks`."""
     unet = nnx.eval_shape(lambda: build_unet(config, nnx.Rngs(0)))
     encoder = nnx.eval_shape(lambda: T5Encoder(config.text_encoder.t5, rngs=nnx.Rngs(0)))
-    return Networks(nnx.graphdef(unet), nnx.graphdef(encoder))
+    return Networks(nnx.graphdef(unet), nnx.graphdef(encoder), gather)
 
 
 def init_params(config: StageConfig, key: jax.Array) -> Params:

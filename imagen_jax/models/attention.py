@@ -7,6 +7,7 @@ from flax.struct import dataclass
 from jaxtyping import Array, Bool, Float
 
 from imagen_jax.arrays import Embedding, Images, TextEmbeddings, TextMask
+from imagen_jax.models.blocks import keep
 from imagen_jax.models.layers import GroupNorm, linear
 
 Heads = Float[Array, "batch _ _ _"]
@@ -75,7 +76,8 @@ class ImageAttention(nnx.Module):
             keys = jnp.concatenate([keys, own_keys], axis=1)
             values = jnp.concatenate([values, own_values], axis=1)
             mask = jnp.concatenate([mask, jnp.ones(positions.shape[:2], bool)], axis=1)
-        return x + self.out(attend(queries, keys, values, mask)).reshape(x.shape)
+        attended = keep(attend(queries, keys, values, mask))
+        return x + self.out(attended).reshape(x.shape)
 
     def _heads(self, x: Float[Array, "batch positions width"]) -> tuple[Heads, ...]:
         """Splits queries, or keys beside values, into heads."""

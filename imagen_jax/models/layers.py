@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from imagen_jax.arrays import AugLevel, Embedding, Features, Images, LogSNR
+from imagen_jax.models.blocks import keep
 
 
 def conv(
@@ -187,7 +188,7 @@ class ResBlock(nnx.Module):
         h = nnx.silu(self.norm_1(x))
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
-        h = self.conv_1(h)
+        h = keep(self.conv_1(h))
         scale, shift = jnp.split(self.embedding(nnx.silu(embedding)), 2, axis=-1)
         h = nnx.silu(self.norm_2(h, scale, shift))
         h = self.conv_2(h)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int32
 
 from imagen_jax.arrays import TextEmbeddings, TextMask, TokenIds
 from imagen_jax.config import T5Config
+from imagen_jax.models.blocks import Gather, as_they_are, run_blocks
 
 T5_PRESETS: dict[str, T5Config] = {
     "small": T5Config(d_model=512, num_layers=8, num_heads=6, d_ff=1024),
@@ -152,16 +153,21 @@ class T5Encoder(nnx.Module):
         index = position[None, :] - position[:, None] + (length - 1)
         return bias_of_offset[index].transpose(2, 0, 1)
 
-    def __call__(self, token_ids: TokenIds, mask: TextMask) -> TextEmbeddings:
+    def __call__(
+        self, token_ids: TokenIds, mask: TextMask, *, gather: Gather = as_they_are
+    ) -> TextEmbeddings:
         """Embeddings [batch, length, d_model], float32.
 
         Args:
             token_ids: [batch, length], each in [0, vocab_size).
             mask: [batch, length], True where a token is real. Padding is never attended to;
                 what comes out at its positions is finite and means nothing.
+            gather: brings a block's sharded parameters together where the block runs.
         """
         bias = self.position_bias(token_ids.shape[1])
         x = self.token_embedding[...][token_ids].astype(jnp.float32)
-        for block in self.blocks:
-            x = block(x, bias, mask)
+        x = run_blocks(
+            self.blocks, x, [None] * len(self.blocks), lambda block, x, _: block(x, bias, mask),
+            remat=self.config.remat, gather=gather,
+        )[-1]  # fmt: skip
         return self.final_norm(x)

@@ -1,30 +1,20 @@
 """The ADM-family U-Net of the paper's base stage (appendix F.1)."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
 from flax import nnx
 
-from imagen_jax.arrays import (
-    AugLevel,
-    Embedding,
-    Features,
-    Images,
-    LogSNR,
-    TextEmbeddings,
-    TextMask,
-)
-from imagen_jax.config import UNetConfig
-from imagen_jax.models.attention import AttentionPooling, ImageAttention, TextState
-from imagen_jax.models.layers import (
-    Conditioning,
-    GroupNorm,
-    ResBlock,
-    conv,
-    depth_to_space,
-    space_to_depth,
-    with_low_res,
-)
+from imagen_jax.arrays import Embedding, Features
+from imagen_jax.config import Remat, UNetConfig
+from imagen_jax.models.attention import Heads, ImageAttention, TextState
+from imagen_jax.models.blocks import Gather, run_blocks
+from imagen_jax.models.conditional import ConditionalUNet
+from imagen_jax.models.layers import ResBlock
+
+KeysValues = Sequence[tuple[Heads, Heads] | None]
+"""The text's, one for each block of a level; None where the level does not attend."""
 
 
 def _res_block(
@@ -52,11 +42,12 @@ class Level(nnx.Module):
         in_channels: of each block's input.
         channels: of every block's output.
         resample: "down" or "up" ends the level with a resampling block.
+        remat: what the backward pass keeps of the level.
     """
 
     def __init__(
         self, in_channels: Sequence[int], channels: int, *, attends: bool, resample: str | None,
-        config: UNetConfig, text_width: int, rngs: nnx.Rngs,
+        remat: Remat, config: UNetConfig, text_width: int, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.blocks = nnx.List(
             [_res_block(config, width, channels, None, rngs) for width in in_channels]
@@ -65,32 +56,65 @@ class Level(nnx.Module):
             [_attention(config, channels, text_width, rngs) for _ in in_channels if attends]
         )
         self.resample = _res_block(config, channels, channels, resample, rngs) if resample else None
+        self.remat = remat
+        # Neighbours of equal width have equal shapes, so they can be one scan.
+        self.runs = tuple(len(list(run)) for _, run in itertools.groupby(in_channels))
 
-    def run_block(
-        self, index: int, x: Features, embedding: Embedding, keys_values: Iterator, mask: TextMask
-    ) -> Features:
-        """Block `index` and its attention, which takes the next of `keys_values`."""
-        x = self.blocks[index](x, embedding)
-        return self.attentions[index](x, next(keys_values), mask) if self.attentions else x
+    def __call__(
+        self, x: Features, embedding: Embedding, text: TextState, keys_values: KeysValues,
+        gather: Gather, skips: Sequence[Features] | None = None,
+    ) -> list[Features]:  # fmt: skip
+        """Results of all blocks, the resampling one last; going up, each reads its skip."""
+
+        def call(modules, x, given):
+            block, attention = modules
+            skip, text_keys_values = given
+            x = block(x if skip is None else jnp.concatenate([x, skip], -1), embedding)
+            return x if attention is None else attention(x, text_keys_values, text.mask)
+
+        count = len(self.blocks)
+        modules = list(zip(self.blocks, self.attentions or [None] * count, strict=True))
+        inputs = list(zip(skips or [None] * count, keys_values, strict=True))
+        outputs = [x]
+        for run in self.runs:
+            part = slice(len(outputs) - 1, len(outputs) - 1 + run)
+            outputs += run_blocks(
+                modules[part], outputs[-1], inputs[part], call, remat=self.remat, gather=gather
+            )
+        if self.resample is not None:
+            outputs += run_blocks(
+                [self.resample], outputs[-1], [None], lambda block, x, _: block(x, embedding),
+                remat=self.remat, gather=gather,
+            )  # fmt: skip
+        return outputs[1:]
 
 
 class Middle(nnx.Module):
     """Block, attention, block at the lowest resolution."""
 
-    def __init__(self, channels: int, *, config: UNetConfig, text_width: int, rngs: nnx.Rngs):
+    def __init__(
+        self, channels: int, *, remat: Remat, config: UNetConfig, text_width: int, rngs: nnx.Rngs
+    ):
         self.block_1 = _res_block(config, channels, channels, None, rngs)
         self.attention = _attention(config, channels, text_width, rngs)
         self.block_2 = _res_block(config, channels, channels, None, rngs)
+        self.remat = remat
 
     def __call__(
-        self, x: Features, embedding: Embedding, keys_values: Iterator, mask: TextMask
-    ) -> Features:
-        x = self.attention(self.block_1(x, embedding), next(keys_values), mask)
-        return self.block_2(x, embedding)
+        self, x: Features, embedding: Embedding, text: TextState, keys_values: tuple[Heads, Heads],
+        gather: Gather,
+    ) -> Features:  # fmt: skip
+        def call(modules, x, keys_values):
+            block_1, attention, block_2 = modules
+            x = attention(block_1(x, embedding), keys_values, text.mask)
+            return block_2(x, embedding)
+
+        modules = (self.block_1, self.attention, self.block_2)
+        return run_blocks([modules], x, [keys_values], call, remat=self.remat, gather=gather)[-1]
 
 
-class UNet(nnx.Module):
-    """Predicts eps, x0 or v from z_t, its log-SNR and a text.
+class UNet(ConditionalUNet):
+    """The base's U-Net.
 
     Args:
         config: sizes.
@@ -102,77 +126,56 @@ class UNet(nnx.Module):
     def __init__(
         self, config: UNetConfig, *, resolution: int, text_width: int, low_res: bool, rngs: nnx.Rngs
     ):
-        width, embedding = config.embed_dim, 4 * config.embed_dim
-        patch_channels = 3 * config.patch_size**2
-        kwargs = {"dtype": config.dtype, "rngs": rngs}
-        self.patch_size = config.patch_size
-        self.conditioning = Conditioning(width, embedding, augmented=low_res, **kwargs)
-        self.pooling = AttentionPooling(text_width, embedding, head_dim=config.head_dim, **kwargs)
-        self.conv_in = conv((2 if low_res else 1) * patch_channels, width, **kwargs)
+        widths = [config.embed_dim * mult for mult in config.channel_mult]
+        super().__init__(
+            width=config.embed_dim, head_width=widths[0], text_width=text_width,
+            pooling_head_dim=config.head_dim, patch_size=config.patch_size, low_res=low_res,
+            dtype=config.dtype, rngs=rngs,
+        )  # fmt: skip
+        remat = config.remat or ("none",) * len(widths)
+        shared = {"config": config, "text_width": text_width, "rngs": rngs}
 
         def level(i: int, in_channels: list[int], resample: str | None) -> Level:
             side = resolution // config.patch_size // 2**i
             return Level(
                 in_channels, widths[i], attends=side in config.attention_resolutions,
-                resample=resample, config=config, text_width=text_width, rngs=rngs,
+                resample=resample, remat=remat[i], **shared,
             )  # fmt: skip
 
-        widths = [width * mult for mult in config.channel_mult]
         last = len(widths) - 1
-        skips, channels = [width], width
+        skips, channels = [config.embed_dim], config.embed_dim
         self.down = nnx.List([])
         for i, count in enumerate(config.num_res_blocks):
             in_channels = [channels] + [widths[i]] * (count - 1)
             self.down.append(level(i, in_channels, "down" if i < last else None))
             skips += [widths[i]] * (count + (i < last))
             channels = widths[i]
-        self.middle = Middle(channels, config=config, text_width=text_width, rngs=rngs)
+        self.middle = Middle(channels, remat=remat[last], **shared)
         self.up = nnx.List([])
         for i in reversed(range(len(widths))):
             before = [channels] + [widths[i]] * config.num_res_blocks[i]
             in_channels = [inside + skips.pop() for inside in before]
             self.up.append(level(i, in_channels, "up" if i > 0 else None))
             channels = widths[i]
-        self.norm_out = GroupNorm(channels, rngs=rngs)
-        self.conv_out = conv(channels, patch_channels, zero=True, **kwargs)
 
-    def encode_text(self, text: TextEmbeddings, mask: TextMask) -> TextState:
-        """The text's part of every layer, once per prompt rather than once per step."""
-        down, up = (
-            [a for level in side for a in level.attentions] for side in (self.down, self.up)
-        )
-        attentions = [*down, self.middle.attention, *up]
-        return TextState(
-            pooled=self.pooling(text, mask),
-            keys_values=tuple(attention.text_keys_values(text) for attention in attentions),
-            mask=mask,
-        )
+    def attentions(self) -> Iterable[ImageAttention]:
+        for level in self.down:
+            yield from level.attentions
+        yield self.middle.attention
+        for level in self.up:
+            yield from level.attentions
 
-    def __call__(
-        self, z: Images, log_snr: LogSNR, text: TextState,
-        low_res: Features | None = None, aug_level: AugLevel | None = None,
-    ) -> Images:  # fmt: skip
-        """z_t -> prediction, both (batch, height, width, 3); the result is float32.
+    def trunk(self, x: Features, embedding: Embedding, text: TextState, gather: Gather) -> Features:
+        keys_values = iter(text.keys_values)
 
-        Height and width are multiples of `config.size_divisor`. `low_res` (any smaller size)
-        is already noised to `aug_level`.
-        """
-        embedding = self.conditioning(log_snr, text.pooled, aug_level)
-        attention = (embedding, iter(text.keys_values), text.mask)
-        x = self.conv_in(space_to_depth(with_low_res(z, low_res), self.patch_size))
+        def take(level: Level) -> KeysValues:
+            return [next(keys_values) if level.attentions else None for _ in level.blocks]
+
         skips = [x]
         for level in self.down:
-            for index in range(len(level.blocks)):
-                x = level.run_block(index, x, *attention)
-                skips.append(x)
-            if level.resample is not None:
-                x = level.resample(x, embedding)
-                skips.append(x)
-        x = self.middle(x, *attention)
+            skips += level(skips[-1], embedding, text, take(level), gather)
+        x = self.middle(skips[-1], embedding, text, next(keys_values), gather)
         for level in self.up:
-            for index in range(len(level.blocks)):
-                x = level.run_block(index, jnp.concatenate([x, skips.pop()], -1), *attention)
-            if level.resample is not None:
-                x = level.resample(x, embedding)
-        x = self.conv_out(nnx.silu(self.norm_out(x)))
-        return depth_to_space(x, self.patch_size).astype(jnp.float32)
+            own = [skips.pop() for _ in level.blocks]
+            x = level(x, embedding, text, take(level), gather, own)[-1]
+        return x

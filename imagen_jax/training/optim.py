@@ -27,13 +27,17 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     Adafactor has optax's defaults, so its rate is relative to each parameter's scale; Adam
     has 0.9, 0.999, 1e-8 (appendix F.2).
     """
-    optimizer = {"adafactor": optax.adafactor, "adam": optax.adam}[config.name]
+    rate = learning_rate(config)
+    optimizer = {
+        "adafactor": lambda: optax.adafactor(rate),
+        "adam": lambda: optax.adam(rate, mu_dtype=config.moment_dtype),
+    }[config.name]()
     clip = (
         optax.identity()
         if config.clip_global_norm is None
         else optax.clip_by_global_norm(config.clip_global_norm)
     )
-    return optax.chain(clip, optimizer(learning_rate(config)))
+    return optax.chain(clip, optimizer)
 
 
 def update_ema(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:

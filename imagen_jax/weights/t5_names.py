@@ -25,7 +25,7 @@ Params = dict[Any, Any]
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
-_SIZES = tuple(field.name for field in dataclasses.fields(T5Config) if field.name != "dtype")
+_SIZES = tuple(field.name for field in dataclasses.fields(T5Config) if field.type is int)
 # Left out of the configs of early checkpoints, which were all trained with these.
 _DEFAULTS = {"relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6}
 # What T5Encoder computes. The original T5 has another feed-forward layer.

@@ -1,0 +1,84 @@
+"""What the base U-Net and the Efficient U-Net share: conditioning, stem and head."""
+
+from collections.abc import Iterable
+
+import jax.numpy as jnp
+from flax import nnx
+
+from imagen_jax.arrays import (
+    AugLevel,
+    Embedding,
+    Features,
+    Images,
+    LogSNR,
+    TextEmbeddings,
+    TextMask,
+)
+from imagen_jax.models.attention import AttentionPooling, ImageAttention, TextState
+from imagen_jax.models.blocks import Gather, as_they_are
+from imagen_jax.models.layers import (
+    Conditioning,
+    GroupNorm,
+    conv,
+    depth_to_space,
+    space_to_depth,
+    with_low_res,
+)
+
+
+class ConditionalUNet(nnx.Module):
+    """Predicts eps, x0 or v from z_t, its log-SNR, a text and maybe a low-resolution picture.
+
+    Subclasses add the blocks: `trunk` runs them and `attentions` lists theirs.
+
+    Args:
+        width: channels after the stem.
+        head_width: channels before the head.
+        text_width: width of the text embeddings.
+        pooling_head_dim: width of the heads of the attention pooling.
+        patch_size: side of the space-to-depth patches.
+        low_res: whether a low-resolution picture and its aug_level are inputs.
+    """
+
+    def __init__(
+        self, *, width: int, head_width: int, text_width: int, pooling_head_dim: int,
+        patch_size: int, low_res: bool, dtype: str, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        kwargs = {"dtype": dtype, "rngs": rngs}
+        embedding, patch_channels = 4 * width, 3 * patch_size**2
+        self.patch_size = patch_size
+        self.conditioning = Conditioning(width, embedding, augmented=low_res, **kwargs)
+        self.pooling = AttentionPooling(text_width, embedding, head_dim=pooling_head_dim, **kwargs)
+        self.conv_in = conv((2 if low_res else 1) * patch_channels, width, **kwargs)
+        self.norm_out = GroupNorm(head_width, rngs=rngs)
+        self.conv_out = conv(head_width, patch_channels, zero=True, **kwargs)
+
+    def attentions(self) -> Iterable[ImageAttention]:
+        """All attentions over the text, in the order in which they run."""
+        raise NotImplementedError
+
+    def trunk(self, x: Features, embedding: Embedding, text: TextState, gather: Gather) -> Features:
+        """Everything between stem and head."""
+        raise NotImplementedError
+
+    def encode_text(self, text: TextEmbeddings, mask: TextMask) -> TextState:
+        """The text's part of every layer, once per prompt rather than once per step."""
+        keys_values = tuple(layer.text_keys_values(text) for layer in self.attentions())
+        return TextState(pooled=self.pooling(text, mask), keys_values=keys_values, mask=mask)
+
+    def __call__(
+        self, z: Images, log_snr: LogSNR, text: TextState, low_res: Features | None = None,
+        aug_level: AugLevel | None = None, *, gather: Gather = as_they_are,
+    ) -> Images:  # fmt: skip
+        """z_t -> prediction, both (batch, height, width, 3); the result is float32.
+
+        Args:
+            z: height and width are multiples of `config.size_divisor`.
+            low_res: of any smaller size, already noised to `aug_level`.
+            gather: brings a block's sharded parameters together where the block runs.
+        """
+        embedding = self.conditioning(log_snr, text.pooled, aug_level)
+        x = self.conv_in(space_to_depth(with_low_res(z, low_res), self.patch_size))
+        x = self.trunk(x, embedding, text, gather)
+        x = self.conv_out(nnx.silu(self.norm_out(x)))
+        return depth_to_space(x, self.patch_size).astype(jnp.float32)

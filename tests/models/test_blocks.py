@@ -1,0 +1,117 @@
+"""What is recomputed and what is scanned changes neither results nor gradients."""
+
+import collections
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from test_unet import inputs
+
+from imagen_jax.config import EfficientUNetConfig, UNetConfig
+from imagen_jax.models.blocks import as_they_are
+from imagen_jax.stage import build_networks
+
+UNET = UNetConfig(
+    embed_dim=8, channel_mult=(1, 2), num_res_blocks=(1, 3), attention_resolutions=(8,), head_dim=8
+)
+EFFICIENT = EfficientUNetConfig(
+    channels=(8, 16), num_res_blocks=(1, 3), strides=(2, 2), self_attention=(False, True),
+    text_attention=(False, True), num_heads=2,
+)  # fmt: skip
+NETWORKS = {
+    "unet": UNET,
+    "efficient_unet": EFFICIENT,
+    "attention_per_res_block": tiny.replace(EFFICIENT, attention_per_res_block=True),
+}
+
+
+def make(name, remat, gather=as_they_are):
+    """(params, loss of params); every remat of a network has the same params."""
+    unet = tiny.replace(NETWORKS[name], remat=(remat, remat))
+    config = tiny.stage(low_resolution=8, unet=unet, text_encoder={"t5": {"remat": remat}})
+    networks = build_networks(config, gather)
+    batch = jax.tree.map(jnp.asarray, inputs(config))
+    token_ids = jnp.arange(2 * tiny.LENGTH, dtype=jnp.int32).reshape(2, -1)
+
+    def loss(params):
+        text = networks.embed(params, token_ids, batch["mask"])
+        state = networks.encode_text(params, text, batch["mask"])
+        named = {key: batch[key] for key in ("low_res", "aug_level")}
+        out = networks.predict(params, batch["z"], batch["log_snr"], state, **named)
+        return jnp.mean(jnp.square(out - batch["z"]))
+
+    return tiny.random_params(config), loss
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    return request.param
+
+
+def test_loss_and_gradients_do_not_depend_on_remat(network):
+    results = {}
+    for remat in ("none", "selective", "full"):
+        params, loss = make(network, remat)
+        results[remat] = jax.jit(jax.value_and_grad(loss))(params)
+    wanted_loss, wanted = results.pop("none")
+    assert np.isfinite(wanted_loss)
+    for loss, grads in results.values():
+        np.testing.assert_allclose(loss, wanted_loss, rtol=1e-5)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), grads, wanted
+        )
+
+
+def kept_bytes(loss, params):
+    """Of the intermediate results that the backward pass reads."""
+    backward = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(backward))
+
+
+def test_each_step_of_remat_keeps_less(network):
+    sizes = [kept_bytes(loss, params) for params, loss in map(
+        functools.partial(make, network), ("none", "selective", "full")
+    )]  # fmt: skip
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+def count_primitives(jaxpr, counts=None):
+    """How often each primitive stands in a program, a loop's body counted once."""
+    counts = collections.Counter() if counts is None else counts
+    for equation in jaxpr.eqns:
+        counts[equation.primitive.name] += 1
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                count_primitives(inner, counts)
+    return counts
+
+
+def test_a_run_of_equal_blocks_is_one_scan(network):
+    """Three blocks down and three up stand there once each."""
+    counts = {}
+    for remat in ("none", "full"):
+        params, loss = make(network, remat)
+        counts[remat] = count_primitives(jax.make_jaxpr(loss)(params).jaxpr)
+    assert counts["none"]["scan"] == 0
+    assert counts["full"]["scan"] >= 2
+    saved = counts["none"]["conv_general_dilated"] - counts["full"]["conv_general_dilated"]
+    assert saved >= 4  # two convolutions of at least two blocks
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_gather_sees_the_parameters_of_every_block(network, remat):
+    """Zeroing what passes through it silences the blocks: only the stem and the head are left."""
+    zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
+    params, loss = make(network, remat, gather=zeros)
+    grads = jax.jit(jax.grad(loss))(params)
+    inside = [grads["unet"][name] for name in ("down", "up")] + [grads["text_encoder"]["blocks"]]
+    convolutions_of_efficient_blocks = ("conv",)
+    for path, grad in jax.tree.leaves_with_path(inside):
+        names = {str(getattr(key, "key", key)) for key in path}
+        if not names & set(convolutions_of_efficient_blocks):
+            assert not np.any(grad), jax.tree_util.keystr(path)
+    assert np.any(grads["unet"]["conv_out"]["kernel"])
