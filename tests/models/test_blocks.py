@@ -15,22 +15,22 @@ from imagen_jax.models.blocks import as_they_are
 from imagen_jax.stage import build_networks
 
 UNET = UNetConfig(
-    embed_dim=8, channel_mult=(1, 2), num_res_blocks=(1, 3), attention_resolutions=(8,), head_dim=8
-)
+    embed_dim=8, channel_mult=(1,), num_res_blocks=(3,), attention_resolutions=(8,), head_dim=8,
+    patch_size=2,
+)  # fmt: skip
 EFFICIENT = EfficientUNetConfig(
-    channels=(8, 16), num_res_blocks=(1, 3), strides=(2, 2), self_attention=(False, True),
-    text_attention=(False, True), num_heads=2,
+    channels=(8,), num_res_blocks=(3,), strides=(2,), self_attention=(True,),
+    text_attention=(True,), attention_per_res_block=True, num_heads=2,
 )  # fmt: skip
 NETWORKS = {
     "unet": UNET,
     "efficient_unet": EFFICIENT,
-    "attention_per_res_block": tiny.replace(EFFICIENT, attention_per_res_block=True),
 }
 
 
 def make(name, remat, gather=as_they_are):
     """(params, loss of params); every remat of a network has the same params."""
-    unet = tiny.replace(NETWORKS[name], remat=(remat, remat))
+    unet = tiny.replace(NETWORKS[name], remat=(remat,))
     config = tiny.stage(low_resolution=8, unet=unet, text_encoder={"t5": {"remat": remat}})
     networks = build_networks(config, gather)
     batch = jax.tree.map(jnp.asarray, inputs(config))
@@ -91,7 +91,7 @@ def count_primitives(jaxpr, counts=None):
 
 
 def test_a_run_of_equal_blocks_is_one_scan(network):
-    """Three blocks down and three up stand there once each."""
+    """Three blocks stand there once."""
     counts = {}
     for remat in ("none", "full"):
         params, loss = make(network, remat)
@@ -99,7 +99,7 @@ def test_a_run_of_equal_blocks_is_one_scan(network):
     assert counts["none"]["scan"] == 0
     assert counts["full"]["scan"] >= 2
     saved = counts["none"]["conv_general_dilated"] - counts["full"]["conv_general_dilated"]
-    assert saved >= 4  # two convolutions of at least two blocks
+    assert saved >= 4  # two convolutions of two blocks or more
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
