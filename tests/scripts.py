@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import sample  # noqa: E402
 import train  # noqa: E402
 from imagen_jax import __main__ as verbs  # noqa: E402
 
-__all__ = ["ROOT", "blank_paint", "call", "refused", "sample", "train", "tree", "verbs"]
+__all__ = ["ROOT", "blank_paint", "call", "refused", "sample", "tool", "train", "tree", "verbs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,14 @@ def refused(result: Result, *says: str) -> None:
     assert result.err.startswith("error: ") and result.err.count("\n") == 1, result.err
     for text in says:
         assert text in result.err
+
+
+def tool(name: str):
+    """The script tools/NAME.py as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def tree(directory: Path) -> dict[str, bytes | None]:

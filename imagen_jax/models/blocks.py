@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from imagen_jax.config import Remat
+from imagen_jax.network_config import Remat
 
 Tree = Any
 """A pytree of arrays."""

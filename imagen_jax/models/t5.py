@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32
 
 from imagen_jax.arrays import TextEmbeddings, TextMask, TokenIds
-from imagen_jax.config import T5Config
 from imagen_jax.models.blocks import Gather, as_they_are, run_blocks
+from imagen_jax.network_config import T5Config
 
 T5_PRESETS: dict[str, T5Config] = {
     "small": T5Config(d_model=512, num_layers=8, num_heads=6, d_ff=1024),

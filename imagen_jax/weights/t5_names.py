@@ -15,9 +15,9 @@ import numpy as np
 import safetensors
 from flax import nnx
 
-from imagen_jax.config import T5Config
 from imagen_jax.errors import UsageError
 from imagen_jax.models.t5 import T5Encoder
+from imagen_jax.network_config import T5Config
 
 ParamPath = tuple[str | int, ...]
 Params = dict[Any, Any]

@@ -9,8 +9,8 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from imagen_jax.config import Dtype
 from imagen_jax.errors import UsageError
+from imagen_jax.network_config import Dtype
 from imagen_jax.stage import Params
 
 

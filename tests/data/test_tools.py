@@ -1,24 +1,16 @@
 """The scripts that make what ships: packing of vectors, training of the vocabulary."""
 
-import importlib.util
 import json
 import lzma
 from pathlib import Path
 
 import pytest
 import sentencepiece
+from scripts import ROOT, tool
 
 from imagen_jax.data import emoji_concepts
 
-ROOT = Path(__file__).parents[2]
 VOCABULARY = ROOT / "imagen_jax" / "text" / "captions.model"
-
-
-def tool(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 EMOJI = [

@@ -6,22 +6,14 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from test_unet import attention, conv, embeddings, inputs, res_block
+from paper_counts import blocks, conv, embeddings
+from test_unet import inputs
 
 from imagen_jax.config import EfficientUNetConfig
 from imagen_jax.models.efficient_unet import EfficientUNet
 from imagen_jax.stage import build_networks, init_params
 
 CONFIG = tiny.super_resolution()
-
-
-def blocks(channels, counts, text, self_attention):
-    """DBlocks and UBlocks: convolution, residual blocks, at the bottom attention of 2C."""
-    embedding, total = 4 * channels[0], 0
-    for outer, inner, count in zip((channels[0], *channels), channels, counts, strict=False):
-        total += conv(3, outer, inner) + conv(3, inner, outer)
-        total += 2 * count * res_block(inner, inner, embedding)
-    return total + 2 * attention(channels[-1], 2 * channels[-1], text, self_attention)
 
 
 @pytest.mark.parametrize("self_attention", [True, False], ids=["64to256", "256to1024"])

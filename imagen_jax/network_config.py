@@ -1,0 +1,140 @@
+"""Sizes of the networks, as frozen dataclasses that check themselves."""
+
+import dataclasses
+from typing import Literal, get_args
+
+import pydantic
+
+from imagen_jax.rules import require, require_choice, require_positive
+
+Dtype = Literal["float32", "bfloat16"]
+Remat = Literal["none", "selective", "full"]
+
+
+class Checked:
+    """Base of all configs: no unknown field when read from JSON."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+
+
+def _require_remat(remat: tuple[str, ...], count: int, what: str) -> None:
+    choices = get_args(Remat)
+    for value in remat:
+        require(value in choices, f"remat has {value!r}; it must be one of {', '.join(choices)}.")
+    require(
+        len(remat) in (0, count),
+        f"remat has {len(remat)} entries; give none or {count}, one a {what}.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetConfig(Checked):
+    """ADM-family U-Net of the base stage (paper, appendix F.1; Dhariwal & Nichol 2021).
+
+    The defaults are the paper's 64x64 base. `attention_resolutions` counts in pixels of the
+    picture as the U-Net's levels see it: a level whose side is in the list attends.
+    """
+
+    kind: Literal["unet"] = "unet"
+    embed_dim: int = 512
+    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
+    num_res_blocks: tuple[int, ...] = (3, 3, 3, 3)
+    """Residual blocks of each level going down; one more going up, as in ADM."""
+    attention_resolutions: tuple[int, ...] = (32, 16, 8)
+    head_dim: int = 64
+    patch_size: int = 1
+    """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
+    remat: tuple[Remat, ...] = ()
+    """What the backward pass computes again, for each level (see models/blocks.py); empty is
+    `none` everywhere."""
+    dtype: Dtype = "float32"
+    """Of the computation; parameters are float32."""
+
+    def __post_init__(self) -> None:
+        require_choice(self, dtype=Dtype)
+        require_positive(self, "embed_dim", "head_dim", "patch_size")
+        _require_remat(self.remat, len(self.channel_mult), "level")
+        require(
+            len(self.channel_mult) == len(self.num_res_blocks) > 0,
+            f"UNetConfig has {len(self.channel_mult)} channel multipliers and "
+            f"{len(self.num_res_blocks)} residual-block counts; there must be one of each a level.",
+        )
+
+    @property
+    def size_divisor(self) -> int:
+        """Height and width must be divisible by this."""
+        return self.patch_size * 2 ** (len(self.channel_mult) - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EfficientUNetConfig(Checked):
+    """Efficient U-Net of the super-resolution stages (paper, section 2.5, appendix F.2-F.3).
+
+    One entry of each tuple per DBlock, from the highest resolution down. The defaults are
+    the paper's 64->256 stage; 256->1024 has `self_attention` off everywhere.
+    """
+
+    kind: Literal["efficient_unet"] = "efficient_unet"
+    channels: tuple[int, ...] = (128, 256, 512, 1024)
+    num_res_blocks: tuple[int, ...] = (2, 4, 8, 8)
+    strides: tuple[int, ...] = (2, 2, 2, 2)
+    self_attention: tuple[bool, ...] = (False, False, False, True)
+    text_attention: tuple[bool, ...] = (False, False, False, True)
+    attention_per_res_block: bool = False
+    """Attention after every residual block of a block that attends, not only after its last;
+    the paper's listing allows both readings."""
+    num_heads: int = 8
+    patch_size: int = 1
+    """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
+    remat: tuple[Remat, ...] = ()
+    """What the backward pass computes again, for each block and its mirror (see
+    models/blocks.py); empty is `none` everywhere."""
+    dtype: Dtype = "float32"
+    """Of the computation; parameters are float32."""
+
+    def __post_init__(self) -> None:
+        require_choice(self, dtype=Dtype)
+        require_positive(self, "num_heads", "patch_size")
+        _require_remat(self.remat, len(self.channels), "block")
+        for name in ("num_res_blocks", "strides", "self_attention", "text_attention"):
+            require(
+                len(getattr(self, name)) == len(self.channels) > 0,
+                f"EfficientUNetConfig.{name} has {len(getattr(self, name))} entries and channels "
+                f"has {len(self.channels)}; there must be one of each a block.",
+            )
+        require(
+            all(stride in (1, 2) for stride in self.strides),
+            f"EfficientUNetConfig.strides is {self.strides}; each stride must be 1 or 2.",
+        )
+
+    @property
+    def size_divisor(self) -> int:
+        """Height and width must be divisible by this."""
+        divisor = self.patch_size
+        for stride in self.strides:
+            divisor *= stride
+        return divisor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Config(Checked):
+    """Sizes of a T5 v1.1 encoder; the defaults are T5 v1.1 small."""
+
+    vocab_size: int = 32128
+    d_model: int = 512
+    num_layers: int = 8
+    num_heads: int = 6
+    d_kv: int = 64
+    d_ff: int = 1024
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    remat: Remat = "none"
+    """As a U-Net's; other than `none` also runs the layers as one scan, which compiles sooner."""
+    dtype: Dtype = "float32"
+    """Of the computation; softmax and norms are float32 always."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "vocab_size", "d_model", "num_layers", "num_heads", "d_kv", "d_ff",
+            "relative_attention_num_buckets", "relative_attention_max_distance",
+        )  # fmt: skip

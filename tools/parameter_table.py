@@ -1,0 +1,80 @@
+"""Count the parameters of every config of the paper's size and write docs/parameters.md.
+
+    python tools/parameter_table.py
+
+Nothing is allocated: shapes are traced.
+"""
+
+import functools
+import importlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from imagen_jax.stage import init_params, init_text_encoder
+
+DOCS = Path(__file__).parent.parent / "docs" / "parameters.md"
+CONFIGS = {
+    "base_64": "2B",
+    "base_64_1b": "1B",
+    "base_64_500m": "500M",
+    "base_64_300m": "300M",
+    "base_64_300m_t5_xl": "300M",
+    "base_64_300m_t5_large": "300M",
+    "base_64_300m_t5_base": "300M",
+    "base_64_300m_t5_small": "300M",
+    "sr_256": "600M",
+    "sr_256_attention_per_block": "600M",
+    "sr_256_fifth_block": "600M",
+    "sr_1024": "400M",
+    "sr_1024_attention_per_block": "400M",
+}
+"""Config -> what the paper calls its U-Net."""
+
+TEXT = """# Parameters
+
+Written by `python tools/parameter_table.py`, held by `tests/test_parameters.py`. The U-Net's count
+takes in all that is trained: layers on the text (its keys and values in every attention, the
+attention pooling) grow with the encoder's width, which is why the 300M base is of four sizes.
+
+{table}
+
+**Where the paper's listing contradicts itself.** Appendix F.2 (600M) and F.3 (400M) list the same
+blocks: 128, 256, 512, 1024 channels with 2, 4, 8, 8 residual blocks. They differ in self-attention
+alone, which is not worth 200M parameters, so the listings cannot both be read as they stand.
+`sr_256` and `sr_1024` follow the letter, with attention once in a block, after its last residual
+block, and "hidden = 2 x channels" as the width of queries, keys and values. `_attention_per_block`
+attends after every 1024-channel residual block; `_fifth_block` adds a second 1024-channel block, as
+NeMo's Imagen did. None of the readings gives both of the paper's figures.
+
+**The ablations' widths** are not in the paper. 144, 208 and 320 channels come nearest to 300M, 500M
+and 1B with T5-XXL text.
+"""
+
+
+def count(init: Callable[[jax.Array], object]) -> int:
+    """Parameters that `init` would make from a key."""
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+
+
+def counts(name: str) -> tuple[int, int]:
+    """Parameters of a config's U-Net and of its text encoder."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    encoder = functools.partial(init_text_encoder, config)
+    return count(functools.partial(init_params, config)), count(encoder)
+
+
+def page() -> str:
+    lines = ["| config | U-Net | the paper | text encoder |", "|---|---|---|---|"]
+    for name, paper in CONFIGS.items():
+        unet, encoder = counts(name)
+        lines.append(f"| `{name}` | {unet:,} | {paper} | {encoder:,} |")
+    return TEXT.format(table="\n".join(lines))
+
+
+if __name__ == "__main__":
+    DOCS.write_text(page(), encoding="utf-8")
+    print(DOCS)
