@@ -37,10 +37,10 @@ def get_config() -> StageConfig:
         diffusion=DiffusionConfig(prediction="x0", max_aug_level=0.5),
         data=DataConfig(source="captioned_emoji/core_1024", crop=256),
         optimizer=OptimizerConfig(
-            name="adam", learning_rate=6e-4, warmup_steps=300, decay_steps=5_700, ema_decay=0.999
+            name="adam", learning_rate=6e-4, warmup_steps=300, decay_steps=1_700, ema_decay=0.999
         ),
         training=TrainingConfig(
-            batch_size=8, num_steps=6_000, checkpoint_every=500, sample_every=1_000
+            batch_size=8, num_steps=2_000, checkpoint_every=500, sample_every=1_000
         ),
         sampling=SamplingConfig(
             sampler="dpm++", num_steps=8, guidance_scale=1.0, thresholding="static", aug_level=0.1
