@@ -153,8 +153,9 @@ def alone(steps):
     [
         (PROMPTS, {"devices": 8}, 2),
         (PROMPTS, {"devices": 1, "batch_size": 2, "num_images": 2}, 4),
+        (PROMPTS, {"devices": 8, "split_height": 4}, 2),
     ],
-    ids=["eight devices", "other prompts, numbers and batches"],
+    ids=["eight devices", "other prompts, numbers and batches", "split heights"],
 )
 def test_a_picture_depends_on_its_prompt_seed_and_number_alone(
     alone, steps, prompts, settings, place

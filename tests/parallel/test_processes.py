@@ -1,5 +1,6 @@
 """Two processes of four devices train as one device does: together, killed, resumed, and alone."""
 
+import functools
 import json
 import os
 import signal
@@ -86,9 +87,13 @@ def log(workdir: Path, number: int) -> str:
     return workdir.with_name(f"{workdir.name}-{number}.log").read_text()
 
 
+def changed_training(config, **changes):
+    return tiny.replace(config, training=changes)
+
+
 def train_and_kill(config, workdir: Path) -> int:
     """Both processes get SIGKILL after the first checkpoint; returns the newest one's step."""
-    processes = start_pair(tiny.replace(config, training=ENDLESS), workdir, by_flags)
+    processes = start_pair(changed_training(config, **ENDLESS), workdir, by_flags)
     deadline = time.monotonic() + TIMEOUT
     while not (workdir / "checkpoints" / "2").is_dir():
         assert all(process.poll() is None for process in processes), log(workdir, 0)
@@ -109,16 +114,17 @@ def losses(workdir: Path) -> list[tuple[int, float]]:
 def resumed(config, directory):
     """A run of two processes, killed, resumed on two, and gone on with by one of eight devices.
 
-    Two steps each time; returns the training directory, the losses and the last step.
+    Two steps each time. Returns the training directory and the last checkpoint's step when the
+    run was killed.
     """
     workdir = directory / "pair"
     killed = train_and_kill(config, workdir)
-    until = lambda step: tiny.replace(config, training={"num_steps": step})  # noqa: E731
-    pair = start_pair(until(killed + 2), workdir, by_slurm)
+    until = functools.partial(changed_training, config)
+    pair = start_pair(until(num_steps=killed + 2), workdir, by_slurm)
     codes = [process.wait(TIMEOUT) for process in pair]
     assert codes == [0, 0], log(workdir, 0) + log(workdir, 1)
     assert Checkpoints(workdir).latest_step() == killed + 2
-    run(until(killed + 4), workdir)
+    run(until(num_steps=killed + 4, sample_every=0), workdir)
     return workdir, killed
 
 
@@ -132,7 +138,7 @@ def test_losses_are_those_of_a_single_device(config, directory, resumed):
     with pytest.MonkeyPatch.context() as patch:
         mesh = meshes.make_mesh(config.mesh, jax.devices()[:1])
         patch.setattr(meshes, "make_mesh", lambda *_: mesh)
-        run(tiny.replace(config, training={"num_steps": killed + 4, "sample_every": 0}), alone)
+        run(changed_training(config, num_steps=killed + 4, sample_every=0), alone)
     expected = dict(losses(alone))
     got = losses(workdir)
     # Before the kill a step may run whose checkpoint never came: it is done again.
@@ -148,10 +154,7 @@ def test_one_process_writes_what_there_is_one_of(resumed):
     assert len(list((workdir / "tensorboard").iterdir())) == 3  # One for each start.
     steps = [step for step, _ in losses(workdir)]
     assert steps[-4:] == list(range(killed + 1, killed + 5))
-    assert {path.name for path in (workdir / "samples").iterdir()} == {
-        f"{killed + 2:08d}.png",
-        f"{killed + 4:08d}.png",
-    }
+    assert [path.name for path in (workdir / "samples").iterdir()] == [f"{killed + 2:08d}.png"]
     assert (workdir / "text_encoder.safetensors").is_file()
     assert not list(workdir.glob(".*"))
     assert "step/s" not in log(workdir, 1)
