@@ -54,8 +54,13 @@ class Flags:
     """Pictures per prompt."""
     batch_size: int = 4
     """Pictures painted at once."""
+    split_height: int = 1
+    """Devices that share the height of one picture in the super-resolution stages; the other
+    devices take other pictures."""
     out: Path = Path("out")
     """Directory for the pictures."""
+    allow_cpu: bool = False
+    """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
 
 
 def per_stage(name: str, text: str, kind: type, count: int) -> list[Any]:
@@ -120,7 +125,7 @@ def stage_paths(flags: Flags) -> list[Path]:
 
 def check(flags: Flags) -> None:
     """Raises a UsageError for what can be said before anything is loaded."""
-    for name in ("num_images", "batch_size"):
+    for name in ("num_images", "batch_size", "split_height"):
         if getattr(flags, name) < 1:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} is {getattr(flags, name)}; it must be at least 1.")
@@ -190,6 +195,22 @@ def save_contact_sheet(flags: Flags, pictures: Any) -> None:
     save_png(sheet, flags.out / "contact_sheet.png")
 
 
+def make_mesh(flags: Flags) -> Any:
+    """All devices, as --split-height divides them."""
+    import jax
+
+    from imagen_jax.config import MeshConfig
+    from imagen_jax.parallel import distributed, mesh
+
+    distributed.require_accelerator(allow_cpu=flags.allow_cpu)
+    if jax.device_count() % flags.split_height:
+        raise UsageError(
+            f"--split-height is {flags.split_height}; it must divide the {jax.device_count()} "
+            "devices."
+        )
+    return mesh.make_mesh(MeshConfig(spatial=flags.split_height))
+
+
 def run(flags: Flags) -> None:
     """Loads the stages, paints, and writes what --out describes."""
     from tqdm import tqdm
@@ -199,6 +220,7 @@ def run(flags: Flags) -> None:
     from imagen_jax.pictures import save_png
     from imagen_jax.training.checkpoint import write_text
 
+    mesh = make_mesh(flags)
     stages = [load_stage(path) for path in stage_paths(flags)]
     settings = stage_settings(flags, [stage.config.sampling for stage in stages])
     steps = [cascade.Step(*pair) for pair in zip(stages, settings, strict=True)]
@@ -214,7 +236,7 @@ def run(flags: Flags) -> None:
     with tqdm(total=batches * sum(s.num_steps for s in settings), unit="step") as bar:
         painted = cascade.paint(
             steps, flags.prompts, seed=flags.seed, num_images=flags.num_images,
-            batch_size=flags.batch_size, on_step=lambda _: bar.update(),
+            batch_size=flags.batch_size, mesh=mesh, on_step=lambda _: bar.update(),
         )  # fmt: skip
         for step in steps:
             bar.set_description(f"{step.side} pixels")

@@ -12,12 +12,13 @@ import dataclasses
 import importlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
+from imagen_jax.parallel.machine import DistributedFlags
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -37,8 +38,8 @@ def load_config(name: str) -> StageConfig:
     return importlib.import_module(f"configs.{name}").get_config()
 
 
-def parse(arguments: list[str]) -> tuple[StageConfig, Path, Path | None]:
-    """Config with its overrides, training directory, and the stage to start from."""
+def parse(arguments: list[str]) -> Any:
+    """The flags of a config's run, with its overrides in `config`."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         print("Configs:")
@@ -56,8 +57,11 @@ def parse(arguments: list[str]) -> tuple[StageConfig, Path, Path | None]:
         init_from: Path | None = None
         """A trained stage (training directory or exported file) whose weights a new run starts
         from."""
+        distributed: DistributedFlags = DistributedFlags()
+        allow_cpu: bool = False
+        """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
 
-    flags = parse_flags(
+    return parse_flags(
         lambda: tyro.cli(
             tyro.conf.AvoidSubcommands[Flags],
             default=Flags(config=config, workdir=tyro.MISSING),
@@ -66,16 +70,18 @@ def parse(arguments: list[str]) -> tuple[StageConfig, Path, Path | None]:
             description=sys.modules[f"configs.{arguments[0]}"].__doc__,
         )
     )
-    return flags.config, flags.workdir, flags.init_from
 
 
 def main() -> None:
     with exit_on_usage_error():
-        arguments = parse(sys.argv[1:])
+        flags = parse(sys.argv[1:])
         # Only now: --help should not wait for JAX.
+        from imagen_jax.parallel import distributed
         from imagen_jax.training.loop import run
 
-        run(*arguments)
+        distributed.start(flags.distributed)
+        distributed.require_accelerator(allow_cpu=flags.allow_cpu)
+        run(flags.config, flags.workdir, flags.init_from)
 
 
 if __name__ == "__main__":

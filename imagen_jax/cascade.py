@@ -75,6 +75,7 @@ def paint(
     seed: int,
     num_images: int,
     batch_size: int,
+    mesh: jax.sharding.Mesh | None = None,
     on_step: Callable | None = None,
 ) -> Iterator[np.ndarray]:
     """Pictures of each stage in turn, uint8 (prompts * num_images, side, side, 3).
@@ -84,12 +85,14 @@ def paint(
 
     Args:
         steps: from the base up, in the order that `check_order` accepts.
-        batch_size: pictures at once; rounded up to a multiple of the devices.
+        batch_size: pictures at once; rounded up to a multiple of the parts of a batch.
+        mesh: None for all devices, each with pictures of its own. Where it has a `spatial`
+            axis, super-resolution stages split the height of a picture over that.
         on_step: called with the step's index after every denoising step of every batch.
     """
-    mesh = meshes.make_mesh(MeshConfig())
-    total = len(prompts) * num_images
-    batch_size = -(-min(batch_size, total) // mesh.size) * mesh.size
+    mesh = meshes.make_mesh(MeshConfig()) if mesh is None else mesh
+    total, parts = len(prompts) * num_images, meshes.batch_parts(mesh)
+    batch_size = -(-min(batch_size, total) // parts) * parts
     pictures = None
     for step in steps:
         painter = _StagePainter(step, mesh, prompts, seed, num_images, on_step)
@@ -110,18 +113,24 @@ class _StagePainter:
         networks = build_networks(config)
         sharding = meshes.parameter_shardings(step.stage.params, mesh)
         self._params = jax.device_put(step.stage.params, sharding)
-        self._mesh, self._num_images = mesh, num_images
+        self._num_images = num_images
+        self._batch_sharding = pictures = meshes.batch_sharding(mesh)
+        if config.low_resolution is not None:
+            meshes.check_height(config.low_resolution, mesh)
+            pictures = meshes.picture_sharding(mesh)
         self._text, self._mask = embed_prompts(step.stage, networks, self._params, prompts)
         self._keys = picture_keys(seed, step.side, num_images)
         size = (step.side, step.side)
-        self._sample = make_sampler(config, step.settings, networks, size=size, on_step=on_step)
+        self._sample = make_sampler(
+            config, step.settings, networks, size=size, sharding=pictures, on_step=on_step
+        )
 
     def __call__(self, pairs: np.ndarray, low_res: np.ndarray | None) -> np.ndarray:
         prompt, picture = pairs // self._num_images, pairs % self._num_images
         inputs = (self._text[prompt], self._mask[prompt], self._keys[picture])
         if low_res is not None:
             low_res = low_res[pairs]
-        inputs = jax.device_put((*inputs, low_res), meshes.batch_sharding(self._mesh))
+        inputs = jax.device_put((*inputs, low_res), self._batch_sharding)
         return np.asarray(self._sample(self._params, *inputs))
 
 

@@ -198,12 +198,16 @@ class SamplingConfig(Checked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig(Checked):
-    """Devices as (data, fsdp); `fsdp` 0 takes all devices."""
+    """Devices as (data, fsdp, spatial); `data` is what the other two leave."""
 
     fsdp: int = 0
+    """Devices that share the state, inside one slice; 0 takes all of a slice."""
+    spatial: int = 1
+    """Devices that share the height of one picture: for sampling at full resolution."""
 
     def __post_init__(self) -> None:
         require(self.fsdp >= 0, f"MeshConfig.fsdp is {self.fsdp}; it must not be negative.")
+        require_positive(self, "spatial")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,16 +234,16 @@ class StageConfig(Checked):
                 size is None or size % divisor == 0,
                 f"{what} is {size}; the U-Net of {self.name!r} needs a multiple of {divisor}.",
             )
+        crop = self.data.crop or self.resolution
+        require(crop <= self.resolution, f"data.crop is {crop}; the most is {self.resolution}.")
         if self.low_resolution is not None:
             require(
                 self.low_resolution > 0 and self.resolution % self.low_resolution == 0,
-                f"low_resolution is {self.low_resolution}; it must divide resolution, "
-                f"{self.resolution}.",
+                f"low_resolution is {self.low_resolution}; it must divide {self.resolution}.",
             )
             require(
-                self.data.crop is None or self.data.crop % self.upscale == 0,
-                f"data.crop is {self.data.crop}; it must be a multiple of the up-scaling factor, "
-                f"{self.upscale}.",
+                crop % self.upscale == 0,
+                f"data.crop is {crop}; it must be a multiple of the up-scaling, {self.upscale}.",
             )
 
     @property

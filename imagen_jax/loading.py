@@ -8,7 +8,8 @@ import jax
 
 from imagen_jax.config import MeshConfig, StageConfig
 from imagen_jax.errors import UsageError
-from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.parallel import distributed
+from imagen_jax.parallel.mesh import make_mesh, to_host
 from imagen_jax.stage import Params, init_text_encoder
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.training.checkpoint import is_training_directory, load_directory
@@ -92,10 +93,14 @@ def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
 def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: Path) -> None:
     """Copies an encoder that came from a stage, which may train on, into `workdir`.
 
-    One from a Hugging Face directory is not copied: it is large and does not change.
+    All processes take part and the first one writes. An encoder from a Hugging Face directory
+    is not copied: it is large and does not change.
     """
     copy = workdir / _ENCODER_COPY
-    if _is_stage(Path(config.text_encoder.source)) and not copy.exists():
+    if not _is_stage(Path(config.text_encoder.source)) or copy.exists():
+        return
+    encoder = to_host(encoder)
+    if distributed.leads():
         write_tensors(copy, encoder, "float32", {})
 
 

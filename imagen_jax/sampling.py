@@ -40,13 +40,21 @@ def make_sampler(
     networks: Networks,
     *,
     size: tuple[int, int],
+    sharding: jax.sharding.Sharding | None = None,
     on_step: Callable | None = None,
 ) -> Callable[..., Pixels]:
     """A jitted function that paints `size` (height, width) pictures of a stage.
 
     Its arguments are (params, text, mask, keys, low_res): embeddings of the prompts, one key
     per picture and, for a super-resolution stage, the low-resolution pixels (else None).
+
+    `sharding` is how pictures lie on the devices; None leaves it to the arguments. Split
+    heights follow from it through all of the network: convolutions fetch the rows that they
+    need of their neighbours.
     """
+
+    def split(images: Images) -> Images:
+        return images if sharding is None else jax.lax.with_sharding_constraint(images, sharding)
 
     def sample(
         params: Params,
@@ -71,7 +79,7 @@ def make_sampler(
         state = networks.encode_text(params, text, mask)
 
         def predict(z: Images, log_snr: jax.Array) -> Images:
-            return networks.predict(params, z, log_snr, state, **inputs)
+            return split(networks.predict(params, split(z), log_snr, state, **inputs))
 
         denoise = make_denoise(
             predict, config.diffusion.prediction, settings.guidance_scale,

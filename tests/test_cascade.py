@@ -133,14 +133,12 @@ def test_hostile_prompts_make_harmless_file_names(stages, tmp_path, monkeypatch)
     assert [picture["prompt"] for picture in written["pictures"]] == prompts
 
 
-def paint(steps, prompts, *, devices, num_images=1, batch_size=4, seed=3):
+def paint(steps, prompts, *, devices, split_height=1, num_images=1, batch_size=4, seed=3):
     """Pictures of the last stage, on the first `devices` devices."""
-    with pytest.MonkeyPatch.context() as patch:
-        mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-        patch.setattr(cascade.meshes, "make_mesh", lambda config: mesh)
-        *_, last = cascade.paint(
-            steps, prompts, seed=seed, num_images=num_images, batch_size=batch_size
-        )
+    mesh = make_mesh(MeshConfig(spatial=split_height), jax.devices()[:devices])
+    *_, last = cascade.paint(
+        steps, prompts, seed=seed, num_images=num_images, batch_size=batch_size, mesh=mesh
+    )
     return last.astype(int)
 
 
@@ -155,8 +153,9 @@ def alone(steps):
     [
         (PROMPTS, {"devices": 8}, 2),
         (PROMPTS, {"devices": 1, "batch_size": 2, "num_images": 2}, 4),
+        (PROMPTS, {"devices": 8, "split_height": 4}, 2),
     ],
-    ids=["eight devices", "other prompts, numbers and batches"],
+    ids=["eight devices", "other prompts, numbers and batches", "split heights"],
 )
 def test_a_picture_depends_on_its_prompt_seed_and_number_alone(
     alone, steps, prompts, settings, place
@@ -199,16 +198,6 @@ def test_a_digest_depends_on_names_shapes_and_values():
     assert len({cascade.digest(tree) for tree in (params, *others)}) == 4
 
 
-class Reader:
-    """A data iterator that stands still."""
-
-    def get_state(self):
-        return b"0"
-
-    def set_state(self, state):
-        pass
-
-
 def test_a_training_directory_and_its_export_paint_the_same_bytes(tmp_path):
     """The EMA counts: the parameters themselves are others."""
     config, workdir = CONFIGS["base"], tmp_path / "run"
@@ -221,7 +210,7 @@ def test_a_training_directory_and_its_export_paint_the_same_bytes(tmp_path):
         opt_state=make_optimizer(config.optimizer).init(params),
     )
     checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save(jax.tree.map(jax.numpy.asarray, state), Reader())
+    checkpoints.save(jax.tree.map(jax.numpy.asarray, state))
     checkpoints.close()
     file = tmp_path / "base.safetensors"
     assert call(verbs, "export", workdir, file, "--dtype", "float32").code == 0
@@ -245,12 +234,9 @@ shipped = pytest.mark.skipif(
 
 @pytest.fixture
 def optimised():
-    """Compiles for speed, which the tests' settings do not, and paints on one device."""
+    """Compiles for speed, which the tests' settings do not."""
     jax.config.update("jax_disable_most_optimizations", False)
-    with pytest.MonkeyPatch.context() as patch:
-        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-        patch.setattr(cascade.meshes, "make_mesh", lambda config: mesh)
-        yield
+    yield
     jax.config.update("jax_disable_most_optimizations", True)
 
 
@@ -266,7 +252,8 @@ def test_the_shipped_cascade_paints_the_same_bytes_twice(optimised):
         cascade.Step(stage, tiny.replace(stage.config.sampling, num_steps=count))
         for stage, count in zip(stages, (8, 1, 1), strict=True)
     ]
-    settings = {"seed": 0, "num_images": 1, "batch_size": 1}
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    settings = {"seed": 0, "num_images": 1, "batch_size": 1, "mesh": mesh}
     first, second = (list(cascade.paint(few, ["a red apple"], **settings)) for _ in range(2))
     for side, pixels, again in zip((64, 256, 1024), first, second, strict=True):
         np.testing.assert_array_equal(pixels, again)

@@ -136,6 +136,8 @@ def test_train_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
         ([], ["no prompt"]),
         ([""], ["A prompt is ''", "must not be empty"]),
         (["a cat", " \t\n"], [r"' \t\n'", "must not be empty"]),
+        (["a", "--split-height", "0"], ["--split-height is 0", "at least 1"]),
+        (["a", "--split-height", "3"], ["--split-height is 3", "must divide the 8 devices"]),
         (["a", "--seed", "-1"], ["--seed is -1", "between 0 and 4294967295"]),
         (["a", "--seed", str(2**32)], ["--seed is 4294967296"]),
         (["a", "--seed", "1.5"], ["--seed", "'1.5'"]),

@@ -80,7 +80,7 @@ BAD_STAGES = [
     ({"resolution": 15}, "resolution is 15; the U-Net of 'tiny' needs a multiple of 2"),
     ({"data": {"crop": 7}}, "data.crop is 7; the U-Net of 'tiny' needs a multiple of 2"),
     ({"low_resolution": 0}, "low_resolution is 0"),
-    ({"low_resolution": 5}, "low_resolution is 5; it must divide resolution, 16"),
+    ({"low_resolution": 5}, "low_resolution is 5; it must divide 16"),
     ({"low_resolution": 4, "data": {"crop": 6}}, "data.crop is 6; it must be a multiple"),
 ]
 

@@ -1,13 +1,17 @@
 """Sampling: a picture is its own key's, and guidance is what its scale says."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
+from imagen_jax.config import MeshConfig
 from imagen_jax.diffusion import process, samplers
 from imagen_jax.diffusion.guidance import make_denoise
+from imagen_jax.parallel import mesh as meshes
 from imagen_jax.sampling import make_sampler, picture_keys, to_pixels, to_unit
 from imagen_jax.stage import build_networks, drop_text
 
@@ -112,6 +116,55 @@ def test_drop_text_touches_only_the_dropped():
     np.testing.assert_array_equal(dropped_mask[::2], mask[::2])
     assert not np.any(dropped[1])
     np.testing.assert_array_equal(dropped_mask[1], [True] + [False] * (tiny.LENGTH - 1))
+
+
+@pytest.fixture(scope="module")
+def split_over_eight():
+    """16 -> 64 pixels with two levels: the picture, the same split in eight, and its program."""
+    unet = tiny.replace(
+        tiny.EFFICIENT_UNET, channels=(8, 16), num_res_blocks=(1, 1), strides=(2, 2),
+        self_attention=(False, False), text_attention=(False, True),
+    )  # fmt: skip
+    config = tiny.super_resolution(low_resolution=16, resolution=64, unet=unet)
+    settings = tiny.replace(config.sampling, guidance_scale=3.0)
+    params = {"unet": tiny.random_params(config)["unet"]}
+    text = np.random.default_rng(0).normal(size=(1, tiny.LENGTH, tiny.T5.d_model))
+    batch = tiny.batch(config, 1)
+    inputs = (text.astype(np.float32), batch["mask"], picture_keys(0, 64, 1), batch["low_res"])
+
+    def paint(devices):
+        mesh = meshes.make_mesh(MeshConfig(spatial=devices), jax.devices()[:devices])
+        sharding = meshes.picture_sharding(mesh)
+        sampler = make_sampler(
+            config, settings, build_networks(config), size=(64, 64), sharding=sharding
+        )
+        placed = jax.device_put((params, *inputs), meshes.replicated(mesh))
+        program = sampler.lower(*placed).compile()
+        return np.asarray(program(*placed)).astype(int), program.as_text()
+
+    return paint(1)[0], *paint(8)
+
+
+def test_a_picture_whose_height_is_split_is_the_whole_picture(split_over_eight):
+    """Within 1 of 255, and hardly ever that: sums of norms over devices have another order."""
+    whole, split, _ = split_over_eight
+    difference = np.abs(split - whole)
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+    assert whole.std() > 10
+
+
+def test_split_heights_exchange_rows_and_never_gather_features(split_over_eight):
+    """Neighbours send single rows. All of a picture is gathered once, for its percentile."""
+    _, _, program = split_over_eight
+    shapes = lambda operation: [  # noqa: E731
+        [int(side) for side in shape.split(",")]
+        for shape in re.findall(rf"f32\[([\d,]+)\]\S* {operation}(?:-start)?\(", program)
+    ]
+    halos = shapes("collective-permute")
+    assert len(halos) >= 10
+    assert all(len(shape) == 4 and shape[1] == 1 for shape in halos)
+    assert all(np.prod(shape) == 64 * 64 * 3 for shape in shapes("all-gather"))
+    assert not shapes("all-to-all")
 
 
 def test_pixels_round_trip():

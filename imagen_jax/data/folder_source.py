@@ -26,7 +26,6 @@ class FolderSource:
             known = ", ".join(PICTURE_SUFFIXES)
             raise UsageError(f"data.source is 'folder:{directory}'; it holds no picture ({known}).")
         self._captions = [read_captions(path.with_suffix(".txt")) for path in self._paths]
-        self._directory = directory
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -35,10 +34,6 @@ class FolderSource:
         path = self._paths[index]
         draw_caption = functools.partial(pick_caption, self._captions[index])
         return Record(str(path), path.read_bytes(), None, draw_caption)
-
-    def __repr__(self) -> str:
-        # Grain keeps this in its checkpoints and compares it on resume.
-        return f"FolderSource({str(self._directory)!r}, {len(self)} pictures)"
 
 
 def read_captions(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Batches for training: shuffled, captioned anew each epoch, sharded, endless, resumable."""
+"""Batches for training: shuffled, captioned anew each epoch, shared out, endless."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -10,9 +10,7 @@ from PIL import Image
 
 from imagen_jax.config import StageConfig
 from imagen_jax.data import transforms
-from imagen_jax.data.records import Record
-from imagen_jax.data.sources import open_source
-from imagen_jax.errors import UsageError
+from imagen_jax.data.records import Record, Source
 
 Batch = dict[str, np.ndarray]
 Tokenize = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -24,50 +22,62 @@ BATCHES_AHEAD = 2
 
 
 def make_dataset(
+    source: Source,
     config: StageConfig,
     tokenize: Tokenize,
     *,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
+    first_batch: int = 0,
     seed: int,
 ) -> grain.IterDataset:
-    """An endless data set of batches; `iter()` gives an iterator with get_state and set_state.
+    """An endless data set of batches, or of one process's rows of them.
 
     A batch holds `image`, uint8 [B, S, S, 3], `token_ids`, int32 [B, L], `mask`, bool [B, L],
     and for a super-resolution stage `low_res`, uint8 [B, s, s, 3], where S is `data.crop` or
-    the resolution and s = S / upscale. Which pictures, crops and captions make up global
-    batch i depends on `seed` alone, not on `process_count`.
+    the resolution and s = S / upscale. Row j of batch i (picture, crop and caption) depends
+    on `seed` and i * batch_size + j alone: not on who reads it, nor on where reading began. So
+    a run that goes on needs to know nothing but its step, on any number of processes.
 
     Args:
+        source: of the records.
         config: of the stage.
         tokenize: captions -> (token ids, mask).
-        batch_size: pictures in a batch of this process.
-        process_index: of this process.
-        process_count: processes that share the data.
+        batch_size: pictures of a batch over all processes.
+        rows: which of them this process reads; None for all.
+        first_batch: number of the first batch, from 0.
         seed: of the order, the captions and the crops.
 
     Raises:
-        UsageError: the source cannot be opened or the crop is too large; when iterated, a
-            picture does not decode.
+        UsageError: when iterated, a picture does not decode.
     """
-    crop = config.data.crop
-    if crop is not None and crop > config.resolution:
-        raise UsageError(
-            f"data.crop is {crop}; it must not exceed resolution, {config.resolution}."
-        )
-    source = open_source(config.data, config.low_resolution)
     examples = (
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(LoadExample(config.resolution, config.low_resolution, crop))
+        .random_map(LoadExample(config.resolution, config.low_resolution, config.data.crop))
     )
-    # Sharded last, so that uneven shards never drift apart and no two share random numbers.
-    batches = examples[process_index::process_count].batch(batch_size, batch_fn=collate)
+    rows = range(batch_size) if rows is None else rows
+    # Picked last, so that no two processes drift apart or share random numbers.
+    picked = grain.MapDataset.source(_Rows(examples, batch_size, rows))
+    batches = picked.batch(len(rows), batch_fn=collate)[first_batch:]
     # In the caller's thread: tokenizers need be neither thread-safe nor sent to a process.
     return _prefetched(batches, config.data.num_workers).map(TokenizeCaptions(tokenize))
+
+
+class _Rows:
+    """Of every `batch_size` examples those at `rows`, one after another."""
+
+    def __init__(self, examples: grain.MapDataset, batch_size: int, rows: Sequence[int]):
+        self._examples, self._batch_size, self._rows = examples, batch_size, rows
+
+    def __len__(self) -> int:
+        return len(self._examples) // self._batch_size * len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        batch, place = divmod(index, len(self._rows))
+        return self._examples[batch * self._batch_size + self._rows[place]]
 
 
 def _prefetched(batches: grain.MapDataset, num_workers: int) -> grain.IterDataset:

@@ -56,10 +56,6 @@ class TfdsSource:
         draw = _emoji_caption(record) if self._is_emoji else _caption(record, self._text, name)
         return Record(name, record[self._image], low_res, draw)
 
-    def __repr__(self) -> str:
-        # Grain keeps this in its checkpoints and compares it on resume.
-        return f"TfdsSource({self._name!r}, {len(self)} pictures)"
-
 
 def _emoji_caption(record: dict[str, bytes]) -> functools.partial[str]:
     label, keywords, style = (record[word].decode() for word in EMOJI_WORDS)

@@ -1,36 +1,68 @@
-"""The device mesh and the one rule that places every array on it."""
+"""The device mesh and the one rule that places every array on it.
 
+Axes, from the least traffic to the most: `data` (copies of the state), `fsdp` (the state and the
+batch in parts) and `spatial` (the height of a picture in parts).
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 
+AXES = ("data", "fsdp", "spatial")
+_BATCH_AXES = ("data", "fsdp")
 _REPLICATE_BELOW = 2**14
 """Arrays of fewer elements are copied to every device: gathering them costs more."""
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """All devices as (data, fsdp); `config.fsdp` 0 puts all of them on fsdp.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices as (data, fsdp, spatial); neighbours on the wires are neighbours on the mesh.
+
+    A slice is a set of devices with a fast network of their own (of a TPU pod, or what JAX
+    takes for one elsewhere). `fsdp` and `spatial` lie inside a slice; only `data`, which sums
+    gradients once a step, crosses the slow network between slices.
+
+    Args:
+        config: `fsdp` 0 takes all devices of a slice that `spatial` leaves.
+        devices: None for all of JAX's; also those of a compile-only topology.
 
     Raises:
-        UsageError: fsdp does not divide the number of devices.
+        UsageError: fsdp x spatial does not divide a slice.
     """
     devices = jax.devices() if devices is None else devices
-    fsdp = config.fsdp or len(devices)
-    if len(devices) % fsdp:
-        raise UsageError(f"mesh.fsdp is {fsdp}; it must divide the {len(devices)} devices.")
-    grid = np.asarray(devices).reshape(len(devices) // fsdp, fsdp)
-    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    size = len(devices) // slices
+    fsdp = config.fsdp or max(size // config.spatial, 1)
+    if size % (fsdp * config.spatial):
+        asked = f"mesh.fsdp is {fsdp} and " if config.fsdp else ""
+        raise UsageError(
+            f"{asked}mesh.spatial is {config.spatial}; their product must divide the {size} "
+            f"devices{' of a slice' if slices > 1 else ''}."
+        )
+    shape = (size // (fsdp * config.spatial), fsdp, config.spatial)
+    # Splitting the axes of a TPU's torus allows shapes that it has no axis for.
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        grid = mesh_utils.create_hybrid_device_mesh(
+            shape, (slices, 1, 1), devices, allow_split_physical_axes=True
+        )
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def parameter_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
     """Shards the largest axis that fsdp divides; small arrays are replicated.
 
-    The rule reads nothing but the shape, so optimizer moments and EMA lie as their parameter.
+    The rule reads nothing but the shape, so optimizer moments, EMA and frozen encoders lie as
+    parameters do. The step must constrain gradients to the same: where moments lay otherwise
+    than the parameters of a scanned stack, and gradients were left to the partitioner, JAX
+    0.10 and 0.12 computed a wrong loss without a word (tests/training/test_sharding.py).
     """
     divisible = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
     if fsdp == 1 or not divisible or np.prod(shape) < _REPLICATE_BELOW:
@@ -58,23 +90,96 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis over all devices."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    """Of tokens, keys and all that has one row a picture: the first axis in parts."""
+    return NamedSharding(mesh, PartitionSpec(_BATCH_AXES))
+
+
+def picture_sharding(mesh: Mesh) -> NamedSharding:
+    """Of pictures, (batch, height, width, channels): the batch in parts, and the height."""
+    return NamedSharding(mesh, PartitionSpec(_BATCH_AXES, "spatial"))
+
+
+def batch_shardings(batch: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for every (abstract) array of a batch: pictures have four axes."""
+    return jax.tree.map(
+        lambda x: picture_sharding(mesh) if len(x.shape) == 4 else batch_sharding(mesh), batch
+    )
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts a batch is divided."""
+    return mesh.size // mesh.shape["spatial"]
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises a UsageError unless every device gets the same number of pictures."""
-    if batch_size % mesh.size:
+    """Raises a UsageError unless every part of the mesh gets the same number of pictures."""
+    parts = batch_parts(mesh)
+    if batch_size % parts:
         raise UsageError(
-            f"A batch of {batch_size} pictures does not divide over {mesh.size} devices; "
-            f"choose a multiple of {mesh.size}."
+            f"A batch of {batch_size} pictures does not divide over {parts} devices; "
+            f"choose a multiple of {parts}."
         )
 
 
+def check_height(height: int, mesh: Mesh) -> None:
+    """Raises a UsageError unless every device gets the same number of a picture's rows."""
+    parts = mesh.shape["spatial"]
+    if height % parts:
+        raise UsageError(
+            f"A picture {height} pixels high does not divide over {parts} devices; "
+            f"choose a number that divides {height}."
+        )
+
+
+def _local_parts(mesh: Mesh) -> list[int]:
+    """Which parts of a batch this process's devices hold."""
+    parts = batch_parts(mesh)
+    held = batch_sharding(mesh).addressable_devices_indices_map((parts,)).values()
+    return sorted({index[0].indices(parts)[0] for index in held})
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> list[int]:
+    """Which pictures of a global batch this process's devices hold, in order."""
+    size = batch_size // batch_parts(mesh)
+    return [part * size + row for part in _local_parts(mesh) for row in range(size)]
+
+
 def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch -> global arrays, sharded over all devices."""
-    sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-    }
+    """The `local_rows` of a batch -> global arrays."""
+    held = _local_parts(mesh)
+
+    def place(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        size = len(x) // len(held)
+        shape = (size * batch_parts(mesh), *x.shape[1:])
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            start = held.index(index[0].indices(shape[0])[0] // size) * size
+            return x[(slice(start, start + size), *index[1:])]
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return jax.tree.map(place, batch, batch_shardings(batch, mesh))
+
+
+def place_parameters(tree: Any, shardings: Any) -> Any:
+    """Parameters onto the mesh, from anywhere; of the host's, every process sends its parts."""
+
+    def place(x: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+        on_other_mesh = isinstance(x, jax.Array) and not x.is_fully_addressable
+        if on_other_mesh or sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(place, tree, shardings)
+
+
+def to_host(tree: Any) -> Any:
+    """Numpy arrays on every process; all processes must call it."""
+
+    def fetch(x: jax.Array | np.ndarray) -> np.ndarray:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(x)
+
+    return jax.tree.map(fetch, tree)

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import grain.python as grain
 import jax
 import orbax.checkpoint as ocp
 
@@ -15,6 +14,7 @@ import imagen_jax
 from imagen_jax import config_json
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError
+from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import parameter_shardings, with_shardings
 from imagen_jax.stage import Params, init_params
 from imagen_jax.training.step import TrainState
@@ -25,7 +25,7 @@ _MAY_CHANGE = {
         "sample_prompts",
     },
     "data": {"data_dir", "num_workers"},
-    "mesh": {"fsdp"},
+    "mesh": {"fsdp", "spatial"},
 }  # fmt: skip
 """Fields that change nothing about what is learned, so that a resumed run may change them."""
 _DAMAGE = (ValueError, KeyError, OSError, TypeError)
@@ -48,21 +48,29 @@ def package_versions() -> dict[str, str]:
 def claim_directory(workdir: Path, config: StageConfig) -> None:
     """Makes `workdir` the training directory of `config`, or checks that it already is.
 
+    Every process checks before the first one writes; when this returns, all can read it.
+
     Raises:
         UsageError: it belongs to another stage or config; names the first field that differs.
     """
-    path = workdir / "config.json"
-    if path.exists():
+    if (workdir / "config.json").exists():
         _require_same(read_config(workdir), config, workdir)
     elif workdir.is_dir() and any(workdir.iterdir()):
         raise UsageError(
             f"{workdir} is not empty and holds no config.json; choose a new directory."
         )
+    distributed.wait_for_all("checked the training directory")
+    if distributed.leads():
+        _write_claim(workdir, config)
+    distributed.wait_for_all("claimed the training directory")
+
+
+def _write_claim(workdir: Path, config: StageConfig) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--workdir is {workdir}; it cannot be made: {error.strerror}.") from error
-    write_text(path, config_json.to_json(config))
+    write_text(workdir / "config.json", config_json.to_json(config))
     write_text(workdir / "versions.json", json.dumps(package_versions(), indent=2))
 
 
@@ -103,8 +111,10 @@ def _require_same(stored: StageConfig, config: StageConfig, workdir: Path) -> No
 class Checkpoints:
     """The checkpoints of one training directory; saving goes on in the background.
 
-    A checkpoint is {state: step, params, opt_state; ema; data: position of the reader}. The
-    EMA is an item of its own, so that sampling reads nothing else.
+    A checkpoint is {state: step, params, opt_state; ema}. The EMA is an item of its own, so
+    that sampling reads nothing else. All processes save and restore together, each its parts
+    of the arrays; any number of processes reads what another number saved. The step is also
+    where the data goes on.
     """
 
     def __init__(self, workdir: Path, keep: int | None = None):
@@ -115,7 +125,7 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, data: Any) -> None:
+    def save(self, state: TrainState) -> None:
         """Starts to save; the arrays may be donated once this returns."""
         rest = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
         self._manager.save(
@@ -123,17 +133,15 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(rest),
                 ema=ocp.args.StandardSave(state.ema),
-                data=grain.PyGrainCheckpointSave(data),
             ),
         )
 
-    def restore(self, abstract: TrainState, data: Any) -> TrainState:
-        """The newest state, placed as `abstract` says; `data` is moved to its position."""
+    def restore(self, abstract: TrainState) -> TrainState:
+        """The newest state, placed as `abstract` says."""
         rest = {"step": abstract.step, "params": abstract.params, "opt_state": abstract.opt_state}
         restored = self._read(
             state=ocp.args.StandardRestore(rest),
             ema=ocp.args.StandardRestore(abstract.ema),
-            data=grain.PyGrainCheckpointRestore(data),
         )
         return TrainState(ema=restored.ema, **restored.state)
 

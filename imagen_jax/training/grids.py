@@ -9,6 +9,7 @@ from PIL import Image
 
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import make_dataset
+from imagen_jax.data.sources import open_source
 from imagen_jax.pictures import grid
 from imagen_jax.sampling import make_sampler, picture_keys
 from imagen_jax.stage import Networks, Params
@@ -24,12 +25,17 @@ class SampleGrid:
     A super-resolution sheet has three rows: input, sample, target.
     """
 
-    def __init__(self, config: StageConfig, networks: Networks, tokenizer: Tokenizer):
+    def __init__(
+        self, config: StageConfig, networks: Networks, tokenizer: Tokenizer,
+        replicated: jax.sharding.Sharding,
+    ):  # fmt: skip
+        """`replicated` lays an array on every device, so that every process has it."""
         self._config = config
         self._batch = _prompts_or_data(config, tokenizer)
         side = config.data.crop or config.resolution
         self._sample = make_sampler(config, config.sampling, networks, size=(side, side))
         self._embed = jax.jit(networks.embed)
+        self._gather = jax.jit(lambda x: x, out_shardings=replicated)
 
     def __call__(self, params: Params) -> Image.Image:
         """`params` holds U-Net and text encoder."""
@@ -37,7 +43,7 @@ class SampleGrid:
         text = self._embed(params, batch["token_ids"], batch["mask"])
         keys = picture_keys(self._config.training.seed, self._config.resolution, len(text))
         pictures = self._sample(params, text, batch["mask"], keys, batch.get("low_res"))
-        pictures = np.asarray(pictures)
+        pictures = np.asarray(self._gather(pictures))
         if self._config.low_resolution is not None:
             return grid([list(batch["low_res"]), list(pictures), list(batch["image"])])
         prompts = self._config.training.sample_prompts
@@ -55,6 +61,6 @@ def _prompts_or_data(config: StageConfig, tokenizer: Tokenizer) -> dict[str, np.
         token_ids, mask = tokenizer(prompts, length)
         return {"token_ids": token_ids, "mask": mask}
     tokenize = functools.partial(tokenizer, max_length=length)
-    return next(
-        iter(make_dataset(config, tokenize, batch_size=_PICTURES, seed=config.training.seed))
-    )
+    source = open_source(config.data, config.low_resolution)
+    seed = config.training.seed
+    return next(iter(make_dataset(source, config, tokenize, batch_size=_PICTURES, seed=seed)))

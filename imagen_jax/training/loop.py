@@ -5,13 +5,15 @@ device never waits for the host), then what is due: log, checkpoint, sample.
 """
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from imagen_jax.config import StageConfig
-from imagen_jax.data.pipeline import make_dataset
+from imagen_jax.data.pipeline import Batch, make_dataset
+from imagen_jax.data.records import Source
+from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
 from imagen_jax.loading import (
     keep_frozen_encoder,
@@ -19,6 +21,7 @@ from imagen_jax.loading import (
     load_stage,
     load_stage_tokenizer,
 )
+from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pictures import save_png
 from imagen_jax.stage import Params, build_networks
@@ -36,6 +39,8 @@ class Trainer:
     def __init__(self, config: StageConfig, mesh: jax.sharding.Mesh):
         training = config.training
         meshes.check_batch_size(training.batch_size // training.accumulation_steps, mesh)
+        side = config.data.crop or config.resolution
+        meshes.check_height(side // config.upscale, mesh)
         self.config, self.mesh = config, mesh
         self.networks = build_networks(config)
         optimizer = make_optimizer(config.optimizer)
@@ -56,7 +61,7 @@ class Trainer:
         if self.config.text_encoder.train:
             return {}
         frozen = {"text_encoder": load_frozen_encoder(self.config, workdir)}
-        return jax.device_put(frozen, meshes.parameter_shardings(frozen, self.mesh))
+        return meshes.place_parameters(frozen, meshes.parameter_shardings(frozen, self.mesh))
 
     def init_from(self, stage: Path, key: jax.Array) -> TrainState:
         """A first state whose parameters are those (EMA) of a trained stage."""
@@ -73,7 +78,7 @@ class Trainer:
                     f"--init-from {stage}: {jax.tree_util.keystr(path)} has shape "
                     f"{theirs.shape}; this config has {ours.shape}."
                 )
-        params = jax.device_put(loaded, self.shardings.params)
+        params = meshes.place_parameters(loaded, self.shardings.params)
         copy = jax.tree.map(lambda x: x.copy(), params)
         return self.init(key).replace(params=params, ema=copy)
 
@@ -93,7 +98,8 @@ def run(config: StageConfig, workdir: Path, init_from: Path | None = None) -> No
     trainer = Trainer(config, meshes.make_mesh(config.mesh))
     tokenizer = load_stage_tokenizer(config)
     frozen = trainer.load_frozen(workdir)
-    reader = open_reader(config, tokenizer)
+    with distributed.leader_first("opened the data"):  # It may have to be built.
+        source = open_source(config.data, config.low_resolution)
     seed_key, init_key = jax.random.split(jax.random.key(config.training.seed))
     fresh = trainer.init_from(init_from, init_key) if init_from else None
     claim_directory(workdir, config)
@@ -102,29 +108,29 @@ def run(config: StageConfig, workdir: Path, init_from: Path | None = None) -> No
     checkpoints = Checkpoints(workdir, keep=config.training.keep_checkpoints)
     try:
         if checkpoints.latest_step() is not None:
-            state = checkpoints.restore(trainer.abstract_state, reader)
+            state = checkpoints.restore(trainer.abstract_state)
         else:
             state = fresh or trainer.init(init_key)
         del fresh
         grid = (
-            SampleGrid(config, trainer.networks, tokenizer)
+            SampleGrid(config, trainer.networks, tokenizer, meshes.replicated(trainer.mesh))
             if config.training.sample_every
             else None
         )
+        reader = open_reader(trainer, source, tokenizer, first_batch=int(state.step))
         _train(trainer, state, frozen, reader, seed_key, checkpoints, grid, workdir)
     finally:
         checkpoints.close()
 
 
 def _train(
-    trainer: Trainer, state: TrainState, frozen: Params, reader: Any, key: jax.Array,
+    trainer: Trainer, state: TrainState, frozen: Params, reader: Iterator[Batch], key: jax.Array,
     checkpoints: Checkpoints, grid: SampleGrid | None, workdir: Path,
 ) -> None:  # fmt: skip
     """The loop itself."""
     training = trainer.config.training
     step = int(state.step)
-    leads = jax.process_index() == 0
-    with Reporter(workdir, step, training, writes=leads) as reporter:
+    with Reporter(workdir, step, training, writes=distributed.leads()) as reporter:
         pending = None
         while step < training.num_steps:
             batch = meshes.global_batch(next(reader), trainer.mesh)
@@ -136,24 +142,27 @@ def _train(
             last = step == training.num_steps
             if last or step % training.checkpoint_every == 0:
                 check_finite(step, metrics)
-                checkpoints.save(state, reader)
+                checkpoints.save(state)
             if grid is not None and (last or step % training.sample_every == 0):
                 picture = grid(state.ema | frozen)
-                if leads:
+                if distributed.leads():
                     save_png(picture, workdir / "samples" / f"{step:08d}.png")
         if pending is not None:
             reporter.report(*pending)
 
 
-def open_reader(config: StageConfig, tokenizer: Tokenizer) -> Any:
-    """This process's share of the batches, endless and resumable."""
-    tokenize = functools.partial(tokenizer, max_length=config.text_encoder.max_length)
+def open_reader(
+    trainer: Trainer, source: Source, tokenizer: Tokenizer, *, first_batch: int
+) -> Iterator[Batch]:
+    """This process's share of the batches from `first_batch` on, without end."""
+    config, batch_size = trainer.config, trainer.config.training.batch_size
     dataset = make_dataset(
+        source,
         config,
-        tokenize,
-        batch_size=config.training.batch_size // jax.process_count(),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        functools.partial(tokenizer, max_length=config.text_encoder.max_length),
+        batch_size=batch_size,
+        rows=meshes.local_rows(batch_size, trainer.mesh),
+        first_batch=first_batch,
         seed=config.training.seed,
     )
     return iter(dataset)

@@ -14,9 +14,8 @@ import imagen_jax
 from imagen_jax import config_json
 from imagen_jax.config import StageConfig
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.text.tokenizer import load_tokenizer
 from imagen_jax.training.checkpoint import Checkpoints
-from imagen_jax.training.loop import Trainer, open_reader, run
+from imagen_jax.training.loop import Trainer, run
 
 
 def start_process(config: StageConfig, workdir: Path) -> subprocess.Popen:
@@ -30,13 +29,12 @@ def start_process(config: StageConfig, workdir: Path) -> subprocess.Popen:
 
 
 def saved(config: StageConfig, workdir: Path):
-    """The newest state in a training directory, on the host, and the reader's position."""
+    """The newest state in a training directory, on the host."""
     trainer = Trainer(config, make_mesh(config.mesh))
-    reader = open_reader(config, load_tokenizer(config.text_encoder.tokenizer))
     checkpoints = Checkpoints(workdir)
-    state = jax.device_get(checkpoints.restore(trainer.abstract_state, reader))
+    state = jax.device_get(checkpoints.restore(trainer.abstract_state))
     checkpoints.close()
-    return state, reader.get_state()
+    return state
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from jax.sharding import PartitionSpec as P
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
@@ -53,12 +52,12 @@ def alone():
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "fsdp"), [("adam", 8), ("adam", 4), ("adam", 1), ("adafactor", 4)]
+    ("optimizer", "fsdp", "spatial"),
+    [("adam", 8, 1), ("adam", 4, 1), ("adam", 1, 1), ("adafactor", 4, 1), ("adam", 2, 2)],
 )
-def test_sharded_equals_single_device(alone, optimizer, fsdp):
-    """fsdp 8, 4 and 1 of eight devices: meshes 1x8, 2x4 and 8x1."""
-    mesh = meshes.make_mesh(MeshConfig(fsdp=fsdp))
-    assert mesh.devices.shape == (8 // fsdp, fsdp)
+def test_sharded_equals_single_device(alone, optimizer, fsdp, spatial):
+    """Eight devices as meshes 1x8x1, 2x4x1, 8x1x1 and 2x2x2, which splits pictures too."""
+    mesh = meshes.make_mesh(MeshConfig(fsdp=fsdp, spatial=spatial))
     losses, state = train(stage(optimizer), mesh)
     expected_losses, expected = alone[optimizer]
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
@@ -90,6 +89,15 @@ def assert_divided(state, fsdp):
     assert divided > 50
 
 
+def test_what_does_not_divide_is_refused_before_anything_is_made():
+    mesh = meshes.make_mesh(MeshConfig())
+    with pytest.raises(UsageError, match="4 pictures"):
+        Trainer(tiny.stage(training={"accumulation_steps": 2}), mesh)
+    mesh = meshes.make_mesh(MeshConfig(fsdp=1, spatial=8))
+    with pytest.raises(UsageError, match="picture 4 pixels high does not divide over 8"):
+        Trainer(tiny.super_resolution(low_resolution=4), mesh)
+
+
 def test_a_fresh_state_is_born_divided():
     mesh = meshes.make_mesh(MeshConfig(fsdp=8))
     trainer = Trainer(stage("adam"), mesh)
@@ -100,45 +108,3 @@ def test_a_fresh_state_is_born_divided():
             compiled.output_shardings, trainer.shardings, trainer.abstract_state,
         )
     )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("shape", "fsdp", "spec"),
-    [
-        ((3, 3, 512, 1024), 8, P(None, None, None, "fsdp")),
-        ((3, 3, 1024, 512), 8, P(None, None, "fsdp", None)),
-        ((512, 512), 8, P(None, "fsdp")),
-        ((2048, 7), 8, P("fsdp", None)),
-        ((2049, 511), 8, P()),
-        ((64,), 8, P()),
-        ((), 8, P()),
-        ((512, 512), 1, P()),
-    ],
-)
-def test_the_largest_divisible_axis_is_sharded_and_small_arrays_are_not(
-    monkeypatch, shape, fsdp, spec
-):
-    monkeypatch.setattr(meshes, "_REPLICATE_BELOW", 2**12)
-    assert meshes.parameter_spec(shape, fsdp) == spec
-
-
-def test_a_mesh_takes_all_devices_and_refuses_what_does_not_divide_them():
-    assert meshes.make_mesh(MeshConfig()).devices.shape == (1, 8)
-    with pytest.raises(UsageError, match="fsdp is 3; it must divide the 8 devices"):
-        meshes.make_mesh(MeshConfig(fsdp=3))
-
-
-def test_a_batch_must_divide_over_the_devices():
-    mesh = meshes.make_mesh(MeshConfig())
-    with pytest.raises(UsageError, match="12 pictures does not divide over 8 devices"):
-        meshes.check_batch_size(12, mesh)
-    with pytest.raises(UsageError, match="4 pictures"):
-        Trainer(tiny.stage(training={"accumulation_steps": 2}), mesh)
-
-
-def test_a_batch_lies_one_picture_to_a_device():
-    mesh = meshes.make_mesh(MeshConfig(fsdp=4))
-    batch = tiny.batch(tiny.stage())
-    placed = meshes.global_batch(batch, mesh)
-    assert {shard.data.shape[0] for shard in placed["image"].addressable_shards} == {1}
-    np.testing.assert_array_equal(placed["image"], batch["image"])

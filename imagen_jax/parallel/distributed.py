@@ -1,0 +1,84 @@
+"""Start-up of one process or many, what they wait for, and the accelerator that was asked for."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+from imagen_jax.errors import UsageError
+from imagen_jax.parallel.machine import (
+    DistributedFlags,
+    Machine,
+    missing_accelerator,
+    start_arguments,
+)
+
+
+def start(flags: DistributedFlags, machine: Machine | None = None) -> None:
+    """Connects the processes of a run; alone, does nothing. Before anything else of JAX.
+
+    Raises:
+        UsageError: the flags contradict themselves, SLURM has tasks that were not started, or
+            the processes do not find each other.
+    """
+    machine = Machine.here() if machine is None else machine
+    arguments = start_arguments(flags, machine)
+    if arguments is None:
+        return
+    try:
+        jax.distributed.initialize(**arguments)
+    # OSError: the metadata server does not answer. JAX's own errors are RuntimeErrors.
+    except (RuntimeError, ValueError, OSError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"The processes of this run did not find each other: {first_line.rstrip('.')}; give "
+            "--distributed.coordinator, --distributed.num-processes and --distributed.process-id."
+        ) from error
+
+
+def require_accelerator(*, allow_cpu: bool, machine: Machine | None = None) -> None:
+    """Starts JAX's backend, and sees to it that the accelerator that was asked for is used.
+
+    Asked for is what `JAX_PLATFORMS` names first, else a TPU or GPU that is visible and has
+    its plugin installed. A machine without any just runs.
+
+    Raises:
+        UsageError: JAX cannot use it; with `allow_cpu` the CPU is used instead.
+    """
+    platforms = jax.config.jax_platforms or ""
+    try:
+        problem = missing_accelerator(platforms, jax.default_backend(), machine or Machine.here())
+    # An AssertionError without a message is what a platform without a plugin gives.
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).partition("\n")[0] or "it has no plugin"
+        problem = f"JAX_PLATFORMS is {platforms!r}, which JAX cannot start: {first_line}"
+        if allow_cpu:
+            jax.config.update("jax_platforms", "cpu")
+    if problem and not allow_cpu:
+        raise UsageError(f"{problem}; mend the installation, or pass --allow-cpu.")
+
+
+def leads() -> bool:
+    """Whether this process writes the files that a run has one of."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+    """Every process waits here until all have come; `what` must be the same."""
+    multihost_utils.sync_global_devices(what)
+
+
+@contextlib.contextmanager
+def leader_first(what: str) -> Iterator[None]:
+    """The first process does it before the others, which find what it made.
+
+    Where it fails the others try too, so that each says why and none waits for ever.
+    """
+    if not leads():
+        wait_for_all(what)
+    try:
+        yield
+    finally:
+        if leads():
+            wait_for_all(what)
