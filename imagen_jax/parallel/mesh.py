@@ -78,6 +78,34 @@ def parameter_shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: NamedSharding(mesh, parameter_spec(x.shape, fsdp)), tree)
 
 
+def gather_parameters(tree: Any, *, mesh: Mesh, dtype: str) -> Any:
+    """The parameters of one block, whole on every device, for the time that the block runs.
+
+    Sharded arrays are sent in `dtype`, that of the computation; their gradients are summed in
+    the parameters' own dtype and kept in parts. Said here, where a block starts, it is one
+    all-gather each way and one reduce-scatter; unsaid, the partitioner may choose to move
+    activations instead.
+    """
+    return jax.tree.map(lambda x: _gather(x, mesh, dtype), tree)
+
+
+def _gather(x: jax.Array, mesh: Mesh, dtype: str) -> jax.Array:
+    parts = NamedSharding(mesh, parameter_spec(x.shape, mesh.shape["fsdp"]))
+    if parts.is_fully_replicated:
+        return x
+    place = jax.lax.with_sharding_constraint
+
+    @jax.custom_vjp
+    def gather(x: jax.Array) -> jax.Array:
+        return place(x.astype(dtype), replicated(mesh))
+
+    def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+        return (place(gradient.astype(x.dtype), parts),)
+
+    gather.defvjp(lambda x: (gather(x), None), backward)
+    return gather(x)
+
+
 def with_shardings(abstract: Any, shardings: Any) -> Any:
     """Abstract arrays that say where they lie."""
     return jax.tree.map(
