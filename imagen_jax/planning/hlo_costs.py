@@ -1,0 +1,150 @@
+"""Work and memory traffic of a compiled program, loops counted by their turns."""
+
+import functools
+import math
+import re
+
+from imagen_jax.planning.hlo import Instruction, Program
+
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",
+    "conditional", "after-all", "partition-id", "replica-id", "async-start", "async-update",
+}  # fmt: skip
+"""Move nothing themselves."""
+_SLICES = ("dynamic-slice", "slice", "gather")
+
+
+def flops(program: Program) -> int:
+    """Multiplications and additions of all dots and convolutions, on one chip and in one call.
+
+    Custom kernels, such as Pallas attention, are not seen. Work that the partitioner repeats
+    on several chips, and what is computed twice to save memory, is.
+    """
+    total = 0
+    for run in program.runs():
+        scope = program.computations[run.computation]
+        if run.instruction.opcode == "dot":
+            total += run.times * _dot_flops(run.instruction, scope)
+        elif run.instruction.opcode == "convolution":
+            total += run.times * _convolution_flops(run.instruction, scope)
+    return total
+
+
+def hbm_bytes(program: Program) -> int:
+    """Bytes read from and written to HBM, on one chip and in one call; an estimate.
+
+    Every operation that is not inside a fusion reads its operands and writes its results, but
+    for arrays that the compiler keeps in vector memory and, of slices, what is not cut out.
+    That neglects what a convolution reads more than once and so is nearer a lower bound.
+    """
+    return sum(
+        run.times * _moved(program, run.computation, run.instruction)
+        for run in program.runs()
+        if not run.fused
+    )
+
+
+def _moved(program: Program, computation: str, instruction: Instruction) -> int:
+    opcode = instruction.opcode
+    if opcode in _FREE or opcode.endswith("-done") or "AllocateBuffer" in instruction.attributes:
+        return 0
+    scope = program.computations[computation]
+    operands = [scope[name] for name in instruction.operands]
+    if opcode.endswith("-start"):  # Its result holds the operands too.
+        return sum(shape.hbm_bytes for shape in instruction.shapes)
+    written = sum(shape.hbm_bytes for shape in instruction.shapes)
+    if opcode in _SLICES:
+        return 2 * written
+    if opcode == "dynamic-update-slice":
+        return 2 * sum(shape.hbm_bytes for shape in operands[1].shapes)
+    if opcode != "fusion":
+        return written + sum(shape.hbm_bytes for x in operands for shape in x.shapes)
+    inner = program.computations[instruction.called()[0]]
+    read = sum(_read(inner, index, operand) for index, operand in enumerate(operands))
+    return read + min(written, _written(inner))
+
+
+def _read(inner: dict[str, Instruction], index: int, operand: Instruction) -> int:
+    """Bytes that a fusion reads of one operand: of one that it only slices, the slices."""
+    whole = sum(shape.hbm_bytes for shape in operand.shapes)
+    names = {
+        i.name for i in inner.values() if i.opcode == "parameter" and i.literal == str(index)
+    }
+    users = [i for i in inner.values() if names & set(i.operands)]
+    part = 0
+    for user in users:
+        if user.opcode in _SLICES and user.operands[0] in names:
+            part += sum(shape.bytes for shape in user.shapes)
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] in names:
+            continue  # Written in place.
+        else:
+            return whole
+    return min(part, whole)
+
+
+def _written(inner: dict[str, Instruction]) -> float:
+    """Bytes at most that a fusion writes: of an update in place, the update."""
+    (root,) = (i for i in inner.values() if i.is_root)
+    if root.opcode != "dynamic-update-slice":
+        return math.inf
+    return sum(shape.bytes for shape in inner[root.operands[1]].shapes)
+
+
+def _sizes(instruction: Instruction, name: str) -> list[int]:
+    return [int(x) for x in (instruction.attribute(name) or "").split(",") if x]
+
+
+def _dot_flops(dot: Instruction, scope: dict[str, Instruction]) -> int:
+    left = scope[dot.operands[0]].shapes[0].sides
+    contracted = math.prod(left[axis] for axis in _sizes(dot, "lhs_contracting_dims"))
+    return 2 * math.prod(dot.shapes[0].sides) * contracted
+
+
+def _convolution_flops(convolution: Instruction, scope: dict[str, Instruction]) -> int:
+    """2 x results x input channels of a group x taps that fall on the picture.
+
+    TPUs write dots as convolutions too: batch axes as windows over dilated input, in which
+    only one tap of each falls on a value.
+    """
+    image, kernel = (scope[name].shapes[0].sides for name in convolution.operands[:2])
+    image_axes, kernel_axes, result_axes = re.split(
+        r"_|->", convolution.attribute("dim_labels") or ""
+    )
+    result = dict(zip(result_axes, convolution.shapes[0].sides, strict=True))
+    inputs = dict(zip(image_axes, image, strict=True))
+    taps = dict(zip(kernel_axes, kernel, strict=True))
+    windows = _windows(convolution)
+    valid = math.prod(
+        valid_taps(inputs[axis], taps[axis], result[axis], *windows[int(axis)])
+        for axis in result
+        if axis.isdigit()
+    )
+    return 2 * result["b"] * result["f"] * taps["i"] * valid
+
+
+def _windows(convolution: Instruction) -> list[tuple[int, int, int, int]]:
+    """(stride, padding before, dilation of the input, of the kernel) of each axis."""
+    window = convolution.attribute("window") or ""
+    fields = dict(part.split("=") for part in window.split())
+    count = fields["size"].count("x") + 1 if fields else 0
+
+    def values(name: str, default: str) -> list[str]:
+        return fields.get(name, "x".join([default] * count)).split("x")
+
+    before = [pad.split("_")[0] for pad in values("pad", "0_0")]
+    columns = values("stride", "1"), before, values("lhs_dilate", "1"), values("rhs_dilate", "1")
+    return [tuple(map(int, axis)) for axis in zip(*columns, strict=True)]
+
+
+@functools.cache
+def valid_taps(
+    size: int, taps: int, results: int, stride: int, before: int, dilation: int, tap_dilation: int
+) -> int:
+    """Of one axis: how many (result, tap) pairs read a value rather than padding or a gap."""
+    last = (size - 1) * dilation
+    positions = (
+        result * stride - before + tap * tap_dilation
+        for result in range(results)
+        for tap in range(taps)
+    )
+    return sum(0 <= p <= last and p % dilation == 0 for p in positions)
