@@ -126,7 +126,9 @@ def _windows(convolution: Instruction) -> list[tuple[int, int, int, int]]:
     """(stride, padding before, dilation of the input, of the kernel) of each axis."""
     window = convolution.attribute("window") or ""
     fields = dict(part.split("=") for part in window.split())
-    count = fields["size"].count("x") + 1 if fields else 0
+    if not fields:
+        return []
+    count = fields["size"].count("x") + 1
 
     def values(name: str, default: str) -> list[str]:
         return fields.get(name, "x".join([default] * count)).split("x")
