@@ -6,6 +6,11 @@
 
 Without stages of your own it uses the small cascade that ships with the package. Pictures of
 every stage, a contact sheet and manifest.json go to --out.
+
+    python sample.py --compile-only --topology v5e:2x4 --base base_64 --sr256 none
+
+compiles each stage's denoising steps for TPUs that need not be there and says what they take
+of them. It paints nothing; a stage may then be the name of a config, without weights.
 """
 
 import dataclasses
@@ -19,8 +24,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from imagen_jax.config import SamplingConfig
+from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
+from imagen_jax.planning.options import CompileOptions
 
 STAGES = ("base", "sr256", "sr1024")
 SHIPPED = "shipped"
@@ -56,6 +62,7 @@ class Flags:
     """Pictures painted at once."""
     out: Path = Path("out")
     """Directory for the pictures."""
+    compiling: Annotated[CompileOptions, tyro.conf.arg(name="")] = CompileOptions()
 
 
 def per_stage(name: str, text: str, kind: type, count: int) -> list[Any]:
@@ -126,6 +133,8 @@ def check(flags: Flags) -> None:
             raise UsageError(f"--{flag} is {getattr(flags, name)}; it must be at least 1.")
     if not 0 <= flags.seed < 2**32:
         raise UsageError(f"--seed is {flags.seed}; it must lie between 0 and {2**32 - 1}.")
+    if flags.compiling.compile_only:
+        return
     if not flags.prompts:
         raise UsageError('There is no prompt; give at least one, such as "a red apple".')
     for prompt in flags.prompts:
@@ -227,12 +236,40 @@ def run(flags: Flags) -> None:
     print("\n".join(str(flags.out / names[-1]) for names in files))
 
 
+def stage_config(path: Path) -> StageConfig:
+    """The config of a training directory, of an exported file or, by its name, of configs/."""
+    from imagen_jax.loading import load_stage
+    from imagen_jax.training.checkpoint import is_training_directory, read_config
+    from train import load_config
+
+    if is_training_directory(path):
+        return read_config(path)
+    return load_stage(path).config if path.exists() else load_config(str(path))
+
+
+def compile_only(flags: Flags) -> int:
+    """Reports what the denoising steps of every stage take of --topology; the exit code."""
+    from imagen_jax.planning import calls
+    from imagen_jax.planning.compile_only import run
+
+    configs = [stage_config(path) for path in stage_paths(flags)]
+    settings = stage_settings(flags, [config.sampling for config in configs])
+    pairs = list(zip(configs, settings, strict=True))
+    return run(
+        lambda devices: (calls.sampler(*pair, flags.batch_size, devices) for pair in pairs),
+        flags.compiling,
+    )
+
+
 def main() -> None:
     with exit_on_usage_error():
         flags = parse_flags(
             lambda: tyro.cli(Flags, description=__doc__, prog="sample.py", args=sys.argv[1:])
         )
         check(flags)
+        flags.compiling.prepare()
+        if flags.compiling.compile_only:
+            sys.exit(compile_only(flags))
         run(flags)
 
 

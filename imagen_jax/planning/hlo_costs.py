@@ -67,9 +67,7 @@ def _moved(program: Program, computation: str, instruction: Instruction) -> int:
 def _read(inner: dict[str, Instruction], index: int, operand: Instruction) -> int:
     """Bytes that a fusion reads of one operand: of one that it only slices, the slices."""
     whole = sum(shape.hbm_bytes for shape in operand.shapes)
-    names = {
-        i.name for i in inner.values() if i.opcode == "parameter" and i.literal == str(index)
-    }
+    names = {i.name for i in inner.values() if i.opcode == "parameter" and i.literal == str(index)}
     users = [i for i in inner.values() if names & set(i.operands)]
     part = 0
     for user in users:

@@ -83,11 +83,14 @@ def test_scanned_weights_and_inner_functions_are_followed():
         step = jax.jit(lambda x, w: (jax.nn.silu(x @ w), None))
         return jnp.sum(jax.lax.scan(step, x, ws)[0])
 
-    assert model_flops(loss, jnp.ones((5, 16, 16)), X, trained=True) == (5 * 3 - 1) * 2 * X.size * 16
+    assert (
+        model_flops(loss, jnp.ones((5, 16, 16)), X, trained=True) == (5 * 3 - 1) * 2 * X.size * 16
+    )
 
 
 @pytest.mark.parametrize(
-    ("make", "wide"), [(tiny.stage, {"embed_dim": 64}), (tiny.super_resolution, {"channels": (64,)})]
+    ("make", "wide"),
+    [(tiny.stage, {"embed_dim": 64}), (tiny.super_resolution, {"channels": (64,)})],
 )
 def test_the_work_of_a_whole_stage_is_near_what_xla_counts(make, wide):
     # Wide, so that convolutions outweigh what is counted by XLA alone.
