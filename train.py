@@ -75,6 +75,8 @@ def parse(arguments: list[str]) -> Flags:
             description=sys.modules[f"configs.{arguments[0]}"].__doc__,
         )
     )
+    if not flags.compiling.compile_only and flags.what != "step":
+        raise UsageError(f"--what {flags.what} belongs to --compile-only, which is missing.")
     if not flags.compiling.compile_only and flags.workdir is None:
         raise UsageError("--workdir is missing; name the training directory.")
     return flags

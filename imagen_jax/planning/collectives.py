@@ -11,7 +11,7 @@ _KINDS = (
     "collective-permute", "collective-broadcast",
 )  # fmt: skip
 _CHAIN = re.compile(r'chain_id="(\d+)"')
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _TILES = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
 _LISTS = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 
@@ -47,7 +47,7 @@ def collectives(program: Program, chips: int) -> dict[str, Traffic]:
     return {kind: Traffic(*values) for kind, values in sorted(total.items())}
 
 
-def _distinct(program: Program) -> dict[tuple, tuple[str, Run]]:
+def _distinct(program: Program) -> dict[object, tuple[str, Run]]:
     """Every collective once: (kind, run) by where it stands.
 
     A TPU spreads one collective over several fusions, which all hold a copy of it with the
@@ -95,8 +95,9 @@ def _group_size(instruction: Instruction, chips: int) -> int:
     if found := _MESH.search(text):
         sides = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
         group = 1
-        for axis in re.findall(r"'(\w+)'", found[2]):
-            group *= int(sides[axis])
+        # 'x' is a whole axis, 'x':(2)4 the 4 of its parts that lie inside the first 2.
+        for axis, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2]):
+            group *= int(part or sides[axis])
         return group
     if found := _TILES.search(text):
         return int(found[1])

@@ -6,11 +6,15 @@ import re
 
 from imagen_jax.planning.hlo import Instruction, Program
 
+Bytes = int | float
+"""Whole, or infinite where there is no limit."""
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",
     "conditional", "after-all", "partition-id", "replica-id", "async-start", "async-update",
 }  # fmt: skip
 """Move nothing themselves."""
+Scope = dict[str, Instruction]
+"""The instructions of one computation by their names."""
 _SLICES = ("dynamic-slice", "slice", "gather")
 
 
@@ -37,14 +41,15 @@ def hbm_bytes(program: Program) -> int:
     for arrays that the compiler keeps in vector memory and, of slices, what is not cut out.
     That neglects what a convolution reads more than once and so is nearer a lower bound.
     """
-    return sum(
+    moved = (
         run.times * _moved(program, run.computation, run.instruction)
         for run in program.runs()
         if not run.fused
     )
+    return int(sum(moved))
 
 
-def _moved(program: Program, computation: str, instruction: Instruction) -> int:
+def _moved(program: Program, computation: str, instruction: Instruction) -> Bytes:
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith("-done") or "AllocateBuffer" in instruction.attributes:
         return 0
@@ -60,45 +65,67 @@ def _moved(program: Program, computation: str, instruction: Instruction) -> int:
     if opcode != "fusion":
         return written + sum(shape.hbm_bytes for x in operands for shape in x.shapes)
     inner = program.computations[instruction.called()[0]]
-    read = sum(_read(inner, index, operand) for index, operand in enumerate(operands))
-    return read + min(written, _written(inner))
+    read = sum(
+        min(_read(program, inner, index), sum(shape.hbm_bytes for shape in operand.shapes))
+        for index, operand in enumerate(operands)
+    )
+    return read + min(written, _written(program, inner, _root(inner)))
 
 
-def _read(inner: dict[str, Instruction], index: int, operand: Instruction) -> int:
-    """Bytes that a fusion reads of one operand: of one that it only slices, the slices."""
-    whole = sum(shape.hbm_bytes for shape in operand.shapes)
-    names = {i.name for i in inner.values() if i.opcode == "parameter" and i.literal == str(index)}
-    users = [i for i in inner.values() if names & set(i.operands)]
-    part = 0
-    for user in users:
-        if user.opcode in _SLICES and user.operands[0] in names:
-            part += sum(shape.bytes for shape in user.shapes)
-        elif user.opcode == "dynamic-update-slice" and user.operands[0] in names:
-            continue  # Written in place.
-        else:
-            return whole
-    return min(part, whole)
+def _read(program: Program, inner: Scope, index: int) -> Bytes:
+    """Bytes that a fusion reads of operand `index`: of one that it only slices, the slices."""
+    return sum(
+        _read_by_users(program, inner, i.name)
+        for i in inner.values()
+        if i.opcode == "parameter" and i.literal == str(index)
+    )
 
 
-def _written(inner: dict[str, Instruction]) -> float:
-    """Bytes at most that a fusion writes: of an update in place, the update."""
-    (root,) = (i for i in inner.values() if i.is_root)
-    if root.opcode != "dynamic-update-slice":
-        return math.inf
-    return sum(shape.bytes for shape in inner[root.operands[1]].shapes)
+def _read_by_users(program: Program, inner: Scope, name: str) -> Bytes:
+    total = 0
+    for user in inner.values():
+        positions = [index for index, operand in enumerate(user.operands) if operand == name]
+        if not positions:
+            continue
+        if user.opcode == "bitcast":
+            total += _read_by_users(program, inner, user.name)
+        elif user.opcode == "fusion":
+            nested = program.computations[user.called()[0]]
+            total += sum(_read(program, nested, position) for position in positions)
+        elif user.opcode in _SLICES and positions == [0]:
+            total += sum(shape.bytes for shape in user.shapes)
+        elif user.opcode != "dynamic-update-slice" or positions != [0]:  # Written in place.
+            return math.inf
+    return total
+
+
+def _written(program: Program, inner: Scope, result: Instruction) -> Bytes:
+    """Bytes at most that a fusion writes for a result: of an update in place, the update."""
+    if result.opcode in ("tuple", "bitcast"):
+        return sum(_written(program, inner, inner[name]) for name in result.operands)
+    if result.opcode == "fusion":
+        nested = program.computations[result.called()[0]]
+        return _written(program, nested, _root(nested))
+    written = inner[result.operands[1]] if result.opcode == "dynamic-update-slice" else result
+    return sum(shape.bytes for shape in written.shapes)
+
+
+def _root(inner: Scope) -> Instruction:
+    (root,) = (instruction for instruction in inner.values() if instruction.is_root)
+    return root
 
 
 def _sizes(instruction: Instruction, name: str) -> list[int]:
     return [int(x) for x in (instruction.attribute(name) or "").split(",") if x]
 
 
-def _dot_flops(dot: Instruction, scope: dict[str, Instruction]) -> int:
+def _dot_flops(dot: Instruction, scope: Scope) -> int:
     left = scope[dot.operands[0]].shapes[0].sides
     contracted = math.prod(left[axis] for axis in _sizes(dot, "lhs_contracting_dims"))
     return 2 * math.prod(dot.shapes[0].sides) * contracted
 
 
-def _convolution_flops(convolution: Instruction, scope: dict[str, Instruction]) -> int:
+def _convolution_flops(convolution: Instruction, scope: Scope) -> int:
     """2 x results x input channels of a group x taps that fall on the picture.
 
     TPUs write dots as convolutions too: batch axes as windows over dilated input, in which

@@ -8,6 +8,8 @@ from imagen_jax.planning.chips import known_topologies
 
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
+    # It holds what was compiled, but cannot read it back without a TPU.
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
     # Without these libtpu asks a metadata server, which only a TPU VM has, and complains.
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
