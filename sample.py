@@ -7,10 +7,10 @@
 Without stages of your own it uses the small cascade that ships with the package. Pictures of
 every stage, a contact sheet and manifest.json go to --out.
 
-    python sample.py --compile-only --topology v5e:2x4 --base base_64 --sr256 none
+    python sample.py --compile-only --topology v5e:2x4 --base configs/tiny_64.py --sr256 none
 
 compiles each stage's denoising steps for TPUs that need not be there and says what they take
-of them. It paints nothing; a stage may then be the name of a config, without weights.
+of them. It paints nothing; a stage may then also be a config file, without weights.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from imagen_jax.config import SamplingConfig, StageConfig
+from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 from imagen_jax.planning.options import CompileOptions
 
@@ -236,23 +236,13 @@ def run(flags: Flags) -> None:
     print("\n".join(str(flags.out / names[-1]) for names in files))
 
 
-def stage_config(path: Path) -> StageConfig:
-    """The config of a training directory, of an exported file or, by its name, of configs/."""
-    from imagen_jax.loading import load_stage
-    from imagen_jax.training.checkpoint import is_training_directory, read_config
-    from train import load_config
-
-    if is_training_directory(path):
-        return read_config(path)
-    return load_stage(path).config if path.exists() else load_config(str(path))
-
-
 def compile_only(flags: Flags) -> int:
     """Reports what the denoising steps of every stage take of --topology; the exit code."""
+    from imagen_jax.loading import load_config
     from imagen_jax.planning import calls
     from imagen_jax.planning.compile_only import run
 
-    configs = [stage_config(path) for path in stage_paths(flags)]
+    configs = [load_config(path) for path in stage_paths(flags)]
     settings = stage_settings(flags, [config.sampling for config in configs])
     pairs = list(zip(configs, settings, strict=True))
     return run(
