@@ -109,7 +109,7 @@ class Report:
 
 
 def bound(
-    chip: Chip, flops: float, model_flops: float, hbm_traffic: float, collectives: dict
+    chip: Chip, flops: int, model_flops: float, hbm_traffic: int, collectives: dict
 ) -> Bound:
     """The roofline of one call on one chip; the arguments are as in `Report`."""
     sent = sum(traffic.wire_bytes for traffic in collectives.values())
