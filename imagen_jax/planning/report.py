@@ -108,9 +108,7 @@ class Report:
         return sum(traffic.bytes for traffic in self.collectives.values()) / self.parameter_bytes
 
 
-def bound(
-    chip: Chip, flops: int, model_flops: float, hbm_traffic: int, collectives: dict
-) -> Bound:
+def bound(chip: Chip, flops: int, model_flops: float, hbm_traffic: int, collectives: dict) -> Bound:
     """The roofline of one call on one chip; the arguments are as in `Report`."""
     sent = sum(traffic.wire_bytes for traffic in collectives.values())
     times = {
@@ -166,11 +164,11 @@ def to_text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: int) -> str:
     return f"{_scaled(size, 1024)}iB" if abs(size) >= 1024 else f"{size:.0f} B"
 
 
-def _scaled(value: float, base: int) -> str:
+def _scaled(value: int | float, base: int) -> str:
     """`value` with three digits or more and the prefix of a power of `base`: 6.92 G"""
     for prefix in ("", "K", "M", "G"):
         if abs(value) < base:
