@@ -14,12 +14,14 @@ import tiny
 from pods import needs_libtpu, tpu_devices, uncached
 from scripts import ROOT, call, refused, sample, train
 
+from imagen_jax.config import MeshConfig
+from imagen_jax.data.sources import open_source
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.planning import calls, chips, topology
 from imagen_jax.planning.collectives import Traffic
 from imagen_jax.planning.report import Memory, bound
 from imagen_jax.text.tokenizer import load_tokenizer
-from imagen_jax.training.loop import open_reader
+from imagen_jax.training.loop import Trainer, open_reader
 
 POD = ["--compile-only", "--topology", "v5e:2x2"]
 FROZEN = {"train": False}
@@ -140,19 +142,19 @@ def test_slices_are_told_apart():
 def test_the_abstract_batch_is_what_the_pipeline_feeds(stage, crop, tmp_path):
     data = dataclasses.replace(tiny.folder(tmp_path / "pictures"), crop=crop)
     config = stage(data=data)
-    batch = next(open_reader(config, load_tokenizer("captions")))
+    source = open_source(config.data, config.low_resolution)
+    trainer = Trainer(config, make_mesh(MeshConfig()))
+    batch = next(open_reader(trainer, source, load_tokenizer("captions"), first_batch=0))
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)  # noqa: E731
     assert shapes(dict(batch)) == shapes(calls.abstract_batch(config, 8))
 
 
 def test_the_sampler_works_once_for_each_step_and_twice_for_guidance():
-    config, devices = tiny.super_resolution(), jax.devices()[:2]
+    config, mesh = tiny.super_resolution(), make_mesh(MeshConfig(), jax.devices()[:2])
 
     def flops(steps, batch_size, scale):
         settings = dataclasses.replace(config.sampling, num_steps=steps, guidance_scale=scale)
-        return calls.sampler(
-            config, settings, batch_size, make_mesh(MeshConfig(), devices)
-        ).count_flops()
+        return calls.sampler(config, settings, batch_size, mesh).count_flops()
 
     one, three = flops(1, 1, 1.0), flops(3, 2, 1.0)
     text = (3 * one - three) / 2
