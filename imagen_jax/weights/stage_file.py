@@ -1,5 +1,6 @@
 """One stage as one `.safetensors` file: its parameters, its config in the header."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -14,7 +15,15 @@ _FORMAT = "imagen-jax stage 1"
 
 
 def save_stage_file(path: Path, config: StageConfig, params: Params, dtype: Dtype) -> None:
-    """Writes "unet" and, if it is in `params`, "text_encoder"."""
+    """Writes "unet" and, if it is in `params`, "text_encoder".
+
+    Paths of this machine stay out of the header: where tfds keeps the data, and where an
+    encoder was read that now is in the file.
+    """
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=""))
+    if "text_encoder" in params:
+        encoder = dataclasses.replace(config.text_encoder, source="")
+        config = dataclasses.replace(config, text_encoder=encoder)
     write_tensors(path, params, dtype, {"format": _FORMAT, "config": config_json.to_json(config)})
 
 

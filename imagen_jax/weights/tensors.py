@@ -30,7 +30,10 @@ def write_tensors(path: Path, params: Params, dtype: Dtype, metadata: dict[str, 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             safetensors.numpy.save_file(tensors, temporary, metadata=metadata)
+            temporary.chmod(mode)  # Its own files only their owner may read.
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -61,6 +61,15 @@ def test_group_norm_is_its_equation(channels, groups):
     np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=2e-4, atol=2e-4)
 
 
+def test_fewer_groups_keep_the_level_of_a_flat_channel():
+    """A group of one channel forgets its mean; a group of several keeps how they compare."""
+    x = jnp.broadcast_to(jnp.asarray([1.0, 2.0, 4.0, 8.0]), (1, 4, 4, 4))
+    alone = GroupNorm(4, groups=4, rngs=nnx.Rngs(0))(x)
+    together = GroupNorm(4, groups=1, rngs=nnx.Rngs(0))(x)
+    np.testing.assert_allclose(alone, 0.0, atol=1e-3)
+    assert np.all(np.diff(together[0, 0, 0]) > 0.3)
+
+
 def test_group_norm_equals_flax():
     x = jnp.asarray(normal(2, 4, 4, 64))
     flax_norm = nnx.GroupNorm(64, num_groups=32, epsilon=1e-5, rngs=nnx.Rngs(0))

@@ -36,6 +36,20 @@ def test_float32_comes_back_bit_for_bit_with_its_config(exported, params):
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
+def test_the_file_may_be_read_as_any_new_file_and_names_no_directory(tmp_path, params):
+    places = {"data": {"data_dir": "/home/me/data"}, "text_encoder": {"train": False}}
+    config = tiny.replace(CONFIG, **places)
+    config = tiny.replace(config, text_encoder={"source": "/home/me/runs/base"})
+    path, other = tmp_path / "stage.safetensors", tmp_path / "other"
+    save_stage_file(path, config, params, "float32")
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
+    assert b"/home/me" not in path.read_bytes()
+    assert load_stage(path).config == tiny.replace(
+        config, data={"data_dir": ""}, text_encoder={"source": ""}
+    )
+
+
 def test_bfloat16_comes_back_rounded_as_float32_in_half_the_space(tmp_path, params, exported):
     path = tmp_path / "half.safetensors"
     save_stage_file(path, CONFIG, params, "bfloat16")
