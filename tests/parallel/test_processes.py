@@ -24,6 +24,7 @@ from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.loop import run
 from imagen_jax.weights.stage_file import save_stage_file
 
+pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("worker.py")
 ENDLESS = {"num_steps": 10**6, "checkpoint_every": 2, "keep_checkpoints": 100}
 TIMEOUT = 600
