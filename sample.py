@@ -6,6 +6,11 @@
 
 Without stages of your own it uses the small cascade that ships with the package. Pictures of
 every stage, a contact sheet and manifest.json go to --out.
+
+    python sample.py --compile-only --topology v5e:2x4 --base configs/tiny_64.py --sr256 none
+
+compiles each stage's denoising steps for TPUs that need not be there and says what they take
+of them. It paints nothing; a stage may then also be a config file, without weights.
 """
 
 import dataclasses
@@ -21,6 +26,7 @@ import tyro
 
 from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
+from imagen_jax.planning.options import CompileOptions
 
 STAGES = ("base", "sr256", "sr1024")
 SHIPPED = "shipped"
@@ -61,6 +67,7 @@ class Flags:
     """Directory for the pictures."""
     allow_cpu: bool = False
     """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
+    compiling: Annotated[CompileOptions, tyro.conf.arg(name="")] = CompileOptions()
 
 
 def per_stage(name: str, text: str, kind: type, count: int) -> list[Any]:
@@ -131,6 +138,8 @@ def check(flags: Flags) -> None:
             raise UsageError(f"--{flag} is {getattr(flags, name)}; it must be at least 1.")
     if not 0 <= flags.seed < 2**32:
         raise UsageError(f"--seed is {flags.seed}; it must lie between 0 and {2**32 - 1}.")
+    if flags.compiling.compile_only:
+        return
     if not flags.prompts:
         raise UsageError('There is no prompt; give at least one, such as "a red apple".')
     for prompt in flags.prompts:
@@ -195,32 +204,31 @@ def save_contact_sheet(flags: Flags, pictures: Any) -> None:
     save_png(sheet, flags.out / "contact_sheet.png")
 
 
-def make_mesh(flags: Flags) -> Any:
-    """All devices, as --split-height divides them."""
-    import jax
-
+def make_mesh(flags: Flags, devices: list) -> Any:
+    """The devices, as --split-height divides them."""
     from imagen_jax.config import MeshConfig
-    from imagen_jax.parallel import distributed, mesh
+    from imagen_jax.parallel import mesh
 
-    distributed.require_accelerator(allow_cpu=flags.allow_cpu)
-    if jax.device_count() % flags.split_height:
+    if len(devices) % flags.split_height:
         raise UsageError(
-            f"--split-height is {flags.split_height}; it must divide the {jax.device_count()} "
-            "devices."
+            f"--split-height is {flags.split_height}; it must divide the {len(devices)} devices."
         )
-    return mesh.make_mesh(MeshConfig(spatial=flags.split_height))
+    return mesh.make_mesh(MeshConfig(spatial=flags.split_height), devices)
 
 
 def run(flags: Flags) -> None:
     """Loads the stages, paints, and writes what --out describes."""
+    import jax
     from tqdm import tqdm
 
     from imagen_jax import cascade
     from imagen_jax.loading import load_stage
+    from imagen_jax.parallel import distributed
     from imagen_jax.pictures import save_png
     from imagen_jax.training.checkpoint import write_text
 
-    mesh = make_mesh(flags)
+    distributed.require_accelerator(allow_cpu=flags.allow_cpu)
+    mesh = make_mesh(flags, jax.devices())
     stages = [load_stage(path) for path in stage_paths(flags)]
     settings = stage_settings(flags, [stage.config.sampling for stage in stages])
     steps = [cascade.Step(*pair) for pair in zip(stages, settings, strict=True)]
@@ -249,12 +257,32 @@ def run(flags: Flags) -> None:
     print("\n".join(str(flags.out / names[-1]) for names in files))
 
 
+def compile_only(flags: Flags) -> int:
+    """Reports what the denoising steps of every stage take of --topology; the exit code."""
+    from imagen_jax.loading import load_config
+    from imagen_jax.planning import calls
+    from imagen_jax.planning.compile_only import run
+
+    configs = [load_config(path) for path in stage_paths(flags)]
+    settings = stage_settings(flags, [config.sampling for config in configs])
+    pairs = list(zip(configs, settings, strict=True))
+    return run(
+        lambda devices: (
+            calls.sampler(*pair, flags.batch_size, make_mesh(flags, devices)) for pair in pairs
+        ),
+        flags.compiling,
+    )
+
+
 def main() -> None:
     with exit_on_usage_error():
         flags = parse_flags(
             lambda: tyro.cli(Flags, description=__doc__, prog="sample.py", args=sys.argv[1:])
         )
         check(flags)
+        flags.compiling.prepare()
+        if flags.compiling.compile_only:
+            sys.exit(compile_only(flags))
         run(flags)
 
 

@@ -5,6 +5,12 @@
 CONFIG is the name of a file in configs/; every field of it is a flag. The run writes its
 config, checkpoints, TensorBoard scalars and sample grids to DIR, and goes on from the newest
 checkpoint that it finds there.
+
+    python train.py CONFIG --compile-only --topology v5e:16x16 [--num-slices 2] [--json FILE]
+
+compiles the same step for TPUs that need not be there and says what it takes of them: memory,
+work, what the chips send each other, and the step time that their peak rates allow. It exits
+with code 1 if the step does not fit.
 """
 
 import ast
@@ -12,13 +18,14 @@ import dataclasses
 import importlib
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import tyro
 
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 from imagen_jax.parallel.machine import DistributedFlags
+from imagen_jax.planning.options import CompileOptions
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -38,8 +45,24 @@ def load_config(name: str) -> StageConfig:
     return importlib.import_module(f"configs.{name}").get_config()
 
 
-def parse(arguments: list[str]) -> Any:
-    """The flags of a config's run, with its overrides in `config`."""
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    config: Annotated[StageConfig, tyro.conf.arg(name="")]
+    compiling: Annotated[CompileOptions, tyro.conf.arg(name="")] = CompileOptions()
+    what: Literal["step", "embedding"] = "step"
+    """Of --compile-only: the training step, or the text encoder alone on a batch's captions."""
+    workdir: Path | None = None
+    """Training directory: made, or gone on from."""
+    init_from: Path | None = None
+    """A trained stage (training directory or exported file) whose weights a new run starts
+    from."""
+    distributed: DistributedFlags = DistributedFlags()
+    allow_cpu: bool = False
+    """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
+
+
+def parse(arguments: list[str]) -> Flags:
+    """Config with its overrides, and what to do with it."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         print("Configs:")
@@ -47,34 +70,41 @@ def parse(arguments: list[str]) -> Any:
             print(f"  {name:16s} {summary}")
         print("\npython train.py CONFIG --help lists the fields of one.")
         sys.exit(0 if arguments else 2)
-    config = load_config(arguments[0])
-
-    @dataclasses.dataclass(frozen=True)
-    class Flags:
-        config: Annotated[StageConfig, tyro.conf.arg(name="")]
-        workdir: Path
-        """Training directory: made, or gone on from."""
-        init_from: Path | None = None
-        """A trained stage (training directory or exported file) whose weights a new run starts
-        from."""
-        distributed: DistributedFlags = DistributedFlags()
-        allow_cpu: bool = False
-        """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
-
-    return parse_flags(
+    flags = parse_flags(
         lambda: tyro.cli(
             tyro.conf.AvoidSubcommands[Flags],
-            default=Flags(config=config, workdir=tyro.MISSING),
+            default=Flags(config=load_config(arguments[0])),
             args=arguments[1:],
             prog=f"train.py {arguments[0]}",
             description=sys.modules[f"configs.{arguments[0]}"].__doc__,
         )
+    )
+    if not flags.compiling.compile_only and flags.what != "step":
+        raise UsageError(f"--what {flags.what} belongs to --compile-only, which is missing.")
+    if not flags.compiling.compile_only and flags.workdir is None:
+        raise UsageError("--workdir is missing; name the training directory.")
+    return flags
+
+
+def compile_only(flags: Flags) -> int:
+    """Reports what one step takes of --topology; returns the exit code."""
+    from imagen_jax.parallel.mesh import make_mesh
+    from imagen_jax.planning import calls
+    from imagen_jax.planning.compile_only import run
+
+    make_call = {"step": calls.training_step, "embedding": calls.embedding}[flags.what]
+    config = flags.config
+    return run(
+        lambda devices: [make_call(config, make_mesh(config.mesh, devices))], flags.compiling
     )
 
 
 def main() -> None:
     with exit_on_usage_error():
         flags = parse(sys.argv[1:])
+        flags.compiling.prepare()
+        if flags.compiling.compile_only:
+            sys.exit(compile_only(flags))
         # Only now: --help should not wait for JAX.
         from imagen_jax.parallel import distributed
         from imagen_jax.training.loop import run

@@ -32,15 +32,16 @@ def get_config() -> StageConfig:
             text_attention=(False, False, True),
             num_heads=4,
             patch_size=4,
+            norm_groups=8,
         ),
         text_encoder=TEXT_ENCODER,
         diffusion=DiffusionConfig(prediction="x0", max_aug_level=0.5),
         data=DataConfig(source="captioned_emoji/core_1024", crop=256),
         optimizer=OptimizerConfig(
-            name="adam", learning_rate=6e-4, warmup_steps=300, decay_steps=1_700, ema_decay=0.999
+            name="adam", learning_rate=6e-4, warmup_steps=200, decay_steps=1_300, ema_decay=0.999
         ),
         training=TrainingConfig(
-            batch_size=8, num_steps=2_000, checkpoint_every=500, sample_every=1_000
+            batch_size=8, num_steps=1_500, checkpoint_every=500, sample_every=1_000
         ),
         sampling=SamplingConfig(
             sampler="dpm++", num_steps=8, guidance_scale=1.0, thresholding="static", aug_level=0.1

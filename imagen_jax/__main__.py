@@ -58,11 +58,32 @@ class Plot:
         print(self.out)
 
 
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Bytes of memory that a training step needs per chip, by arithmetic; see also train.py's
+    --compile-only, which knows exactly and takes minutes."""
+
+    config: Annotated[Positional[Path], arg(metavar="CONFIG")]
+    """A config file such as configs/tiny_64.py, a training directory or an exported file."""
+    chips: int
+    """Chips that the step runs on."""
+
+    def run(self) -> None:
+        from imagen_jax.loading import load_config
+        from imagen_jax.planning.estimate import estimate, to_text
+
+        config = load_config(self.config)
+        print(to_text(config, self.chips, estimate(config, self.chips)))
+
+
 def main() -> None:
     with exit_on_usage_error():
         verb = parse_flags(
             lambda: tyro.cli(
-                Export | Plot, prog="python -m imagen_jax", description=__doc__, args=sys.argv[1:]
+                Export | Plot | Estimate,
+                prog="python -m imagen_jax",
+                description=__doc__,
+                args=sys.argv[1:],
             )
         )
         verb.run()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import runpy
+import sys
 from pathlib import Path
 
 import jax
@@ -12,7 +14,7 @@ from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh, to_host
 from imagen_jax.stage import Params, init_text_encoder
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
-from imagen_jax.training.checkpoint import is_training_directory, load_directory
+from imagen_jax.training.checkpoint import is_training_directory, load_directory, read_config
 from imagen_jax.weights.stage_file import load_stage_file
 from imagen_jax.weights.t5_names import load_t5
 from imagen_jax.weights.tensors import nest, read_tensors, write_tensors
@@ -45,6 +47,28 @@ def load_stage(path: Path) -> LoadedStage:
         workdir = path if path.is_dir() else None
         params = {**params, "text_encoder": load_frozen_encoder(config, workdir)}
     return LoadedStage(path, config, params)
+
+
+def load_config(path: Path) -> StageConfig:
+    """The config of a config file (Python with a `get_config`), or of a stage; no weights needed.
+
+    Raises:
+        UsageError: none of these.
+    """
+    if is_training_directory(path):
+        return read_config(path)
+    if path.suffix == ".py" and path.is_file():
+        sys.path.insert(0, str(path.resolve().parents[1]))  # It may import its neighbours.
+        variables = runpy.run_path(str(path))
+        if "get_config" not in variables:
+            raise UsageError(f"{path} is no config file: it has no function get_config.")
+        return variables["get_config"]()
+    if path.is_file():
+        return load_stage_file(path)[0]
+    raise UsageError(
+        f"{path} is neither a config file (configs/NAME.py), a training directory nor an "
+        "exported stage."
+    )
 
 
 def load_frozen_encoder(config: StageConfig, workdir: Path | None) -> Params:

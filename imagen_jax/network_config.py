@@ -44,6 +44,8 @@ class UNetConfig(Checked):
     head_dim: int = 64
     patch_size: int = 1
     """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
+    norm_groups: int = 32
+    """Of the group normalisations; where channels are few, so that a group has several."""
     remat: tuple[Remat, ...] = ()
     """What the backward pass computes again, for each level (see models/blocks.py); empty is
     `none` everywhere."""
@@ -52,7 +54,7 @@ class UNetConfig(Checked):
 
     def __post_init__(self) -> None:
         require_choice(self, dtype=Dtype)
-        require_positive(self, "embed_dim", "head_dim", "patch_size")
+        require_positive(self, "embed_dim", "head_dim", "patch_size", "norm_groups")
         _require_remat(self.remat, len(self.channel_mult), "level")
         require(
             len(self.channel_mult) == len(self.num_res_blocks) > 0,
@@ -86,6 +88,8 @@ class EfficientUNetConfig(Checked):
     num_heads: int = 8
     patch_size: int = 1
     """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
+    norm_groups: int = 32
+    """Of the group normalisations; where channels are few, so that a group has several."""
     remat: tuple[Remat, ...] = ()
     """What the backward pass computes again, for each block and its mirror (see
     models/blocks.py); empty is `none` everywhere."""
@@ -94,7 +98,7 @@ class EfficientUNetConfig(Checked):
 
     def __post_init__(self) -> None:
         require_choice(self, dtype=Dtype)
-        require_positive(self, "num_heads", "patch_size")
+        require_positive(self, "num_heads", "patch_size", "norm_groups")
         _require_remat(self.remat, len(self.channels), "block")
         for name in ("num_res_blocks", "strides", "self_attention", "text_attention"):
             require(

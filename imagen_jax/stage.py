@@ -1,6 +1,8 @@
 """One stage's networks: built from its config, their parameters as plain pytrees."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,25 +16,32 @@ from imagen_jax.models.blocks import Gather, as_they_are
 from imagen_jax.models.efficient_unet import EfficientUNet
 from imagen_jax.models.t5 import T5Encoder
 from imagen_jax.models.unet import UNet
+from imagen_jax.network_config import Dtype
 
 Params = dict[str, Any]
 """Nested dicts of arrays, one entry per network: "unet" and "text_encoder"."""
 
 
+GatherAs = Callable[[Params, Dtype], Params]
+"""As `models.blocks.Gather`, to a dtype of the computation."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The static half of a stage's networks; `nnx.merge` with parameters gives them back."""
+    """The static half of a stage's networks; `nnx.merge` with parameters gives them back.
+
+    The gathers bring the parameters of a block together where they are sharded over devices.
+    """
 
     unet: nnx.GraphDef
     text_encoder: nnx.GraphDef
-    gather: Gather = as_they_are
-    """Of parameters that are sharded over devices, block by block."""
+    gather_unet: Gather
+    gather_text_encoder: Gather
 
     def embed(self, params: Params, token_ids: TokenIds, mask: TextMask) -> TextEmbeddings:
         """T5 embeddings of tokens, float32."""
-        return nnx.merge(self.text_encoder, params["text_encoder"])(
-            token_ids, mask, gather=self.gather
-        )
+        encoder = nnx.merge(self.text_encoder, params["text_encoder"])
+        return encoder(token_ids, mask, gather=self.gather_text_encoder)
 
     def encode_text(self, params: Params, text: TextEmbeddings, mask: TextMask) -> TextState:
         """What the U-Net needs of a text, once for all steps."""
@@ -40,7 +49,8 @@ class Networks:
 
     def predict(self, params: Params, *inputs, **named_inputs) -> jax.Array:
         """The U-Net's prediction; the arguments are those of its `__call__`."""
-        return nnx.merge(self.unet, params["unet"])(*inputs, **named_inputs, gather=self.gather)
+        unet = nnx.merge(self.unet, params["unet"])
+        return unet(*inputs, **named_inputs, gather=self.gather_unet)
 
 
 def build_unet(config: StageConfig, rngs: nnx.Rngs) -> UNet | EfficientUNet:
@@ -52,11 +62,25 @@ def build_unet(config: StageConfig, rngs: nnx.Rngs) -> UNet | EfficientUNet:
     return EfficientUNet(config.unet, **shared)
 
 
-def build_networks(config: StageConfig, gather: Gather = as_they_are) -> Networks:
-    """The networks without any memory for parameters; `gather` as in `Networks`."""
+def build_networks(config: StageConfig, gather: GatherAs | None = None) -> Networks:
+    """The networks without any memory for parameters.
+
+    Args:
+        config: of the stage.
+        gather: (a block's parameters, dtype of the computation) -> the same, whole; None where
+            every device holds them whole, or where the partitioner may choose.
+    """
+    encoder = config.text_encoder.t5
     unet = nnx.eval_shape(lambda: build_unet(config, nnx.Rngs(0)))
-    encoder = nnx.eval_shape(lambda: T5Encoder(config.text_encoder.t5, rngs=nnx.Rngs(0)))
-    return Networks(nnx.graphdef(unet), nnx.graphdef(encoder), gather)
+    text_encoder = nnx.eval_shape(lambda: T5Encoder(encoder, rngs=nnx.Rngs(0)))
+
+    def gather_as(dtype: Dtype) -> Gather:
+        return as_they_are if gather is None else functools.partial(gather, dtype=dtype)
+
+    return Networks(
+        nnx.graphdef(unet), nnx.graphdef(text_encoder),
+        gather_as(config.unet.dtype), gather_as(encoder.dtype),
+    )  # fmt: skip
 
 
 def init_params(config: StageConfig, key: jax.Array) -> Params:

@@ -23,7 +23,7 @@ FORBIDDEN = {
     "sampling": {"weights", "text", "data"},
 }
 """Part of the package -> what it must not import. Nothing above imports what is on top."""
-TOP = {"sampling", "training", "loading", "cascade", "pictures", "plots", "__main__"}
+TOP = {"sampling", "training", "loading", "cascade", "planning", "pictures", "plots", "__main__"}
 
 
 def imported(path: Path) -> set[str]:
@@ -45,6 +45,11 @@ def parts(path: Path) -> set[str]:
 
 def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_nothing_but_scripts_and_verbs_plans():
+    users = {part_of(path) for path in FILES if "planning" in parts(path)}
+    assert users <= {"planning", "__main__"}
 
 
 @pytest.mark.parametrize("part", FORBIDDEN)

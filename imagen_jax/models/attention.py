@@ -50,11 +50,11 @@ class ImageAttention(nnx.Module):
 
     def __init__(
         self, channels: int, *, text_width: int | None, num_heads: int, head_dim: int,
-        self_attention: bool, dtype: str, rngs: nnx.Rngs,
+        self_attention: bool, norm_groups: int = 32, dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.num_heads = num_heads
         inner = num_heads * head_dim
-        self.norm = GroupNorm(channels, rngs=rngs)
+        self.norm = GroupNorm(channels, groups=norm_groups, rngs=rngs)
         self.query = linear(channels, inner, dtype=dtype, rngs=rngs)
         self.key_value = (
             linear(channels, 2 * inner, dtype=dtype, rngs=rngs) if self_attention else None

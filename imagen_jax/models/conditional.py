@@ -37,12 +37,13 @@ class ConditionalUNet(nnx.Module):
         text_width: width of the text embeddings.
         pooling_head_dim: width of the heads of the attention pooling.
         patch_size: side of the space-to-depth patches.
+        norm_groups: of the group normalisations.
         low_res: whether a low-resolution picture and its aug_level are inputs.
     """
 
     def __init__(
         self, *, width: int, head_width: int, text_width: int, pooling_head_dim: int,
-        patch_size: int, low_res: bool, dtype: str, rngs: nnx.Rngs,
+        patch_size: int, norm_groups: int, low_res: bool, dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip
         kwargs = {"dtype": dtype, "rngs": rngs}
         embedding, patch_channels = 4 * width, 3 * patch_size**2
@@ -50,7 +51,7 @@ class ConditionalUNet(nnx.Module):
         self.conditioning = Conditioning(width, embedding, augmented=low_res, **kwargs)
         self.pooling = AttentionPooling(text_width, embedding, head_dim=pooling_head_dim, **kwargs)
         self.conv_in = conv((2 if low_res else 1) * patch_channels, width, **kwargs)
-        self.norm_out = GroupNorm(head_width, rngs=rngs)
+        self.norm_out = GroupNorm(head_width, groups=norm_groups, rngs=rngs)
         self.conv_out = conv(head_width, patch_channels, zero=True, **kwargs)
 
     def attentions(self) -> Iterable[ImageAttention]:

@@ -20,7 +20,7 @@ class Block(nnx.Module):
 
     def __init__(self, index: int, *, config: EfficientUNetConfig, text_width: int, rngs: nnx.Rngs):
         channels, count = config.channels[index], config.num_res_blocks[index]
-        kwargs = {"dtype": config.dtype, "rngs": rngs}
+        kwargs = {"norm_groups": config.norm_groups, "dtype": config.dtype, "rngs": rngs}
         embedding = 4 * config.channels[0]
         self.remat = config.remat[index] if config.remat else "none"
         self.res_blocks = nnx.List(
@@ -110,7 +110,7 @@ class EfficientUNet(ConditionalUNet):
         super().__init__(
             width=width, head_width=width, text_width=text_width,
             pooling_head_dim=text_width // config.num_heads, patch_size=config.patch_size,
-            low_res=low_res, dtype=config.dtype, rngs=rngs,
+            norm_groups=config.norm_groups, low_res=low_res, dtype=config.dtype, rngs=rngs,
         )  # fmt: skip
         outer = [width, *config.channels[:-1]]
         shared = {"config": config, "text_width": text_width, "rngs": rngs}

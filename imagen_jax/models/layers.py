@@ -84,13 +84,13 @@ class GroupNorm(nnx.Module):
     """Group normalisation whose statistics are float32 (Wu & He 2018).
 
     Sums over positions come first and groups are combined on the small (batch, channels)
-    arrays: one pass over the picture instead of several. 32 groups where 32 divides the
-    channels, else the largest power of two that does.
+    arrays: one pass over the picture instead of several. There are gcd(groups, channels) groups.
+    A group of one channel forgets that channel's mean, and with it the colour of flat areas.
     """
 
-    def __init__(self, channels: int, *, epsilon: float = 1e-5, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, groups: int = 32, epsilon: float = 1e-5, rngs: nnx.Rngs):
         del rngs  # starts as the identity
-        self.groups = math.gcd(32, channels)
+        self.groups = math.gcd(groups, channels)
         self.epsilon = epsilon
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
@@ -170,13 +170,13 @@ class ResBlock(nnx.Module):
 
     def __init__(
         self, in_channels: int, out_channels: int, embedding: int, *,
-        resample: str | None = None, dtype: str, rngs: nnx.Rngs,
+        resample: str | None = None, norm_groups: int = 32, dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.resample = {None: None, "down": downsample, "up": upsample}[resample]
-        self.norm_1 = GroupNorm(in_channels, rngs=rngs)
+        self.norm_1 = GroupNorm(in_channels, groups=norm_groups, rngs=rngs)
         self.conv_1 = conv(in_channels, out_channels, dtype=dtype, rngs=rngs)
         self.embedding = linear(embedding, 2 * out_channels, dtype=dtype, rngs=rngs)
-        self.norm_2 = GroupNorm(out_channels, rngs=rngs)
+        self.norm_2 = GroupNorm(out_channels, groups=norm_groups, rngs=rngs)
         self.conv_2 = conv(out_channels, out_channels, zero=True, dtype=dtype, rngs=rngs)
         self.shortcut = (
             conv(in_channels, out_channels, kernel=1, dtype=dtype, rngs=rngs)

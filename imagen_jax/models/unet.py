@@ -22,7 +22,13 @@ def _res_block(
 ) -> ResBlock:
     embedding = 4 * config.embed_dim
     return ResBlock(
-        in_channels, channels, embedding, resample=resample, dtype=config.dtype, rngs=rngs
+        in_channels,
+        channels,
+        embedding,
+        resample=resample,
+        norm_groups=config.norm_groups,
+        dtype=config.dtype,
+        rngs=rngs,
     )
 
 
@@ -31,7 +37,8 @@ def _attention(
 ) -> ImageAttention:
     return ImageAttention(
         channels, text_width=text_width, num_heads=max(channels // config.head_dim, 1),
-        head_dim=config.head_dim, self_attention=True, dtype=config.dtype, rngs=rngs,
+        head_dim=config.head_dim, self_attention=True, norm_groups=config.norm_groups,
+        dtype=config.dtype, rngs=rngs,
     )  # fmt: skip
 
 
@@ -129,8 +136,8 @@ class UNet(ConditionalUNet):
         widths = [config.embed_dim * mult for mult in config.channel_mult]
         super().__init__(
             width=config.embed_dim, head_width=widths[0], text_width=text_width,
-            pooling_head_dim=config.head_dim, patch_size=config.patch_size, low_res=low_res,
-            dtype=config.dtype, rngs=rngs,
+            pooling_head_dim=config.head_dim, patch_size=config.patch_size,
+            norm_groups=config.norm_groups, low_res=low_res, dtype=config.dtype, rngs=rngs,
         )  # fmt: skip
         remat = config.remat or ("none",) * len(widths)
         shared = {"config": config, "text_width": text_width, "rngs": rngs}

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
@@ -37,15 +37,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """
     devices = jax.devices() if devices is None else devices
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    size = len(devices) // slices
-    fsdp = config.fsdp or max(size // config.spatial, 1)
-    if size % (fsdp * config.spatial):
-        asked = f"mesh.fsdp is {fsdp} and " if config.fsdp else ""
-        raise UsageError(
-            f"{asked}mesh.spatial is {config.spatial}; their product must divide the {size} "
-            f"devices{' of a slice' if slices > 1 else ''}."
-        )
-    shape = (size // (fsdp * config.spatial), fsdp, config.spatial)
+    shape = slice_shape(config, len(devices) // slices)
     # Splitting the axes of a TPU's torus allows shapes that it has no axis for.
     if slices == 1:
         grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
@@ -54,6 +46,22 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             shape, (slices, 1, 1), devices, allow_split_physical_axes=True
         )
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def slice_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
+    """(data, fsdp, spatial) of the devices of one slice.
+
+    Raises:
+        UsageError: fsdp x spatial does not divide them.
+    """
+    fsdp = config.fsdp or max(devices // config.spatial, 1)
+    if devices % (fsdp * config.spatial):
+        asked = f"mesh.fsdp is {fsdp} and " if config.fsdp else ""
+        raise UsageError(
+            f"{asked}mesh.spatial is {config.spatial}; their product must divide the {devices} "
+            "devices of a slice."
+        )
+    return devices // (fsdp * config.spatial), fsdp, config.spatial
 
 
 def parameter_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
@@ -72,10 +80,38 @@ def parameter_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
     return PartitionSpec(*(None if axis != largest else "fsdp" for axis in range(len(shape))))
 
 
-def parameter_shardings(tree: Any, mesh: Mesh) -> Any:
+def parameter_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A NamedSharding for every (abstract) array of a tree, by `parameter_spec`."""
     fsdp = mesh.shape["fsdp"]
     return jax.tree.map(lambda x: NamedSharding(mesh, parameter_spec(x.shape, fsdp)), tree)
+
+
+def gather_parameters(tree: Any, *, mesh: Mesh, dtype: str) -> Any:
+    """The parameters of one block, whole on every device, for the time that the block runs.
+
+    Sharded arrays are sent in `dtype`, that of the computation; their gradients are summed in
+    the parameters' own dtype and kept in parts. Said here, where a block starts, it is one
+    all-gather each way and one reduce-scatter; unsaid, the partitioner may choose to move
+    activations instead.
+    """
+    return jax.tree.map(lambda x: _gather(x, mesh, dtype), tree)
+
+
+def _gather(x: jax.Array, mesh: Mesh, dtype: str) -> jax.Array:
+    parts = NamedSharding(mesh, parameter_spec(x.shape, mesh.shape["fsdp"]))
+    if parts.is_fully_replicated:
+        return x
+    place = jax.lax.with_sharding_constraint
+
+    @jax.custom_vjp
+    def gather(x: jax.Array) -> jax.Array:
+        return place(x.astype(dtype), replicated(mesh))
+
+    def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+        return (place(gradient.astype(x.dtype), parts),)
+
+    gather.defvjp(lambda x: (gather(x), None), backward)
+    return gather(x)
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:
@@ -106,12 +142,12 @@ def batch_shardings(batch: Any, mesh: Mesh) -> Any:
     )
 
 
-def batch_parts(mesh: Mesh) -> int:
+def batch_parts(mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts a batch is divided."""
     return mesh.size // mesh.shape["spatial"]
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
     """Raises a UsageError unless every part of the mesh gets the same number of pictures."""
     parts = batch_parts(mesh)
     if batch_size % parts:
@@ -121,7 +157,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def check_height(height: int, mesh: Mesh) -> None:
+def check_height(height: int, mesh: Mesh | AbstractMesh) -> None:
     """Raises a UsageError unless every device gets the same number of a picture's rows."""
     parts = mesh.shape["spatial"]
     if height % parts:

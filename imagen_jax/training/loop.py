@@ -42,7 +42,8 @@ class Trainer:
         side = config.data.crop or config.resolution
         meshes.check_height(side // config.upscale, mesh)
         self.config, self.mesh = config, mesh
-        self.networks = build_networks(config)
+        gather = functools.partial(meshes.gather_parameters, mesh=mesh)
+        self.networks = build_networks(config, gather)
         optimizer = make_optimizer(config.optimizer)
         init = functools.partial(init_state, config, optimizer)
         abstract = jax.eval_shape(init, jax.random.key(0))

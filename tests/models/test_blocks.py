@@ -11,7 +11,6 @@ import tiny
 from test_unet import inputs
 
 from imagen_jax.config import EfficientUNetConfig, UNetConfig
-from imagen_jax.models.blocks import as_they_are
 from imagen_jax.stage import build_networks
 
 UNET = UNetConfig(
@@ -28,7 +27,7 @@ NETWORKS = {
 }
 
 
-def make(name, remat, gather=as_they_are):
+def make(name, remat, gather=None):
     """(params, loss of params); every remat of a network has the same params."""
     unet = tiny.replace(NETWORKS[name], remat=(remat,))
     config = tiny.stage(low_resolution=8, unet=unet, text_encoder={"t5": {"remat": remat}})
@@ -105,7 +104,7 @@ def test_a_run_of_equal_blocks_is_one_scan(network):
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_gather_sees_the_parameters_of_every_block(network, remat):
     """Zeroing what passes through it silences the blocks: only the stem and the head are left."""
-    zeros = lambda tree: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
+    zeros = lambda tree, dtype: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
     params, loss = make(network, remat, gather=zeros)
     grads = jax.jit(jax.grad(loss))(params)
     inside = [grads["unet"][name] for name in ("down", "up")] + [grads["text_encoder"]["blocks"]]

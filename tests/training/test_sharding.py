@@ -67,6 +67,19 @@ def test_sharded_equals_single_device(alone, optimizer, fsdp, spatial):
     assert_divided(state, fsdp)
 
 
+def test_scanned_blocks_are_sharded_without_a_wrong_number():
+    """Scans over stacked parameters are where the partitioner has computed a wrong loss."""
+    unet = {"num_res_blocks": (3,), "attention_resolutions": (8,), "remat": ("full",)}
+    config = tiny.replace(
+        stage("adam"), unet=unet, text_encoder={"t5": {"num_layers": 2, "remat": "full"}}
+    )
+    expected_losses, expected = train(config, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    losses, state = train(config, meshes.make_mesh(MeshConfig(fsdp=4)))
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    gradients = expected.opt_state[1][0].mu
+    jax.tree.map(assert_close, state.params, expected.params, gradients)
+
+
 def assert_close(x, y, gradient):
     """Within 7% of what three Adam steps move, wherever there is a gradient to speak of.
 

@@ -1,0 +1,1 @@
+"""What a step needs on a pod, compiled or estimated on a machine that has none."""

@@ -1,0 +1,149 @@
+"""The exact jitted functions of training and sampling, with abstract arguments on a mesh."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from imagen_jax.config import SamplingConfig, StageConfig
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.planning.model_flops import model_flops
+from imagen_jax.sampling import make_sampler
+from imagen_jax.stage import Params, build_networks, init_params, init_text_encoder
+from imagen_jax.training.loop import Trainer
+from imagen_jax.training.step import stage_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of a jitted function.
+
+    Attributes:
+        what: in words.
+        config: of the stage.
+        chips: of the mesh.
+        batch_size: pictures of the call over all chips.
+        function: jitted.
+        arguments: abstract arrays that say where they lie.
+        params: the stage's parameters among them, by network.
+        count_flops: the work of the model itself on all chips, `model_flops`.
+    """
+
+    what: str
+    config: StageConfig
+    chips: int
+    batch_size: int
+    function: Any
+    arguments: tuple
+    params: Params
+    count_flops: Callable[[], int]
+
+
+def abstract_batch(config: StageConfig, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the data pipeline feeds a training step with."""
+    side, length = config.data.crop or config.resolution, config.text_encoder.max_length
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)  # noqa: E731
+    batch = {
+        "image": array(jnp.uint8, side, side, 3),
+        "token_ids": array(jnp.int32, length),
+        "mask": array(jnp.bool_, length),
+    }
+    if config.low_resolution is not None:
+        batch["low_res"] = array(jnp.uint8, side // config.upscale, side // config.upscale, 3)
+    return batch
+
+
+def training_step(config: StageConfig, mesh: Mesh) -> Call:
+    """The step of `Trainer`.
+
+    Raises:
+        UsageError: the batch does not divide over the mesh.
+    """
+    trainer = Trainer(config, mesh)
+    state, frozen = trainer.abstract_state, {}
+    if not config.text_encoder.train:
+        frozen = {"text_encoder": _placed_encoder(config, mesh)}
+    size = config.training.batch_size
+    batch = abstract_batch(config, size)
+    batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
+    key = _all_at(jax.eval_shape(lambda: jax.random.key(0)), meshes.replicated(mesh))
+
+    def count_flops() -> int:
+        loss = functools.partial(stage_loss, config, trainer.networks)
+        return model_flops(loss, state.params, frozen, batch, _keys(size), trained=True)
+
+    return Call(
+        "training step", config, mesh.size, size, trainer.step, (state, frozen, batch, key),
+        state.params | frozen, count_flops,
+    )  # fmt: skip
+
+
+def embedding(config: StageConfig, mesh: Mesh) -> Call:
+    """The text encoder alone, on a training batch's captions.
+
+    Raises:
+        UsageError: the batch does not divide over the mesh.
+    """
+    size = config.training.batch_size
+    meshes.check_batch_size(size, mesh)
+    params = {"text_encoder": _placed_encoder(config, mesh)}
+    batch = abstract_batch(config, size)
+    batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
+    embed = build_networks(config).embed
+    arguments = (params, batch["token_ids"], batch["mask"])
+    return Call(
+        "text embedding", config, mesh.size, size, jax.jit(embed), arguments, params,
+        functools.partial(model_flops, embed, *arguments),
+    )  # fmt: skip
+
+
+def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh: Mesh) -> Call:
+    """All denoising steps of one stage, as `cascade.paint` runs them.
+
+    Args:
+        batch_size: pictures at once; rounded up to a multiple of the parts of a batch.
+    """
+    parts = meshes.batch_parts(mesh)
+    size = -(-batch_size // parts) * parts
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    params = meshes.with_shardings(params, meshes.parameter_shardings(params, mesh))
+    tokens = config.text_encoder.max_length
+    pictures = meshes.batch_sharding(mesh)
+    if config.low_resolution is not None:
+        meshes.check_height(config.low_resolution, mesh)
+        pictures = meshes.picture_sharding(mesh)
+    inputs = [
+        jax.ShapeDtypeStruct((size, tokens, config.text_encoder.t5.d_model), jnp.float32),
+        jax.ShapeDtypeStruct((size, tokens), jnp.bool_),
+        _keys(size),
+        None,
+    ]
+    if config.low_resolution is not None:
+        shape = (size, config.low_resolution, config.low_resolution, 3)
+        inputs[-1] = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    arguments = (params, *_all_at(inputs, meshes.batch_sharding(mesh)))
+    paint = make_sampler(
+        config, settings, build_networks(config), size=(config.resolution, config.resolution),
+        sharding=pictures,
+    )  # fmt: skip
+    return Call(
+        f"{settings.num_steps} denoising steps", config, mesh.size, size, paint, arguments, params,
+        functools.partial(model_flops, paint, *arguments),
+    )  # fmt: skip
+
+
+def _placed_encoder(config: StageConfig, mesh: Mesh) -> Params:
+    encoder = jax.eval_shape(lambda: init_text_encoder(config, jax.random.key(0)))
+    return meshes.with_shardings(encoder, meshes.parameter_shardings(encoder, mesh))
+
+
+def _keys(count: int) -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
+
+
+def _all_at(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

@@ -1,0 +1,104 @@
+"""Compiles the calls of a stage for TPUs that are not there and reports what they take."""
+
+import time
+from collections.abc import Callable, Iterable
+
+import jax
+
+from imagen_jax.planning import hlo_costs
+from imagen_jax.planning.calls import Call
+from imagen_jax.planning.chips import chip_of
+from imagen_jax.planning.collectives import collectives
+from imagen_jax.planning.hlo import Program
+from imagen_jax.planning.options import CompileOptions
+from imagen_jax.planning.report import Memory, Report, bound, to_json, to_text
+from imagen_jax.planning.topology import slice_devices
+from imagen_jax.training.checkpoint import package_versions, write_text
+
+_KNOBS = (
+    "More chips, more training.accumulation_steps, a smaller training.batch_size, more remat in "
+    "the network, optimizer.moment_dtype bfloat16 or a larger mesh.fsdp would take less."
+)
+
+
+class DoesNotFit(Exception):
+    """The program needs more HBM than a chip has; the compiler's own sentence."""
+
+
+def compile_call(call: Call, topology: str, num_slices: int) -> Report:
+    """Compiles one call and reads the result.
+
+    Raises:
+        DoesNotFit: as said.
+    """
+    start = time.perf_counter()
+    lowered = call.function.lower(*call.arguments)
+    traced = time.perf_counter()
+    compiled = _compile(lowered)
+    done = time.perf_counter()
+    program, chip = Program(compiled.as_text()), chip_of(topology)
+    flops, model_flops = hlo_costs.flops(program), call.count_flops() / call.chips
+    traffic, sent = hlo_costs.hbm_bytes(program), collectives(program, call.chips)
+    leaves = jax.tree.leaves(call.params)
+    return Report(
+        what=call.what, config=call.config.name, topology=topology, num_slices=num_slices,
+        chips=call.chips, batch_size=call.batch_size,
+        parameters={
+            name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in call.params.items()
+        },
+        parameter_bytes=sum(x.size * x.dtype.itemsize for x in leaves),
+        memory=_memory(compiled.memory_analysis(), chip.hbm_bytes),
+        compiled_flops=flops, model_flops=model_flops, hbm_traffic=traffic, collectives=sent,
+        unknown_loops=len(program.unknown_loops),
+        bound=bound(chip, flops, model_flops, traffic, sent),
+        trace_seconds=traced - start, compile_seconds=done - traced, versions=package_versions(),
+    )  # fmt: skip
+
+
+def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "HbmOom" not in str(error):
+            raise
+        raise DoesNotFit(str(error).partition("\n")[0]) from error
+
+
+def _memory(analysis, available: int) -> Memory:
+    return Memory(
+        arguments=analysis.argument_size_in_bytes,
+        outputs=analysis.output_size_in_bytes,
+        aliased=analysis.alias_size_in_bytes,
+        temporaries=analysis.temp_size_in_bytes,
+        code=analysis.generated_code_size_in_bytes,
+        peak=analysis.peak_memory_in_bytes,
+        available=available,
+    )
+
+
+def run(make_calls: Callable[[list], Iterable[Call]], options: CompileOptions) -> int:
+    """Compiles calls, prints what they take and writes --json.
+
+    Args:
+        make_calls: devices -> calls.
+        options: prepared ones.
+
+    Returns:
+        The exit code: 1 if one does not fit.
+
+    Raises:
+        UsageError: the batch or the mesh does not divide.
+    """
+    reports = []
+    for call in make_calls(slice_devices(options.topology, options.num_slices)):
+        try:
+            reports.append(compile_call(call, options.topology, options.num_slices))
+        except DoesNotFit as error:
+            print(f"{call.config.name}: {call.what} does not fit {options.topology}: {error}")
+            print(_KNOBS)
+            return 1
+        print(to_text(reports[-1]))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_text(options.json, to_json(reports))
+    return 0

@@ -1,0 +1,115 @@
+"""Bytes of HBM per chip of a training step by arithmetic: seconds, nothing is compiled."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType
+
+from imagen_jax.config import StageConfig
+from imagen_jax.errors import UsageError
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.planning.calls import abstract_batch
+from imagen_jax.planning.liveness import peak_bytes
+from imagen_jax.stage import build_networks, init_text_encoder
+from imagen_jax.training.optim import make_optimizer
+from imagen_jax.training.step import init_state, stage_loss
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Bytes per chip.
+
+    Attributes:
+        parameters: trained ones, float32 shards.
+        ema: their moving average.
+        optimizer: moments.
+        gradients: one shard, two while gradients are accumulated.
+        activations: what the backward pass needs of the forward pass and whatever else is
+            there at the same time, by `liveness.py`.
+        batch: pictures and tokens.
+        text_encoder: a frozen one's shards.
+    """
+
+    parameters: int
+    ema: int
+    optimizer: int
+    gradients: int
+    activations: int
+    batch: int
+    text_encoder: int
+
+    @property
+    def total(self) -> int:
+        return sum(dataclasses.asdict(self).values())
+
+
+def estimate(config: StageConfig, chips: int) -> Estimate:
+    """What one training step takes of each of `chips` chips.
+
+    Raises:
+        UsageError: the mesh or the batch does not divide.
+    """
+    mesh = _abstract_mesh(config, chips)
+    parts = config.training.accumulation_steps
+    meshes.check_batch_size(config.training.batch_size // parts, mesh)
+    key = jax.random.key(0)
+    state = jax.eval_shape(
+        functools.partial(init_state, config, make_optimizer(config.optimizer)), key
+    )
+    frozen = {}
+    if not config.text_encoder.train:
+        frozen["text_encoder"] = jax.eval_shape(functools.partial(init_text_encoder, config), key)
+    shard_bytes = functools.partial(_shard_bytes, mesh=mesh)
+    here = config.training.batch_size // meshes.batch_parts(mesh)
+    return Estimate(
+        parameters=shard_bytes(state.params),
+        ema=shard_bytes(state.ema),
+        optimizer=shard_bytes(state.opt_state),
+        gradients=shard_bytes(state.params) * (1 if parts == 1 else 2),
+        activations=_activations(config, state.params, frozen, here // parts),
+        batch=_bytes(abstract_batch(config, here)),
+        text_encoder=shard_bytes(frozen),
+    )
+
+
+def to_text(config: StageConfig, chips: int, parts: Estimate) -> str:
+    """The estimate, one part a line."""
+    total = {**dataclasses.asdict(parts), "total": parts.total}
+    title = f"{config.name}, batch {config.training.batch_size} on {chips} chips; bytes per chip:"
+    return "\n".join(
+        [title, *(f"  {name:14s}{size / 2**20:12,.1f} MiB" for name, size in total.items())]
+    )
+
+
+def _abstract_mesh(config: StageConfig, chips: int) -> AbstractMesh:
+    if chips < 1:
+        raise UsageError(f"--chips is {chips}; it must be at least 1.")
+    shape = meshes.slice_shape(config.mesh, chips)
+    return AbstractMesh(shape, meshes.AXES, axis_types=(AxisType.Auto,) * len(shape))
+
+
+def _activations(config: StageConfig, params: Any, frozen: Any, pictures: int) -> int:
+    """Of one chip's `pictures`, through the loss and its gradient."""
+    loss = functools.partial(stage_loss, config, build_networks(config))
+    batch = abstract_batch(config, pictures)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), pictures))
+    jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(params, frozen, batch, keys).jaxpr
+    weights = len(jax.tree.leaves((params, frozen)))
+    others = len(jaxpr.invars) - weights
+    gradients = len(jaxpr.outvars) - 1
+    return peak_bytes(jaxpr, [True] * weights + [False] * others, [False] + [True] * gradients)
+
+
+def _shard_bytes(tree: Any, mesh: AbstractMesh) -> int:
+    shardings = meshes.parameter_shardings(tree, mesh)
+    shards = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(x.shape), x.dtype),
+        tree, shardings,
+    )  # fmt: skip
+    return _bytes(shards)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

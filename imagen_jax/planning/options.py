@@ -1,0 +1,33 @@
+"""The flags that train.py and sample.py share for compiling without a TPU. No JAX here."""
+
+import dataclasses
+from pathlib import Path
+
+from imagen_jax.errors import UsageError
+from imagen_jax.planning import topology
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    compile_only: bool = False
+    """Compile for the TPUs of --topology, which need not be there, and say what that takes."""
+    topology: str = ""
+    """Chips to compile for, such as v5e:16x16."""
+    num_slices: int = 1
+    """Slices of that topology, joined by the data-centre network."""
+    json: Path | None = None
+    """File for the report of --compile-only."""
+
+    def prepare(self) -> None:
+        """Checks the flags and sets this process up; call it before JAX starts.
+
+        Raises:
+            UsageError: an unknown topology, no slice, no compiler, or flags that do nothing.
+        """
+        if self.compile_only:
+            topology.check_topology(self.topology, self.num_slices)
+            topology.use_compiler_alone()
+        elif self.topology or self.num_slices != 1 or self.json:
+            raise UsageError(
+                "--topology, --num-slices and --json belong to --compile-only, which is missing."
+            )

@@ -1,0 +1,177 @@
+"""Compiling for TPUs that are not there: the exact step, what it reports, what it refuses."""
+
+import dataclasses
+import importlib
+import json
+import os
+import subprocess
+import sys
+from unittest import mock
+
+import jax
+import pytest
+import tiny
+from pods import needs_libtpu, tpu_devices, uncached
+from scripts import ROOT, call, refused, sample, train
+
+from imagen_jax.config import MeshConfig
+from imagen_jax.data.sources import open_source
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.planning import calls, chips, topology
+from imagen_jax.planning.collectives import Traffic
+from imagen_jax.planning.report import Memory, bound
+from imagen_jax.text.tokenizer import load_tokenizer
+from imagen_jax.training.loop import Trainer, open_reader
+
+POD = ["--compile-only", "--topology", "v5e:2x2"]
+FROZEN = {"train": False}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_it_was():
+    """The environment is the tests' own again, and compilation goes to no cache."""
+    with mock.patch.dict(os.environ), uncached():
+        yield
+
+
+@pytest.fixture
+def tiny_train(monkeypatch):
+    """`train.py tiny_64`, where that config is the tests' tiny super-resolution stage."""
+    importlib.import_module("configs.tiny_64")
+    config = tiny.super_resolution(text_encoder=FROZEN)
+    monkeypatch.setattr(train, "load_config", lambda name: config)
+    return lambda *arguments: call(train, "tiny_64", *arguments)
+
+
+@needs_libtpu
+def test_the_training_step_is_compiled_and_reported(tiny_train, tmp_path):
+    result = tiny_train(*POD, "--json", tmp_path / "deeper" / "report.json")
+    assert (result.code, result.err) == (0, ""), result
+    assert "at best" in result.out and "not measured" in result.out
+    (report,) = json.loads((tmp_path / "deeper" / "report.json").read_text())
+    config = tiny.super_resolution(text_encoder=FROZEN)
+    step = calls.training_step(config, make_mesh(config.mesh, tpu_devices()))
+    assert report["parameters"] == {
+        name: sum(x.size for x in jax.tree.leaves(step.params[name]))
+        for name in ("unet", "text_encoder")
+    }
+    assert (report["chips"], report["batch_size"], report["unknown_loops"]) == (4, 8, 0)
+    memory, trained = report["memory"], report["parameters"]["unet"] * 4
+    # Parameters, EMA and two moments, whole on each chip as they are small, and given away.
+    assert 4 * trained < memory["aliased"] <= memory["outputs"]
+    assert memory["aliased"] < memory["arguments"] < memory["needed"]
+    assert memory["needed"] + memory["free"] == memory["available"] == int(15.75 * 2**30)
+    assert 0.9 < report["overhead"] < 1.5
+    # Gradients of all parameters are summed over the chips.
+    assert report["collectives"]["all-reduce"]["bytes"] >= trained / 2
+    assert report["bound"]["seconds"] == report["bound"][report["bound"]["slowest"]] > 0
+
+
+@needs_libtpu
+def test_what_does_not_fit_ends_with_code_1_and_the_compilers_sentence(tiny_train):
+    huge = ["--what", "embedding", "--text-encoder.t5.d-ff", "2000000000"]
+    result = tiny_train(*POD, *huge)
+    assert (result.code, result.err) == (1, "")
+    assert "RESOURCE_EXHAUSTED" in result.out and "exceeds available HBM (15.75G)" in result.out
+    assert "accumulation_steps" in result.out
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([*POD, "--training.batch-size", "6"], ["6 pictures", "4 devices"]),
+        ([*POD, "--mesh.fsdp", "3"], ["mesh.fsdp is 3", "4 devices"]),
+        ([*POD, "--num-slices", "4"], ["8 pictures", "16 devices"]),
+    ],
+)
+def test_what_does_not_divide_is_refused(arguments, says, tiny_train):
+    refused(tiny_train(*arguments), *says)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--compile-only"], ["--topology is ''", "v4:4x8x8"]),
+        (["--compile-only", "--topology", "v5e:3x5"], ["'v5e:3x5'", "v5e:16x16", "v6e:1x1"]),
+        (["--compile-only", "--topology", "v5e:32x16"], ["'v5e:32x16'"]),
+        ([*POD, "--num-slices", "0"], ["--num-slices is 0", "at least 1"]),
+        (["--topology", "v5e:2x2", "--workdir", "w"], ["--compile-only, which is missing"]),
+        (["--what", "embedding", "--workdir", "w"], ["--compile-only, which is missing"]),
+        ([], ["--workdir is missing"]),
+    ],
+)
+def test_bad_flags_are_refused(arguments, says, tiny_train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(tiny_train(*arguments), *says)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_compiler_it_says_how_to_get_it(tiny_train, monkeypatch):
+    monkeypatch.setattr(topology, "has_compiler", lambda: False)
+    refused(tiny_train(*POD), "libtpu", "pip install libtpu", '"tpu"')
+
+
+@pytest.mark.parametrize("stage", ["nowhere", "tiny_64"])
+def test_sample_refuses_what_has_no_config(stage):
+    if topology.has_compiler():
+        refused(call(sample, *POD, "--base", stage), stage, "neither a config file")
+
+
+def test_flags_are_read_before_jax_starts():
+    code = "import train, sample, sys; sys.exit('jax' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name", chips.known_topologies())
+def test_every_topology_that_is_listed_exists(name):
+    if chips.chip_count(name) <= 512:
+        assert len(topology.slice_devices(name)) == chips.chip_count(name)
+
+
+@needs_libtpu
+def test_slices_are_told_apart():
+    devices = topology.slice_devices("v5e:2x2", num_slices=2)
+    assert [device.slice_index for device in devices] == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize("stage", [tiny.stage, tiny.super_resolution])
+@pytest.mark.parametrize("crop", [None, 8])
+def test_the_abstract_batch_is_what_the_pipeline_feeds(stage, crop, tmp_path):
+    data = dataclasses.replace(tiny.folder(tmp_path / "pictures"), crop=crop)
+    config = stage(data=data)
+    source = open_source(config.data, config.low_resolution)
+    trainer = Trainer(config, make_mesh(MeshConfig()))
+    batch = next(open_reader(trainer, source, load_tokenizer("captions"), first_batch=0))
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)  # noqa: E731
+    assert shapes(dict(batch)) == shapes(calls.abstract_batch(config, 8))
+
+
+def test_the_sampler_works_once_for_each_step_and_twice_for_guidance():
+    config, mesh = tiny.super_resolution(), make_mesh(MeshConfig(), jax.devices()[:2])
+
+    def flops(steps, batch_size, scale):
+        settings = dataclasses.replace(config.sampling, num_steps=steps, guidance_scale=scale)
+        return calls.sampler(config, settings, batch_size, mesh).count_flops()
+
+    one, three = flops(1, 1, 1.0), flops(3, 2, 1.0)
+    text = (3 * one - three) / 2
+    assert 0 < text < one / 2
+    assert flops(3, 3, 4.0) == 4 * three  # Three pictures are four on two devices.
+
+
+def test_the_bound_is_the_slowest_rate():
+    chip = chips.CHIPS["v5e"]
+    sent = {"all-gather": Traffic(count=1, bytes=8, wire_bytes=400e9)}
+    found = bound(chip, 197 * 10**12, 98.5e12, 4095 * 10**8, sent)
+    assert (found.compute, found.hbm, found.ici) == (1.0, 0.5, 2.0)
+    assert (found.seconds, found.slowest, found.utilisation) == (2.0, "ici", 0.25)
+
+
+def test_memory_adds_up():
+    memory = Memory(
+        arguments=10, outputs=9, aliased=8, temporaries=5, code=1, peak=12, available=20
+    )
+    assert (memory.needed, memory.free) == (17, 3)
