@@ -1,6 +1,9 @@
 """Start-up of one process or many, what they wait for, and the accelerator that was asked for."""
 
 import contextlib
+import os
+import sys
+import threading
 from collections.abc import Iterator
 
 import jax
@@ -13,6 +16,11 @@ from imagen_jax.parallel.machine import (
     missing_accelerator,
     start_arguments,
 )
+
+_CONNECT_SECONDS = 300
+"""The processes of a run may come so far apart."""
+_SHUTDOWN_SECONDS = 60
+"""A process that ends waits so long for the others: after a mistake on one, all end then."""
 
 
 def start(flags: DistributedFlags, machine: Machine | None = None) -> None:
@@ -27,7 +35,12 @@ def start(flags: DistributedFlags, machine: Machine | None = None) -> None:
     if arguments is None:
         return
     try:
-        jax.distributed.initialize(**arguments)
+        with _giving_up_after(_CONNECT_SECONDS):
+            jax.distributed.initialize(
+                **arguments,
+                initialization_timeout=2 * _CONNECT_SECONDS,
+                shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+            )
     # OSError: the metadata server does not answer. JAX's own errors are RuntimeErrors.
     except (RuntimeError, ValueError, OSError) as error:
         first_line = str(error).strip().partition("\n")[0]
@@ -35,6 +48,26 @@ def start(flags: DistributedFlags, machine: Machine | None = None) -> None:
             f"The processes of this run did not find each other: {first_line.rstrip('.')}; give "
             "--distributed.coordinator, --distributed.num-processes and --distributed.process-id."
         ) from error
+
+
+@contextlib.contextmanager
+def _giving_up_after(seconds: int) -> Iterator[None]:
+    """Ends the program as a UsageError does, before JAX's own timeout aborts it by a signal."""
+
+    def give_up() -> None:
+        print(
+            f"error: The other processes of this run did not come within {seconds} seconds; all "
+            "must be started and reach the address of process 0.",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        os._exit(2)  # The main thread waits inside JAX and hears no exception.
+
+    timer = threading.Timer(seconds, give_up)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def require_accelerator(*, allow_cpu: bool, machine: Machine | None = None) -> None:

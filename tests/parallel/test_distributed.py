@@ -1,6 +1,7 @@
 """Start-up on this machine: loud where it fails, silent where there is nothing to do."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -32,7 +33,7 @@ def test_a_laptop_starts_nothing(monkeypatch):
     ],
 )
 def test_processes_that_do_not_find_each_other_say_so_in_one_sentence(monkeypatch, error):
-    def fail():
+    def fail(**_):
         raise error
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
@@ -41,6 +42,28 @@ def test_processes_that_do_not_find_each_other_say_so_in_one_sentence(monkeypatc
     first_line = str(error).partition("\n")[0].rstrip(".")
     assert f"did not find each other: {first_line}; give" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_whose_others_never_come_ends_with_a_sentence(number):
+    """JAX alone would abort with a stack trace of C++."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    program = f"""
+from imagen_jax.parallel import distributed
+from imagen_jax.parallel.machine import DistributedFlags
+distributed._CONNECT_SECONDS = 2
+flags = DistributedFlags(coordinator="127.0.0.1:{port}", num_processes=2, process_id={number})
+distributed.start(flags)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 2, process.stderr
+    assert "error: The other processes of this run did not come within 2 seconds" in process.stderr
+    assert "stack trace" not in process.stderr
 
 
 def test_the_cpu_is_no_substitute_unless_allowed(monkeypatch):

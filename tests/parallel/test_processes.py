@@ -1,5 +1,6 @@
 """Two processes of four devices train as one device does: together, killed, resumed, and alone."""
 
+import contextlib
 import functools
 import json
 import os
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -22,9 +24,10 @@ from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.loop import run
 from imagen_jax.weights.stage_file import save_stage_file
 
+pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("worker.py")
 ENDLESS = {"num_steps": 10**6, "checkpoint_every": 2, "keep_checkpoints": 100}
-TIMEOUT = 240
+TIMEOUT = 600
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +68,9 @@ def by_slurm(number: int, port: int):
     }  # fmt: skip
 
 
-def start_pair(config, workdir: Path, start) -> list[subprocess.Popen]:
-    """train.py in two processes that `start` brings together."""
+@contextlib.contextmanager
+def pair(config, workdir: Path, start) -> Iterator[list[subprocess.Popen]]:
+    """train.py in two processes that `start` brings together; none outlives the context."""
     origin, port = workdir.with_suffix(".json"), free_port()
     origin.write_text(config_json.to_json(config))
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
@@ -80,7 +84,12 @@ def start_pair(config, workdir: Path, start) -> list[subprocess.Popen]:
                     command, env=os.environ | environ | {"PYTHONPATH": path}, stderr=log, stdout=log
                 )
             )
-    return processes
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def log(workdir: Path, number: int) -> str:
@@ -93,15 +102,15 @@ def changed_training(config, **changes):
 
 def train_and_kill(config, workdir: Path) -> int:
     """Both processes get SIGKILL after the first checkpoint; returns the newest one's step."""
-    processes = start_pair(changed_training(config, **ENDLESS), workdir, by_flags)
-    deadline = time.monotonic() + TIMEOUT
-    while not (workdir / "checkpoints" / "2").is_dir():
-        assert all(process.poll() is None for process in processes), log(workdir, 0)
-        assert time.monotonic() < deadline, log(workdir, 0)
-        time.sleep(0.01)
-    for process in processes:
-        os.kill(process.pid, signal.SIGKILL)
-    assert [process.wait() for process in processes] == [-signal.SIGKILL] * 2
+    with pair(changed_training(config, **ENDLESS), workdir, by_flags) as processes:
+        deadline = time.monotonic() + TIMEOUT
+        while not (workdir / "checkpoints" / "2").is_dir():
+            assert all(process.poll() is None for process in processes), log(workdir, 0)
+            assert time.monotonic() < deadline, log(workdir, 0)
+            time.sleep(0.01)
+        for process in processes:
+            os.kill(process.pid, signal.SIGKILL)
+        assert [process.wait() for process in processes] == [-signal.SIGKILL] * 2
     return Checkpoints(workdir).latest_step()
 
 
@@ -120,8 +129,8 @@ def resumed(config, directory):
     workdir = directory / "pair"
     killed = train_and_kill(config, workdir)
     until = functools.partial(changed_training, config)
-    pair = start_pair(until(num_steps=killed + 2), workdir, by_slurm)
-    codes = [process.wait(TIMEOUT) for process in pair]
+    with pair(until(num_steps=killed + 2), workdir, by_slurm) as processes:
+        codes = [process.wait(TIMEOUT) for process in processes]
     assert codes == [0, 0], log(workdir, 0) + log(workdir, 1)
     assert Checkpoints(workdir).latest_step() == killed + 2
     run(until(num_steps=killed + 4, sample_every=0), workdir)
@@ -162,8 +171,8 @@ def test_one_process_writes_what_there_is_one_of(resumed):
 
 def test_a_mistake_ends_all_processes_with_its_sentence(config, directory):
     workdir = directory / "mistaken"
-    processes = start_pair(tiny.replace(config, mesh={"fsdp": 3}), workdir, by_flags)
-    assert [process.wait(TIMEOUT) for process in processes] == [2, 2]
+    with pair(tiny.replace(config, mesh={"fsdp": 3}), workdir, by_flags) as processes:
+        assert [process.wait(TIMEOUT) for process in processes] == [2, 2]
     for number in range(2):
         assert "error: mesh.fsdp is 3" in log(workdir, number)
         assert "Traceback" not in log(workdir, number)
