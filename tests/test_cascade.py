@@ -246,7 +246,7 @@ def test_the_shipped_cascade_is_small_enough_to_ship():
 
 
 @shipped
-def test_the_shipped_cascade_paints_the_same_bytes_twice(optimised):
+def test_the_shipped_cascade_paints_a_red_apple_and_the_same_bytes_twice(optimised):
     stages = [load_stage(path) for path in cascade.shipped_stages()]
     few = [
         cascade.Step(stage, tiny.replace(stage.config.sampling, num_steps=count))
@@ -259,3 +259,5 @@ def test_the_shipped_cascade_paints_the_same_bytes_twice(optimised):
         np.testing.assert_array_equal(pixels, again)
         painted = pixels[pixels.min(-1) < 230]
         assert len(painted) > 0.1 * side**2
+        red, green, blue = painted.mean(0)
+        assert red > green + 30 and red > blue + 30
