@@ -70,7 +70,7 @@ def parameter_spec(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
     The rule reads nothing but the shape, so optimizer moments, EMA and frozen encoders lie as
     parameters do. The step must constrain gradients to the same: where moments lay otherwise
     than the parameters of a scanned stack, and gradients were left to the partitioner, JAX
-    0.10 and 0.12 computed a wrong loss without a word (tests/training/test_sharding.py).
+    0.10 and 0.12 computed a wrong loss without a word. The tests compare with one device.
     """
     divisible = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
     if fsdp == 1 or not divisible or np.prod(shape) < _REPLICATE_BELOW:

@@ -138,10 +138,7 @@ def resumed(config, directory):
 
 
 def test_losses_are_those_of_a_single_device(config, directory, resumed):
-    """To 1e-3: sums over devices have another order, and Adam makes much of small gradients.
-
-    A picture, crop, caption or key in another place changes a loss by whole percents.
-    """
+    """To 1e-3: sums over devices have another order, and Adam makes much of small gradients."""
     workdir, killed = resumed
     alone = directory / "alone"
     with pytest.MonkeyPatch.context() as patch:
