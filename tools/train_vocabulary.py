@@ -1,9 +1,12 @@
 """Trains the small vocabulary that ships as `imagen_jax/text/captions.model`.
 
     python tools/train_vocabulary.py
+    python tools/train_vocabulary.py --letters --output runs/letters/spiece.model
 
 SentencePiece unigram over every wording that the data package can produce; lower case, bytes
-for what it has not seen, and T5's ids: padding 0, end 1, unknown 2. Deterministic.
+for what it has not seen, and T5's ids: padding 0, end 1, unknown 2. Deterministic. With
+--letters a piece is one letter, as in ByT5: the vocabulary that docs/cascade.md compares it
+with.
 """
 
 import argparse
@@ -34,14 +37,15 @@ def sentences() -> Iterator[str]:
             yield words.format(concept.label, concept.label)
 
 
-def train() -> bytes:
-    """The serialized SentencePiece model."""
+def train(model_type: str = "unigram") -> bytes:
+    """The serialized SentencePiece model; `model_type` is SentencePiece's."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=sentences(),
         model_writer=model,
-        model_type="unigram",
+        model_type=model_type,
         vocab_size=VOCABULARY_SIZE,
+        hard_vocab_limit=model_type != "char",  # Of a char model the size is the most.
         character_coverage=1.0,
         byte_fallback=True,
         normalization_rule_name="nmt_nfkc_cf",
@@ -59,11 +63,14 @@ def train() -> bytes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    output = parser.parse_args().output
-    temporary = output.with_name(f".{output.name}")
-    temporary.write_bytes(train())
-    os.replace(temporary, output)
-    print(f"{output}: {VOCABULARY_SIZE} pieces, {output.stat().st_size:,} bytes")
+    parser.add_argument("--letters", action="store_true", help="one piece per letter")
+    flags = parser.parse_args()
+    model = train("char" if flags.letters else "unigram")
+    flags.output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = flags.output.with_name(f".{flags.output.name}")
+    temporary.write_bytes(model)
+    os.replace(temporary, flags.output)
+    print(f"{flags.output}: {len(model):,} bytes")
 
 
 if __name__ == "__main__":

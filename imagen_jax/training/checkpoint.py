@@ -1,9 +1,11 @@
 """A training directory: config, versions and Orbax checkpoints. All of Orbax is in this file."""
 
 import dataclasses
+import gc
 import importlib.metadata
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -158,16 +160,26 @@ class Checkpoints:
         except Exception as error:
             if type(error) is not Exception and not isinstance(error, _DAMAGE):
                 raise
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise UsageError(
-                f"The checkpoint {self.directory / str(step)} is damaged or incomplete "
-                f"({first_line}); "
-                "move it away to go on from the one before."
-            ) from error
+            reason = str(error).strip().partition("\n")[0] or repr(error)
+        _drop_unawaited_reads()
+        raise UsageError(
+            f"The checkpoint {self.directory / str(step)} is damaged or incomplete ({reason}); "
+            "move it away to go on from the one before."
+        )
 
     def close(self) -> None:
         """Waits for the last save."""
         self._manager.close()
+
+
+def _drop_unawaited_reads() -> None:
+    """Collects what Orbax was about to read when it failed.
+
+    Python would warn of each of them, whenever it happens to collect it.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        gc.collect()
 
 
 def load_directory(workdir: Path, mesh: jax.sharding.Mesh) -> tuple[StageConfig, Params]:

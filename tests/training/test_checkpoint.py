@@ -1,7 +1,9 @@
 """Checkpoints: what they hold, and what is said of damaged ones."""
 
+import gc
 import json
 import shutil
+import warnings
 
 import jax
 import numpy as np
@@ -129,3 +131,22 @@ def test_a_directory_without_a_checkpoint_or_config_says_so(tmp_path):
         read_config(tmp_path)
     with pytest.raises(UsageError, match="neither a training directory nor an exported stage"):
         load_stage(tmp_path / "nowhere")
+
+
+def test_reads_that_orbax_abandons_are_not_warned_of_later(workdir, monkeypatch):
+    async def read():
+        pass
+
+    def fail(*_, **__):
+        abandoned = [read()]
+        abandoned.append(abandoned)  # Only the garbage collector finds it.
+        raise Exception("array index unreadable")
+
+    checkpoints = Checkpoints(workdir)
+    monkeypatch.setattr(checkpoints._manager, "restore", fail)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with pytest.raises(UsageError, match="array index unreadable"):
+            checkpoints.restore_ema({})
+        gc.collect()
+    assert not [warning for warning in shown if "never awaited" in str(warning.message)]
