@@ -1,6 +1,7 @@
 """The cascade: prompts through base and super-resolution stages, each loaded from anywhere."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ class _StagePainter:
 
     def __init__(self, step: Step, mesh, prompts, seed: int, num_images: int, on_step):
         config = step.stage.config
-        networks = build_networks(config)
+        networks = build_networks(config, functools.partial(meshes.gather_parameters, mesh=mesh))
         sharding = meshes.parameter_shardings(step.stage.params, mesh)
         params = jax.device_put(step.stage.params, sharding)
         self._num_images = num_images

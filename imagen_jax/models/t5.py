@@ -156,7 +156,7 @@ class T5Encoder(nnx.Module):
             gather: brings a block's sharded parameters together where the block runs.
         """
         bias = self.position_bias(token_ids.shape[1])
-        x = self.token_embedding[...][token_ids].astype(jnp.float32)
+        x = gather(self.token_embedding[...])[token_ids].astype(jnp.float32)
         x = run_blocks(
             self.blocks, x, [None] * len(self.blocks), lambda block, x, _: block(x, bias, mask),
             remat=self.config.remat, gather=gather,

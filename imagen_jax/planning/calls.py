@@ -13,7 +13,7 @@ from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.planning.model_flops import model_flops
 from imagen_jax.sampling import make_sampler
-from imagen_jax.stage import Params, build_networks, init_params, init_text_encoder
+from imagen_jax.stage import Networks, Params, build_networks, init_params, init_text_encoder
 from imagen_jax.training.loop import Trainer
 from imagen_jax.training.step import stage_loss
 
@@ -93,8 +93,7 @@ def embedding(config: StageConfig, mesh: Mesh) -> Call:
     params = {"text_encoder": _placed_encoder(config, mesh)}
     batch = abstract_batch(config, size)
     batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
-    gather = functools.partial(meshes.gather_parameters, mesh=mesh)
-    embed = build_networks(config, gather).embed
+    embed = _networks(config, mesh).embed
     arguments = (params, batch["token_ids"], batch["mask"])
     return Call(
         "text embedding", config, mesh.size, size, jax.jit(embed), arguments, params,
@@ -128,13 +127,17 @@ def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh
         inputs[-1] = jax.ShapeDtypeStruct(shape, jnp.uint8)
     arguments = (params, *_all_at(inputs, meshes.batch_sharding(mesh)))
     paint = make_sampler(
-        config, settings, build_networks(config), size=(config.resolution, config.resolution),
+        config, settings, _networks(config, mesh), size=(config.resolution, config.resolution),
         sharding=pictures,
     )  # fmt: skip
     return Call(
         f"{settings.num_steps} denoising steps", config, mesh.size, size, paint, arguments, params,
         functools.partial(model_flops, paint, *arguments),
     )  # fmt: skip
+
+
+def _networks(config: StageConfig, mesh: Mesh) -> Networks:
+    return build_networks(config, functools.partial(meshes.gather_parameters, mesh=mesh))
 
 
 def _placed_encoder(config: StageConfig, mesh: Mesh) -> Params:
