@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 
+from imagen_jax.files import write_text
 from imagen_jax.stage import init_params, init_text_encoder
 
 DOCS = Path(__file__).parent.parent / "docs" / "parameters.md"
@@ -76,5 +77,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    DOCS.write_text(page(), encoding="utf-8")
+    write_text(DOCS, page())
     print(DOCS)

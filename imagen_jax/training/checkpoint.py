@@ -4,7 +4,6 @@ import dataclasses
 import gc
 import importlib.metadata
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import imagen_jax
 from imagen_jax import config_json
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError
+from imagen_jax.files import write_text
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import parameter_shardings, with_shardings
 from imagen_jax.stage import Params, init_params
@@ -34,13 +34,6 @@ _DAMAGE = (ValueError, KeyError, OSError, TypeError)
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def package_versions() -> dict[str, str]:
     """Of the packages that a result depends on."""
     installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -53,7 +46,8 @@ def claim_directory(workdir: Path, config: StageConfig) -> None:
     Every process checks before the first one writes; when this returns, all can read it.
 
     Raises:
-        UsageError: it belongs to another stage or config; names the first field that differs.
+        UsageError: it belongs to another stage or config, and names the first field that
+            differs; or it cannot be written to.
     """
     if (workdir / "config.json").exists():
         _require_same(read_config(workdir), config, workdir)
@@ -63,17 +57,9 @@ def claim_directory(workdir: Path, config: StageConfig) -> None:
         )
     distributed.wait_for_all("checked the training directory")
     if distributed.leads():
-        _write_claim(workdir, config)
+        write_text(workdir / "config.json", config_json.to_json(config))
+        write_text(workdir / "versions.json", json.dumps(package_versions(), indent=2))
     distributed.wait_for_all("claimed the training directory")
-
-
-def _write_claim(workdir: Path, config: StageConfig) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--workdir is {workdir}; it cannot be made: {error.strerror}.") from error
-    write_text(workdir / "config.json", config_json.to_json(config))
-    write_text(workdir / "versions.json", json.dumps(package_versions(), indent=2))
 
 
 def is_training_directory(path: Path) -> bool:

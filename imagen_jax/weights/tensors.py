@@ -1,6 +1,5 @@
 """Nested parameters as one flat `.safetensors` file, and back."""
 
-import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,7 +8,8 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from imagen_jax.errors import UsageError
+from imagen_jax.errors import UsageError, reason
+from imagen_jax.files import replacing
 from imagen_jax.network_config import Dtype
 from imagen_jax.stage import Params
 
@@ -26,20 +26,14 @@ def write_tensors(path: Path, params: Params, dtype: Dtype, metadata: dict[str, 
         ".".join(map(str, name)): np.asarray(x).astype(jnp.dtype(dtype))
         for name, x in flatten_dict(params).items()
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
-            temporary.touch()
-            mode = temporary.stat().st_mode
             safetensors.numpy.save_file(tensors, temporary, metadata=metadata)
-            temporary.chmod(mode)  # Its own files only their owner may read.
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    # safetensors has its own error for what fails while it writes.
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UsageError(f"{path} cannot be written: {error}.") from error
+        except safetensors.SafetensorError as error:  # Its own, of a full disk too.
+            raise OSError(reason(error)) from error
+        temporary.chmod(mode)  # Its own files only their owner may read.
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

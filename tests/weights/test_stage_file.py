@@ -71,6 +71,19 @@ def test_no_temporary_file_stays(exported):
     assert [path.name for path in exported.parent.iterdir()] == ["stage.safetensors"]
 
 
+def test_what_fails_half_way_is_named_and_leaves_the_old_file(exported, params, monkeypatch):
+    def fail(tensors, path, **_):
+        path.write_bytes(b"half")
+        raise safetensors.SafetensorError("I/O error: No space left on device")
+
+    before = exported.read_bytes()
+    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    with pytest.raises(UsageError, match=r"stage\.safetensors cannot be written: .*No space left"):
+        save_stage_file(exported, CONFIG, params, "float32")
+    assert exported.read_bytes() == before
+    assert [path.name for path in exported.parent.iterdir()] == ["stage.safetensors"]
+
+
 def rewrite(path, *, config=None, drop=None, add=None, reshape=None, metadata=None):
     """The same file with one thing wrong."""
     tensors, header = read_tensors(path)
