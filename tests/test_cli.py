@@ -1,5 +1,6 @@
 """What a clumsy or hostile user gets: one sentence, exit code 2, and nothing is damaged."""
 
+import atexit
 import functools
 import importlib
 import os
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from unittest import mock
 
 import jax
 import numpy as np
@@ -200,6 +202,32 @@ def test_ctrl_c_ends_without_a_traceback(monkeypatch):
     assert (result.code, result.err) == (130, "stopped\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(13, "Permission denied", "a/b.txt"), "a/b.txt: Permission denied."),
+        (ConnectionError("No route to example.org.\nTry again."), "No route to example.org."),
+        (TimeoutError(), "TimeoutError()."),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(error, says, monkeypatch):
+    monkeypatch.setattr(sample, "run", mock.Mock(side_effect=error))
+    result = call(sample, "a red apple")
+    assert (result.code, result.err) == (2, f"error: {says}\n")
+
+
+def test_names_that_are_too_long_are_refused(tiny_train, tmp_path, unharmed):
+    long = tmp_path / ("x" * 300)
+    with unharmed:
+        refused(call(sample, "a", "--out", long), str(long), "File name too long")
+        refused(call(sample, "a", "--base", long), str(long), "File name too long")
+        for flag in ("--workdir", "--init-from", "--text-encoder.source"):
+            arguments = {"--workdir": tmp_path / "w", flag: long}
+            off = ["--text-encoder.no-train"] if "source" in flag else []
+            result = tiny_train(*off, *(part for pair in arguments.items() for part in pair))
+            refused(result, str(long), "File name too long")
+
+
 def test_warnings_are_one_line_and_are_not_repeated(capsys):
     with exit_on_usage_error():
         for text in ("first", "second", "first"):
@@ -312,6 +340,24 @@ def test_an_export_that_cannot_be_written_is_refused(run_copy, tmp_path, unharme
     with unharmed:
         for out in (tmp_path / "file" / "x.safetensors", tmp_path / "directory.safetensors"):
             refused(call(verbs, "export", run_copy, out), str(out))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("metrics.jsonl", "Is a directory"), ("tensorboard", "Not a directory")]
+)
+def test_a_log_that_cannot_be_written_is_refused(name, says, tiny_train, run_copy, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    path = run_copy / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.write_text("precious")
+    else:
+        path.unlink()
+        path.mkdir()
+    result = tiny_train("--workdir", run_copy, "--training.num-steps", "3")
+    refused(result, str(path), says)
+    assert not [call for call in at_exit if "tensorboardX" in call.__module__]  # Nothing is open.
 
 
 # What training reads.
@@ -509,7 +555,7 @@ def test_out_that_is_a_file_or_below_one_is_refused(below, tiny_sample, tmp_path
 
 def test_out_that_cannot_be_written_is_refused(tiny_sample, tmp_path, monkeypatch, unharmed):
     """Permissions are not asked of the superuser, who may well run the tests."""
-    monkeypatch.setattr(sample.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with unharmed:
         refused(tiny_sample("a"), f"--out is {tmp_path / 'out'}", "cannot be written to")
 
