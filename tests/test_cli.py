@@ -169,6 +169,9 @@ def test_sample_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
         (["export", "w", "x.safetensors", "--dtype", "float16"], ["'float16'", "'bfloat16'"]),
         (["export", "w", "x.png"], ["x.png", ".safetensors"]),
         (["plot"], ["at least one training directory"]),
+        (["plot", "w", "--out", "."], [". cannot be written", ".png"]),
+        (["plot", "w", "--out", "/"], ["/ cannot be written", ".png"]),
+        (["plot", "w", "--out", "configs/tiny_64.py"], ["tiny_64.py", ".png"]),
     ],
 )
 def test_verbs_refuse_bad_flags(arguments, says, tmp_path, monkeypatch):
