@@ -54,6 +54,7 @@ def tool(name: str, directory: str = "tools"):
     """The script tools/NAME.py, or one of another directory, as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / directory / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # Tyro looks for its dataclasses there.
     spec.loader.exec_module(module)
     return module
 
