@@ -21,7 +21,7 @@ from imagen_jax import cascade
 from imagen_jax.errors import exit_on_usage_error
 from imagen_jax.training.checkpoint import claim_directory
 from imagen_jax.weights.stage_file import save_stage_file
-from imagen_jax.weights.tensors import read_tensors
+from imagen_jax.weights.tensors import read_metadata, read_tensors
 
 BASE = tiny.stage()
 SR = tiny.super_resolution(low_resolution=16, resolution=32, name="tiny_sr")
@@ -476,7 +476,7 @@ def test_every_stage_flag_refuses_what_is_no_stage(flag, kind, stages, tmp_path,
 
 def test_a_header_without_a_config_is_refused(stages, tmp_path, unharmed):
     path = stages / "base.safetensors"
-    tensors, header = read_tensors(path)
+    tensors, header = read_tensors(path), read_metadata(path)
     safetensors.numpy.save_file(tensors, path, metadata={"format": header["format"]})
     with unharmed:
         refused(call(sample, "a", "--base", path, "--sr256", "none"), "(header)", "config")

@@ -1,5 +1,7 @@
 """Nested parameters as one flat `.safetensors` file, and back."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -36,20 +38,30 @@ def write_tensors(path: Path, params: Params, dtype: Dtype, metadata: dict[str, 
         temporary.chmod(mode)  # Its own files only their owner may read.
 
 
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors as float32, and the header's metadata.
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Tensors as float32.
 
     Raises:
         UsageError: no such file, not safetensors, or cut short.
     """
+    with _opened(path) as file:
+        names = list(file.keys())
+        return {name: file.get_tensor(name).astype(np.float32) for name in names}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Of the header; no tensor is read. Raises as `read_tensors` does."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[safetensors.safe_open]:
     if not path.is_file():
         raise UsageError(f"{path} does not exist or is not a file.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name).astype(np.float32) for name in names}, (
-                file.metadata() or {}
-            )
+            yield file
     except (OSError, safetensors.SafetensorError) as error:
         raise UsageError(f"{path} is not a safetensors file or is cut short ({error}).") from error
 
