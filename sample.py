@@ -27,8 +27,8 @@ from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 from imagen_jax.files import check_writable, write_text
 from imagen_jax.planning.options import CompileOptions
+from imagen_jax.shipped import STAGES, shipped_stage
 
-STAGES = ("base", "sr256", "sr1024")
 SHIPPED = "shipped"
 NONE = "none"
 
@@ -111,14 +111,12 @@ def stage_settings(flags: Flags, defaults: list[SamplingConfig]) -> list[Samplin
 
 def stage_paths(flags: Flags) -> list[Path]:
     """The files or directories of the stages to run, from the base up."""
-    from imagen_jax.cascade import PRETRAINED
-
     paths = []
     for name in STAGES:
         value = getattr(flags, name)
         if value == NONE:
             break
-        paths.append(PRETRAINED / f"{name}.safetensors" if value == SHIPPED else Path(value))
+        paths.append(shipped_stage(name) if value == SHIPPED else Path(value))
     if not paths:
         raise UsageError(f"--base is {NONE!r}; a cascade starts with a base stage.")
     for name in STAGES[len(paths) + 1 :]:

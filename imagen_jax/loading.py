@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-import runpy
-import sys
 from pathlib import Path
 
 import jax
 
 from imagen_jax.config import MeshConfig, StageConfig
+from imagen_jax.config_file import read_config_file
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh, to_host
@@ -58,11 +57,7 @@ def load_config(path: Path) -> StageConfig:
     if is_training_directory(path):
         return read_config(path)
     if path.suffix == ".py" and path.is_file():
-        sys.path.insert(0, str(path.resolve().parents[1]))  # It may import its neighbours.
-        variables = runpy.run_path(str(path))
-        if "get_config" not in variables:
-            raise UsageError(f"{path} is no config file: it has no function get_config.")
-        return variables["get_config"]()
+        return read_config_file(path)
     if path.is_file():
         return read_stage_config(path)
     raise UsageError(

@@ -2,7 +2,6 @@
 
 import atexit
 import functools
-import importlib
 import os
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ import safetensors.numpy
 import tiny
 from scripts import ROOT, blank_paint, call, refused, sample, train, tree, verbs
 
-from imagen_jax import cascade
+from imagen_jax import cascade, shipped
 from imagen_jax.errors import exit_on_usage_error
 from imagen_jax.training.checkpoint import claim_directory
 from imagen_jax.weights.stage_file import save_stage_file
@@ -50,7 +49,6 @@ def pictures(tmp_path_factory):
 @pytest.fixture
 def tiny_train(monkeypatch, pictures):
     """`train.py tiny_64`, where that config is the tests' tiny stage."""
-    importlib.import_module("configs.tiny_64")  # Its docstring is what --help shows.
     config = tiny.replace(BASE, data={"source": pictures})
     monkeypatch.setattr(train, "load_config", lambda name: config)
     return functools.partial(call, train, "tiny_64")
@@ -61,7 +59,6 @@ def trained(tmp_path_factory, pictures):
     """A training directory of two steps, made by train.py's own main."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
     config = tiny.replace(BASE, data={"source": pictures}, training={"num_steps": 2})
-    importlib.import_module("configs.tiny_64")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "load_config", lambda name: config)
         result = call(train, "tiny_64", "--workdir", workdir)
@@ -194,6 +191,16 @@ def test_help_is_no_mistake():
     for script, name in ((train, ["tiny_64"]), (sample, []), (verbs, ["export"])):
         result = call(script, *name, "--help")
         assert (result.code, result.err) == (0, "") and len(result.out) > 200
+
+
+def test_a_broken_config_harms_no_other(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "configs" / "tiny_64.py", tmp_path)
+    (tmp_path / "broken.py").write_text("def get_config(:\n")
+    monkeypatch.setattr(train, "CONFIGS", tmp_path)
+    result = call(train, "--help")
+    assert (result.code, result.err) == (0, "") and "  broken" in result.out
+    assert "--workdir" in call(train, "tiny_64", "--help").out
+    refused(call(train, "broken", "--workdir", tmp_path / "w"), "broken.py", "SyntaxError")
 
 
 def test_ctrl_c_ends_without_a_traceback(monkeypatch):
@@ -483,7 +490,7 @@ def test_a_header_without_a_config_is_refused(stages, tmp_path, unharmed):
 
 
 def test_a_missing_shipped_cascade_is_named(tmp_path, monkeypatch, unharmed):
-    monkeypatch.setattr(cascade, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.setattr(shipped, "PRETRAINED", tmp_path / "pretrained")
     with unharmed:
         refused(call(sample, "a", "--out", tmp_path / "out"), "pretrained/base.safetensors")
 

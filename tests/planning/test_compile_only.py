@@ -1,7 +1,6 @@
 """Compiling for TPUs that are not there: the exact step, what it reports, what it refuses."""
 
 import dataclasses
-import importlib
 import json
 import os
 import subprocess
@@ -39,7 +38,6 @@ def as_it_was():
 @pytest.fixture
 def tiny_train(monkeypatch):
     """`train.py tiny_64`, where that config is the tests' tiny super-resolution stage."""
-    importlib.import_module("configs.tiny_64")
     config = tiny.super_resolution(text_encoder=FROZEN)
     monkeypatch.setattr(train, "load_config", lambda name: config)
     return lambda *arguments: call(train, "tiny_64", *arguments)
