@@ -74,7 +74,8 @@ def parse(arguments: list[str]) -> Flags:
         print(__doc__)
         print("Configs:")
         for name, docstring in known_configs().items():
-            print(f"  {name:16s} {docstring.partition(chr(10))[0]}")
+            summary = docstring.partition("\n")[0]
+            print(f"  {name:16s} {summary}")
         print("\npython train.py CONFIG --help lists the fields of one.")
         sys.exit(0 if arguments else 2)
     flags = parse_flags(

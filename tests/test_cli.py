@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -448,6 +449,26 @@ def test_a_bad_record_stops_training_by_name(file, content, says, tiny_train, tm
     last = result.err.splitlines()[-1]
     assert last.startswith("error: ") and all(text in last for text in says), result.err
     assert tree(tmp_path / "data") == before
+
+
+def test_captions_and_pictures_that_cannot_be_read_are_named(tiny_train, tmp_path, monkeypatch):
+    def read_bytes(path, read=Path.read_bytes):
+        if path.name == "03.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    source = tiny.folder(tmp_path / "data").source
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    result = tiny_train("--workdir", tmp_path / "w", "--data.source", source)
+    assert (result.code, result.out) == (2, "") and "Traceback" not in result.err
+    assert (
+        result.err.splitlines()[-1] == f"error: {tmp_path / 'data' / '03.png'}: Permission denied."
+    )
+    (tmp_path / "data" / "03.txt").unlink()
+    (tmp_path / "data" / "03.txt").mkdir()
+    refused(
+        tiny_train("--workdir", tmp_path / "w2", "--data.source", source), "03.txt", "directory"
+    )
 
 
 # Stages of a cascade.
