@@ -15,7 +15,6 @@ with code 1 if the step does not fit.
 
 import ast
 import dataclasses
-import importlib
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,6 +22,7 @@ from typing import Annotated, Literal
 import tyro
 
 from imagen_jax.config import StageConfig
+from imagen_jax.config_file import read_config_file
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.planning.options import CompileOptions
@@ -31,10 +31,17 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def known_configs() -> dict[str, str]:
-    """Name -> first line of the docstring of every config."""
+    """Name -> docstring of every config."""
     files = sorted(path for path in CONFIGS.glob("*.py") if path.stem != "__init__")
-    docs = {path.stem: ast.get_docstring(ast.parse(path.read_text())) or "" for path in files}
-    return {name: doc.partition("\n")[0] for name, doc in docs.items()}
+    return {path.stem: _docstring(path) for path in files}
+
+
+def _docstring(path: Path) -> str:
+    """Empty for what is no Python: only who asks for that config shall hear of it."""
+    try:
+        return ast.get_docstring(ast.parse(path.read_bytes())) or ""
+    except (SyntaxError, ValueError):
+        return ""
 
 
 def load_config(name: str) -> StageConfig:
@@ -42,7 +49,7 @@ def load_config(name: str) -> StageConfig:
     known = known_configs()
     if name not in known:
         raise UsageError(f"There is no config {name!r}; the configs are {', '.join(known)}.")
-    return importlib.import_module(f"configs.{name}").get_config()
+    return read_config_file(CONFIGS / f"{name}.py")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +73,8 @@ def parse(arguments: list[str]) -> Flags:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         print("Configs:")
-        for name, summary in known_configs().items():
+        for name, docstring in known_configs().items():
+            summary = docstring.partition("\n")[0]
             print(f"  {name:16s} {summary}")
         print("\npython train.py CONFIG --help lists the fields of one.")
         sys.exit(0 if arguments else 2)
@@ -76,7 +84,7 @@ def parse(arguments: list[str]) -> Flags:
             default=Flags(config=load_config(arguments[0])),
             args=arguments[1:],
             prog=f"train.py {arguments[0]}",
-            description=sys.modules[f"configs.{arguments[0]}"].__doc__,
+            description=known_configs()[arguments[0]],
         )
     )
     if not flags.compiling.compile_only and flags.what != "step":

@@ -14,6 +14,12 @@ from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 _SUFFIX = ".safetensors"
 
 
+def _require_suffix(out: Path, suffix: str) -> None:
+    """A slip must not replace a config or a picture."""
+    if out.suffix != suffix or out.is_dir():
+        raise UsageError(f"{out} cannot be written; name a file that ends with {suffix}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Export:
     """Write the newest EMA weights of a training directory as one file, config in its header."""
@@ -29,11 +35,7 @@ class Export:
         from imagen_jax.loading import load_stage
         from imagen_jax.weights.stage_file import save_stage_file
 
-        # A slip must not replace a config or a picture.
-        if self.out.suffix != _SUFFIX or self.out.is_dir():
-            raise UsageError(
-                f"{self.out} cannot be the exported file; name one that ends with {_SUFFIX}."
-            )
+        _require_suffix(self.out, _SUFFIX)
         stage = load_stage(self.workdir)
         save_stage_file(self.out, stage.config, stage.params, self.dtype)
         print(f"{self.out}: {stage.config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
@@ -54,6 +56,7 @@ class Plot:
 
         if not self.workdirs:
             raise UsageError("There is nothing to plot; name at least one training directory.")
+        _require_suffix(self.out, ".png")
         save_png(loss_curves(self.workdirs), self.out)
         print(self.out)
 

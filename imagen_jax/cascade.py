@@ -14,16 +14,13 @@ from imagen_jax.errors import UsageError
 from imagen_jax.loading import LoadedStage, load_stage_tokenizer
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.sampling import make_sampler, picture_keys
+from imagen_jax.shipped import STAGES, shipped_stage
 from imagen_jax.stage import Networks, Params, build_networks
-
-PRETRAINED = Path(__file__).parent / "pretrained"
-"""The small cascade that ships with the package: one exported file per stage."""
-STAGES = ("base", "sr256", "sr1024")
 
 
 def shipped_stages() -> list[Path]:
     """The files of the shipped cascade, from the base up."""
-    return [PRETRAINED / f"{name}.safetensors" for name in STAGES]
+    return [shipped_stage(name) for name in STAGES]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,20 +2,19 @@
 
 import dataclasses
 import functools
-import runpy
-import sys
 from pathlib import Path
 
 import jax
 
 from imagen_jax.config import MeshConfig, StageConfig
+from imagen_jax.config_file import read_config_file
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh, to_host
 from imagen_jax.stage import Params, init_text_encoder
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.training.checkpoint import is_training_directory, load_directory, read_config
-from imagen_jax.weights.stage_file import load_stage_file
+from imagen_jax.weights.stage_file import load_stage_file, read_stage_config
 from imagen_jax.weights.t5_names import load_t5
 from imagen_jax.weights.tensors import nest, read_tensors, write_tensors
 
@@ -58,13 +57,9 @@ def load_config(path: Path) -> StageConfig:
     if is_training_directory(path):
         return read_config(path)
     if path.suffix == ".py" and path.is_file():
-        sys.path.insert(0, str(path.resolve().parents[1]))  # It may import its neighbours.
-        variables = runpy.run_path(str(path))
-        if "get_config" not in variables:
-            raise UsageError(f"{path} is no config file: it has no function get_config.")
-        return variables["get_config"]()
+        return read_config_file(path)
     if path.is_file():
-        return load_stage_file(path)[0]
+        return read_stage_config(path)
     raise UsageError(
         f"{path} is neither a config file (configs/NAME.py), a training directory nor an "
         "exported stage."
@@ -80,7 +75,7 @@ def load_frozen_encoder(config: StageConfig, workdir: Path | None) -> Params:
         UsageError: no source, or an encoder of other sizes or another tokenizer.
     """
     if workdir is not None and (workdir / _ENCODER_COPY).exists():
-        tensors, _ = read_tensors(workdir / _ENCODER_COPY)
+        tensors = read_tensors(workdir / _ENCODER_COPY)
         init = functools.partial(init_text_encoder, config, jax.random.key(0))
         return nest(tensors, jax.eval_shape(init), workdir / _ENCODER_COPY)
     if not config.text_encoder.source:

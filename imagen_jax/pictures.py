@@ -1,13 +1,12 @@
-"""Sheets of pictures, and PNG files that appear whole or not at all."""
+"""Sheets of pictures, and PNG files."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from imagen_jax.errors import UsageError
+from imagen_jax.files import replacing
 
 _GAP = 4
 _TEXT_HEIGHT = 18
@@ -56,14 +55,6 @@ def save_png(image: Image.Image | np.ndarray, path: Path) -> None:
     Raises:
         UsageError: the file cannot be written, and why.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            image.save(temporary, format="PNG")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")

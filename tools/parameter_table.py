@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 
+from imagen_jax.files import write_text
 from imagen_jax.loading import load_config
 from imagen_jax.stage import init_params, init_text_encoder
 
@@ -77,5 +78,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    DOCS.write_text(page(), encoding="utf-8")
+    write_text(DOCS, page())
     print(DOCS)

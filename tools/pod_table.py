@@ -10,11 +10,12 @@ done again; so the script can be interrupted, and removing a file repeats its ro
 import argparse
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from imagen_jax.files import write_text
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 20 * 60
@@ -80,15 +81,8 @@ def run_row(row: Row, directory: Path, limit: float) -> dict:
         "reports": json.loads(scratch.read_text()) if failure is None else [],
     }
     scratch.unlink(missing_ok=True)
-    write(directory / f"{row.name}.json", json.dumps(finished, indent=2) + "\n")
+    write_text(directory / f"{row.name}.json", json.dumps(finished, indent=2) + "\n")
     return finished
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 COLUMNS = (
@@ -170,7 +164,7 @@ def make(all_rows: list[Row], wanted: list[str], out: Path, limit: float) -> Non
             print(f"  {finished['failure'] or 'done'} ({finished['seconds']:.0f} s)", flush=True)
         paths = [directory / f"{other.name}.json" for other in all_rows]
         pages = [json.loads(path.read_text()) for path in paths if path.exists()]
-        write(out / "pods.md", table(pages))
+        write_text(out / "pods.md", table(pages))
 
 
 if __name__ == "__main__":

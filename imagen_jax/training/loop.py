@@ -114,7 +114,7 @@ def run(config: StageConfig, workdir: Path, init_from: Path | None = None) -> No
             state = fresh or trainer.init(init_key)
         del fresh
         grid = (
-            SampleGrid(config, trainer.networks, tokenizer, meshes.replicated(trainer.mesh))
+            SampleGrid(config, trainer.networks, tokenizer, source, meshes.replicated(trainer.mesh))
             if config.training.sample_every
             else None
         )

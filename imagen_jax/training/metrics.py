@@ -46,8 +46,9 @@ class Reporter:
 
     def __init__(self, workdir: Path, first_step: int, training: TrainingConfig, *, writes: bool):
         self._training = training
-        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard")) if writes else None
+        # First, as it may fail: a board that nobody closes complains at the end of the process.
         self._lines = (workdir / METRICS_FILE).open("a", encoding="utf-8") if writes else None
+        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard")) if writes else None
         self._bar = tqdm(
             total=training.num_steps, initial=first_step, unit="step", disable=not writes,
             dynamic_ncols=True,

@@ -9,7 +9,7 @@ from imagen_jax import config_json
 from imagen_jax.config import FOLDER_PREFIX, Dtype, StageConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.stage import Params, init_params, init_text_encoder
-from imagen_jax.weights.tensors import nest, read_tensors, write_tensors
+from imagen_jax.weights.tensors import nest, read_metadata, read_tensors, write_tensors
 
 _FORMAT = "imagen-jax stage 1"
 
@@ -38,15 +38,24 @@ def load_stage_file(path: Path) -> tuple[StageConfig, Params]:
         UsageError: no such file, cut short, of another format, or with tensors that are not
             those of its config.
     """
-    tensors, metadata = read_tensors(path)
+    config, tensors = read_stage_config(path), read_tensors(path)
+    holds_encoder = any(name.startswith("text_encoder.") for name in tensors)
+    return config, nest(tensors, _abstract(config, holds_encoder), path)
+
+
+def read_stage_config(path: Path) -> StageConfig:
+    """The config in the header; no tensor is read.
+
+    Raises:
+        UsageError: no such file, cut short, or of another format.
+    """
+    metadata = read_metadata(path)
     if metadata.get("format") != _FORMAT:
         raise UsageError(
             f"{path} is not an exported stage: its header says format "
             f"{metadata.get('format')!r}, not {_FORMAT!r}."
         )
-    config = config_json.from_json(metadata.get("config", ""), f"{path} (header)")
-    holds_encoder = any(name.startswith("text_encoder.") for name in tensors)
-    return config, nest(tensors, _abstract(config, holds_encoder), path)
+    return config_json.from_json(metadata.get("config", ""), f"{path} (header)")
 
 
 def _abstract(config: StageConfig, holds_encoder: bool) -> Params:

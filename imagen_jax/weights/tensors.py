@@ -1,6 +1,7 @@
 """Nested parameters as one flat `.safetensors` file, and back."""
 
-import os
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from imagen_jax.errors import UsageError
+from imagen_jax.errors import UsageError, reason
+from imagen_jax.files import replacing
 from imagen_jax.network_config import Dtype
 from imagen_jax.stage import Params
 
@@ -26,36 +28,40 @@ def write_tensors(path: Path, params: Params, dtype: Dtype, metadata: dict[str, 
         ".".join(map(str, name)): np.asarray(x).astype(jnp.dtype(dtype))
         for name, x in flatten_dict(params).items()
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
-            temporary.touch()
-            mode = temporary.stat().st_mode
             safetensors.numpy.save_file(tensors, temporary, metadata=metadata)
-            temporary.chmod(mode)  # Its own files only their owner may read.
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    # safetensors has its own error for what fails while it writes.
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UsageError(f"{path} cannot be written: {error}.") from error
+        except safetensors.SafetensorError as error:  # Its own, of a full disk too.
+            raise OSError(reason(error)) from error
+        temporary.chmod(mode)  # Its own files only their owner may read.
 
 
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors as float32, and the header's metadata.
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Tensors as float32.
 
     Raises:
         UsageError: no such file, not safetensors, or cut short.
     """
+    with _opened(path) as file:
+        names = list(file.keys())
+        return {name: file.get_tensor(name).astype(np.float32) for name in names}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Of the header; no tensor is read. Raises as `read_tensors` does."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[safetensors.safe_open]:
     if not path.is_file():
         raise UsageError(f"{path} does not exist or is not a file.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name).astype(np.float32) for name in names}, (
-                file.metadata() or {}
-            )
+            yield file
     except (OSError, safetensors.SafetensorError) as error:
         raise UsageError(f"{path} is not a safetensors file or is cut short ({error}).") from error
 
