@@ -30,7 +30,8 @@ NETWORKS = {
 def make(name, remat, gather=None):
     """(params, loss of params); every remat of a network has the same params."""
     unet = tiny.replace(NETWORKS[name], remat=(remat,))
-    config = tiny.stage(low_resolution=8, unet=unet, text_encoder={"t5": {"remat": remat}})
+    t5 = {"remat": remat, "num_layers": 2}
+    config = tiny.stage(low_resolution=8, unet=unet, text_encoder={"t5": t5})
     networks = build_networks(config, gather)
     batch = jax.tree.map(jnp.asarray, inputs(config))
     token_ids = jnp.arange(2 * tiny.LENGTH, dtype=jnp.int32).reshape(2, -1)
@@ -107,7 +108,8 @@ def test_gather_sees_the_parameters_of_every_block(network, remat):
     zeros = lambda tree, dtype: jax.tree.map(jnp.zeros_like, tree)  # noqa: E731
     params, loss = make(network, remat, gather=zeros)
     grads = jax.jit(jax.grad(loss))(params)
-    inside = [grads["unet"][name] for name in ("down", "up")] + [grads["text_encoder"]["blocks"]]
+    unet = [grads["unet"][name] for name in ("down", "middle", "up") if name in grads["unet"]]
+    inside = [*unet, grads["text_encoder"]["blocks"]]
     convolutions_of_efficient_blocks = ("conv",)
     for path, grad in jax.tree.leaves_with_path(inside):
         names = {str(getattr(key, "key", key)) for key in path}
