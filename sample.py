@@ -178,7 +178,7 @@ def manifest(flags: Flags, steps: list, files: list[list[str]]) -> dict[str, Any
     stages = [
         {
             "name": step.stage.config.name,
-            "origin": step.stage.origin.name,
+            "origin": step.stage.origin.resolve().name,
             "sha256": digest(step.stage.params),
             "sampling": dataclasses.asdict(step.settings),
         }
@@ -239,7 +239,7 @@ def run(flags: Flags) -> None:
         for index, prompt in enumerate(flags.prompts)
         for picture in range(flags.num_images)
     ]
-    batches = -(-len(stems) // min(flags.batch_size, len(stems)))
+    batches = len(cascade.batch_starts(len(stems), flags.batch_size, mesh))
     files: list[list[str]] = [[] for _ in stems]
     with tqdm(total=batches * sum(s.num_steps for s in settings), unit="step") as bar:
         painted = cascade.paint(

@@ -81,6 +81,8 @@ def parse(arguments: list[str]) -> Flags:
     )
     if not flags.compiling.compile_only and flags.what != "step":
         raise UsageError(f"--what {flags.what} belongs to --compile-only, which is missing.")
+    if flags.compiling.compile_only and (flags.workdir or flags.init_from):
+        raise UsageError("--compile-only trains nothing; leave --workdir and --init-from out.")
     if not flags.compiling.compile_only and flags.workdir is None:
         raise UsageError("--workdir is missing; name the training directory.")
     return flags

@@ -135,7 +135,9 @@ def _is_stage(path: Path) -> bool:
 def _encoder_of_stage(source: Path, config: StageConfig) -> Params:
     stage = load_stage(source)
     ours, theirs = config.text_encoder, stage.config.text_encoder
-    if (theirs.t5, theirs.tokenizer) != (ours.t5, ours.tokenizer):
+    # How it is computed may differ.
+    sizes = dataclasses.replace(theirs.t5, dtype=ours.t5.dtype, remat=ours.t5.remat)
+    if (sizes, theirs.tokenizer) != (ours.t5, ours.tokenizer):
         raise UsageError(
             f"{source} has the text encoder {theirs.t5} with tokenizer {theirs.tokenizer!r}; "
             f"this stage expects {ours.t5} with {ours.tokenizer!r}."

@@ -99,6 +99,7 @@ def stages(exported, tmp_path):
         (["--workdir", "x", "tiny_64"], ["'--workdir'", "the configs are"]),
         (["tiny_64"], ["--workdir"]),
         (["tiny_64", "--workdir"], ["--workdir"]),
+        (["tiny_64", "--workdir", "x", "--training.seed", "-1"], ["seed is -1"]),
         (["tiny_64", "--colour", "red"], ["--colour"]),
         (["tiny_64", "--training.batchsize", "8"], ["--training.batchsize"]),
         (["tiny_64", "--training.num-steps", "many"], ["--training.num-steps", "'many'"]),

@@ -6,16 +6,17 @@ Nothing is allocated: shapes are traced.
 """
 
 import functools
-import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
+from imagen_jax.loading import load_config
 from imagen_jax.stage import init_params, init_text_encoder
 
-DOCS = Path(__file__).parent.parent / "docs" / "parameters.md"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs" / "parameters.md"
 CONFIGS = {
     "base_64": "2B",
     "base_64_1b": "1B",
@@ -62,7 +63,7 @@ def count(init: Callable[[jax.Array], object]) -> int:
 
 def counts(name: str) -> tuple[int, int]:
     """Parameters of a config's U-Net and of its text encoder."""
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = load_config(ROOT / "configs" / f"{name}.py")
     encoder = functools.partial(init_text_encoder, config)
     return count(functools.partial(init_params, config)), count(encoder)
 

@@ -2,9 +2,9 @@
 
     python tools/pod_table.py [ROW ...] [--out docs]
 
-Every row is a command in a process of its own with a limit of 20 minutes. What it prints and
-its report go to OUT/pods/ROW.json as soon as it is done, and a row that is there is not done
-again; so the script can be interrupted, and removing a file repeats its row.
+Every row is a command in a process of its own with a limit of 20 minutes. Its report, or why
+there is none, goes to OUT/pods/ROW.json as soon as it is done, and a row that is there is not
+done again; so the script can be interrupted, and removing a file repeats its row.
 """
 
 import argparse
@@ -66,8 +66,9 @@ def run_row(row: Row, directory: Path, limit: float) -> dict:
         result = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False
         )
-        if result.returncode not in (0, 1):  # A mistake, which says nothing about the pod.
-            sys.exit(result.stderr)
+        # Code 1 is that of a step that does not fit, and of Python when it fails.
+        if result.returncode not in (0, 1) or "Traceback" in result.stderr:
+            sys.exit(result.stderr)  # It says nothing about the pod.
         failure = None if result.returncode == 0 else (result.stdout + result.stderr).strip()
     except subprocess.TimeoutExpired:
         failure = f"not done after {limit / 60:.0f} minutes"
@@ -154,7 +155,7 @@ def main() -> None:
     unknown = set(flags.rows) - set(known)
     if unknown:
         parser.error(f"there is no row {min(unknown)!r}; the rows are {', '.join(known)}")
-    make(list(known.values()), flags.rows or list(known), flags.out, LIMIT)
+    make(list(known.values()), flags.rows or list(known), flags.out.resolve(), LIMIT)
 
 
 def make(all_rows: list[Row], wanted: list[str], out: Path, limit: float) -> None:

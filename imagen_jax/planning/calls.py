@@ -93,7 +93,8 @@ def embedding(config: StageConfig, mesh: Mesh) -> Call:
     params = {"text_encoder": _placed_encoder(config, mesh)}
     batch = abstract_batch(config, size)
     batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
-    embed = build_networks(config).embed
+    gather = functools.partial(meshes.gather_parameters, mesh=mesh)
+    embed = build_networks(config, gather).embed
     arguments = (params, batch["token_ids"], batch["mask"])
     return Call(
         "text embedding", config, mesh.size, size, jax.jit(embed), arguments, params,
@@ -109,7 +110,7 @@ def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh
     """
     parts = meshes.batch_parts(mesh)
     size = -(-batch_size // parts) * parts
-    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    params = jax.eval_shape(lambda: {"unet": init_params(config, jax.random.key(0))["unet"]})
     params = meshes.with_shardings(params, meshes.parameter_shardings(params, mesh))
     tokens = config.text_encoder.max_length
     pictures = meshes.batch_sharding(mesh)

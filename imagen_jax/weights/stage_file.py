@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from imagen_jax import config_json
-from imagen_jax.config import Dtype, StageConfig
+from imagen_jax.config import FOLDER_PREFIX, Dtype, StageConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.stage import Params, init_params, init_text_encoder
 from imagen_jax.weights.tensors import nest, read_tensors, write_tensors
@@ -17,10 +17,14 @@ _FORMAT = "imagen-jax stage 1"
 def save_stage_file(path: Path, config: StageConfig, params: Params, dtype: Dtype) -> None:
     """Writes "unet" and, if it is in `params`, "text_encoder".
 
-    Paths of this machine stay out of the header: where tfds keeps the data, and where an
-    encoder was read that now is in the file.
+    Paths of this machine stay out of the header: where the data lies, and where an encoder
+    was read that now is in the file. A tokenizer's directory stays, for it is still needed.
     """
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=""))
+    source = config.data.source
+    if source.startswith(FOLDER_PREFIX):
+        source = FOLDER_PREFIX + Path(source.removeprefix(FOLDER_PREFIX)).name
+    data = dataclasses.replace(config.data, data_dir="", source=source)
+    config = dataclasses.replace(config, data=data)
     if "text_encoder" in params:
         encoder = dataclasses.replace(config.text_encoder, source="")
         config = dataclasses.replace(config, text_encoder=encoder)
