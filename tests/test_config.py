@@ -6,6 +6,7 @@ import re
 
 import pytest
 import tiny
+from scripts import train
 
 from imagen_jax import config_json
 from imagen_jax.config import (
@@ -133,7 +134,7 @@ def changed(*path, value):
     ("text", "says"),
     [
         ("{", "JSON"),
-        ("[]", "origin.json"),
+        ("[]", "origin.json: the config"),
         (changed("colour", value=1), "colour"),
         (changed("training", "batchsize", value=1), "training.batchsize"),
         (changed("training", "num_steps", value="many"), "training.num_steps"),
@@ -171,6 +172,23 @@ def test_size_divisor_and_upscale_are_products_and_quotients():
     assert EfficientUNetConfig(strides=(1, 2, 1, 2), patch_size=3).size_divisor == 12
     assert tiny.stage().upscale == 1
     assert tiny.super_resolution().upscale == 2
+
+
+@pytest.mark.parametrize("name", train.known_configs())
+def test_every_config_that_is_named_can_be_loaded(name):
+    config = train.load_config(name)
+    assert config.name == name
+    assert config_json.from_json(config_json.to_json(config), "here") == config
+
+
+def test_the_emoji_stages_fit_each_other():
+    names = ("emoji_base_64", "emoji_sr_256", "emoji_sr_1024")
+    base, middle, last = map(train.load_config, names)
+    assert (base.low_resolution, base.resolution) == (None, 64)
+    assert (middle.low_resolution, middle.resolution) == (64, 256)
+    assert (last.low_resolution, last.resolution) == (256, 1024)
+    encoders = {(stage.text_encoder.t5, stage.text_encoder.tokenizer) for stage in (middle, last)}
+    assert encoders == {(base.text_encoder.t5, base.text_encoder.tokenizer)}
 
 
 def test_the_defaults_are_the_papers():

@@ -11,10 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+from flax import nnx
 
 from imagen_jax.files import write_text
 from imagen_jax.loading import load_config
-from imagen_jax.stage import init_params, init_text_encoder
+from imagen_jax.models.t5 import T5Encoder
+from imagen_jax.network_config import T5Config
+from imagen_jax.stage import init_params
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "parameters.md"
@@ -65,8 +68,13 @@ def count(init: Callable[[jax.Array], object]) -> int:
 def counts(name: str) -> tuple[int, int]:
     """Parameters of a config's U-Net and of its text encoder."""
     config = load_config(ROOT / "configs" / f"{name}.py")
-    encoder = functools.partial(init_text_encoder, config)
-    return count(functools.partial(init_params, config)), count(encoder)
+    return count(functools.partial(init_params, config)), encoder_count(config.text_encoder.t5)
+
+
+@functools.cache
+def encoder_count(t5: T5Config) -> int:
+    """Most configs share one encoder, and to trace T5-XXL takes longest."""
+    return count(lambda key: nnx.state(T5Encoder(t5, rngs=nnx.Rngs(key)), nnx.Param))
 
 
 def page() -> str:

@@ -30,7 +30,8 @@ NETWORKS = {
 def make(name, remat, gather=None):
     """(params, loss of params); every remat of a network has the same params."""
     unet = tiny.replace(NETWORKS[name], remat=(remat,))
-    config = tiny.stage(low_resolution=8, unet=unet, text_encoder={"t5": {"remat": remat}})
+    t5 = {"remat": remat, "num_layers": 2}
+    config = tiny.stage(low_resolution=8, unet=unet, text_encoder={"t5": t5})
     networks = build_networks(config, gather)
     batch = jax.tree.map(jnp.asarray, inputs(config))
     token_ids = jnp.arange(2 * tiny.LENGTH, dtype=jnp.int32).reshape(2, -1)

@@ -136,7 +136,7 @@ def test_a_config_of_another_size_is_refused(tmp_path, params):
 
 def test_a_header_without_a_config_is_refused(exported):
     rewrite(exported, metadata={"format": "imagen-jax stage 1"})
-    with pytest.raises(UsageError, match="config"):
+    with pytest.raises(UsageError, match=r"\(header\): the config: "):
         load_stage_file(exported)
 
 
