@@ -117,8 +117,8 @@ def test_the_host_holds_the_result_and_one_tensor(directory, what, script):
     largest = XXL.vocab_size * XXL.d_model * 2
     mb = lambda size: f"{size / 1e6:,.0f} MB"  # noqa: E731
     print(
-        f"\n{what} T5-XXL in bfloat16: peak {mb(peak)} of resident memory, {mb(before)} of it before "
-        f"it began; the result {mb(result)}, the largest tensor {mb(largest)}"
+        f"\n{what} T5-XXL in bfloat16: peak {mb(peak)} of resident memory, {mb(before)} of it "
+        f"before it began; the result {mb(result)}, the largest tensor {mb(largest)}"
     )
     assert result in (0, 2 * 4_762_310_656)
     assert peak - before < result + largest + SLACK
