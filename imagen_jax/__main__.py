@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -39,6 +39,30 @@ class Export:
         stage = load_stage(self.workdir)
         save_stage_file(self.out, stage.config, stage.params, self.dtype)
         print(f"{self.out}: {stage.config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Write downloaded weights as one file that a stage reads."""
+
+    kind: Positional[Literal["t5"]]
+    """t5: a T5 text encoder from a Hugging Face directory, for text_encoder.source."""
+    directory: Annotated[Positional[Path], arg(metavar="DIR")]
+    """Directory with config.json and the weights."""
+    out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
+    """File to write; it is replaced whole or left alone."""
+    dtype: Dtype = "bfloat16"
+    """Of the written weights; bfloat16 takes half the space."""
+
+    def run(self) -> None:
+        from imagen_jax.weights.t5_names import convert_t5
+
+        _require_suffix(self.out, _SUFFIX)
+        sizes = dataclasses.asdict(convert_t5(self.directory, self.out, self.dtype))
+        print(f"{self.out}: {self.out.stat().st_size / 1e6:.1f} MB; for a stage that reads it:")
+        flags = [f"--text-encoder.t5.{name.replace('_', '-')} {x}" for name, x in sizes.items()
+                 if name not in ("dtype", "remat")]  # fmt: skip
+        print(" ".join([f"--text-encoder.source {self.out}", *flags]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +107,7 @@ def main() -> None:
     with exit_on_usage_error():
         verb = parse_flags(
             lambda: tyro.cli(
-                Export | Plot | Estimate,
+                Export | Convert | Plot | Estimate,
                 prog="python -m imagen_jax",
                 description=__doc__,
                 args=sys.argv[1:],
