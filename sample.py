@@ -25,7 +25,7 @@ import tyro
 
 from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
-from imagen_jax.files import check_writable, write_text
+from imagen_jax.files import AnyPath, absolute, check_writable, to_path, write_text
 from imagen_jax.planning.options import CompileOptions
 from imagen_jax.shipped import STAGES, shipped_stage
 
@@ -109,14 +109,14 @@ def stage_settings(flags: Flags, defaults: list[SamplingConfig]) -> list[Samplin
     return [dataclasses.replace(d, **change) for d, change in zip(defaults, changes, strict=True)]
 
 
-def stage_paths(flags: Flags) -> list[Path]:
+def stage_paths(flags: Flags) -> list[AnyPath]:
     """The files or directories of the stages to run, from the base up."""
     paths = []
     for name in STAGES:
         value = getattr(flags, name)
         if value == NONE:
             break
-        paths.append(shipped_stage(name) if value == SHIPPED else Path(value))
+        paths.append(shipped_stage(name) if value == SHIPPED else to_path(value))
     if not paths:
         raise UsageError(f"--base is {NONE!r}; a cascade starts with a base stage.")
     for name in STAGES[len(paths) + 1 :]:
@@ -164,7 +164,7 @@ def manifest(flags: Flags, steps: list, files: list[list[str]]) -> dict[str, Any
     stages = [
         {
             "name": step.stage.config.name,
-            "origin": step.stage.origin.resolve().name,
+            "origin": absolute(step.stage.origin).name,
             "sha256": digest(step.stage.params),
             "sampling": dataclasses.asdict(step.settings),
         }

@@ -24,6 +24,7 @@ import tyro
 from imagen_jax.config import StageConfig
 from imagen_jax.config_file import read_config_file
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
+from imagen_jax.files import to_path
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.planning.options import CompileOptions
 
@@ -58,9 +59,9 @@ class Flags:
     compiling: Annotated[CompileOptions, tyro.conf.arg(name="")] = CompileOptions()
     what: Literal["step", "embedding"] = "step"
     """Of --compile-only: the training step, or the text encoder alone on a batch's captions."""
-    workdir: Path | None = None
-    """Training directory: made, or gone on from."""
-    init_from: Path | None = None
+    workdir: str = ""
+    """Training directory: made, or gone on from. It may lie in a bucket (gs://...)."""
+    init_from: str = ""
     """A trained stage (training directory or exported file) whose weights a new run starts
     from."""
     distributed: DistributedFlags = DistributedFlags()
@@ -91,7 +92,7 @@ def parse(arguments: list[str]) -> Flags:
         raise UsageError(f"--what {flags.what} belongs to --compile-only, which is missing.")
     if flags.compiling.compile_only and (flags.workdir or flags.init_from):
         raise UsageError("--compile-only trains nothing; leave --workdir and --init-from out.")
-    if not flags.compiling.compile_only and flags.workdir is None:
+    if not flags.compiling.compile_only and not flags.workdir:
         raise UsageError("--workdir is missing; name the training directory.")
     return flags
 
@@ -121,7 +122,8 @@ def main() -> None:
 
         distributed.start(flags.distributed)
         distributed.require_accelerator(allow_cpu=flags.allow_cpu)
-        run(flags.config, flags.workdir, flags.init_from)
+        init_from = to_path(flags.init_from) if flags.init_from else None
+        run(flags.config, to_path(flags.workdir), init_from)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from imagen_jax.config import Dtype
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
+from imagen_jax.files import to_path
 
 _SUFFIX = ".safetensors"
 
@@ -24,8 +25,8 @@ def _require_suffix(out: Path, suffix: str) -> None:
 class Export:
     """Write the newest EMA weights of a training directory as one file, config in its header."""
 
-    workdir: Annotated[Positional[Path], arg(metavar="WORKDIR")]
-    """Training directory of one stage."""
+    workdir: Annotated[Positional[str], arg(metavar="WORKDIR")]
+    """Training directory of one stage, which may lie in a bucket (gs://...)."""
     out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
     """File to write; it is replaced whole or left alone."""
     dtype: Dtype = "bfloat16"
@@ -36,7 +37,7 @@ class Export:
         from imagen_jax.weights.stage_file import save_stage_file
 
         _require_suffix(self.out, _SUFFIX)
-        stage = load_stage(self.workdir)
+        stage = load_stage(to_path(self.workdir))
         save_stage_file(self.out, stage.config, stage.params, self.dtype)
         print(f"{self.out}: {stage.config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
 
@@ -69,8 +70,8 @@ class Convert:
 class Plot:
     """Draw the loss curves of training directories into one PNG."""
 
-    workdirs: Positional[tuple[Path, ...]]
-    """Training directories, one panel each."""
+    workdirs: Positional[tuple[str, ...]]
+    """Training directories, one panel each; they may lie in a bucket (gs://...)."""
     out: Path = Path("loss.png")
     """PNG to write."""
 
@@ -81,7 +82,7 @@ class Plot:
         if not self.workdirs:
             raise UsageError("There is nothing to plot; name at least one training directory.")
         _require_suffix(self.out, ".png")
-        save_png(loss_curves(self.workdirs), self.out)
+        save_png(loss_curves([to_path(workdir) for workdir in self.workdirs]), self.out)
         print(self.out)
 
 

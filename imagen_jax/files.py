@@ -1,15 +1,58 @@
-"""Files that appear whole or not at all. No JAX here."""
+"""Files that appear whole or not at all, here or in a bucket. No JAX here."""
 
 import contextlib
+import importlib.util
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from etils import epath
+
 from imagen_jax.errors import UsageError, reason
+
+AnyPath = Path | epath.Path
+"""A local path, or one in a bucket; training directories may be either."""
+_BUCKET = "gs://"
+
+
+def to_path(text: str) -> AnyPath:
+    """A path of this machine, or `gs://bucket/...`.
+
+    Raises:
+        UsageError: the bucket cannot be reached.
+    """
+    if not text.startswith(_BUCKET):
+        return Path(text)
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UsageError(f'{text} needs gcsfs; install this package with its extra "gcs".')
+    path = epath.Path(text)
+    try:
+        path.exists()
+    except Exception as error:  # Of credentials, network or bucket, each with classes of its own.
+        raise UsageError(f"{text} cannot be reached: {reason(error)}.") from error
+    return path
+
+
+def absolute(path: AnyPath) -> AnyPath:
+    """From the root; what is in a bucket is already."""
+    return path.resolve() if isinstance(path, Path) else path
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def local_copy(path: AnyPath) -> Iterator[Path]:
+    """The file itself if it is local, else a copy that lasts as long as the block."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy
+
+
+@contextlib.contextmanager
+def replacing(path: AnyPath) -> Iterator[AnyPath]:
     """Gives a temporary path beside `path`, and puts what was written there in its place.
 
     Makes the directory. If the block fails, `path` stays as it is and nothing is left behind.
@@ -31,7 +74,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path} cannot be written: {reason(error)}.") from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: AnyPath, text: str) -> None:
     """Writes UTF-8 by `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,12 +1,11 @@
 """Sheets of pictures, and PNG files."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from imagen_jax.files import replacing
+from imagen_jax.files import AnyPath, replacing
 
 _GAP = 4
 _TEXT_HEIGHT = 18
@@ -49,12 +48,12 @@ def _write(sheet: Image.Image, corner: tuple[int, int], text: str, width: int) -
     ImageDraw.Draw(sheet).text(corner, text, fill="black", font=font)
 
 
-def save_png(image: Image.Image | np.ndarray, path: Path) -> None:
+def save_png(image: Image.Image | np.ndarray, path: AnyPath) -> None:
     """Writes a PNG whole or not at all; makes its directory.
 
     Raises:
         UsageError: the file cannot be written, and why.
     """
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        image.save(file, format="PNG")

@@ -3,13 +3,13 @@
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath
 from imagen_jax.training.metrics import METRICS_FILE
 
 _WINDOW = 10
@@ -17,7 +17,7 @@ _WINDOW = 10
 _COLUMNS = ("step", "pictures_seen", "loss")
 
 
-def read_metrics(workdir: Path) -> dict[str, np.ndarray]:
+def read_metrics(workdir: AnyPath) -> dict[str, np.ndarray]:
     """Columns "step", "pictures_seen" and "loss" of `metrics.jsonl` in the order of steps.
 
     A run that was killed and resumed wrote some steps twice; the later line counts.
@@ -42,7 +42,7 @@ def read_metrics(workdir: Path) -> dict[str, np.ndarray]:
     return dict(zip(_COLUMNS, rows.T, strict=True))
 
 
-def loss_curves(workdirs: Sequence[Path]) -> Image.Image:
+def loss_curves(workdirs: Sequence[AnyPath]) -> Image.Image:
     """Loss against pictures seen, one panel per run; faint as logged, strong as running mean."""
     figure = Figure(figsize=(5 * len(workdirs), 3.5), layout="constrained")
     for panel, workdir in zip(

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ import imagen_jax
 from imagen_jax import config_json
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.files import write_text
+from imagen_jax.files import AnyPath, absolute, write_text
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import parameter_shardings, with_shardings
 from imagen_jax.stage import Params, init_params
@@ -44,7 +43,7 @@ def package_versions() -> dict[str, str]:
     return {"imagen-jax": imagen_jax.__version__, **installed}
 
 
-def claim_directory(workdir: Path, config: StageConfig) -> None:
+def claim_directory(workdir: AnyPath, config: StageConfig) -> None:
     """Makes `workdir` the training directory of `config`, or checks that it already is.
 
     Every process checks before the first one writes; when this returns, all can read it.
@@ -66,11 +65,11 @@ def claim_directory(workdir: Path, config: StageConfig) -> None:
     distributed.wait_for_all("claimed the training directory")
 
 
-def is_training_directory(path: Path) -> bool:
+def is_training_directory(path: AnyPath) -> bool:
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
 
-def read_config(workdir: Path) -> StageConfig:
+def read_config(workdir: AnyPath) -> StageConfig:
     """The config of a training directory."""
     path = workdir / "config.json"
     if not path.is_file():
@@ -78,7 +77,7 @@ def read_config(workdir: Path) -> StageConfig:
     return config_json.from_json(path.read_bytes(), str(path))
 
 
-def _require_same(stored: StageConfig, config: StageConfig, workdir: Path) -> None:
+def _require_same(stored: StageConfig, config: StageConfig, workdir: AnyPath) -> None:
     for name, was in dataclasses.asdict(stored).items():
         now = dataclasses.asdict(config)[name]
         if isinstance(was, dict):
@@ -109,8 +108,8 @@ class Checkpoints:
     where the data goes on.
     """
 
-    def __init__(self, workdir: Path, keep: int | None = None):
-        self.directory = (workdir / "checkpoints").resolve()
+    def __init__(self, workdir: AnyPath, keep: int | None = None):
+        self.directory = absolute(workdir / "checkpoints")  # Orbax refuses relative ones.
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -197,7 +196,7 @@ def _drop_unawaited_reads() -> None:
         gc.collect()
 
 
-def load_directory(workdir: Path, mesh: jax.sharding.Mesh) -> tuple[StageConfig, Params]:
+def load_directory(workdir: AnyPath, mesh: jax.sharding.Mesh) -> tuple[StageConfig, Params]:
     """Config and newest EMA parameters of a training directory."""
     config = read_config(workdir)
     checkpoints = Checkpoints(workdir)

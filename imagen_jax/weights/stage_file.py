@@ -8,13 +8,14 @@ import jax
 from imagen_jax import config_json
 from imagen_jax.config import FOLDER_PREFIX, Dtype, StageConfig
 from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath
 from imagen_jax.stage import Params, init_params, init_text_encoder
 from imagen_jax.weights.tensors import nest, read_metadata, read_tensors, write_tensors
 
 _FORMAT = "imagen-jax stage 1"
 
 
-def save_stage_file(path: Path, config: StageConfig, params: Params, dtype: Dtype) -> None:
+def save_stage_file(path: AnyPath, config: StageConfig, params: Params, dtype: Dtype) -> None:
     """Writes "unet" and, if it is in `params`, "text_encoder".
 
     Paths of this machine stay out of the header: where the data lies, and where an encoder
@@ -31,7 +32,7 @@ def save_stage_file(path: Path, config: StageConfig, params: Params, dtype: Dtyp
     write_tensors(path, params, dtype, {"format": _FORMAT, "config": config_json.to_json(config)})
 
 
-def load_stage_file(path: Path) -> tuple[StageConfig, Params]:
+def load_stage_file(path: AnyPath) -> tuple[StageConfig, Params]:
     """Config and float32 parameters of an exported stage.
 
     Raises:
@@ -43,7 +44,7 @@ def load_stage_file(path: Path) -> tuple[StageConfig, Params]:
     return config, nest(tensors, _abstract(config, holds_encoder), path)
 
 
-def read_stage_config(path: Path) -> StageConfig:
+def read_stage_config(path: AnyPath) -> StageConfig:
     """The config in the header; no tensor is read.
 
     Raises:
