@@ -108,7 +108,8 @@ def _gather(x: jax.Array, mesh: Mesh, dtype: str) -> jax.Array:
         return place(x.astype(dtype), replicated(mesh))
 
     def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
-        return (place(gradient.astype(x.dtype), parts),)
+        summed = place(gradient.astype(x.dtype), replicated(mesh))
+        return (place(summed, parts),)
 
     gather.defvjp(lambda x: (gather(x), None), backward)
     return gather(x)
