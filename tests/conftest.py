@@ -1,5 +1,6 @@
 """Set-up of all tests: eight virtual CPU devices and quick compilation."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -14,6 +15,14 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/imagen-jax-tests").expanduser()))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def pytest_configure() -> None:
+    """The scripts read these too; processes of a cluster that tests start set their own."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "JAX_COORDINATOR_")):
+            del os.environ[name]
 
 
 @pytest.fixture

@@ -5,19 +5,23 @@ import dataclasses
 import importlib.util
 import io
 import sys
+import warnings
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))  # Last: the package under test is the installed one.
 
 import sample  # noqa: E402
 import train  # noqa: E402
 from imagen_jax import __main__ as verbs  # noqa: E402
 
-__all__ = ["ROOT", "blank_paint", "call", "refused", "sample", "tool", "train", "tree", "verbs"]
+__all__ = [
+    "ROOT", "blank_paint", "call", "cut", "largest", "refused", "sample", "tool", "train", "tree",
+    "verbs",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +38,23 @@ def call(script, *arguments) -> Result:
         mock.patch.object(sys, "argv", ["script", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
     ):
+        ignore_what_users_do_not_see()
         try:
             script.main()
         except SystemExit as end:
             code = end.code
     return Result(code, out.getvalue(), err.getvalue())
+
+
+def ignore_what_users_do_not_see() -> None:
+    """pytest shows every warning; a script leaves Python's own filters as they are."""
+    for category in (DeprecationWarning, PendingDeprecationWarning):
+        warnings.simplefilter("ignore", category)
+    # Of the tests' own setting: two runs may write to the cache at once.
+    warnings.filterwarnings("ignore", "Error .* persistent compilation cache")
+    warnings.filterwarnings("error", category=DeprecationWarning, module="imagen_jax")
 
 
 def refused(result: Result, *says: str) -> None:
@@ -65,6 +80,16 @@ def tree(directory: Path) -> dict[str, bytes | None]:
         str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
         for path in sorted(directory.rglob("*"))
     }
+
+
+def largest(directory: Path) -> Path:
+    """The largest file below a directory."""
+    return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def cut(path: Path) -> None:
+    """Leaves the first half of a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def blank_paint(steps, prompts, *, num_images, **_):

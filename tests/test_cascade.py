@@ -14,8 +14,6 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.loading import LoadedStage, load_stage
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.training.checkpoint import Checkpoints, claim_directory
-from imagen_jax.training.optim import make_optimizer
-from imagen_jax.training.step import TrainState
 from imagen_jax.weights.stage_file import save_stage_file
 
 SETTINGS = {"sampling": {"num_steps": 2, "guidance_scale": 3.0}}
@@ -204,13 +202,8 @@ def test_a_training_directory_and_its_export_paint_the_same_bytes(tmp_path):
     """The EMA counts: the parameters themselves are others."""
     config, workdir = CONFIGS["base"], tmp_path / "run"
     claim_directory(workdir, config)
-    params, ema = tiny.random_params(config, 7), tiny.random_params(config, 8)
-    state = TrainState(
-        step=np.int32(5),
-        params=params,
-        ema=ema,
-        opt_state=make_optimizer(config.optimizer).init(params),
-    )
+    ema = tiny.random_params(config, 8)
+    state = tiny.state(config, 5, seed=7).replace(ema=ema)
     checkpoints = Checkpoints(workdir, keep=1)
     checkpoints.save(jax.tree.map(jax.numpy.asarray, state))
     checkpoints.close()

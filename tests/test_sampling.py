@@ -172,6 +172,8 @@ def test_split_heights_exchange_rows_and_never_gather_features(split_over_eight)
     assert len(halos) >= 10
     assert all(len(shape) == 4 and shape[1] == 1 for shape in halos)
     assert all(np.prod(shape) == 64 * 64 * 3 for shape in shapes("all-gather"))
+    sums = shapes("all-reduce")
+    assert sums and all(np.prod(shape) < 64 * 64 for shape in sums)
     assert not shapes("all-to-all")
 
 

@@ -19,7 +19,9 @@ from imagen_jax.config import (
     TrainingConfig,
     UNetConfig,
 )
-from imagen_jax.stage import init_params
+from imagen_jax.stage import build_networks, init_params
+from imagen_jax.training.optim import make_optimizer
+from imagen_jax.training.step import TrainState
 
 LENGTH = 8
 UNET = UNetConfig(
@@ -101,3 +103,42 @@ def random_params(config: StageConfig, seed: int = 0):
 
     abstract = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     return jax.tree_util.tree_map_with_path(draw, abstract)
+
+
+def state(config: StageConfig, step: int = 0, seed: int = 0) -> TrainState:
+    """A state on the host, with an EMA apart from the parameters; no step donates it away."""
+    params = random_params(config, seed)
+    return TrainState(
+        step=np.int32(step),
+        params=params,
+        ema=jax.tree.map(lambda x: x + 1, params),
+        opt_state=jax.device_get(make_optimizer(config.optimizer).init(params)),
+    )
+
+
+def inputs(config: StageConfig) -> dict[str, np.ndarray]:
+    """Of a U-Net, two pictures: the first caption has two tokens, the second all."""
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    batch = {
+        "z": normal(2, config.resolution, config.resolution, 3),
+        "log_snr": np.array([-1.0, 2.0], np.float32),
+        "text": normal(2, LENGTH, T5.d_model),
+        "mask": np.arange(LENGTH)[None] < np.array([[2], [LENGTH]]),
+    }
+    if config.low_resolution is not None:
+        batch["low_res"] = normal(2, config.low_resolution, config.low_resolution, 3)
+        batch["aug_level"] = np.array([0.1, 0.6], np.float32)
+    return batch
+
+
+def predictor(config: StageConfig):
+    """A compiled (params, **inputs) -> prediction."""
+    networks = build_networks(config)
+
+    @jax.jit
+    def run(params, z, log_snr, text, mask, low_res, aug_level):
+        state = networks.encode_text(params, text, mask)
+        return networks.predict(params, z, log_snr, state, low_res=low_res, aug_level=aug_level)
+
+    return run

@@ -199,11 +199,9 @@ def _drop_unawaited_reads() -> None:
 def load_directory(workdir: AnyPath, mesh: jax.sharding.Mesh) -> tuple[StageConfig, Params]:
     """Config and newest EMA parameters of a training directory."""
     config = read_config(workdir)
-    checkpoints = Checkpoints(workdir)
-    if checkpoints.latest_step() is None:
-        raise UsageError(f"{workdir} holds no checkpoint yet.")
     abstract = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     abstract = with_shardings(abstract, parameter_shardings(abstract, mesh))
-    params = checkpoints.restore_ema(abstract)
-    checkpoints.close()
-    return config, params
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        if checkpoints.latest_step() is None:
+            raise UsageError(f"{workdir} holds no checkpoint yet.")
+        return config, checkpoints.restore_ema(abstract)

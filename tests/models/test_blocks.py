@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from test_unet import inputs
 
 from imagen_jax.config import EfficientUNetConfig, UNetConfig
 from imagen_jax.stage import build_networks
@@ -33,7 +32,7 @@ def make(name, remat, gather=None):
     t5 = {"remat": remat, "num_layers": 2}
     config = tiny.stage(low_resolution=8, unet=unet, text_encoder={"t5": t5})
     networks = build_networks(config, gather)
-    batch = jax.tree.map(jnp.asarray, inputs(config))
+    batch = jax.tree.map(jnp.asarray, tiny.inputs(config))
     token_ids = jnp.arange(2 * tiny.LENGTH, dtype=jnp.int32).reshape(2, -1)
 
     def loss(params):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from test_unet import inputs, predictor
 
 from imagen_jax.models.blocks import as_they_are
 from imagen_jax.models.efficient_unet import EfficientUNet
@@ -37,7 +36,7 @@ def test_starts_as_its_outer_convolutions_with_scaled_skips():
 def test_starts_as_zero_and_gives_nearly_the_same_from_bfloat16(model):
     config = tiny.replace(CONFIG, unet={"dtype": "bfloat16"})
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    run, batch = predictor(config), inputs(config)
+    run, batch = tiny.predictor(config), tiny.inputs(config)
     start = run(params, **batch)
     assert start.dtype == jnp.float32
     assert not np.any(start)
@@ -49,13 +48,13 @@ def test_starts_as_zero_and_gives_nearly_the_same_from_bfloat16(model):
 @pytest.fixture(scope="module")
 def model():
     """(batch) -> prediction of a U-Net without self-attention."""
-    run, params = predictor(CONFIG), tiny.random_params(CONFIG)
+    run, params = tiny.predictor(CONFIG), tiny.random_params(CONFIG)
     return lambda batch: np.asarray(run(params, **batch))
 
 
 @pytest.mark.parametrize("name", ["z", "log_snr", "text", "low_res", "aug_level"])
 def test_every_input_of_a_picture_changes_its_prediction_and_no_other(model, name):
-    batch = inputs(CONFIG)
+    batch = tiny.inputs(CONFIG)
     changed = {**batch, name: batch[name].copy()}
     changed[name][1] = 0.5 * np.flip(changed[name][1]) + 0.1
     before, after = model(batch), model(changed)
@@ -64,14 +63,14 @@ def test_every_input_of_a_picture_changes_its_prediction_and_no_other(model, nam
 
 
 def test_padding_has_no_influence(model):
-    batch = inputs(CONFIG)
+    batch = tiny.inputs(CONFIG)
     garbage = np.where(batch["mask"][:, :, None], 0, 100 * batch["text"][::-1])
     np.testing.assert_array_equal(model({**batch, "text": batch["text"] + garbage}), model(batch))
 
 
 def sized(height, width):
     """A black picture of any size, and its black half-size one, without noise."""
-    batch = inputs(CONFIG)
+    batch = tiny.inputs(CONFIG)
     batch["z"] = np.zeros((2, height, width, 3), np.float32)
     batch["low_res"] = np.zeros((2, height // 2, width // 2, 3), np.float32)
     return batch
@@ -82,7 +81,7 @@ def test_runs_on_sizes_that_it_was_not_built_for_and_moves_with_the_picture():
 
     12 pixels is how far a pixel reaches through this U-Net, so a border of 12 stays apart.
     """
-    run, params = predictor(CONFIG), tiny.random_params(CONFIG)
+    run, params = tiny.predictor(CONFIG), tiny.random_params(CONFIG)
     here, there = sized(64, 96), sized(64, 96)
     blob = np.random.default_rng(1).normal(size=(2, 4, 4, 3)).astype(np.float32)
     here["z"][:, 30:34, 30:34] = blob

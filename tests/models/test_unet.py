@@ -19,39 +19,11 @@ CONFIG = tiny.stage(
 )  # fmt: skip
 
 
-def inputs(config, length=tiny.LENGTH):
-    """Two pictures: the first caption has two tokens, the second all."""
-    rng = np.random.default_rng(0)
-    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    batch = {
-        "z": normal(2, config.resolution, config.resolution, 3),
-        "log_snr": np.array([-1.0, 2.0], np.float32),
-        "text": normal(2, length, tiny.T5.d_model),
-        "mask": np.arange(length)[None] < np.array([[2], [length]]),
-    }
-    if config.low_resolution is not None:
-        batch["low_res"] = normal(2, config.low_resolution, config.low_resolution, 3)
-        batch["aug_level"] = np.array([0.1, 0.6], np.float32)
-    return batch
-
-
-def predictor(config):
-    """A compiled (params, **inputs) -> prediction."""
-    networks = build_networks(config)
-
-    @jax.jit
-    def run(params, z, log_snr, text, mask, low_res, aug_level):
-        state = networks.encode_text(params, text, mask)
-        return networks.predict(params, z, log_snr, state, low_res=low_res, aug_level=aug_level)
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def model():
     """(batch) -> prediction, compiled once, and the batch."""
-    run, params = predictor(CONFIG), tiny.random_params(CONFIG)
-    return (lambda batch: np.asarray(run(params, **batch))), inputs(CONFIG)
+    run, params = tiny.predictor(CONFIG), tiny.random_params(CONFIG)
+    return (lambda batch: np.asarray(run(params, **batch))), tiny.inputs(CONFIG)
 
 
 def test_starts_as_zero_and_gives_nearly_the_same_from_bfloat16(model):
@@ -59,7 +31,7 @@ def test_starts_as_zero_and_gives_nearly_the_same_from_bfloat16(model):
     config = tiny.replace(CONFIG, unet={"dtype": "bfloat16"})
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    run, (exact, batch) = predictor(config), model
+    run, (exact, batch) = tiny.predictor(config), model
     start = run(params, **batch)
     assert start.dtype == jnp.float32 and start.shape == batch["z"].shape
     assert not np.any(start)

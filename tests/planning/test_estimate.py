@@ -1,5 +1,7 @@
 """Memory by arithmetic: the state exactly, activations by a model with known answers."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -90,7 +92,8 @@ def test_activations_follow_the_pictures_of_one_chip():
     assert one.batch == 2 * two.batch == 64 * (16 * 16 * 3 + 8 * 4 + 8)
 
 
-def test_the_verb_prints_every_part_and_refuses_what_it_cannot_use(tmp_path):
+def test_the_verb_prints_every_part_and_refuses_what_it_cannot_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path[:])  # Reading a config file adds to it.
     result = call(verbs, "estimate", ROOT / "configs" / "tiny_64.py", "--chips", "4")
     assert (result.code, result.err) == (0, "")
     for word in ("tiny_64", "4 chips", "parameters", "activations", "total"):

@@ -1,5 +1,6 @@
 """Checkpoints: what they hold, and what is said of damaged ones."""
 
+import contextlib
 import gc
 import json
 import shutil
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from scripts import cut, largest
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
@@ -22,16 +24,10 @@ from imagen_jax.training.checkpoint import (
     load_directory,
     read_config,
 )
-from imagen_jax.training.optim import make_optimizer
-from imagen_jax.training.step import TrainState
 
 
 def make_state(config, step, seed=0):
-    params = tiny.random_params(config, seed)
-    opt_state = jax.device_get(make_optimizer(config.optimizer).init(params))
-    ema = jax.tree.map(lambda x: -x, params)
-    state = TrainState(step=np.int32(step), params=params, ema=ema, opt_state=opt_state)
-    return jax.tree.map(jax.numpy.asarray, state)
+    return jax.tree.map(jax.numpy.asarray, tiny.state(config, step, seed))
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +49,13 @@ def workdir(written, tmp_path):
 
 def test_the_newest_state_comes_back(workdir):
     state = make_state(tiny.stage(), 2, seed=2)
-    restored = Checkpoints(workdir).restore(jax.tree.map(abstract_array, state))
+    with opened(workdir) as checkpoints:
+        restored = checkpoints.restore(jax.tree.map(abstract_array, state))
     jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+def opened(workdir, keep=None):
+    return contextlib.closing(Checkpoints(workdir, keep))
 
 
 def abstract_array(x):
@@ -81,21 +82,13 @@ def test_versions_are_beside_the_config(workdir):
     assert read_config(workdir) == tiny.stage()
 
 
-def largest_file(directory):
-    return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda step: truncate(largest_file(step / "ema")),
-        lambda step: largest_file(step / "ema").unlink(),
+        lambda step: cut(largest(step / "ema")),
+        lambda step: largest(step / "ema").unlink(),
         lambda step: shutil.rmtree(step / "ema"),
-        lambda step: truncate(step / "ema" / "_METADATA"),
+        lambda step: cut(step / "ema" / "_METADATA"),
         lambda step: (step / "ema" / "manifest.ocdbt").unlink(),
     ],
     ids=[
@@ -110,6 +103,20 @@ def test_a_damaged_checkpoint_is_named(workdir, damage):
     damage(workdir / "checkpoints" / "2")
     with pytest.raises(UsageError, match=r"checkpoints/2.* damaged or incomplete"):
         load_stage(workdir)
+
+
+def test_with_a_damaged_checkpoint_moved_away_a_run_goes_on_from_the_one_before(workdir):
+    damaged, config = workdir / "checkpoints" / "2", tiny.stage()
+    cut(largest(damaged / "state"))
+    before, after = (make_state(config, step, seed=step) for step in (1, 3))
+    abstract = jax.tree.map(abstract_array, before)
+    with opened(workdir) as checkpoints, pytest.raises(UsageError, match="move it away"):
+        checkpoints.restore(abstract)
+    damaged.rename(workdir / "damaged")
+    with opened(workdir, keep=3) as checkpoints:
+        jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(abstract), before)
+        checkpoints.save(after)
+    jax.tree.map(np.testing.assert_array_equal, load_stage(workdir).params, after.ema)
 
 
 def test_a_checkpoint_of_another_network_is_refused(workdir):
@@ -176,9 +183,8 @@ def test_reads_that_orbax_abandons_are_not_warned_of_later(workdir, monkeypatch)
         abandoned.append(abandoned)  # Only the garbage collector finds it.
         raise Exception("array index unreadable")
 
-    checkpoints = Checkpoints(workdir)
-    monkeypatch.setattr(checkpoints._manager, "restore", fail)
-    with warnings.catch_warnings(record=True) as shown:
+    with opened(workdir) as checkpoints, warnings.catch_warnings(record=True) as shown:
+        monkeypatch.setattr(checkpoints._manager, "restore", fail)
         warnings.simplefilter("always")
         with pytest.raises(UsageError, match="array index unreadable"):
             checkpoints.restore_ema({})

@@ -11,8 +11,6 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.training.loop import Trainer
-from imagen_jax.training.optim import make_optimizer
-from imagen_jax.training.step import TrainState
 
 SMALL = 64
 """Arrays from here on are sharded in these tests: tiny networks have no large ones."""
@@ -29,12 +27,7 @@ def shard_small_arrays(monkeypatch):
 def train(config, mesh):
     """Losses and gradient norms of the first steps, and the state after them, on the mesh."""
     trainer = Trainer(config, mesh)
-    params = tiny.random_params(config)
-    state = TrainState(
-        step=np.int32(0), params=params, ema=params,
-        opt_state=jax.device_get(make_optimizer(config.optimizer).init(params)),
-    )  # fmt: skip
-    state = jax.device_put(state, trainer.shardings)
+    state = jax.device_put(tiny.state(config), trainer.shardings)
     batch = meshes.global_batch(tiny.batch(config), mesh)
     seen = []
     for _ in range(STEPS):

@@ -14,7 +14,7 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.stage import Networks, build_networks
 from imagen_jax.training.loop import Trainer
 from imagen_jax.training.optim import learning_rate, make_optimizer, update_ema
-from imagen_jax.training.step import TrainState, stage_loss
+from imagen_jax.training.step import stage_loss
 
 KEY = jax.random.key(7)
 
@@ -31,14 +31,6 @@ def one_device(config):
     return Trainer(config, make_mesh(MeshConfig(), jax.devices()[:1]))
 
 
-def start(config, step=0):
-    """A state on the host, so that no step donates it away."""
-    params = tiny.random_params(config)
-    opt_state = jax.device_get(make_optimizer(config.optimizer).init(params))
-    ema = jax.tree.map(lambda x: x + 1, params)
-    return TrainState(step=np.int32(step), params=params, ema=ema, opt_state=opt_state)
-
-
 def take_step(trainer, state, batch, key=KEY):
     return jax.device_get(trainer.step(state, {}, batch, key))
 
@@ -53,7 +45,7 @@ def assert_trees_equal(left, right):
 
 
 def test_the_same_key_gives_the_same_step_and_another_does_not(base):
-    state, batch = start(CONFIG), tiny.batch(CONFIG)
+    state, batch = tiny.state(CONFIG), tiny.batch(CONFIG)
     (first, metrics), (again, same) = (take_step(base, state, batch) for _ in range(2))
     assert_trees_equal(first, again)
     assert metrics == same
@@ -63,12 +55,12 @@ def test_the_same_key_gives_the_same_step_and_another_does_not(base):
 
 def test_the_same_key_draws_anew_at_every_step(base):
     batch = tiny.batch(CONFIG)
-    losses = {float(take_step(base, start(CONFIG, n), batch)[1]["loss"]) for n in range(3)}
+    losses = {float(take_step(base, tiny.state(CONFIG, n), batch)[1]["loss"]) for n in range(3)}
     assert len(losses) == 3
 
 
 def test_every_parameter_learns(base):
-    state = start(CONFIG)
+    state = tiny.state(CONFIG)
     after, _ = take_step(base, state, tiny.batch(CONFIG))
     same = jax.tree.map(lambda old, new: bool(np.array_equal(old, new)), state.params, after.params)
     still = [path for path, value in jax.tree_util.tree_leaves_with_path(same) if value]
@@ -79,7 +71,7 @@ def test_every_parameter_learns(base):
 @pytest.mark.parametrize(("step", "decay"), [(0, 0.1), (90, 0.91), (10**6, 0.9999)])
 def test_ema_is_its_formula(base, step, decay):
     """ema <- d ema + (1 - d) params with the new parameters, d = min(0.9999, (1+n)/(10+n))."""
-    state = start(CONFIG, step)
+    state = tiny.state(CONFIG, step)
     after, _ = take_step(base, state, tiny.batch(CONFIG))
     check = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(
@@ -89,7 +81,7 @@ def test_ema_is_its_formula(base, step, decay):
 
 
 def test_the_gradient_norm_and_parameter_norm_are_global_l2_norms(base):
-    state, batch = start(CONFIG), tiny.batch(CONFIG)
+    state, batch = tiny.state(CONFIG), tiny.batch(CONFIG)
     after, metrics = take_step(base, state, batch)
     squares = sum(
         float(np.sum(np.square(x, dtype=np.float64))) for x in jax.tree.leaves(after.params)
@@ -103,7 +95,7 @@ def test_the_gradient_norm_and_parameter_norm_are_global_l2_norms(base):
 
 def test_accumulation_equals_one_batch_up_to_rounding(base):
     config = tiny.replace(CONFIG, training={"accumulation_steps": 2})
-    state, batch = start(config), tiny.batch(config)
+    state, batch = tiny.state(config), tiny.batch(config)
     whole, one = take_step(base, state, batch)
     parts, other = take_step(one_device(config), state, batch)
     assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
@@ -117,7 +109,7 @@ def test_accumulation_equals_one_batch_up_to_rounding(base):
 
 def test_one_batch_overfits(base):
     """Plain pictures whose colour only the caption tells: x0 is learned through the text."""
-    state, batch = start(CONFIG), tiny.batch(CONFIG)
+    state, batch = tiny.state(CONFIG), tiny.batch(CONFIG)
     colours = np.random.default_rng(1).integers(0, 2, (8, 1, 1, 3)) * 255
     batch["image"] = np.broadcast_to(colours, (8, 16, 16, 3)).astype(np.uint8)
     losses = []
