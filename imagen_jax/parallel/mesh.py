@@ -89,10 +89,10 @@ def parameter_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
 def gather_parameters(tree: Any, *, mesh: Mesh, dtype: str) -> Any:
     """The parameters of one block, whole on every device, for the time that the block runs.
 
-    Sharded arrays are sent in `dtype`, that of the computation; their gradients are summed in
-    the parameters' own dtype and kept in parts. Said here, where a block starts, it is one
-    all-gather each way and one reduce-scatter; unsaid, the partitioner may choose to move
-    activations instead.
+    Sharded arrays are sent in `dtype`, that of the computation. Their gradients, which the
+    backward pass computes in the same dtype, are summed over the devices and then kept in
+    parts, in the parameters' own dtype. Said here, where a block starts, it is one all-gather
+    each way and one sum; unsaid, the partitioner may choose to move activations instead.
     """
     return jax.tree.map(lambda x: _gather(x, mesh, dtype), tree)
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from imagen_jax.planning.hlo import Instruction, Program, Run
 
-_KINDS = (
+KINDS = (
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
     "collective-permute", "collective-broadcast",
 )  # fmt: skip
@@ -65,7 +65,7 @@ def _distinct(program: Program) -> dict[object, tuple[str, Run]]:
 def _kind(run: Run) -> str | None:
     """None if it is no collective, or only the end of one."""
     kind = run.instruction.opcode.removesuffix("-start")
-    if kind not in _KINDS:
+    if kind not in KINDS:
         return None
     # So a TPU writes a reduce-scatter: an all-reduce and a slice in one computation.
     scatters = kind == "all-reduce" and run.computation.startswith("all-reduce-scatter")

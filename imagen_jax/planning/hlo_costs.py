@@ -4,6 +4,7 @@ import functools
 import math
 import re
 
+from imagen_jax.planning.collectives import KINDS
 from imagen_jax.planning.hlo import Instruction, Program
 
 Bytes = int | float
@@ -92,6 +93,8 @@ def _read_by_users(program: Program, inner: Scope, name: str) -> Bytes:
         elif user.opcode == "fusion":
             nested = program.computations[user.called()[0]]
             total += sum(_read(program, nested, position) for position in positions)
+        elif user.opcode == "tuple" or user.opcode in KINDS:
+            continue  # It is handed on.
         elif user.opcode in _SLICES and positions == [0]:
             total += sum(shape.bytes for shape in user.shapes)
         elif user.opcode != "dynamic-update-slice" or positions != [0]:  # Written in place.
@@ -100,7 +103,13 @@ def _read_by_users(program: Program, inner: Scope, name: str) -> Bytes:
 
 
 def _written(program: Program, inner: Scope, result: Instruction) -> Bytes:
-    """Bytes at most that a fusion writes for a result: of an update in place, the update."""
+    """Bytes at most that a fusion writes for a result: of an update in place, the update.
+
+    A TPU sends behind other work: the fusions that do this work hand the arrays of a collective
+    on to each other, which were counted where it started.
+    """
+    if result.opcode == "parameter" or result.opcode in KINDS:
+        return 0
     if result.opcode in ("tuple", "bitcast"):
         return sum(_written(program, inner, inner[name]) for name in result.operands)
     if result.opcode == "fusion":
