@@ -1,11 +1,21 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, on this machine and in buckets."""
 
+import dataclasses
+import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
+from PIL import Image
 
 from imagen_jax.errors import UsageError
-from imagen_jax.files import replacing, write_text
+from imagen_jax.files import absolute, replacing, to_path, write_text
+from imagen_jax.pictures import save_png
+from imagen_jax.training.checkpoint import claim_directory, read_config
+from imagen_jax.weights.tensors import read_tensors, write_tensors
 
 
 def names(directory):
@@ -40,3 +50,62 @@ def test_a_path_that_can_be_no_file_is_named(path, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=f"{Path(path)} cannot be written: .+"):
         write_text(Path(path), "text")
     assert names(tmp_path) == ["directory", "file"] and (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """gs://bucket, held in memory."""
+    for protocol in ("gs", "gcs"):
+        monkeypatch.setitem(_registry, protocol, MemoryFileSystem)
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: "gcsfs" if name == "gcsfs" else None
+    )
+    return to_path("gs://bucket/run")
+
+
+def test_files_of_a_bucket_are_replaced_whole(bucket):
+    path = bucket / "deep" / "text"
+    for text in ("one", "two"):
+        write_text(path, text)
+        assert path.read_text() == text
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_text("three")
+        raise ZeroDivisionError
+    assert [file.name for file in path.parent.iterdir()] == ["text"]
+    assert path.read_text() == "two"
+
+
+def test_a_training_directory_may_lie_in_a_bucket(bucket):
+    config = tiny.stage()
+    claim_directory(bucket, config)
+    claim_directory(bucket, config)
+    assert read_config(bucket) == config
+    with pytest.raises(UsageError, match="gs://bucket/run was trained with name"):
+        claim_directory(bucket, dataclasses.replace(config, name="other"))
+    write_tensors(bucket / "x.safetensors", {"a": {"b": np.ones(3)}}, "float32", {})
+    assert read_tensors(bucket / "x.safetensors")["a.b"].tolist() == [1, 1, 1]
+    save_png(np.zeros((2, 3, 3), np.uint8), bucket / "samples" / "x.png")
+    with (bucket / "samples" / "x.png").open("rb") as file:
+        assert Image.open(file).size == (3, 2)
+
+
+def test_a_bucket_without_gcsfs_is_refused(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match='gs://bucket needs gcsfs; .* extra "gcs"'):
+        to_path("gs://bucket")
+
+
+def test_a_bucket_that_cannot_be_reached_is_refused(bucket, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr(MemoryFileSystem, "exists", fail)
+    with pytest.raises(UsageError, match="gs://bucket cannot be reached: no credentials"):
+        to_path("gs://bucket")
+
+
+def test_other_paths_are_local():
+    assert to_path("a/b") == Path("a/b")
+    assert absolute(Path("a")) == Path.cwd() / "a"

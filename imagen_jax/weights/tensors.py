@@ -1,8 +1,9 @@
 """Nested parameters as one flat `.safetensors` file, and back."""
 
+import io
 import json
 import math
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def write_tensors(path: AnyPath, params: Params, dtype: Dtype, metadata: dict[st
         _write(file, params, dtype, metadata)
 
 
-def _write(file: BinaryIO, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
+def _write(file: io.IOBase, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
     """The safetensors format: the header's length, the header in JSON, the tensors.
 
     The library's own writer wants all tensors in memory at once.
