@@ -59,6 +59,8 @@ class Convert:
         from imagen_jax.weights.t5_names import convert_t5
 
         _require_suffix(self.out, _SUFFIX)
+        if self.out.resolve().parent == self.directory.resolve():
+            raise UsageError(f"{self.out} lies in the directory that is read; name another place.")
         sizes = dataclasses.asdict(convert_t5(self.directory, self.out, self.dtype))
         print(f"{self.out}: {self.out.stat().st_size / 1e6:.1f} MB; for a stage that reads it:")
         flags = [f"--text-encoder.t5.{name.replace('_', '-')} {x}" for name, x in sizes.items()

@@ -39,7 +39,7 @@ def test_float32_comes_back_bit_for_bit_with_its_config(exported, params):
 def test_the_config_needs_no_tensor(exported):
     rewrite(exported, drop="unet.conv_in.kernel")
     assert load_config(exported) == CONFIG
-    with pytest.raises(UsageError, match=r"missing or left over, such as unet\.conv_in\.kernel"):
+    with pytest.raises(UsageError, match=r"1 tensors are missing \(unet\.conv_in\.kernel\)"):
         load_stage_file(exported)
 
 
@@ -79,12 +79,13 @@ def test_no_temporary_file_stays(exported):
 
 
 def test_what_fails_half_way_is_named_and_leaves_the_old_file(exported, params, monkeypatch):
-    def fail(tensors, path, **_):
-        path.write_bytes(b"half")
-        raise safetensors.SafetensorError("I/O error: No space left on device")
+    def fail(*_):
+        raise OSError(28, "No space left on device")
 
     before = exported.read_bytes()
-    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    monkeypatch.setattr(
+        "imagen_jax.weights.tensors._on_host", fail
+    )  # The header is written by then.
     with pytest.raises(UsageError, match=r"stage\.safetensors cannot be written: .*No space left"):
         save_stage_file(exported, CONFIG, params, "float32")
     assert exported.read_bytes() == before
@@ -159,5 +160,5 @@ def test_another_kind_of_file_is_refused(tmp_path, content):
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path):
     for path in (tmp_path / "nothing.safetensors", tmp_path):
-        with pytest.raises(UsageError, match="does not exist or is not a file"):
+        with pytest.raises(UsageError, match="cannot be read"):
             load_stage_file(path)

@@ -43,7 +43,7 @@ def stored(path: tuple, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def write_checkpoint(directory: Path) -> None:
-    """One shard a tensor, so that no more than one is in memory."""
+    """One shard a tensor, so that one is in memory at a time."""
     config = {"model_type": "t5", "feed_forward_proj": "gated-gelu"} | dataclasses.asdict(XXL)
     (directory / "config.json").write_text(json.dumps(config))
     shapes = {path: x.shape for path, x in flatten_dict(abstract_frozen_encoder(XXL)).items()}
