@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -29,14 +29,59 @@ class Export:
         from imagen_jax.loading import load_stage
         from imagen_jax.weights.stage_file import save_stage_file
 
-        # A slip must not replace a config or a picture.
-        if self.out.suffix != _SUFFIX or self.out.is_dir():
-            raise UsageError(
-                f"{self.out} cannot be the exported file; name one that ends with {_SUFFIX}."
-            )
+        _check_out(self.out)
         stage = load_stage(self.workdir)
         save_stage_file(self.out, stage.config, stage.params, self.dtype)
         print(f"{self.out}: {stage.config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Write downloaded weights as one file: an encoder that stages read, or a stage."""
+
+    kind: Positional[Literal["t5", "deepfloyd-if"]]
+    """t5: a T5 text encoder from a Hugging Face directory, for text_encoder.source.
+    deepfloyd-if: stage I or II of DeepFloyd IF from its pipeline's directory, for sample.py."""
+    directory: Annotated[Positional[Path], arg(metavar="DIR")]
+    """For t5 the directory with config.json and the weights; for deepfloyd-if the pipeline's,
+    with unet, scheduler, text_encoder and tokenizer."""
+    out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
+    """File to write; it is replaced whole or left alone."""
+    dtype: Dtype = "bfloat16"
+    """Of the written weights; bfloat16 takes half the space. A stage of DeepFloyd IF computes in
+    it too."""
+    text_encoder: Path | None = None
+    """For deepfloyd-if: another directory with text_encoder and tokenizer, where DIR has none."""
+
+    def run(self) -> None:
+        _check_out(self.out)
+        if self.kind == "deepfloyd-if":
+            self._deepfloyd_if()
+        else:
+            self._t5()
+
+    def _deepfloyd_if(self) -> None:
+        from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, licence
+
+        text_from = self.text_encoder or self.directory
+        config = convert_deepfloyd_if(self.directory, self.out, self.dtype, text_from)
+        print(f"{self.out}: {config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
+        print(licence(self.directory))
+
+    def _t5(self) -> None:
+        from imagen_jax.weights.t5_names import convert_t5
+
+        sizes = dataclasses.asdict(convert_t5(self.directory, self.out, self.dtype))
+        print(f"{self.out}: {self.out.stat().st_size / 1e6:.1f} MB; for a stage that reads it:")
+        flags = [f"--text-encoder.t5.{name.replace('_', '-')} {x}" for name, x in sizes.items()
+                 if name not in ("dtype", "remat")]  # fmt: skip
+        print(" ".join([f"--text-encoder.source {self.out}", *flags]))
+
+
+def _check_out(out: Path) -> None:
+    """Raises a UsageError for what a slip must not replace: a config, a picture, a directory."""
+    if out.suffix != _SUFFIX or out.is_dir():
+        raise UsageError(f"{out} cannot be the file to write; name one that ends with {_SUFFIX}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +125,7 @@ def main() -> None:
     with exit_on_usage_error():
         verb = parse_flags(
             lambda: tyro.cli(
-                Export | Plot | Estimate,
+                Export | Convert | Plot | Estimate,
                 prog="python -m imagen_jax",
                 description=__doc__,
                 args=sys.argv[1:],

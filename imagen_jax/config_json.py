@@ -2,28 +2,30 @@
 
 import dataclasses
 import json
+from typing import TypeVar
 
 import pydantic
 
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError
+from imagen_jax.network_config import Checked
 
-_STAGE = pydantic.TypeAdapter(StageConfig)
+Config = TypeVar("Config", bound=Checked)
 
 
-def to_json(config: StageConfig) -> str:
+def to_json(config: Checked) -> str:
     """The config as readable JSON; `from_json` gives it back."""
     return json.dumps(dataclasses.asdict(config), indent=2)
 
 
-def from_json(text: str | bytes, origin: str) -> StageConfig:
+def from_json(text: str | bytes, origin: str, kind: type[Config] = StageConfig) -> Config:
     """The config in `text`; `origin` (a path) is named in the error.
 
     Raises:
         UsageError: not JSON, an unknown or missing field, or a value that breaks a rule.
     """
     try:
-        return _STAGE.validate_json(text)
+        return pydantic.TypeAdapter(kind).validate_json(text)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         if isinstance(first.get("ctx", {}).get("error"), UsageError):

@@ -1,22 +1,23 @@
 """Trained stages and text encoders, from wherever a user keeps them."""
 
 import dataclasses
-import functools
 import runpy
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from imagen_jax.config import MeshConfig, StageConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
-from imagen_jax.parallel.mesh import make_mesh, to_host
-from imagen_jax.stage import Params, init_text_encoder
+from imagen_jax.parallel.mesh import make_mesh, parameter_shardings, place_parameters, to_host
+from imagen_jax.stage import Params, abstract_frozen_encoder
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.training.checkpoint import is_training_directory, load_directory, read_config
 from imagen_jax.weights.stage_file import load_stage_file
-from imagen_jax.weights.t5_names import load_t5
+from imagen_jax.weights.t5_names import is_converted, load_t5
 from imagen_jax.weights.tensors import nest, read_tensors, write_tensors
 
 _ENCODER_COPY = "text_encoder.safetensors"
@@ -45,7 +46,8 @@ def load_stage(path: Path) -> LoadedStage:
         raise UsageError(f"{path} is neither a training directory nor an exported stage.")
     if "text_encoder" not in params:
         workdir = path if path.is_dir() else None
-        params = {**params, "text_encoder": load_frozen_encoder(config, workdir)}
+        encoder = load_frozen_encoder(config, workdir, make_mesh(MeshConfig()))
+        params = {**params, "text_encoder": encoder}
     return LoadedStage(path, config, params)
 
 
@@ -71,31 +73,34 @@ def load_config(path: Path) -> StageConfig:
     )
 
 
-def load_frozen_encoder(config: StageConfig, workdir: Path | None) -> Params:
-    """The encoder that a stage uses but does not train.
+def load_frozen_encoder(config: StageConfig, workdir: Path | None, mesh: Mesh) -> Params:
+    """The encoder that a stage uses but does not train, on the mesh, in its computation's dtype.
 
     A training directory's own copy comes first, then `text_encoder.source`.
 
     Raises:
         UsageError: no source, or an encoder of other sizes or another tokenizer.
     """
+    t5 = config.text_encoder.t5
+    source = Path(config.text_encoder.source)
     if workdir is not None and (workdir / _ENCODER_COPY).exists():
         tensors, _ = read_tensors(workdir / _ENCODER_COPY)
-        init = functools.partial(init_text_encoder, config, jax.random.key(0))
-        return nest(tensors, jax.eval_shape(init), workdir / _ENCODER_COPY)
-    if not config.text_encoder.source:
+        encoder = nest(tensors, abstract_frozen_encoder(t5), workdir / _ENCODER_COPY)
+    elif not config.text_encoder.source:
         raise UsageError(
-            "text_encoder.source is empty; name a Hugging Face T5 directory or a stage, "
-            "or set text_encoder.train."
+            "text_encoder.source is empty; name a Hugging Face T5 directory, a converted T5 file "
+            "or a stage, or set text_encoder.train."
         )
-    source = Path(config.text_encoder.source)
-    if not source.exists():
+    elif not source.exists():
         raise UsageError(
             f"text_encoder.source is {str(source)!r}; there is no such directory or file."
         )
-    if _is_stage(source):
-        return _encoder_of_stage(source, config)
-    return load_t5(source, config.text_encoder.t5)[1]
+    elif _is_stage(source):
+        encoder = _encoder_of_stage(source, config)
+    else:
+        return load_t5(source, t5, mesh)
+    encoder = jax.tree.map(lambda x: x.astype(jnp.dtype(t5.dtype)), encoder)
+    return place_parameters(encoder, parameter_shardings(encoder, mesh))
 
 
 def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
@@ -118,8 +123,8 @@ def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
 def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: Path) -> None:
     """Copies an encoder that came from a stage, which may train on, into `workdir`.
 
-    All processes take part and the first one writes. An encoder from a Hugging Face directory
-    is not copied: it is large and does not change.
+    All processes take part and the first one writes. T5 from a Hugging Face directory or a
+    converted file is not copied: it is large and does not change.
     """
     copy = workdir / _ENCODER_COPY
     if not _is_stage(Path(config.text_encoder.source)) or copy.exists():
@@ -130,7 +135,7 @@ def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: Path) -> 
 
 
 def _is_stage(path: Path) -> bool:
-    return path.is_file() or is_training_directory(path)
+    return is_training_directory(path) or (path.is_file() and not is_converted(path))
 
 
 def _encoder_of_stage(source: Path, config: StageConfig) -> Params:

@@ -14,6 +14,7 @@ TimeInput = Literal["log_snr", "step"]
 TextNorm = Literal["layer", "group"]
 Pooling = Literal["mean", "token"]
 EmbeddingActivation = Literal["per_block", "once"]
+FeedForwardKind = Literal["gated-gelu", "relu"]
 
 
 class Checked:
@@ -160,7 +161,7 @@ class EfficientUNetConfig(Checked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class T5Config(Checked):
-    """Sizes of a T5 v1.1 encoder; the defaults are T5 v1.1 small."""
+    """Sizes of a T5 encoder; the defaults are T5 v1.1 small."""
 
     vocab_size: int = 32128
     d_model: int = 512
@@ -168,14 +169,18 @@ class T5Config(Checked):
     num_heads: int = 6
     d_kv: int = 64
     d_ff: int = 1024
+    feed_forward: FeedForwardKind = "gated-gelu"
+    """T5 v1.1 has `gated-gelu`, the first T5 `relu` (Hugging Face's `feed_forward_proj`)."""
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     remat: Remat = "none"
     """As a U-Net's; other than `none` also runs the layers as one scan, which compiles sooner."""
     dtype: Dtype = "float32"
-    """Of the computation; softmax and norms are float32 always."""
+    """Of the computation, and of a frozen encoder's parameters; softmax and norms are float32
+    always."""
 
     def __post_init__(self) -> None:
+        require_choice(self, feed_forward=FeedForwardKind, dtype=Dtype)
         require_positive(
             self, "vocab_size", "d_model", "num_layers", "num_heads", "d_kv", "d_ff",
             "relative_attention_num_buckets", "relative_attention_max_distance",

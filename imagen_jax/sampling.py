@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from imagen_jax.arrays import (
     AugLevel,
@@ -67,6 +68,18 @@ def low_res_inputs(
     return {"low_res": noised, "aug_level": chain.step_at(level) if reads_steps else level}
 
 
+def with_null_text(
+    text: TextEmbeddings, mask: TextMask, null: NullText | None
+) -> tuple[Float[Array, "both length text_width"], Bool[Array, "both length"]]:
+    """Twice the rows: the texts, then `null` for each, or where that is None zeros."""
+    if null is None:
+        null = drop_text(text, mask, jnp.ones(len(text), bool))
+    return tuple(
+        jnp.concatenate([own, jnp.broadcast_to(other, own.shape)])
+        for own, other in zip((text, mask), null, strict=True)
+    )
+
+
 def make_sampler(
     config: StageConfig,
     settings: SamplingConfig,
@@ -80,7 +93,11 @@ def make_sampler(
     sample = make_image_sampler(
         config, settings, networks, size=size, sharding=sharding, on_step=on_step
     )
-    return jax.jit(lambda *arguments: to_pixels(sample(*arguments)))
+
+    def sample_pixels(*inputs) -> Pixels:
+        return to_pixels(sample(*inputs))
+
+    return jax.jit(sample_pixels)
 
 
 def make_image_sampler(
@@ -121,12 +138,7 @@ def make_image_sampler(
             noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
             inputs = low_res_inputs(config, low_res, level, noise_keys, size)
         if guided:
-            if null is None:
-                null = drop_text(text, mask, jnp.ones(keys.shape, bool))
-            text, mask = (
-                jnp.concatenate([own, jnp.broadcast_to(x, own.shape)])
-                for own, x in zip((text, mask), null, strict=True)
-            )
+            text, mask = with_null_text(text, mask, null)
             inputs = {name: jnp.concatenate([x, x]) for name, x in inputs.items()}
         state = networks.encode_text(params, text, mask)
 

@@ -16,7 +16,7 @@ from imagen_jax.models.blocks import Gather, as_they_are
 from imagen_jax.models.efficient_unet import EfficientUNet
 from imagen_jax.models.t5 import T5Encoder
 from imagen_jax.models.unet import UNet
-from imagen_jax.network_config import Dtype
+from imagen_jax.network_config import Dtype, T5Config
 
 Params = dict[str, Any]
 """Nested dicts of arrays, one entry per network: "unet" and "text_encoder"."""
@@ -94,6 +94,13 @@ def init_params(config: StageConfig, key: jax.Array) -> Params:
 
 def init_text_encoder(config: StageConfig, key: jax.Array) -> Params:
     return _pure(T5Encoder(config.text_encoder.t5, rngs=nnx.Rngs(key)))
+
+
+def abstract_frozen_encoder(config: T5Config) -> Params:
+    """An encoder that is not trained: no step is added to it, so it lies in its computation's
+    dtype."""
+    made = jax.eval_shape(lambda: _pure(T5Encoder(config, rngs=nnx.Rngs(0))))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(config.dtype)), made)
 
 
 def _pure(module: nnx.Module) -> Params:

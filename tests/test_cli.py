@@ -16,7 +16,7 @@ import tiny
 from scripts import ROOT, blank_paint, call, refused, sample, train, tree, verbs
 
 from imagen_jax import cascade
-from imagen_jax.errors import exit_on_usage_error
+from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.training.checkpoint import claim_directory
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.tensors import read_tensors
@@ -166,6 +166,9 @@ def test_sample_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
         (["export", "nowhere", "x.safetensors"], ["nowhere", "neither a training directory nor"]),
         (["export", "w", "x.safetensors", "--dtype", "float16"], ["'float16'", "'bfloat16'"]),
         (["export", "w", "x.png"], ["x.png", ".safetensors"]),
+        (["convert", "t5", "nowhere", "x.safetensors"], ["nowhere/config.json cannot be read"]),
+        (["convert", "t5", "nowhere", "x.bin"], ["x.bin", ".safetensors"]),
+        (["convert", "t6", "nowhere", "x.safetensors"], ["'t6'"]),
         (["plot"], ["at least one training directory"]),
     ],
 )
@@ -186,7 +189,12 @@ def test_a_real_process_ends_with_code_2_and_one_line(script):
 
 
 def test_help_is_no_mistake():
-    for script, name in ((train, ["tiny_64"]), (sample, []), (verbs, ["export"])):
+    for script, name in (
+        (train, ["tiny_64"]),
+        (sample, []),
+        (verbs, ["export"]),
+        (verbs, ["convert"]),
+    ):
         result = call(script, *name, "--help")
         assert (result.code, result.err) == (0, "") and len(result.out) > 200
 
@@ -312,6 +320,37 @@ def test_an_export_that_cannot_be_written_is_refused(run_copy, tmp_path, unharme
     with unharmed:
         for out in (tmp_path / "file" / "x.safetensors", tmp_path / "directory.safetensors"):
             refused(call(verbs, "export", run_copy, out), str(out))
+
+
+GOLDEN_T5 = ROOT / "tests" / "golden" / "t5_v1_0"
+
+
+def test_a_conversion_says_how_a_stage_reads_it(tmp_path):
+    file = tmp_path / "t5.safetensors"
+    result = call(verbs, "convert", "t5", GOLDEN_T5, file)
+    assert (result.code, result.err) == (0, "")
+    flags = result.out.splitlines()[1].split()
+    assert flags[:2] == ["--text-encoder.source", str(file)]
+    sizes = dict(zip(flags[2::2], flags[3::2], strict=True))
+    assert sizes["--text-encoder.t5.feed-forward"] == "relu"
+    assert sizes["--text-encoder.t5.vocab-size"] == "96"
+
+
+def test_a_conversion_that_cannot_be_written_is_refused(tmp_path, unharmed):
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "directory.safetensors").mkdir()
+    with unharmed:
+        for out in (tmp_path / "file" / "x.safetensors", tmp_path / "directory.safetensors"):
+            refused(call(verbs, "convert", "t5", GOLDEN_T5, out), str(out))
+
+
+def test_a_conversion_that_fails_on_the_way_leaves_nothing(tmp_path, monkeypatch, unharmed):
+    def fail(*_):
+        raise UsageError("the disk is gone")
+
+    monkeypatch.setattr("imagen_jax.weights.stored._read_safetensors", fail)
+    with unharmed:
+        refused(call(verbs, "convert", "t5", GOLDEN_T5, tmp_path / "x.safetensors"), "is gone")
 
 
 # What training reads.

@@ -1,8 +1,8 @@
-"""The encoder of T5 v1.1 (Raffel et al. 2020; Shazeer 2020): token ids to text embeddings.
+"""The encoder of T5 and T5 v1.1 (Raffel et al. 2020; Shazeer 2020): token ids to embeddings.
 
 Pre-norm Transformer blocks with RMS norm, relative position biases shared by all blocks,
-gated-GELU feed-forward layers, no biases elsewhere and no 1/sqrt(d) in the attention: the
-initialisation carries it. The residual stream, norms and softmax are float32.
+feed-forward layers with ReLU (T5) or gated GELU (v1.1), no biases elsewhere and no 1/sqrt(d) in
+the attention: the initialisation carries it. The residual stream, norms and softmax are float32.
 """
 
 import jax
@@ -110,6 +110,21 @@ class GatedFeedForward(nnx.Module):
         return self.wo(jax.nn.gelu(self.wi_0(x), approximate=True) * self.wi_1(x))
 
 
+class FeedForward(nnx.Module):
+    """wo(relu(wi x)) (Raffel et al. 2020)."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
+        width, hidden = config.d_model, config.d_ff
+        self.wi = _linear(width, hidden, width**-0.5, config, rngs)
+        self.wo = _linear(hidden, width, hidden**-0.5, config, rngs)
+
+    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+        return self.wo(jax.nn.relu(self.wi(x)))
+
+
+_FEED_FORWARD = {"gated-gelu": GatedFeedForward, "relu": FeedForward}
+
+
 class T5Block(nnx.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
@@ -117,7 +132,7 @@ class T5Block(nnx.Module):
         self.attention_norm = RMSNorm(config.d_model)
         self.attention = SelfAttention(config, rngs=rngs)
         self.feed_forward_norm = RMSNorm(config.d_model)
-        self.feed_forward = GatedFeedForward(config, rngs=rngs)
+        self.feed_forward = _FEED_FORWARD[config.feed_forward](config, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "batch length width"], bias: Bias, mask: TextMask
@@ -127,7 +142,7 @@ class T5Block(nnx.Module):
 
 
 class T5Encoder(nnx.Module):
-    """Text embeddings of token ids; all of its state is `nnx.Param`, float32."""
+    """Text embeddings of token ids; all of its state is `nnx.Param`, made as float32."""
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
         normal = jax.random.normal

@@ -13,7 +13,7 @@ from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.planning.model_flops import model_flops
 from imagen_jax.sampling import make_sampler
-from imagen_jax.stage import Params, build_networks, init_params, init_text_encoder
+from imagen_jax.stage import Params, abstract_frozen_encoder, build_networks, init_params
 from imagen_jax.training.loop import Trainer
 from imagen_jax.training.step import stage_loss
 
@@ -140,7 +140,7 @@ def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh
 
 
 def _placed_encoder(config: StageConfig, mesh: Mesh) -> Params:
-    encoder = jax.eval_shape(lambda: init_text_encoder(config, jax.random.key(0)))
+    encoder = abstract_frozen_encoder(config.text_encoder.t5)
     return meshes.with_shardings(encoder, meshes.parameter_shardings(encoder, mesh))
 
 

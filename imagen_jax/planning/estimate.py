@@ -12,7 +12,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.planning.calls import abstract_batch
 from imagen_jax.planning.liveness import peak_bytes
-from imagen_jax.stage import build_networks, init_text_encoder
+from imagen_jax.stage import abstract_frozen_encoder, build_networks
 from imagen_jax.training.optim import make_optimizer
 from imagen_jax.training.step import init_state, stage_loss
 
@@ -60,7 +60,7 @@ def estimate(config: StageConfig, chips: int) -> Estimate:
     )
     frozen = {}
     if not config.text_encoder.train:
-        frozen["text_encoder"] = jax.eval_shape(functools.partial(init_text_encoder, config), key)
+        frozen["text_encoder"] = abstract_frozen_encoder(config.text_encoder.t5)
     shard_bytes = functools.partial(_shard_bytes, mesh=mesh)
     here = config.training.batch_size // meshes.batch_parts(mesh)
     return Estimate(

@@ -62,8 +62,7 @@ class Trainer:
         """What the step needs but does not train, on the mesh."""
         if self.config.text_encoder.train:
             return {}
-        frozen = {"text_encoder": load_frozen_encoder(self.config, workdir)}
-        return meshes.place_parameters(frozen, meshes.parameter_shardings(frozen, self.mesh))
+        return {"text_encoder": load_frozen_encoder(self.config, workdir, self.mesh)}
 
     def init_from(self, stage: Path, key: jax.Array) -> TrainState:
         """A first state whose parameters are those (EMA) of a trained stage."""

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from imagen_jax.errors import UsageError
 from imagen_jax.network_config import EmbeddingActivation, UNetConfig
-from imagen_jax.weights.shards import read_json
+from imagen_jax.weights.hugging_face import read_json
 
 _PLAIN, _ATTENDING = "Resnet{}sampleBlock2D", "SimpleCrossAttn{}Block2D"
 # What `UNet` computes, and what diffusers computes where a config does not say.

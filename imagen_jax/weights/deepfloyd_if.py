@@ -4,20 +4,21 @@ Both are `models.unet.UNet`. Every stored tensor is read; one that is missing or
 error.
 """
 
+import dataclasses
+import functools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from imagen_jax.errors import UsageError
 from imagen_jax.models.unet import UNet
 from imagen_jax.network_config import Dtype
 from imagen_jax.stage import Params
 from imagen_jax.weights.deepfloyd_config import StoredUNet, read_unet_config
-from imagen_jax.weights.shards import StoredTensors
+from imagen_jax.weights.hugging_face import DIFFUSERS, open_weights
+from imagen_jax.weights.stored import StoredTensor, check_fit
 
 ParamPath = tuple[str | int, ...]
 
@@ -89,6 +90,7 @@ def stored_shape(path: ParamPath, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (outputs, *inputs)
 
 
+@functools.cache
 def abstract_unet(stored: StoredUNet) -> Params:
     """Shapes of the parameters, without making any."""
 
@@ -111,46 +113,34 @@ def stored_shapes(stored: StoredUNet) -> dict[str, tuple[int, ...]]:
     }
 
 
-def load_unet(directory: Path, dtype: Dtype = "float32") -> tuple[StoredUNet, Params]:
-    """Sizes and parameters of the U-Net in diffusers' `unet` directory, as NumPy arrays.
+@dataclasses.dataclass(frozen=True)
+class Assembled:
+    """A parameter of `UNet`: one stored tensor, or two side by side."""
 
-    Tensors are read one at a time and kept as `dtype`.
+    parts: tuple[StoredTensor, ...]
+    shape: tuple[int, ...]
+
+    def whole(self, dtype: Dtype) -> np.ndarray:
+        parts = [part.whole(dtype) for part in self.parts]
+        if len(self.shape) == 4:
+            parts = [part.transpose(2, 3, 1, 0) for part in parts]
+        elif len(self.shape) == 2:
+            parts = [part.T for part in parts]
+        return np.ascontiguousarray(np.concatenate(parts, axis=-1).reshape(self.shape))
+
+
+def open_unet(directory: Path) -> tuple[StoredUNet, Params]:
+    """Sizes and parameters of the U-Net in diffusers' `unet` directory; no tensor is read.
 
     Raises:
         UsageError: a file is missing or damaged, the network is another one, or tensors are
             missing, left over or of other shapes than its config says.
     """
     stored = read_unet_config(directory / "config.json")
-    tensors = StoredTensors(directory)
-    shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract_unet(stored)).items()}
-    wanted = {name for path in shapes for name in stored_names(path)}
-    _require_same_names(directory, set(tensors), wanted)
-    return stored, unflatten_dict(
-        {path: _read(tensors, path, shape, dtype) for path, shape in shapes.items()}
-    )
-
-
-def _require_same_names(directory: Path, stored: set[str], wanted: set[str]) -> None:
-    problems = {"missing": sorted(wanted - stored), "left over": sorted(stored - wanted)}
-    said = [f"{what}: {', '.join(names)}" for what, names in problems.items() if names]
-    if said:
-        raise UsageError(
-            f"The tensors in {directory} are not those of its config; {'; '.join(said)}."
-        )
-
-
-def _read(
-    tensors: StoredTensors, path: ParamPath, shape: tuple[int, ...], dtype: Dtype
-) -> np.ndarray:
-    parts = []
-    for name in stored_names(path):
-        part, wanted = tensors.read(name), stored_shape(path, shape)
-        if part.shape != wanted:
-            raise UsageError(
-                f"{tensors.directory}: {name} has shape {part.shape}; its config says {wanted}."
-            )
-        if len(part.shape) == 4:
-            part = part.transpose(2, 3, 1, 0)
-        parts.append(part.T if len(part.shape) == 2 and path[-1] == "kernel" else part)
-    value = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
-    return np.ascontiguousarray(value.reshape(shape), jnp.dtype(dtype))
+    tensors = open_weights(directory, DIFFUSERS)
+    check_fit(tensors, stored_shapes(stored), directory)
+    params = {
+        path: Assembled(tuple(tensors[name] for name in stored_names(path)), leaf.shape)
+        for path, leaf in flatten_dict(abstract_unet(stored)).items()
+    }
+    return stored, unflatten_dict(params)

@@ -1,45 +1,69 @@
 """Nested parameters as one flat `.safetensors` file, and back."""
 
+import json
+import math
 import os
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from imagen_jax.errors import UsageError
 from imagen_jax.network_config import Dtype
 from imagen_jax.stage import Params
+from imagen_jax.weights.stored import Stored, check_names, opened
+
+_FORMAT_NAMES = {"float32": "F32", "bfloat16": "BF16"}
 
 
 def write_tensors(path: Path, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
     """Writes parameters as `dtype` under their module paths ("unet.conv_in.kernel").
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. Of parameters that are `Stored` one at a time is read.
 
     Raises:
         UsageError: it cannot be written, and why.
     """
-    tensors = {
-        ".".join(map(str, name)): np.asarray(x).astype(jnp.dtype(dtype))
-        for name, x in flatten_dict(params).items()
-    }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.touch()
-            mode = temporary.stat().st_mode
-            safetensors.numpy.save_file(tensors, temporary, metadata=metadata)
-            temporary.chmod(mode)  # Its own files only their owner may read.
+            with temporary.open("wb") as file:
+                _write(file, params, dtype, metadata)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    # safetensors has its own error for what fails while it writes.
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         raise UsageError(f"{path} cannot be written: {error}.") from error
+
+
+def _write(file: BinaryIO, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
+    """The safetensors format: the header's length, the header in JSON, the tensors.
+
+    The library's own writer wants all tensors in memory at once.
+    """
+    tensors = {".".join(map(str, name)): x for name, x in flatten_dict(params).items()}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, x in tensors.items():
+        start, end = end, end + math.prod(x.shape) * jnp.dtype(dtype).itemsize
+        header[name] = {
+            "dtype": _FORMAT_NAMES[dtype], "shape": list(x.shape), "data_offsets": [start, end]
+        }  # fmt: skip
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # Tensors begin at multiples of eight bytes.
+    file.write(len(text).to_bytes(8, "little") + text)
+    for x in tensors.values():
+        file.write(_on_host(x, dtype).reshape(-1).view(np.uint8))
+
+
+def _on_host(x: jax.Array | np.ndarray | Stored, dtype: Dtype) -> np.ndarray:
+    if isinstance(x, Stored):
+        return x.whole(dtype)
+    return np.ascontiguousarray(np.asarray(x).astype(jnp.dtype(dtype), copy=False))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -50,14 +74,11 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist or is not a file.")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name).astype(np.float32) for name in names}, (
-                file.metadata() or {}
-            )
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UsageError(f"{path} is not a safetensors file or is cut short ({error}).") from error
+    with opened(path) as file:
+        names = list(file.keys())
+        return {name: file.get_tensor(name).astype(np.float32) for name in names}, (
+            file.metadata() or {}
+        )
 
 
 def nest(tensors: dict[str, np.ndarray], abstract: Params, path: Path) -> Params:
@@ -67,15 +88,10 @@ def nest(tensors: dict[str, np.ndarray], abstract: Params, path: Path) -> Params
         UsageError: a name is missing or left over, or a shape differs; `path` is named.
     """
     wanted = {".".join(map(str, key)): (key, x.shape) for key, x in flatten_dict(abstract).items()}
-    different = sorted(wanted.keys() ^ tensors.keys())
-    if different:
-        raise UsageError(
-            f"{path} does not fit its config: {len(different)} tensors are missing or left "
-            f"over, such as {different[0]}."
-        )
+    check_names(tensors.keys(), wanted.keys(), path)
     for name, (_, shape) in wanted.items():
         if tensors[name].shape != shape:
             raise UsageError(
                 f"{path}: {name} has shape {tensors[name].shape}; its config says {shape}."
             )
-    return unflatten_dict({wanted[name][0]: jnp.asarray(x) for name, x in tensors.items()})
+    return unflatten_dict({wanted[name][0]: x for name, x in tensors.items()})

@@ -76,7 +76,7 @@ def randomise(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def unet(**sizes) -> UNet2DConditionModel:
-    return randomise(UNet2DConditionModel(**SHARED, **sizes))
+    return randomise(UNet2DConditionModel(**{**SHARED, **sizes}))
 
 
 def scheduler(sample_max_value: float) -> DDPMScheduler:
@@ -196,6 +196,7 @@ def _module(pipeline):
 def main() -> None:
     """Writes the files; the same ones every time."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     shutil.rmtree(DIRECTORY, ignore_errors=True)
     stages = pipelines()
     low_res = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)

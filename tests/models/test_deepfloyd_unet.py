@@ -1,5 +1,6 @@
 """The U-Net with DeepFloyd IF's fields, against what diffusers computes with the same weights."""
 
+import importlib.util
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import safetensors.numpy
 from flax import nnx
 
 from imagen_jax.models.unet import UNet
-from imagen_jax.weights.deepfloyd_if import load_unet
+from imagen_jax.weights.deepfloyd_if import open_unet
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deepfloyd_if"
 STAGES = ("stage_1", "stage_2")
@@ -18,7 +19,8 @@ STAGES = ("stage_1", "stage_2")
 
 def build(directory):
     """The graph definition and parameters of the network in diffusers' `unet` directory."""
-    stored, params = load_unet(directory)
+    stored, parameters = open_unet(directory)
+    params = jax.tree.map(lambda parameter: parameter.whole("float32"), parameters)
     make = lambda: UNet(  # noqa: E731
         stored.config, resolution=stored.resolution, text_width=stored.text_width,
         low_res=stored.low_res, rngs=nnx.Rngs(0),
@@ -65,3 +67,34 @@ def test_equals_diffusers_golden(golden, index, name, tolerance):
     expected, ours = golden
     assert np.abs(expected[name]).max() > 0.1
     np.testing.assert_allclose(ours[index], expected[name], rtol=0, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The script that makes the golden files, where diffusers is installed."""
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    path = GOLDEN.with_name("make_deepfloyd_golden.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+LIVE = {
+    "STAGE_1": {"block_out_channels": (8, 24, 24, 48), "layers_per_block": 1, "sample_size": 16},
+    "STAGE_2": {"attention_head_dim": 16, "addition_embed_type_num_heads": 2,
+                "norm_num_groups": 4, "cross_attention_dim": 32},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", LIVE)
+def test_equals_diffusers_on_other_sizes(script, stage, tmp_path):
+    script.torch.manual_seed(7)
+    model = script.unet(**{**getattr(script, stage), **LIVE[stage]})
+    model.save_pretrained(tmp_path)
+    arrays = script.network(model)
+    output, projected, pooled = outputs(tmp_path, arrays)
+    np.testing.assert_allclose(output, arrays["output"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(projected, arrays["projected"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(pooled, arrays["pooled"], rtol=0, atol=1e-5)

@@ -10,11 +10,14 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from imagen_jax.config import T5Config
+from imagen_jax.config import MeshConfig, T5Config
 from imagen_jax.models.t5 import T5_PRESETS, T5Encoder, relative_position_bucket
+from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.weights.t5_names import load_t5
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "t5"
+GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN_CONFIG = T5Config(vocab_size=96, d_model=32, num_layers=2, num_heads=3, d_kv=8, d_ff=40)
+KINDS = {"t5": "gated-gelu", "t5_v1_0": "relu"}
 TINY = T5Config(vocab_size=64, d_model=32, num_layers=2, num_heads=3, d_kv=8, d_ff=40)
 
 
@@ -24,6 +27,10 @@ def make(config):
 
 def make_params(config):
     return jax.jit(lambda: nnx.to_pure_dict(nnx.state(make(config), nnx.Param)))()
+
+
+def load(directory, config):
+    return load_t5(directory, config, make_mesh(MeshConfig()))
 
 
 def run(config, params, token_ids, mask):
@@ -44,10 +51,12 @@ def tiny():
     return make_params(TINY)
 
 
-@pytest.fixture(scope="module")
-def golden():
-    config, params = load_t5(GOLDEN)
-    return config, params, safetensors.numpy.load_file(GOLDEN / "expected.safetensors")
+@pytest.fixture(scope="module", params=KINDS)
+def golden(request):
+    directory = GOLDEN / request.param
+    config = dataclasses.replace(GOLDEN_CONFIG, feed_forward=KINDS[request.param])
+    expected = safetensors.numpy.load_file(directory / "expected.safetensors")
+    return config, load(directory, config), expected
 
 
 @pytest.mark.parametrize("name", ["whole", "padded", "long"])
@@ -73,13 +82,14 @@ LIVE = {
 }
 
 
+@pytest.mark.parametrize("kind", KINDS.values())
 @pytest.mark.parametrize("sizes", LIVE.values(), ids=LIVE.keys())
-def test_equals_pytorch_on_other_sizes(sizes, tmp_path):
+def test_equals_pytorch_on_other_sizes(sizes, kind, tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(len(sizes) + sizes["num_layers"])
     model = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(vocab_size=80, feed_forward_proj="gated-gelu", **sizes)
+        transformers.T5Config(vocab_size=80, feed_forward_proj=kind, **sizes)
     ).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -87,7 +97,8 @@ def test_equals_pytorch_on_other_sizes(sizes, tmp_path):
                 parameter.add_(0.5 * torch.randn_like(parameter))
     model.save_pretrained(tmp_path)
 
-    config, params = load_t5(tmp_path)
+    config = T5Config(vocab_size=80, feed_forward=kind, **sizes)
+    params = load(tmp_path, config)
     for lengths in ((1,), (5, 17), (200, 3, 150)):
         token_ids, mask = some_batch(lengths, config.vocab_size, seed=lengths[0])
         with torch.no_grad():
@@ -187,6 +198,9 @@ def test_initial_values_have_the_spread_of_t5():
         "wi_1": (feed_forward["wi_1"], 96**-0.5),
         "wo": (feed_forward["wo"], 160**-0.5),
     }
+    first = make_params(dataclasses.replace(config, feed_forward="relu"))["blocks"][0]
+    for name, std in (("wi", 96**-0.5), ("wo", 160**-0.5)):
+        expected[f"first {name}"] = (first["feed_forward"][name], std)
     for name, (layer, std) in expected.items():
         np.testing.assert_allclose(np.std(layer["kernel"]), std, rtol=0.05, err_msg=name)
     np.testing.assert_allclose(np.std(params["token_embedding"]), 1.0, rtol=0.05)

@@ -228,5 +228,10 @@ def test_the_real_t5_vocabulary():
     assert rows(*tokenizer([corgi], 32)) == [known]
     assert tokenizer.vocab_size == 32000
     other = T5Tokenizer.from_pretrained(str(Path(REAL_T5)), local_files_only=True)
-    texts = [*PLAIN, corgi, "crème brûlée", "12345?!", "“quotes” don't", "ﬁsh ＡＢ"]
-    assert rows(*tokenizer(texts, 64)) == other(texts)["input_ids"]
+    texts = [*PLAIN, corgi, "crème brûlée", "12345?!", "“quotes” don't", "ﬁsh ＡＢ", corgi * 30]
+    for length in (77, 128, 256):  # DeepFloyd IF's, and the paper's configs'
+        with pytest.warns(UserWarning, match="is dropped"):
+            token_ids, mask = tokenizer(texts, length)
+        wanted = other(texts, max_length=length, padding="max_length", truncation=True)
+        np.testing.assert_array_equal(token_ids, wanted["input_ids"])
+        np.testing.assert_array_equal(mask, wanted["attention_mask"])

@@ -1,8 +1,9 @@
-"""Reading T5 directories of Hugging Face: what is accepted, and what is said of the rest."""
+"""Reading T5 of Hugging Face: what is accepted, and what is said of the rest."""
 
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -12,13 +13,26 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from imagen_jax.config import T5Config
+from imagen_jax.config import MeshConfig, T5Config
 from imagen_jax.errors import UsageError
 from imagen_jax.models.t5 import T5Encoder
-from imagen_jax.weights.t5_names import load_t5, t5_names
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.weights.t5_names import convert_t5, load_t5, t5_names
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "t5"
+GOLDEN_V1_0 = GOLDEN.with_name("t5_v1_0")
 WEIGHTS = "model.safetensors"
+CONFIG = T5Config(vocab_size=96, d_model=32, num_layers=2, num_heads=3, d_kv=8, d_ff=40)
+CONFIG_V1_0 = dataclasses.replace(CONFIG, feed_forward="relu")
+
+
+def load(source, config=CONFIG):
+    return load_t5(source, config, make_mesh(MeshConfig()))
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load(GOLDEN)
 
 
 @pytest.fixture
@@ -44,170 +58,191 @@ def assert_same_params(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
-def test_params_have_the_structure_of_the_module():
-    config, params = load_t5(GOLDEN)
-    assert config == T5Config(vocab_size=96, d_model=32, num_layers=2, num_heads=3, d_kv=8, d_ff=40)
-    module = nnx.to_pure_dict(nnx.state(T5Encoder(config, rngs=nnx.Rngs(0)), nnx.Param))
+@pytest.mark.parametrize(("source", "config"), [(GOLDEN, CONFIG), (GOLDEN_V1_0, CONFIG_V1_0)])
+def test_params_have_the_structure_of_the_module(source, config):
+    params = load(source, config)
+    module = nnx.eval_shape(lambda: nnx.state(T5Encoder(config, rngs=nnx.Rngs(0)), nnx.Param))
+    module = nnx.to_pure_dict(module)
     assert jax.tree.structure(params) == jax.tree.structure(module)
-    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, module)
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), module
+    )
 
 
 def test_every_tensor_is_named_once():
-    config, _ = load_t5(GOLDEN)
-    names = t5_names(config)
+    names = t5_names(CONFIG)
     assert set(names) == set(safetensors.numpy.load_file(GOLDEN / WEIGHTS))
     assert len(set(names.values())) == len(names)
 
 
-def test_matrices_are_transposed_and_tables_are_not():
+def test_matrices_are_transposed_and_tables_are_not(golden):
     stored = safetensors.numpy.load_file(GOLDEN / WEIGHTS)
-    _, params = load_t5(GOLDEN)
     np.testing.assert_array_equal(
-        params["blocks"][1]["feed_forward"]["wo"]["kernel"],
+        golden["blocks"][1]["feed_forward"]["wo"]["kernel"],
         stored["encoder.block.1.layer.1.DenseReluDense.wo.weight"].T,
     )
-    np.testing.assert_array_equal(params["token_embedding"], stored["shared.weight"])
+    np.testing.assert_array_equal(golden["token_embedding"], stored["shared.weight"])
 
 
-def test_a_decoder_is_left_out(directory):
+def test_a_decoder_is_left_out(directory, golden):
     def add_decoder(tensors):
         tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"].copy()
         tensors["decoder.embed_tokens.weight"] = tensors["shared.weight"].copy()
-        tensors["decoder.final_layer_norm.weight"] = np.ones(32, np.float32)
+        tensors["decoder.final_layer_norm.weight"] = np.ones(32, np.int8)
         tensors["lm_head.weight"] = np.ones((96, 32), np.float32)
 
     rewrite(directory, add_decoder)
-    assert_same_params(load_t5(directory)[1], load_t5(GOLDEN)[1])
+    assert_same_params(load(directory), golden)
 
 
-def test_the_embedding_is_found_under_its_other_name(directory):
+def test_the_embedding_is_found_under_its_other_name(directory, golden):
     def rename(tensors):
         tensors["encoder.embed_tokens.weight"] = tensors.pop("shared.weight")
 
     rewrite(directory, rename)
-    assert_same_params(load_t5(directory)[1], load_t5(GOLDEN)[1])
+    assert_same_params(load(directory), golden)
 
 
-def shard(directory):
+def shard(directory, variant=""):
     tensors = safetensors.numpy.load_file(GOLDEN / WEIGHTS)
     (directory / WEIGHTS).unlink()
     weight_map = {name: f"part-{i % 3}.safetensors" for i, name in enumerate(tensors)}
     for file in set(weight_map.values()):
         part = {name: tensors[name] for name in tensors if weight_map[name] == file}
         safetensors.numpy.save_file(part, directory / file)
-    index = directory / "model.safetensors.index.json"
+    index = directory / f"model.safetensors.index{variant}.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return index
 
 
-def test_shards_equal_one_file(directory):
-    shard(directory)
-    assert_same_params(load_t5(directory)[1], load_t5(GOLDEN)[1])
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_shards_equal_one_file(directory, golden, variant):
+    shard(directory, variant)
+    assert_same_params(load(directory), golden)
 
 
-@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
-def test_half_precision_becomes_float32(directory, dtype):
-    def halve(tensors):
-        tensors.update({name: value.astype(dtype) for name, value in tensors.items()})
+def test_a_variant_is_read_where_it_is_all_there_is(directory, golden):
+    (directory / WEIGHTS).rename(directory / "model.fp16.safetensors")
+    assert_same_params(load(directory), golden)
 
-    rewrite(directory, halve)
-    _, params = load_t5(directory)
-    expected = jax.tree.map(lambda x: x.astype(dtype).astype(np.float32), load_t5(GOLDEN)[1])
+
+@pytest.mark.parametrize("target", ["float32", "bfloat16"])
+@pytest.mark.parametrize("source", [np.float32, ml_dtypes.bfloat16, np.float16])
+def test_any_precision_becomes_that_of_the_config(directory, golden, source, target):
+    def change(tensors):
+        tensors.update({name: value.astype(source) for name, value in tensors.items()})
+
+    rewrite(directory, change)
+    params = load(directory, dataclasses.replace(CONFIG, dtype=target))
+    expected = jax.tree.map(lambda x: np.asarray(x).astype(source).astype(target), golden)
     assert_same_params(params, expected)
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {target}
 
 
-def test_the_given_config_keeps_its_dtype():
-    stored, _ = load_t5(GOLDEN)
-    wanted = dataclasses.replace(stored, dtype="bfloat16")
-    assert load_t5(GOLDEN, wanted)[0] == wanted
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (dataclasses.replace(CONFIG, d_ff=48), "has d_ff 40; the configuration has 48"),
+        (CONFIG_V1_0, "has feed_forward 'gated-gelu'; the configuration has 'relu'"),
+    ],
+)
+def test_the_given_config_must_have_the_stored_sizes(config, message):
+    with pytest.raises(UsageError, match=message):
+        load(GOLDEN, config)
 
 
-def test_the_given_config_must_have_the_stored_sizes():
-    stored, _ = load_t5(GOLDEN)
-    with pytest.raises(UsageError, match="has d_ff 40; the configuration has 48"):
-        load_t5(GOLDEN, dataclasses.replace(stored, d_ff=48))
-
-
-def test_config_of_an_early_checkpoint_needs_no_max_distance(directory):
-    config = json.loads((GOLDEN / "config.json").read_text())
-    del config["relative_attention_max_distance"], config["layer_norm_epsilon"]
-    (directory / "config.json").write_text(json.dumps(config))
-    assert load_t5(directory)[0] == load_t5(GOLDEN)[0]
+def test_config_of_an_early_checkpoint_may_leave_out_what_all_had(tmp_path):
+    config = json.loads((GOLDEN_V1_0 / "config.json").read_text())
+    for name in ("relative_attention_max_distance", "layer_norm_epsilon", "feed_forward_proj"):
+        del config[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.copy(GOLDEN_V1_0 / WEIGHTS, tmp_path)
+    assert_same_params(load(tmp_path, CONFIG_V1_0), load(GOLDEN_V1_0, CONFIG_V1_0))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"feed_forward_proj": "relu"}, "feed_forward_proj 'relu'"),
+        ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj 'gated-silu'; what can be read"),
+        ({"feed_forward_proj": ["relu"]}, r"feed_forward_proj \['relu'\]"),
         ({"model_type": "umt5"}, "model_type 'umt5'"),
         ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon 1e-05"),
         ({"d_ff": "40"}, "d_ff '40'; it must be an integer"),
         ({"num_heads": None}, "num_heads None"),
         ({"d_kv": 0}, "d_kv is 0"),
-        ({"num_layers": 3}, "lack 9 tensors"),
-        ({"num_layers": 1}, "hold 9 tensors"),
-        ({"d_ff": 41}, r"wi_0.weight has shape \(40, 32\); the configuration makes it \(41, 32\)"),
+        ({"num_layers": 3}, r"9 tensors are missing \(encoder.block.2.layer.0.Self.*norm.weight\)"),
+        ({"num_layers": 1}, "9 tensors are left over"),
+        ({"feed_forward_proj": "relu"}, r"2 tensors are missing .* and 4 tensors are left over"),
+        ({"d_ff": 41}, r"wi_0.weight has shape \(40, 32\); its config says \(41, 32\)"),
         ({"vocab_size": 97}, r"shared.weight has shape \(96, 32\)"),
     ],
 )
 def test_a_config_that_does_not_fit_is_refused(directory, changes, message):
     rewrite_config(directory, **changes)
     with pytest.raises(UsageError, match=message):
-        load_t5(directory)
+        convert_t5(directory, directory / "out.safetensors", "float32")
+    assert sorted(path.name for path in directory.iterdir()) == ["config.json", WEIGHTS]
 
 
 def test_a_missing_directory_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere/config.json cannot be read: No such file"):
-        load_t5(tmp_path / "nowhere")
+        load(tmp_path / "nowhere")
+
+
+def test_a_pipeline_is_told_from_its_text_encoder(tmp_path):
+    shutil.copytree(GOLDEN, tmp_path / "text_encoder")
+    with pytest.raises(UsageError, match="is a pipeline; name its directory text_encoder"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "holds a list")])
 def test_a_damaged_config_is_refused(directory, text, message):
     (directory / "config.json").write_text(text)
     with pytest.raises(UsageError, match=message):
-        load_t5(directory)
+        load(directory)
 
 
-def test_pickled_weights_are_not_read(directory):
-    (directory / WEIGHTS).rename(directory / "pytorch_model.bin")
-    with pytest.raises(UsageError, match="safetensors files only"):
-        load_t5(directory)
+def test_a_directory_without_weights_is_refused(directory):
+    (directory / WEIGHTS).unlink()
+    with pytest.raises(UsageError, match="holds neither model.safetensors nor pytorch_model.bin"):
+        load(directory)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 500, -1])
 def test_truncated_weights_are_refused(directory, kept):
     path = directory / WEIGHTS
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UsageError, match="not a whole safetensors file"):
-        load_t5(directory)
+    with pytest.raises(UsageError, match="not a safetensors file or is cut short"):
+        load(directory)
 
 
 def test_a_missing_tensor_is_named(directory):
     rewrite(directory, lambda tensors: tensors.pop("encoder.final_layer_norm.weight"))
-    with pytest.raises(UsageError, match="lack 1 tensors .* encoder.final_layer_norm.weight"):
-        load_t5(directory)
+    with pytest.raises(UsageError, match=r"1 tensors are missing \(encoder.final_layer_norm"):
+        load(directory)
 
 
-def test_an_unknown_tensor_is_named(directory):
-    rewrite(directory, lambda tensors: tensors.update(extra=np.ones(3, np.float32)))
-    with pytest.raises(UsageError, match="hold 1 tensors .* extra"):
-        load_t5(directory)
+def test_of_many_unknown_tensors_twenty_are_named(directory):
+    extra = {f"extra{i:02}": np.ones(3, np.float32) for i in range(25)}
+    rewrite(directory, lambda tensors: tensors.update(extra))
+    with pytest.raises(UsageError, match=r"25 tensors are left over .*extra19 and 5 more\)"):
+        load(directory)
 
 
-def test_integer_weights_are_refused(directory):
-    name = "encoder.final_layer_norm.weight"
-    rewrite(directory, lambda tensors: tensors.update({name: np.ones(32, np.int8)}))
-    with pytest.raises(UsageError, match="is int8"):
-        load_t5(directory)
+@pytest.mark.parametrize(("dtype", "name"), [(np.int8, "I8"), (np.float64, "F64")])
+def test_other_numbers_are_refused(directory, dtype, name):
+    norm = "encoder.final_layer_norm.weight"
+    rewrite(directory, lambda tensors: tensors.update({norm: np.ones(32, dtype)}))
+    with pytest.raises(UsageError, match=f"is {name}; weights must be one of"):
+        load(directory)
 
 
-def test_a_missing_shard_is_named(directory):
+def test_missing_shards_are_named(directory):
     shard(directory)
-    (directory / "part-1.safetensors").unlink()
-    with pytest.raises(UsageError, match="part-1.safetensors cannot be read"):
-        load_t5(directory)
+    for number in (0, 2):
+        (directory / f"part-{number}.safetensors").unlink()
+    with pytest.raises(UsageError, match="missing: part-0.safetensors, part-2.safetensors"):
+        load(directory)
 
 
 def test_a_shard_without_its_tensor_is_named(directory):
@@ -218,12 +253,108 @@ def test_a_shard_without_its_tensor_is_named(directory):
     moved.pop("shared.weight", None)
     safetensors.numpy.save_file(moved, directory / "part-1.safetensors")
     index.write_text(json.dumps(content))
-    with pytest.raises(UsageError, match="shared.weight cannot be read"):
-        load_t5(directory)
+    with pytest.raises(UsageError, match="part-1.safetensors lacks .*: shared.weight"):
+        load(directory)
 
 
-def test_an_index_without_a_map_is_refused(directory):
+@pytest.mark.parametrize("text", ["{}", '{"weight_map": {"shared.weight": 1}}'])
+def test_an_index_without_a_map_is_refused(directory, text):
     index = shard(directory)
-    index.write_text("{}")
+    index.write_text(text)
     with pytest.raises(UsageError, match="no weight_map"):
-        load_t5(directory)
+        load(directory)
+
+
+def test_a_converted_file_equals_its_directory(directory, golden):
+    path = directory / "out" / "t5.safetensors"
+    assert convert_t5(GOLDEN, path, "float32") == CONFIG
+    assert_same_params(load(path), golden)
+    assert [file.name for file in path.parent.iterdir()] == ["t5.safetensors"]
+
+
+def test_a_converted_file_of_another_config_is_refused(tmp_path):
+    path = tmp_path / "t5.safetensors"
+    convert_t5(GOLDEN, path, "bfloat16")
+    with safetensors.safe_open(path, "numpy") as file:
+        header = file.metadata()
+    header["config"] = header["config"].replace('"num_layers": 2', '"num_layers": 1')
+    safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, metadata=header)
+    with pytest.raises(UsageError, match=r"9 tensors are left over \(blocks.1.attention.k.kernel"):
+        load(path)
+
+
+def to_torch(directory, changes=lambda tensors: tensors, **options):
+    """The golden weights as PyTorch's file; the safetensors are taken away."""
+    torch = pytest.importorskip("torch")
+    tensors = safetensors.numpy.load_file(GOLDEN / WEIGHTS)
+    tensors = changes({name: torch.from_numpy(x) for name, x in tensors.items()})
+    (directory / WEIGHTS).unlink()
+    torch.save(tensors, directory / "pytorch_model.bin", **options)
+    return directory / "pytorch_model.bin"
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_torch_file_equals_safetensors(directory, golden, zipped):
+    to_torch(directory, _use_new_zipfile_serialization=zipped)
+    assert_same_params(load(directory), golden)
+
+
+def test_torch_shards_in_bfloat16_equal_safetensors(directory, golden):
+    torch = pytest.importorskip("torch")
+    tensors = safetensors.numpy.load_file(GOLDEN / WEIGHTS)
+    (directory / WEIGHTS).unlink()
+    parts = {name: f"part-{i % 2}.bin" for i, name in enumerate(tensors)}
+    for file in set(parts.values()):
+        part = {
+            name: torch.from_numpy(tensors[name]).to(torch.bfloat16)
+            for name in tensors if parts[name] == file
+        }  # fmt: skip
+        torch.save(part, directory / file)
+    index = directory / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": parts}))
+    expected = jax.tree.map(lambda x: np.asarray(x).astype("bfloat16").astype("float32"), golden)
+    assert_same_params(load(directory), expected)
+
+
+class Evil:
+    """What a pickle may hold: a call, made when it is read."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return open, (str(self.file), "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_torch_file_runs_nothing(directory, zipped):
+    trace = directory / "was_here"
+    to_torch(
+        directory, lambda tensors: tensors | {"x": Evil(trace)},
+        _use_new_zipfile_serialization=zipped,
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="holds more than tensors"):
+        load(directory)
+    assert not trace.exists()
+
+
+def test_a_torch_file_of_something_else_is_refused(directory):
+    to_torch(directory, lambda tensors: list(tensors.values()))
+    with pytest.raises(UsageError, match="not a dict of tensors"):
+        load(directory)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("kept", [0, 3, 100, 5000, -1, -100])
+def test_a_torch_file_cut_short_is_refused(directory, zipped, kept):
+    path = to_torch(directory, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UsageError, match="pytorch_model.bin is cut short"):
+        load(directory)
+
+
+def test_without_torch_its_file_is_refused(directory, monkeypatch):
+    (directory / WEIGHTS).rename(directory / "pytorch_model.bin")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UsageError, match="read by PyTorch only, which is not installed"):
+        load(directory)

@@ -1,0 +1,74 @@
+"""Weights in a directory as transformers and diffusers save them: one file or shards."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from imagen_jax.errors import UsageError
+from imagen_jax.weights.stored import StoredTensor, listed, open_safetensors
+from imagen_jax.weights.torch_file import open_torch_file
+
+Tensors = dict[str, StoredTensor]
+
+TRANSFORMERS = {".safetensors": "model", ".bin": "pytorch_model"}
+DIFFUSERS = dict.fromkeys(TRANSFORMERS, "diffusion_pytorch_model")
+"""What files of a kind are called."""
+_OPEN = {".safetensors": open_safetensors, ".bin": open_torch_file}
+_VARIANTS = ("", ".fp16")
+
+
+def open_weights(directory: Path, stems: dict[str, str] = TRANSFORMERS) -> Tensors:
+    """All tensors of a directory by name; none is read.
+
+    Where it holds several copies, safetensors come before PyTorch's files, full precision before
+    the variant `fp16`, and one file before shards.
+
+    Raises:
+        UsageError: no weights, or a file that is missing, damaged or without what its index says.
+    """
+    for suffix, stem in stems.items():
+        for variant in _VARIANTS:
+            whole = directory / f"{stem}{variant}{suffix}"
+            index = directory / f"{stem}{suffix}.index{variant}.json"
+            if whole.is_file():
+                return _OPEN[suffix](whole)
+            if index.is_file():
+                return _open_shards(index, _OPEN[suffix])
+    names = " nor ".join(f"{stem}{suffix}" for suffix, stem in stems.items())
+    raise UsageError(f"{directory} holds neither {names}, whole or in shards with an index.")
+
+
+def _open_shards(index: Path, open_file: Callable[[Path], Tensors]) -> Tensors:
+    directory, shards = index.parent, read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(x, str) for x in shards.values()):
+        raise UsageError(f"{index} has no weight_map; it must name the file of each tensor.")
+    files = sorted(set(shards.values()))
+    absent = [file for file in files if not (directory / file).is_file()]
+    if absent:
+        raise UsageError(f"{index} names files that are missing: {listed(absent)}.")
+    tensors: Tensors = {}
+    for file in files:
+        held = open_file(directory / file)
+        absent = [name for name, shard in shards.items() if shard == file and name not in held]
+        if absent:
+            raise UsageError(f"{directory / file} lacks what its index names: {listed(absent)}.")
+        tensors |= held
+    return tensors
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        UsageError: the file cannot be read or holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds a {type(content).__name__}; it must be a JSON object.")
+    return content

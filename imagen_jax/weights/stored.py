@@ -1,0 +1,185 @@
+"""Tensors that stay in their files until a part of them is wanted."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Collection, Iterator, Set
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from imagen_jax.errors import UsageError
+from imagen_jax.network_config import Dtype
+
+Index = tuple[slice, ...]
+
+_BLOCK = 2**23
+"""Elements that are read at once."""
+_TILE = 16
+"""Rows that are copied at once: a transposed copy of more falls out of the processor's cache."""
+_SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_FLOATS = set(_SAFETENSORS_DTYPES.values())
+_LISTED = 20
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A parameter that is read when it is wanted."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def whole(self, dtype: Dtype) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file, seen as the parameter that it becomes.
+
+    Attributes:
+        origin: file and name, for errors.
+        stored_shape: in the file.
+        dtype: name of its type in the file.
+        read: gives the part of the stored tensor at an index of plain slices.
+        transposed: the file has [outputs, inputs] and the parameter is [inputs, outputs].
+    """
+
+    origin: str
+    stored_shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[Index], np.ndarray]
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored_shape[::-1] if self.transposed else self.stored_shape
+
+    def whole(self, dtype: Dtype) -> np.ndarray:
+        return self.part((slice(None),) * len(self.shape), dtype)
+
+    def part(self, index: Index, dtype: Dtype) -> np.ndarray:
+        """The part of the parameter at `index`, a new array; some rows at a time are read."""
+        bounds = [s.indices(size)[:2] for s, size in zip(index, self.shape, strict=True)]
+        part = np.empty([stop - start for start, stop in bounds], jnp.dtype(dtype))
+        target = part.T if self.transposed else part
+        (start, stop), *others = bounds[::-1] if self.transposed else bounds
+        rest = tuple(slice(*bound) for bound in others)
+        step = max(1, _BLOCK // max(1, math.prod(target.shape[1:])))
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            block = self.read((slice(first, last), *rest)).astype(part.dtype, copy=False)
+            _copy(block, target[first - start : last - start])
+        return part
+
+
+def _copy(block: np.ndarray, target: np.ndarray) -> None:
+    """target[...] = block, as integers: NumPy is slow with bfloat16."""
+    bits = f"u{block.itemsize}"
+    block, target = block.view(bits), target.view(bits)
+    for row in range(0, len(block), _TILE):
+        target[row : row + _TILE] = block[row : row + _TILE]
+
+
+def place(tensor: StoredTensor, dtype: Dtype, sharding: jax.sharding.Sharding) -> jax.Array:
+    """The parameter as `dtype` on its devices; this process reads only what its own ones hold."""
+    parts: dict[str, np.ndarray] = {}
+
+    def part(index: Index) -> np.ndarray:
+        # Several devices may hold the same part. Slices cannot be keys before Python 3.12.
+        if str(index) not in parts:
+            parts[str(index)] = tensor.part(index, dtype)
+        return parts[str(index)]
+
+    placed = jax.make_array_from_callback(tensor.shape, sharding, part)
+    return jax.block_until_ready(placed)  # Before the host makes room for the next one.
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[safetensors.safe_open]:
+    """A safetensors file.
+
+    Raises:
+        UsageError: it cannot be read, is not safetensors or is cut short.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            yield file
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from error
+    except safetensors.SafetensorError as error:
+        raise UsageError(f"{path} is not a safetensors file or is cut short ({error}).") from error
+
+
+def open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """All tensors of a safetensors file by name; none is read.
+
+    Raises:
+        UsageError: as `opened`.
+    """
+    with opened(path) as file:
+        pieces = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {
+            name: StoredTensor(
+                origin=f"{path}: {name}",
+                stored_shape=tuple(piece.get_shape()),
+                dtype=_SAFETENSORS_DTYPES.get(piece.get_dtype(), piece.get_dtype()),
+                read=functools.partial(_read_safetensors, path, name),
+            )
+            for name, piece in pieces.items()
+        }
+
+
+def _read_safetensors(path: Path, name: str, index: Index) -> np.ndarray:
+    # Opened anew each time: pages of a file that stays mapped are memory of this process.
+    with opened(path) as file:
+        return file.get_slice(name)[index]
+
+
+def check_fit(
+    tensors: dict[str, StoredTensor], shapes: dict[str, tuple[int, ...]], origin: Path
+) -> None:
+    """Makes sure that tensors are those of a network.
+
+    Args:
+        tensors: by name.
+        shapes: of the network's parameters, by the same names.
+        origin: file or directory that the tensors came from.
+
+    Raises:
+        UsageError: names are missing or left over, a shape differs, or a tensor does not hold
+            floating-point numbers.
+    """
+    check_names(tensors.keys(), shapes.keys(), origin)
+    for name, tensor in tensors.items():
+        if tensor.shape != shapes[name]:
+            wanted = shapes[name][::-1] if tensor.transposed else shapes[name]
+            raise UsageError(
+                f"{tensor.origin} has shape {tensor.stored_shape}; its config says {wanted}."
+            )
+        if tensor.dtype not in _FLOATS:
+            raise UsageError(
+                f"{tensor.origin} is {tensor.dtype}; weights must be one of "
+                f"{', '.join(sorted(_FLOATS))}."
+            )
+
+
+def check_names(names: Set[str], wanted: Set[str], origin: Path) -> None:
+    """Raises a UsageError that lists what is missing and what is left over, if anything."""
+    faults = [
+        f"{len(wrong)} tensors are {what} ({listed(wrong)})"
+        for what, wrong in (("missing", wanted - names), ("left over", names - wanted))
+        if wrong
+    ]
+    if faults:
+        raise UsageError(f"{origin} does not fit its config: {' and '.join(faults)}.")
+
+
+def listed(names: Collection[str]) -> str:
+    """The names in order; of many, the first and how many more there are."""
+    first = ", ".join(sorted(names)[:_LISTED])
+    return first if len(names) <= _LISTED else f"{first} and {len(names) - _LISTED} more"

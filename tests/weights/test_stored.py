@@ -1,0 +1,60 @@
+"""Tensors read in parts: the right numbers, and no more of them than wanted."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from imagen_jax.config import MeshConfig
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.weights import stored
+from imagen_jax.weights.stored import StoredTensor, place
+
+VALUES = np.random.default_rng(0).normal(size=(48, 40)).astype(np.float32)
+
+
+class Counter:
+    """A stored tensor that counts what is read of it."""
+
+    def __init__(self, transposed):
+        self.elements, self.largest = 0, 0
+        self.tensor = StoredTensor("somewhere: x", VALUES.shape, "float32", self.read, transposed)
+        self.wanted = VALUES.T if transposed else VALUES
+
+    def read(self, index):
+        part = VALUES[index]
+        self.elements += part.size
+        self.largest = max(self.largest, part.size)
+        return part
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("index", [np.s_[:, :], np.s_[8:24, :], np.s_[:, 10:30], np.s_[5:6, 3:4]])
+def test_a_part_is_read_alone_and_some_rows_at_a_time(monkeypatch, transposed, index):
+    monkeypatch.setattr(stored, "_BLOCK", 100)
+    counter = Counter(transposed)
+    part = counter.tensor.part(index, "float32")
+    np.testing.assert_array_equal(part, counter.wanted[index])
+    assert part.flags.c_contiguous
+    assert counter.elements == part.size
+    assert counter.largest <= 100
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_vector_is_read_in_blocks_too(monkeypatch, dtype):
+    monkeypatch.setattr(stored, "_BLOCK", 7)
+    tensor = StoredTensor("somewhere: x", (48,), "float32", lambda index: VALUES[:, 0][index])
+    np.testing.assert_array_equal(tensor.whole(dtype), VALUES[:, 0].astype(dtype))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("spec", [(), ("fsdp",), (None, "fsdp"), ("fsdp", "data")])
+def test_every_part_is_read_once_for_all_devices_that_hold_it(transposed, spec):
+    counter = Counter(transposed)
+    mesh = make_mesh(MeshConfig(fsdp=4))
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 4, "spatial": 1}
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    x = place(counter.tensor, "float32", sharding)
+    assert isinstance(x, jax.Array) and x.sharding == sharding
+    np.testing.assert_array_equal(x, counter.wanted)
+    assert counter.elements == VALUES.size
