@@ -18,6 +18,7 @@ from imagen_jax.config import SamplingConfig
 from imagen_jax.diffusion import process, samplers
 from imagen_jax.errors import UsageError
 from imagen_jax.loading import load_stage
+from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.sampling import make_image_sampler
 from imagen_jax.stage import build_networks
 from imagen_jax.training.loop import Trainer
@@ -166,4 +167,4 @@ def test_the_licence_that_the_directory_carries_is_told(directory):
 def test_it_is_not_trained(converted):
     config = load_stage(converted / "stage_1.safetensors").config
     with pytest.raises(UsageError, match="can be sampled and not trained"):
-        Trainer(config, None)
+        Trainer(config, make_mesh(config.mesh))

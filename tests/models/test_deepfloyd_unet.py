@@ -83,7 +83,7 @@ def script():
 
 LIVE = {
     "STAGE_1": {"block_out_channels": (8, 24, 24, 48), "layers_per_block": 1, "sample_size": 16},
-    "STAGE_2": {"attention_head_dim": 16, "addition_embed_type_num_heads": 2,
+    "STAGE_2": {"attention_head_dim": 4, "addition_embed_type_num_heads": 8,
                 "norm_num_groups": 4, "cross_attention_dim": 32},
 }  # fmt: skip
 
