@@ -55,6 +55,10 @@ class Convert:
 
     def run(self) -> None:
         _check_out(self.out)
+        if self.directory.resolve() in self.out.resolve().parents:
+            raise UsageError(f"{self.out} lies in the directory that is read; name another place.")
+        if self.kind == "t5" and self.text_encoder is not None:
+            raise UsageError(f"--text-encoder is {self.text_encoder}; it is for deepfloyd-if only.")
         if self.kind == "deepfloyd-if":
             self._deepfloyd_if()
         else:

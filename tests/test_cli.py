@@ -344,6 +344,13 @@ def test_a_conversion_that_cannot_be_written_is_refused(tmp_path, unharmed):
             refused(call(verbs, "convert", "t5", GOLDEN_T5, out), str(out))
 
 
+def test_a_conversion_does_not_replace_what_it_reads(tmp_path, unharmed):
+    shutil.copytree(GOLDEN_T5, tmp_path / "t5")
+    with unharmed:
+        out = tmp_path / "t5" / "model.safetensors"
+        refused(call(verbs, "convert", "t5", tmp_path / "t5", out), str(out), "another place")
+
+
 def test_a_conversion_that_fails_on_the_way_leaves_nothing(tmp_path, monkeypatch, unharmed):
     def fail(*_):
         raise UsageError("the disk is gone")

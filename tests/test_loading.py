@@ -33,19 +33,19 @@ def converted(tmp_path):
     return tmp_path / "t5.safetensors"
 
 
-@pytest.fixture
-def stage(tmp_path, converted):
+def stage_with(encoder, dtype, path):
     """An exported stage that holds the encoder."""
-    config = reading(converted)
-    params = tiny.random_params(config) | {"text_encoder": load(converted)}
-    save_stage_file(tmp_path / "stage.safetensors", config, params, "float32")
-    return tmp_path / "stage.safetensors"
+    config = reading("elsewhere", dtype)
+    params = tiny.random_params(config) | {"text_encoder": encoder}
+    save_stage_file(path, config, params, "float32")
+    return path
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_directory_converted_file_and_stage_give_the_same(converted, stage, dtype):
+def test_directory_converted_file_and_stage_give_the_same(converted, dtype, tmp_path):
     mesh = make_mesh(MeshConfig())
     wanted = load(GOLDEN, dtype)
+    stage = stage_with(wanted, dtype, tmp_path / "stage.safetensors")
     assert {str(x.dtype) for x in jax.tree.leaves(wanted)} == {dtype}
     for source in (GOLDEN, converted, stage):
         encoder = load(source, dtype)

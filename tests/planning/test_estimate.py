@@ -103,3 +103,11 @@ def test_the_verb_prints_every_part_and_refuses_what_it_cannot_use(tmp_path):
     refused(
         call(verbs, "estimate", tmp_path / "other.py", "--chips", "1"), "no function get_config"
     )
+
+
+def test_a_frozen_encoder_lies_in_the_dtype_of_its_computation():
+    exact, half = (
+        estimate(tiny.stage(text_encoder={"train": False, "t5": {"dtype": dtype}}), 1).text_encoder
+        for dtype in ("float32", "bfloat16")
+    )
+    assert exact == 2 * half > 0

@@ -43,7 +43,7 @@ def stored(path: tuple, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def write_checkpoint(directory: Path) -> None:
-    """One shard a tensor, so that no more than one is in memory."""
+    """One shard a tensor, so that one is in memory at a time."""
     config = {"model_type": "t5", "feed_forward_proj": "gated-gelu"} | dataclasses.asdict(XXL)
     (directory / "config.json").write_text(json.dumps(config))
     shapes = {path: x.shape for path, x in flatten_dict(abstract_frozen_encoder(XXL)).items()}
@@ -117,8 +117,8 @@ def test_the_host_holds_the_result_and_one_tensor(directory, what, script):
     largest = XXL.vocab_size * XXL.d_model * 2
     mb = lambda size: f"{size / 1e6:,.0f} MB"  # noqa: E731
     print(
-        f"\n{what} T5-XXL in bfloat16: peak {mb(peak)} of resident memory, {mb(before)} of it before "
-        f"it began; the result {mb(result)}, the largest tensor {mb(largest)}"
+        f"\n{what} T5-XXL in bfloat16: peak {mb(peak)} of resident memory, {mb(before)} of it "
+        f"before it began; the result {mb(result)}, the largest tensor {mb(largest)}"
     )
     assert result in (0, 2 * 4_762_310_656)
     assert peak - before < result + largest + SLACK
