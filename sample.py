@@ -18,6 +18,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,8 +45,9 @@ class Flags:
     sr1024: str = SHIPPED
     """256->1024 stage, or `none` to stop before it."""
     steps: str = ""
-    """Denoising steps: one number for all stages, or one per stage as 64,32,16. Like the next
-    four flags it defaults to what each stage's config says."""
+    """Denoising steps: one number for all stages, or one per stage as 64,32,16. A stage of
+    DeepFloyd IF also takes the name of a set of its steps, such as smart50. Like the next four
+    flags it defaults to what each stage's config says."""
     sampler: str = ""
     """ancestral, ddim or dpm++."""
     guidance: str = ""
@@ -70,7 +72,7 @@ class Flags:
     compiling: Annotated[CompileOptions, tyro.conf.arg(name="")] = CompileOptions()
 
 
-def per_stage(name: str, text: str, kind: type, count: int) -> list[Any]:
+def per_stage(name: str, text: str, kind: Callable[[str], Any], count: int) -> list[Any]:
     """`text` as one value per stage; None where the stage's config decides.
 
     Raises:
@@ -81,7 +83,8 @@ def per_stage(name: str, text: str, kind: type, count: int) -> list[Any]:
     try:
         values = [kind(part.strip()) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"--{name} is {text!r}; it takes {kind.__name__} values.") from None
+        takes = "int" if kind is step_settings else kind.__name__
+        raise UsageError(f"--{name} is {text!r}; it takes {takes} values.") from None
     if kind is float and not all(map(math.isfinite, values)):
         raise UsageError(f"--{name} is {text!r}; it takes finite numbers.")
     if len(values) not in (1, count):
@@ -91,16 +94,24 @@ def per_stage(name: str, text: str, kind: type, count: int) -> list[Any]:
     return values * count if len(values) == 1 else values
 
 
+def step_settings(text: str) -> dict[str, Any]:
+    """Settings for `--steps` of one stage: a number, or a public set of steps of a chain."""
+    from imagen_jax.diffusion.chain import SETS, sections
+
+    chosen = sections(SETS[text]) if text in SETS else ()
+    return {"num_steps": len(chosen) if chosen else int(text), "timesteps": chosen}
+
+
 def stage_settings(flags: Flags, defaults: list[SamplingConfig]) -> list[SamplingConfig]:
     """What each stage samples with: its config's defaults, changed by flags."""
     fields = {
-        "num_steps": ("steps", int),
         "sampler": ("sampler", str),
         "guidance_scale": ("guidance", float),
         "thresholding": ("thresholding", str),
         "aug_level": ("aug-level", float),
     }
-    changes: list[dict[str, Any]] = [{} for _ in defaults]
+    chosen = per_stage("steps", flags.steps, step_settings, len(defaults))
+    changes = [dict(change or {}) for change in chosen]
     for field, (flag, kind) in fields.items():
         text = getattr(flags, flag.replace("-", "_"))
         for change, value in zip(changes, per_stage(flag, text, kind, len(defaults)), strict=True):

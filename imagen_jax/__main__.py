@@ -44,23 +44,44 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Write downloaded weights as one file that a stage reads."""
+    """Write downloaded weights as one file: an encoder that stages read, or a stage."""
 
-    kind: Positional[Literal["t5"]]
-    """t5: a T5 text encoder from a Hugging Face directory, for text_encoder.source."""
+    kind: Positional[Literal["t5", "deepfloyd-if"]]
+    """t5: a T5 text encoder from a Hugging Face directory, for text_encoder.source.
+    deepfloyd-if: stage I or II of DeepFloyd IF from its pipeline's directory, for sample.py."""
     directory: Annotated[Positional[Path], arg(metavar="DIR")]
-    """Directory with config.json and the weights."""
+    """For t5 the directory with config.json and the weights; for deepfloyd-if the pipeline's,
+    with unet, scheduler, text_encoder and tokenizer."""
     out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
     """File to write; it is replaced whole or left alone."""
     dtype: Dtype = "bfloat16"
-    """Of the written weights; bfloat16 takes half the space."""
+    """Of the written weights; bfloat16 takes half the space. A stage of DeepFloyd IF computes in
+    it too."""
+    text_encoder: Path | None = None
+    """For deepfloyd-if: another directory with text_encoder and tokenizer, where DIR has none."""
 
     def run(self) -> None:
+        _require_suffix(self.out, _SUFFIX)
+        if self.directory.resolve() in self.out.resolve().parents:
+            raise UsageError(f"{self.out} lies in the directory that is read; name another place.")
+        if self.kind == "t5" and self.text_encoder is not None:
+            raise UsageError(f"--text-encoder is {self.text_encoder}; it is for deepfloyd-if only.")
+        if self.kind == "deepfloyd-if":
+            self._deepfloyd_if()
+        else:
+            self._t5()
+
+    def _deepfloyd_if(self) -> None:
+        from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, licence
+
+        text_from = self.text_encoder or self.directory
+        config = convert_deepfloyd_if(self.directory, self.out, self.dtype, text_from)
+        print(f"{self.out}: {config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
+        print(licence(self.directory))
+
+    def _t5(self) -> None:
         from imagen_jax.weights.t5_names import convert_t5
 
-        _require_suffix(self.out, _SUFFIX)
-        if self.out.resolve().parent == self.directory.resolve():
-            raise UsageError(f"{self.out} lies in the directory that is read; name another place.")
         sizes = dataclasses.asdict(convert_t5(self.directory, self.out, self.dtype))
         print(f"{self.out}: {self.out.stat().st_size / 1e6:.1f} MB; for a stage that reads it:")
         flags = [f"--text-encoder.t5.{name.replace('_', '-')} {x}" for name, x in sizes.items()

@@ -17,6 +17,9 @@ LowResPixels = UInt8[Array, "batch low_height low_width 3"]
 """Of another size than the `Pixels` of the same signature."""
 LogSNR = Float[Array, "batch"]
 """lambda = log(alpha^2 / sigma^2), float32, one per picture."""
+NoiseLevel = Float[Array, "batch"]
+"""What a network is told of a picture's noise: a log-SNR or an aug_level, or as one that counts in
+the steps of a discrete chain a step's number."""
 Time = Float[Array, "batch"]
 """Diffusion time in [0, 1]: 0 is the clean picture, 1 is noise."""
 AugLevel = Float[Array, "batch"]
@@ -25,6 +28,8 @@ Embedding = Float[Array, "batch embedding"]
 TextEmbeddings = Float[Array, "batch length text_width"]
 TextMask = Bool[Array, "batch length"]
 """True where a token is real, False where it is padding."""
+NullText = tuple[Float[Array, "1 length text_width"], Bool[Array, "1 length"]]
+"""Embeddings and mask of the empty caption, for pictures without a text."""
 TokenIds = Int32[Array, "batch length"]
 Keys = Key[Array, "batch"]
 """One typed PRNG key per picture."""

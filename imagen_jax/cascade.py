@@ -125,6 +125,7 @@ class _StagePainter:
             meshes.check_height(config.low_resolution, mesh)
             pictures = meshes.picture_sharding(mesh)
         self._text, self._mask = embed_prompts(step.stage, networks, params, prompts)
+        self._null = embed_null(step.stage, networks, params)
         self._params = {"unet": params["unet"]}  # The encoder's memory is free again.
         self._keys = picture_keys(seed, step.side, num_images)
         size = (step.side, step.side)
@@ -138,7 +139,7 @@ class _StagePainter:
         if low_res is not None:
             low_res = low_res[pairs]
         inputs = jax.device_put((*inputs, low_res), self._batch_sharding)
-        return np.asarray(self._sample(self._params, *inputs))
+        return np.asarray(self._sample(self._params, *inputs, self._null))
 
 
 def embed_prompts(
@@ -147,4 +148,15 @@ def embed_prompts(
     """Embeddings (prompts, length, width) and mask of a stage's own text encoder."""
     length = stage.config.text_encoder.max_length
     token_ids, mask = load_stage_tokenizer(stage.config)(prompts, length)
+    return np.asarray(jax.jit(networks.embed)(params, token_ids, mask)), mask
+
+
+def embed_null(
+    stage: LoadedStage, networks: Networks, params: Params
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Embeddings and mask of the empty caption; None where the null text is zeros."""
+    encoder = stage.config.text_encoder
+    if encoder.null == "zeros":
+        return None
+    token_ids, mask = load_stage_tokenizer(stage.config).empty(encoder.max_length)
     return np.asarray(jax.jit(networks.embed)(params, token_ids, mask)), mask

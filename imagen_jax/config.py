@@ -6,6 +6,7 @@ and exported file. Fields beyond the paper say so and are off by default.
 """
 
 import dataclasses
+import itertools
 import math
 from typing import Annotated, Literal
 
@@ -20,13 +21,16 @@ from imagen_jax.network_config import (
 )
 from imagen_jax.rules import require, require_choice, require_fraction, require_positive
 
-Schedule = Literal["cosine", "linear"]
+Schedule = Literal["cosine", "linear", "cosine_chain"]
 Prediction = Literal["eps", "x0", "v"]
 OptimizerName = Literal["adafactor", "adam"]
 SamplerName = Literal["ancestral", "ddim", "dpm++"]
 Thresholding = Literal["none", "static", "dynamic"]
 FOLDER_PREFIX = "folder:"
 """Of a data source that is a directory of pictures."""
+Spacing = Literal["even", "leading", "trailing"]
+NullText = Literal["zeros", "empty"]
+Augmented = Literal["small", "enlarged"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,11 @@ class TextEncoderConfig(Checked):
     holds a Hugging Face tokenizer."""
     max_length: int = 256
     """Tokens per caption; the paper does not state it."""
+    lowercase: bool = False
+    """Captions are read in lower case."""
+    null: NullText = "zeros"
+    """The text of the unconditional prediction: zeroed embeddings (paper, section 4.1), or those
+    of an empty caption."""
     train: bool = False
     """Train the encoder jointly with the U-Net. The paper's encoder is frozen."""
     source: str = ""
@@ -47,6 +56,7 @@ class TextEncoderConfig(Checked):
 
     def __post_init__(self) -> None:
         require_positive(self, "max_length")
+        require_choice(self, null=NullText)
         require(
             not (self.train and self.source),
             f"TextEncoderConfig.source is {self.source!r} and train is on; an encoder is "
@@ -59,15 +69,19 @@ class DiffusionConfig(Checked):
     """Forward process and loss. The defaults are the paper's."""
 
     schedule: Schedule = "cosine"
+    """`cosine_chain` is DeepFloyd IF's discrete chain of 1000 steps."""
     prediction: Prediction = "eps"
     """What the U-Net predicts and the loss compares; the paper predicts eps."""
     min_snr_gamma: float | None = None
     """Min-SNR-gamma loss weight (Hang et al. 2023); the paper has none."""
     max_aug_level: float = 1.0
     """Training draws aug_level from U(0, max); the paper gives no distribution."""
+    augmented: Augmented = "small"
+    """What the augmentation's noise is added to: the low-resolution picture as it is, or after it
+    was enlarged to the stage's own size (bilinear, corner to corner), as in DeepFloyd IF."""
 
     def __post_init__(self) -> None:
-        require_choice(self, schedule=Schedule, prediction=Prediction)
+        require_choice(self, schedule=Schedule, prediction=Prediction, augmented=Augmented)
         require_fraction(self, "max_aug_level")
         if self.min_snr_gamma is not None:
             require_positive(self, "min_snr_gamma")
@@ -176,11 +190,17 @@ class SamplingConfig(Checked):
 
     sampler: SamplerName = "ancestral"
     num_steps: int = 256
+    spacing: Spacing = "even"
+    """Of the steps on a discrete chain (see diffusion/chain.py); `even` is all that others have."""
+    timesteps: tuple[int, ...] = ()
+    """Steps of a discrete chain, `num_steps` of them, descending; empty follows `spacing`."""
     guidance_scale: float = 7.0
     """w of eps = w eps_c + (1 - w) eps_u; 1 is off."""
     thresholding: Thresholding = "dynamic"
     percentile: float = 99.5
     """Of |x0| in dynamic thresholding."""
+    max_threshold: float | None = None
+    """The most that dynamic thresholding divides by; the paper has no limit."""
     gamma: float = 0.3
     """Interpolates the ancestral sampler's log-variance between its bounds."""
     eta: float = 0.0
@@ -189,8 +209,13 @@ class SamplingConfig(Checked):
     """Of the low-resolution picture, super-resolution stages only."""
 
     def __post_init__(self) -> None:
-        require_choice(self, sampler=SamplerName, thresholding=Thresholding)
+        require_choice(self, sampler=SamplerName, thresholding=Thresholding, spacing=Spacing)
         require_positive(self, "num_steps")
+        self._check_timesteps()
+        require(
+            self.max_threshold is None or self.max_threshold >= 1,
+            f"SamplingConfig.max_threshold is {self.max_threshold}; it must be at least 1.",
+        )
         require_fraction(self, "gamma", "eta", "aug_level")
         require(
             math.isfinite(self.guidance_scale),
@@ -199,6 +224,17 @@ class SamplingConfig(Checked):
         require(
             0 < self.percentile <= 100,
             f"SamplingConfig.percentile is {self.percentile}; it must lie in (0, 100].",
+        )
+
+    def _check_timesteps(self) -> None:
+        steps = self.timesteps
+        require(
+            len(steps) in (0, self.num_steps),
+            f"SamplingConfig.timesteps has {len(steps)} steps; num_steps is {self.num_steps}.",
+        )
+        require(
+            all(step > later for step, later in itertools.pairwise((1000, *steps, -1))),
+            f"SamplingConfig.timesteps is {steps}; they must descend within 999 to 0.",
         )
 
 

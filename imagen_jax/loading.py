@@ -104,7 +104,8 @@ def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
     Raises:
         UsageError: there is none, or it has more pieces than the encoder has embeddings.
     """
-    tokenizer = load_tokenizer(config.text_encoder.tokenizer)
+    encoder = config.text_encoder
+    tokenizer = load_tokenizer(encoder.tokenizer, lowercase=encoder.lowercase)
     rows = config.text_encoder.t5.vocab_size
     if tokenizer.vocab_size > rows:
         raise UsageError(

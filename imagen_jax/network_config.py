@@ -1,7 +1,7 @@
 """Sizes of the networks, as frozen dataclasses that check themselves."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import pydantic
 
@@ -9,6 +9,11 @@ from imagen_jax.rules import require, require_all_positive, require_choice, requ
 
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "selective", "full"]
+Activation = Literal["swish", "gelu"]
+TimeInput = Literal["log_snr", "step"]
+TextNorm = Literal["layer", "group"]
+Pooling = Literal["mean", "token"]
+EmbeddingActivation = Literal["per_block", "once"]
 FeedForwardKind = Literal["gated-gelu", "relu"]
 
 
@@ -42,6 +47,9 @@ class UNetConfig(Checked):
 
     The defaults are the paper's 64x64 base. `attention_resolutions` counts in pixels of the
     picture as the U-Net's levels see it: a level whose side is in the list attends.
+
+    From `activation` on, the fields say where DeepFloyd IF's stages I and II, networks of the
+    same family, differ from the paper's.
     """
 
     kind: Literal["unet"] = "unet"
@@ -60,12 +68,40 @@ class UNetConfig(Checked):
     `none` everywhere."""
     dtype: Dtype = "float32"
     """Of the computation; parameters are float32."""
+    activation: Activation = "swish"
+    """`gelu` is the exact one, by the error function."""
+    time_input: TimeInput = "log_snr"
+    """What the network reads of the noise: log-SNR, or the number of a discrete chain's step."""
+    embedding_activation: EmbeddingActivation = "per_block"
+    """Where the sum of the embeddings is activated: in every residual block, or `once` before
+    the first."""
+    residual_scale: float = 1.0
+    """Factor on the sum of a residual block's two branches."""
+    pooling: Pooling = "mean"
+    """The query of the attention pooling is the tokens' mean; `token` adds a learned vector to
+    it, attends to it too, and normalises what comes out."""
+    text_projection: int | None = None
+    """Width of one projection of the text that all attentions share; None for none."""
+    text_norm: TextNorm = "layer"
+    """Of the text in each attention: over a token's channels, or over 32 groups of channels of
+    all tokens together."""
+    mask_padding: bool = True
+    """False attends to padding as to text; the paper does not say."""
+    predicts_variance: bool = False
+    """Three more output channels: where between its bounds the sampler's log-variance lies."""
 
     def __post_init__(self) -> None:
-        require_choice(self, dtype=Dtype)
-        require_positive(self, "embed_dim", "head_dim", "patch_size", "norm_groups")
+        require_choice(
+            self, dtype=Dtype, activation=Activation, time_input=TimeInput, text_norm=TextNorm,
+            pooling=Pooling, embedding_activation=EmbeddingActivation,
+        )  # fmt: skip
+        require_positive(
+            self, "embed_dim", "head_dim", "patch_size", "norm_groups", "residual_scale"
+        )
         require_all_positive(self, "channel_mult", "num_res_blocks")
         _require_sinusoid(self.embed_dim, "UNetConfig.embed_dim")
+        if self.text_projection is not None:
+            require_positive(self, "text_projection")
         _require_remat(self.remat, len(self.channel_mult), "level")
         require(
             len(self.channel_mult) == len(self.num_res_blocks) > 0,
@@ -106,6 +142,8 @@ class EfficientUNetConfig(Checked):
     models/blocks.py); empty is `none` everywhere."""
     dtype: Dtype = "float32"
     """Of the computation; parameters are float32."""
+    time_input: ClassVar[TimeInput] = "log_snr"
+    predicts_variance: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_choice(self, dtype=Dtype)

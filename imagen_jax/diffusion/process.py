@@ -10,14 +10,17 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from imagen_jax.arrays import AugLevel, Images, Keys, LogSNR
+from imagen_jax.arrays import AugLevel, Features, Images, Keys, LogSNR
 from imagen_jax.diffusion import schedules
 from imagen_jax.diffusion.schedules import PerPicture, alpha_sigma, over_pixels
 
 PredictionType = Literal["eps", "x0", "v"]
-Denoise = Callable[[Images, LogSNR], Images]
-"""(z, log_snr) -> the estimate of x that a sampler steps with."""
+Denoise = Callable[[Images, LogSNR], Features]
+"""(z, log_snr) -> the estimate of x that a sampler steps with. Where it has twice the channels of
+z, the second half says for each value where between its bounds, 0 to 1, the ancestral sampler's
+log-variance lies."""
 
 
 def normal(keys: Keys, shape: Sequence[int]) -> Images:
@@ -110,3 +113,14 @@ def augment_low_res(
     """
     eps = normal(keys, low_res.shape[1:])
     return q_sample(low_res, eps, schedules.log_snr(schedule, aug_level))
+
+
+def enlarge(x: Features, size: tuple[int, int]) -> Features:
+    """`x` at `size` (height, width), bilinear, with the corner pixels' centres on each other."""
+
+    def weights(old: int, new: int) -> Float[Array, "new old"]:
+        position = jnp.linspace(0.0, old - 1.0, new)
+        return jnp.maximum(1 - jnp.abs(position[:, None] - jnp.arange(old)[None]), 0.0)
+
+    rows, columns = (weights(*pair) for pair in zip(x.shape[1:3], size, strict=True))
+    return jnp.einsum("BHWC,hH,wW->BhwC", x, rows, columns, precision="highest")

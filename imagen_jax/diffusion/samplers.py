@@ -5,6 +5,8 @@ returns the last x0 itself: it is the step to sigma = 0, without noise and, for 
 multistep solver, of first order, as is usual for stability with few steps.
 
 Picture b of a batch draws from keys[b] alone, so it does not depend on the batch around it.
+
+A network that predicts its variance decides gamma of the ancestral sampler, for each value.
 """
 
 import functools
@@ -15,9 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from imagen_jax.arrays import Images, Keys
+from imagen_jax.arrays import Features, Images, Keys
+from imagen_jax.diffusion import chain
 from imagen_jax.diffusion.process import Denoise, normal
-from imagen_jax.diffusion.schedules import Schedule, alpha_sigma, log_snr
+from imagen_jax.diffusion.schedules import LOG_SNR_MAX, Schedule, alpha_sigma, log_snr
+from imagen_jax.errors import UsageError
 
 SamplerName = Literal["ancestral", "ddim", "dpm++"]
 Scalar = Float[Array, ""]
@@ -25,15 +29,33 @@ StepIndex = Int32[Array, ""]
 LogSNRGrid = Float[Array, "grid"]
 """lambda at the num_steps + 1 ends of the steps, from t = 1 to t = 0."""
 OnStep = Callable[[StepIndex], object]
-Update = Callable[[StepIndex, Images, Images, Images], Images]
-"""(step index, z_t, x0, x0 of the step before) -> z_s."""
+Update = Callable[[StepIndex, Images, Images, Images, Features], Images]
+"""(step index, z_t, x0, x0 of the step before, predicted gamma or no channels) -> z_s."""
 
 # Folded into a picture's key for z_1, as step indices are for the noise of the steps.
 _INITIAL_NOISE = 2**31 - 1
 
 
-def time_grid(schedule: Schedule, num_steps: int) -> LogSNRGrid:
-    """lambda(1 - i / num_steps), i = 0 .. num_steps: uniform steps in time."""
+def time_grid(
+    schedule: Schedule, num_steps: int, spacing: chain.Spacing = "even",
+    timesteps: Sequence[int] = (),
+) -> LogSNRGrid:  # fmt: skip
+    """lambda(1 - i / num_steps), i = 0 .. num_steps: uniform steps in time.
+
+    On the discrete chain lambda of `timesteps`, or of `num_steps` steps as `spacing` has them;
+    the end that follows them is never reached.
+
+    Raises:
+        UsageError: steps of a chain, but the schedule is none.
+    """
+    if schedule == "cosine_chain":
+        steps = list(timesteps or chain.spaced(spacing, num_steps))
+        return jnp.asarray([*chain.LOG_SNRS[steps], LOG_SNR_MAX], jnp.float32)
+    if timesteps or spacing != "even":
+        raise UsageError(
+            f"The schedule is {schedule!r}; timesteps and the spacing {spacing!r} belong to "
+            "'cosine_chain'."
+        )
     return log_snr(schedule, jnp.linspace(1.0, 0.0, num_steps + 1))
 
 
@@ -47,7 +69,7 @@ def posterior_mean(z: Images, x0: Images, log_snr_t: Scalar, log_snr_s: Scalar) 
     return kept * (alpha_s / alpha_t) * z + r * alpha_s * x0
 
 
-def ancestral_std(log_snr_t: Scalar, log_snr_s: Scalar, gamma: float) -> Scalar:
+def ancestral_std(log_snr_t: Scalar, log_snr_s: Scalar, gamma: float | Images) -> Scalar | Images:
     """sqrt((sigma~^2_{s|t})^(1-gamma) (sigma^2_{t|s})^gamma), the noise of appendix A, eq. 5.
 
     sigma~^2_{s|t} = r sigma_s^2 is the variance of q(z_s | z_t, x) and sigma^2_{t|s} =
@@ -62,11 +84,16 @@ def ancestral(
     denoise: Denoise, z: Images, log_snrs: LogSNRGrid, keys: Keys, *,
     gamma: float, on_step: OnStep | None = None,
 ) -> Images:  # fmt: skip
-    """z_s = mu~_{s|t}(z_t, x0) + sqrt((sigma~^2)^(1-gamma) (sigma^2)^gamma) eps (App. A, eq. 5)."""
+    """z_s = mu~_{s|t}(z_t, x0) + sqrt((sigma~^2)^(1-gamma) (sigma^2)^gamma) eps (App. A, eq. 5).
 
-    def update(i: StepIndex, z: Images, x0: Images, _: Images) -> Images:
+    With a predicted gamma it is DDPM's step with a learned range of variances (Nichol & Dhariwal
+    2021, eq. 15); `gamma` is not read then.
+    """
+
+    def update(i: StepIndex, z: Images, x0: Images, _: Images, predicted: Features) -> Images:
         mean = posterior_mean(z, x0, log_snrs[i], log_snrs[i + 1])
-        return mean + ancestral_std(log_snrs[i], log_snrs[i + 1], gamma) * _noise(keys, i, z)
+        between = predicted if predicted.shape[-1] else gamma
+        return mean + ancestral_std(log_snrs[i], log_snrs[i + 1], between) * _noise(keys, i, z)
 
     return _scan(denoise, update, z, log_snrs, on_step)
 
@@ -83,7 +110,7 @@ def ddim(
     root cannot be rounded below zero.
     """
 
-    def update(i: StepIndex, z: Images, x0: Images, _: Images) -> Images:
+    def update(i: StepIndex, z: Images, x0: Images, *_: Features) -> Images:
         alpha_t, sigma_t = alpha_sigma(log_snrs[i])
         alpha_s, sigma_s = alpha_sigma(log_snrs[i + 1])
         r = -jnp.expm1(log_snrs[i] - log_snrs[i + 1])
@@ -107,7 +134,7 @@ def dpm_solver_pp_2m(
     h = jnp.diff(log_snrs) / 2
     extrapolation = jnp.concatenate([jnp.zeros(1), h[1:] / (2 * h[:-1])])
 
-    def update(i: StepIndex, z: Images, x0: Images, previous: Images) -> Images:
+    def update(i: StepIndex, z: Images, x0: Images, previous: Images, _: Features) -> Images:
         (_, sigma_t), (alpha_s, sigma_s) = alpha_sigma(log_snrs[i]), alpha_sigma(log_snrs[i + 1])
         d = x0 + extrapolation[i] * (x0 - previous)
         return sigma_s / sigma_t * z - alpha_s * jnp.expm1(-h[i]) * d
@@ -149,10 +176,11 @@ def _scan(
 
     def step(carry: tuple[Images, Images], i: StepIndex):
         z, previous = carry
-        x0 = denoise(z, jnp.broadcast_to(log_snrs[i], z.shape[:1]))
+        estimate = denoise(z, jnp.broadcast_to(log_snrs[i], z.shape[:1]))
+        x0, predicted = jnp.split(estimate, [z.shape[-1]], axis=-1)
         if on_step is not None:
             jax.debug.callback(on_step, i)
-        return (update(i, z, x0, previous), x0), None
+        return (update(i, z, x0, previous, predicted), x0), None
 
     steps = jnp.arange(len(log_snrs) - 1, dtype=jnp.int32)
     (_, x0), _ = jax.lax.scan(step, (z, jnp.zeros_like(z)), steps)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from imagen_jax.arrays import LogSNR, Time
+from imagen_jax.diffusion import chain
 
-Schedule = Literal["cosine", "linear"]
+Schedule = Literal["cosine", "linear", "cosine_chain"]
 PerPicture = Float[Array, "batch"]
 """One number per picture."""
 AnyShape = Float[Array, "*shape"]
@@ -48,11 +49,15 @@ def linear_log_snr(t: Time) -> LogSNR:
     return -jnp.log(jnp.expm1(jnp.maximum(integral, math.exp(-LOG_SNR_MAX))))
 
 
-_SCHEDULES = {"cosine": cosine_log_snr, "linear": linear_log_snr}
+_SCHEDULES = {
+    "cosine": cosine_log_snr,
+    "linear": linear_log_snr,
+    "cosine_chain": chain.log_snr,
+}
 
 
 def log_snr(schedule: Schedule, t: Time) -> LogSNR:
-    """lambda(t) = log(alpha_t^2 / sigma_t^2) of the named schedule; decreasing in t."""
+    """lambda(t) = log(alpha_t^2 / sigma_t^2) of the named schedule; never rising with t."""
     return _SCHEDULES[schedule](t)
 
 

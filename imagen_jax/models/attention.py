@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 from imagen_jax.arrays import Embedding, Images, TextEmbeddings, TextMask
 from imagen_jax.models.blocks import keep
 from imagen_jax.models.layers import GroupNorm, linear
+from imagen_jax.network_config import Pooling, TextNorm
 
 Heads = Float[Array, "batch _ _ _"]
 """Queries, keys or values: (batch, positions, heads, head width)."""
@@ -43,14 +44,15 @@ def attend(
 class ImageAttention(nnx.Module):
     """Residual attention of a picture over text and, with `self_attention`, over itself.
 
-    Text keys and values, from layer-normalised embeddings, are concatenated to the picture's
-    own (paper, section 2.5 and appendix D.3.1); without `self_attention` only the text is
+    Text keys and values, from normalised embeddings, are concatenated to the picture's own
+    (paper, section 2.5 and appendix D.3.1); without `self_attention` only the text is
     attended, which lets the network run on any size.
     """
 
     def __init__(
         self, channels: int, *, text_width: int | None, num_heads: int, head_dim: int,
-        self_attention: bool, norm_groups: int = 32, dtype: str, rngs: nnx.Rngs,
+        self_attention: bool, norm_groups: int = 32, text_norm: TextNorm = "layer",
+        dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.num_heads = num_heads
         inner = num_heads * head_dim
@@ -59,12 +61,18 @@ class ImageAttention(nnx.Module):
         self.key_value = (
             linear(channels, 2 * inner, dtype=dtype, rngs=rngs) if self_attention else None
         )
-        self.text_norm = nnx.LayerNorm(text_width, rngs=rngs)
+        self.text_norm = (
+            nnx.LayerNorm(text_width, rngs=rngs)
+            if text_norm == "layer"
+            else GroupNorm(text_width, rngs=rngs)
+        )
         self.text_key_value = linear(text_width, 2 * inner, dtype=dtype, rngs=rngs)
         self.out = linear(inner, channels, zero=True, dtype=dtype, rngs=rngs)
 
     def text_keys_values(self, text: TextEmbeddings) -> tuple[Heads, Heads]:
-        return self._heads(self.text_key_value(self.text_norm(text)))
+        # Tokens as the rows of a picture of width 1, which a group normalisation takes.
+        normed = self.text_norm(text[:, :, None])[:, :, 0]
+        return self._heads(self.text_key_value(normed))
 
     def __call__(self, x: Images, text_keys_values: tuple[Heads, Heads], mask: TextMask) -> Images:
         batch, height, width, channels = x.shape
@@ -89,22 +97,37 @@ class ImageAttention(nnx.Module):
 
 
 class AttentionPooling(nnx.Module):
-    """Text -> one vector: the mean token attends over all tokens (paper, section 2.5)."""
+    """Text -> one vector: the mean token attends over all tokens (paper, section 2.5).
+
+    With `kind` token the query is the mean token plus a learned vector, is attended to beside
+    the tokens, and the vector that comes out is normalised.
+    """
 
     def __init__(
-        self, text_width: int, embedding: int, *, head_dim: int, dtype: str, rngs: nnx.Rngs
-    ):
+        self, text_width: int, embedding: int, *, head_dim: int, kind: Pooling = "mean",
+        dtype: str, rngs: nnx.Rngs,
+    ):  # fmt: skip
         self.num_heads = max(text_width // head_dim, 1)
         inner = self.num_heads * head_dim
-        self.norm = nnx.LayerNorm(text_width, rngs=rngs)
+        epsilon = {"mean": 1e-6, "token": 1e-5}[kind]
+        self.norm = nnx.LayerNorm(text_width, epsilon=epsilon, rngs=rngs)
+        self.token = nnx.Param(jnp.zeros(text_width)) if kind == "token" else None
+        self.norm_out = (
+            nnx.LayerNorm(embedding, epsilon=epsilon, rngs=rngs) if kind == "token" else None
+        )
         self.query = linear(text_width, inner, dtype=dtype, rngs=rngs)
         self.key_value = linear(text_width, 2 * inner, dtype=dtype, rngs=rngs)
         self.out = linear(inner, embedding, dtype=dtype, rngs=rngs)
 
     def __call__(self, text: TextEmbeddings, mask: TextMask) -> Embedding:
         text = self.norm(text)
-        mean = jnp.mean(text, axis=1, keepdims=True, where=mask[:, :, None])
+        query = jnp.mean(text, axis=1, keepdims=True, where=mask[:, :, None])
+        if self.token is not None:
+            query = query + self.token[...][None, None]
+            text = jnp.concatenate([query, text], axis=1)
+            mask = jnp.concatenate([jnp.ones_like(mask[:, :1]), mask], axis=1)
         keys, values = jnp.split(self.key_value(text), 2, axis=-1)
         split = lambda x: x.reshape(*x.shape[:2], self.num_heads, -1)  # noqa: E731
-        out = attend(split(self.query(mean)), split(keys), split(values), mask)
-        return self.out(out[:, 0])
+        out = attend(split(self.query(query)), split(keys), split(values), mask)
+        out = self.out(out[:, 0])
+        return out if self.norm_out is None else self.norm_out(out)

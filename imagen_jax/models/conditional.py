@@ -6,28 +6,30 @@ import jax.numpy as jnp
 from flax import nnx
 
 from imagen_jax.arrays import (
-    AugLevel,
     Embedding,
     Features,
     Images,
-    LogSNR,
+    NoiseLevel,
     TextEmbeddings,
     TextMask,
 )
 from imagen_jax.models.attention import AttentionPooling, ImageAttention, TextState
 from imagen_jax.models.blocks import Gather, as_they_are, run_blocks, whole
 from imagen_jax.models.layers import (
+    ACTIVATIONS,
     Conditioning,
     GroupNorm,
     conv,
     depth_to_space,
+    linear,
     space_to_depth,
     with_low_res,
 )
+from imagen_jax.network_config import Activation, EmbeddingActivation, Pooling, TimeInput
 
 
 class ConditionalUNet(nnx.Module):
-    """Predicts eps, x0 or v from z_t, its log-SNR, a text and maybe a low-resolution picture.
+    """Predicts eps, x0 or v from z_t, its noise, a text and maybe a low-resolution picture.
 
     Subclasses add the blocks: `trunk` runs them and `attentions` lists theirs.
 
@@ -39,20 +41,37 @@ class ConditionalUNet(nnx.Module):
         patch_size: side of the space-to-depth patches.
         norm_groups: of the group normalisations.
         low_res: whether a low-resolution picture and its aug_level are inputs.
+
+    The others are fields of `UNetConfig`; their defaults are the paper's.
     """
 
     def __init__(
         self, *, width: int, head_width: int, text_width: int, pooling_head_dim: int,
-        patch_size: int, norm_groups: int, low_res: bool, dtype: str, rngs: nnx.Rngs,
+        patch_size: int, norm_groups: int, low_res: bool, activation: Activation = "swish",
+        time_input: TimeInput = "log_snr", pooling: Pooling = "mean",
+        embedding_activation: EmbeddingActivation = "per_block",
+        text_projection: int | None = None, mask_padding: bool = True,
+        predicts_variance: bool = False, dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip
         kwargs = {"dtype": dtype, "rngs": rngs}
         embedding, patch_channels = 4 * width, 3 * patch_size**2
-        self.patch_size = patch_size
-        self.conditioning = Conditioning(width, embedding, augmented=low_res, **kwargs)
-        self.pooling = AttentionPooling(text_width, embedding, head_dim=pooling_head_dim, **kwargs)
+        self.patch_size, self.mask_padding = patch_size, mask_padding
+        self.activation = ACTIVATIONS[activation]
+        self.activates_embedding = embedding_activation == "once"
+        self.conditioning = Conditioning(
+            width, embedding, augmented=low_res, time_input=time_input, activation=activation,
+            **kwargs,
+        )  # fmt: skip
+        self.pooling = AttentionPooling(
+            text_width, embedding, head_dim=pooling_head_dim, kind=pooling, **kwargs
+        )
+        self.text_projection = (
+            linear(text_width, text_projection, **kwargs) if text_projection else None
+        )
         self.conv_in = conv((2 if low_res else 1) * patch_channels, width, **kwargs)
         self.norm_out = GroupNorm(head_width, groups=norm_groups, rngs=rngs)
-        self.conv_out = conv(head_width, patch_channels, zero=True, **kwargs)
+        out_channels = (2 if predicts_variance else 1) * patch_channels
+        self.conv_out = conv(head_width, out_channels, zero=True, **kwargs)
 
     def attentions(self) -> Iterable[ImageAttention]:
         """All attentions over the text, in the order in which they run."""
@@ -66,33 +85,44 @@ class ConditionalUNet(nnx.Module):
         self, text: TextEmbeddings, mask: TextMask, *, gather: Gather = as_they_are
     ) -> TextState:
         """The text's part of every layer, once per prompt rather than once per step."""
+        if not self.mask_padding:
+            mask = jnp.ones_like(mask)
 
-        def run(layer, call):
+        def run(layer, text, call):
             # For the backward pass weights are gathered again, which is cheaper than keeping
             # those of all attentions.
             return run_blocks([layer], text, [None], call, remat="full", gather=gather)[0]
 
+        pooled = run(self.pooling, text, lambda pooling, text, _: pooling(text, mask))
+        if self.text_projection is not None:
+            text = whole(self.text_projection, gather)(text)
         keys_values = tuple(
-            run(layer, lambda layer, text, _: layer.text_keys_values(text))
+            run(layer, text, lambda layer, text, _: layer.text_keys_values(text))
             for layer in self.attentions()
         )
-        pooled = run(self.pooling, lambda pooling, text, _: pooling(text, mask))
         return TextState(pooled=pooled, keys_values=keys_values, mask=mask)
 
     def __call__(
-        self, z: Images, log_snr: LogSNR, text: TextState, low_res: Features | None = None,
-        aug_level: AugLevel | None = None, *, gather: Gather = as_they_are,
-    ) -> Images:  # fmt: skip
+        self, z: Images, noise_level: NoiseLevel, text: TextState,
+        low_res: Features | None = None, aug_level: NoiseLevel | None = None, *,
+        gather: Gather = as_they_are,
+    ) -> Features:  # fmt: skip
         """z_t -> prediction, both (batch, height, width, 3); the result is float32.
+
+        A network that predicts its variance gives 6 channels, the last 3 for that.
 
         Args:
             z: height and width are multiples of `config.size_divisor`.
+            noise_level: log-SNR, or the step's number, as `time_input` says.
+            aug_level: in [0, 1], or a step's number too.
             low_res: of any smaller size, already noised to `aug_level`.
             gather: brings a block's sharded parameters together where the block runs.
         """
-        embedding = whole(self.conditioning, gather)(log_snr, text.pooled, aug_level)
+        embedding = whole(self.conditioning, gather)(noise_level, text.pooled, aug_level)
+        if self.activates_embedding:
+            embedding = self.activation(embedding)
         x = with_low_res(z, low_res)
         x = whole(self.conv_in, gather)(space_to_depth(x, self.patch_size))
         x = self.trunk(x, embedding, text, gather)
-        x = whole(self.conv_out, gather)(nnx.silu(self.norm_out(x)))
+        x = whole(self.conv_out, gather)(self.activation(self.norm_out(x)))
         return depth_to_space(x, self.patch_size).astype(jnp.float32)

@@ -1,14 +1,27 @@
 """Layers that both U-Nets are built from."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from imagen_jax.arrays import AugLevel, Embedding, Features, Images, LogSNR
+from imagen_jax.arrays import Embedding, Features, Images, NoiseLevel
 from imagen_jax.models.blocks import keep
+from imagen_jax.network_config import Activation, EmbeddingActivation, TimeInput
+
+
+def exact_gelu(x: jax.Array) -> jax.Array:
+    """x Phi(x), by the error function."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
+    "swish": nnx.silu,
+    "gelu": exact_gelu,
+}
 
 
 def conv(
@@ -124,16 +137,31 @@ def sinusoid(x: Scalars, width: int) -> Embedding:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-class ScalarEmbedding(nnx.Module):
-    """A number in [0, 1] per picture -> sinusoid -> dense, swish, dense."""
+def step_sinusoid(step: Scalars, width: int) -> Embedding:
+    """cos and sin of a step's number at `width`/2 frequencies from 1 down, 1e-4 the next one."""
+    frequencies = jnp.exp(-math.log(1e4) * jnp.arange(width // 2) / (width // 2))
+    angles = step.astype(jnp.float32)[:, None] * frequencies[None]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
-    def __init__(self, width: int, embedding: int, *, dtype: str, rngs: nnx.Rngs):
+
+class ScalarEmbedding(nnx.Module):
+    """A number per picture -> sinusoid -> dense, activation, dense.
+
+    The number is in [0, 1], or with `time_input` step that of a step.
+    """
+
+    def __init__(
+        self, width: int, embedding: int, *, time_input: TimeInput = "log_snr",
+        activation: Activation = "swish", dtype: str, rngs: nnx.Rngs,
+    ):  # fmt: skip
         self.width = width
+        self.sinusoid = {"log_snr": sinusoid, "step": step_sinusoid}[time_input]
+        self.activation = ACTIVATIONS[activation]
         self.dense_1 = linear(width, embedding, dtype=dtype, rngs=rngs)
         self.dense_2 = linear(embedding, embedding, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Scalars) -> Embedding:
-        return self.dense_2(nnx.silu(self.dense_1(sinusoid(x, self.width))))
+        return self.dense_2(self.activation(self.dense_1(self.sinusoid(x, self.width))))
 
 
 class Conditioning(nnx.Module):
@@ -141,26 +169,32 @@ class Conditioning(nnx.Module):
 
     The paper does not say how log-SNR or aug_level enter. Log-SNR is mapped to
     (2/pi) arctan(exp(-lambda/2)), which is t itself under the cosine schedule; aug_level has
-    an embedding of its own that is added (Ho et al. 2021, Cascaded Diffusion Models).
+    an embedding of its own that is added (Ho et al. 2021, Cascaded Diffusion Models). With
+    `time_input` step both are numbers of steps of a chain.
     """
 
-    def __init__(self, width: int, embedding: int, *, augmented: bool, dtype: str, rngs: nnx.Rngs):
-        self.time = ScalarEmbedding(width, embedding, dtype=dtype, rngs=rngs)
-        self.aug_level = (
-            ScalarEmbedding(width, embedding, dtype=dtype, rngs=rngs) if augmented else None
-        )
+    def __init__(
+        self, width: int, embedding: int, *, augmented: bool, time_input: TimeInput = "log_snr",
+        activation: Activation = "swish", dtype: str, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        kwargs = {"time_input": time_input, "activation": activation, "dtype": dtype, "rngs": rngs}
+        self.reads_steps = time_input == "step"
+        self.time = ScalarEmbedding(width, embedding, **kwargs)
+        self.aug_level = ScalarEmbedding(width, embedding, **kwargs) if augmented else None
 
     def __call__(
-        self, log_snr: LogSNR, pooled_text: Embedding, aug_level: AugLevel | None
+        self, noise_level: NoiseLevel, pooled_text: Embedding, aug_level: NoiseLevel | None
     ) -> Embedding:
-        embedding = self.time(2 / jnp.pi * jnp.arctan(jnp.exp(-log_snr / 2))) + pooled_text
+        if not self.reads_steps:
+            noise_level = 2 / jnp.pi * jnp.arctan(jnp.exp(-noise_level / 2))
+        embedding = self.time(noise_level) + pooled_text
         if self.aug_level is not None:
             embedding = embedding + self.aug_level(aug_level)
         return embedding
 
 
 class ResBlock(nnx.Module):
-    """GroupNorm-swish-conv twice with scale-shift from the embedding, plus the input.
+    """GroupNorm-activation-conv twice with scale-shift from the embedding, plus the input.
 
     With `resample` "down" or "up" both branches change size between the first norm and the
     first convolution: the "biggan" block of ADM (Dhariwal & Nichol 2021) that the paper's
@@ -170,8 +204,13 @@ class ResBlock(nnx.Module):
 
     def __init__(
         self, in_channels: int, out_channels: int, embedding: int, *,
-        resample: str | None = None, norm_groups: int = 32, dtype: str, rngs: nnx.Rngs,
+        resample: str | None = None, norm_groups: int = 32, activation: Activation = "swish",
+        embedding_activation: EmbeddingActivation = "per_block", residual_scale: float = 1.0,
+        dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip
+        self.activation = ACTIVATIONS[activation]
+        self.activates_embedding = embedding_activation == "per_block"
+        self.residual_scale = residual_scale
         self.resample = {None: None, "down": downsample, "up": upsample}[resample]
         self.norm_1 = GroupNorm(in_channels, groups=norm_groups, rngs=rngs)
         self.conv_1 = conv(in_channels, out_channels, dtype=dtype, rngs=rngs)
@@ -185,11 +224,13 @@ class ResBlock(nnx.Module):
         )
 
     def __call__(self, x: Features, embedding: Embedding) -> Features:
-        h = nnx.silu(self.norm_1(x))
+        h = self.activation(self.norm_1(x))
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = keep(self.conv_1(h))
-        scale, shift = jnp.split(self.embedding(nnx.silu(embedding)), 2, axis=-1)
-        h = nnx.silu(self.norm_2(h, scale, shift))
-        h = self.conv_2(h)
-        return h + (x if self.shortcut is None else self.shortcut(x))
+        if self.activates_embedding:
+            embedding = self.activation(embedding)
+        scale, shift = jnp.split(self.embedding(embedding), 2, axis=-1)
+        h = self.activation(self.norm_2(h, scale, shift))
+        h = self.conv_2(h) + (x if self.shortcut is None else self.shortcut(x))
+        return h if self.residual_scale == 1 else h * self.residual_scale

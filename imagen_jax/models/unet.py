@@ -1,4 +1,4 @@
-"""The ADM-family U-Net of the paper's base stage (appendix F.1)."""
+"""The ADM-family U-Net: the paper's base stage (appendix F.1), and DeepFloyd IF's I and II."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -27,6 +27,9 @@ def _res_block(
         embedding,
         resample=resample,
         norm_groups=config.norm_groups,
+        activation=config.activation,
+        embedding_activation=config.embedding_activation,
+        residual_scale=config.residual_scale,
         dtype=config.dtype,
         rngs=rngs,
     )
@@ -36,8 +39,9 @@ def _attention(
     config: UNetConfig, channels: int, text_width: int, rngs: nnx.Rngs
 ) -> ImageAttention:
     return ImageAttention(
-        channels, text_width=text_width, num_heads=max(channels // config.head_dim, 1),
-        head_dim=config.head_dim, self_attention=True, norm_groups=config.norm_groups,
+        channels, text_width=config.text_projection or text_width,
+        num_heads=max(channels // config.head_dim, 1), head_dim=config.head_dim,
+        self_attention=True, norm_groups=config.norm_groups, text_norm=config.text_norm,
         dtype=config.dtype, rngs=rngs,
     )  # fmt: skip
 
@@ -121,7 +125,7 @@ class Middle(nnx.Module):
 
 
 class UNet(ConditionalUNet):
-    """The base's U-Net.
+    """The base's U-Net; its config's fields also make it DeepFloyd IF's.
 
     Args:
         config: sizes.
@@ -137,7 +141,11 @@ class UNet(ConditionalUNet):
         super().__init__(
             width=config.embed_dim, head_width=widths[0], text_width=text_width,
             pooling_head_dim=config.head_dim, patch_size=config.patch_size,
-            norm_groups=config.norm_groups, low_res=low_res, dtype=config.dtype, rngs=rngs,
+            norm_groups=config.norm_groups, low_res=low_res, activation=config.activation,
+            time_input=config.time_input, pooling=config.pooling,
+            embedding_activation=config.embedding_activation,
+            text_projection=config.text_projection, mask_padding=config.mask_padding,
+            predicts_variance=config.predicts_variance, dtype=config.dtype, rngs=rngs,
         )  # fmt: skip
         remat = config.remat or ("none",) * len(widths)
         shared = {"config": config, "text_width": text_width, "rngs": rngs}

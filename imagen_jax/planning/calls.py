@@ -132,6 +132,9 @@ def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh
         shape = (size, config.low_resolution, config.low_resolution, 3)
         inputs[-1] = jax.ShapeDtypeStruct(shape, jnp.uint8)
     arguments = (params, *_all_at(inputs, meshes.batch_sharding(mesh)))
+    if config.text_encoder.null == "empty":
+        null = [jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for x in inputs[:2]]
+        arguments += (tuple(_all_at(null, meshes.replicated(mesh))),)
     paint = make_sampler(
         config, settings, _networks(config, mesh), size=(config.resolution, config.resolution),
         sharding=pictures,

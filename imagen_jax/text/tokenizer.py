@@ -71,8 +71,11 @@ class JsonVocabulary:
 class Tokenizer:
     """Texts to padded ids. Picklable, so that worker processes can have one."""
 
-    def __init__(self, vocabulary: SentencePieceVocabulary | JsonVocabulary) -> None:
+    def __init__(
+        self, vocabulary: SentencePieceVocabulary | JsonVocabulary, lowercase: bool = False
+    ) -> None:
         self._vocabulary = vocabulary
+        self._lowercase = lowercase
 
     @property
     def vocab_size(self) -> int:
@@ -102,6 +105,13 @@ class Tokenizer:
             mask[row, : len(ids)] = True
         return token_ids, mask
 
+    def empty(
+        self, max_length: int
+    ) -> tuple[Int32[np.ndarray, "1 length"], Bool[np.ndarray, "1 length"]]:
+        """Ids and mask of the empty text: `</s>` and padding."""
+        first = np.arange(max_length)[None] == 0
+        return np.where(first, EOS_ID, PAD_ID).astype(np.int32), first
+
     def _fitted(self, text: str, room: int) -> list[int]:
         ids = self._ids(text)
         if len(ids) > room:
@@ -120,29 +130,30 @@ class Tokenizer:
             raise UsageError(
                 f"The caption {text!r} is not valid Unicode: {error.reason}."
             ) from error
-        ids = self._vocabulary.encode(text)
+        ids = self._vocabulary.encode(text.lower().strip() if self._lowercase else text)
         if not ids:
             raise UsageError(f"The caption {text!r} is blank; a caption must have some text.")
         return ids
 
 
-def load_tokenizer(name_or_dir: str) -> Tokenizer:
+def load_tokenizer(name_or_dir: str, *, lowercase: bool = False) -> Tokenizer:
     """The tokenizer called `captions`, or the one in a directory; no network access.
 
     Args:
         name_or_dir: `captions`, the vocabulary that ships with this package, or a directory
             that holds a T5 `spiece.model` or a T5 `tokenizer.json` (the first one wins).
+        lowercase: whether texts are read in lower case, without spaces around them.
 
     Raises:
         UsageError: neither of the two, or a file that is not a T5 vocabulary.
     """
     if name_or_dir == "captions":
-        return Tokenizer(SentencePieceVocabulary(_CAPTIONS))
+        return Tokenizer(SentencePieceVocabulary(_CAPTIONS), lowercase)
     directory = Path(name_or_dir)
     if (directory / _SENTENCEPIECE_NAME).is_file():
-        return Tokenizer(SentencePieceVocabulary(directory / _SENTENCEPIECE_NAME))
+        return Tokenizer(SentencePieceVocabulary(directory / _SENTENCEPIECE_NAME), lowercase)
     if (directory / _JSON_NAME).is_file():
-        return Tokenizer(JsonVocabulary(directory / _JSON_NAME))
+        return Tokenizer(JsonVocabulary(directory / _JSON_NAME), lowercase)
     raise UsageError(
         f"The tokenizer {name_or_dir!r} is neither 'captions' nor a directory that holds "
         f"{_SENTENCEPIECE_NAME} or {_JSON_NAME}."

@@ -38,6 +38,7 @@ class Trainer:
 
     def __init__(self, config: StageConfig, mesh: jax.sharding.Mesh):
         training = config.training
+        _check_trainable(config)
         meshes.check_batch_size(training.batch_size // training.accumulation_steps, mesh)
         side = config.data.crop or config.resolution
         meshes.check_height(side // config.upscale, mesh)
@@ -81,6 +82,14 @@ class Trainer:
         params = meshes.place_parameters(loaded, self.shardings.params)
         copy = jax.tree.map(lambda x: x.copy(), params)
         return self.init(key).replace(params=params, ema=copy)
+
+
+def _check_trainable(config: StageConfig) -> None:
+    if config.unet.predicts_variance or config.text_encoder.null == "empty":
+        raise UsageError(
+            f"{config.name!r} predicts its variance or takes an empty caption for no text; such "
+            "stages can be sampled and not trained."
+        )
 
 
 def run(config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None) -> None:

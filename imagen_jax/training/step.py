@@ -10,7 +10,7 @@ from flax.struct import dataclass
 
 from imagen_jax.config import StageConfig
 from imagen_jax.diffusion import process, schedules
-from imagen_jax.sampling import to_unit
+from imagen_jax.sampling import low_res_inputs, noise_level, to_unit
 from imagen_jax.stage import Networks, Params, drop_text, init_params
 from imagen_jax.training.optim import update_ema
 
@@ -76,14 +76,11 @@ def stage_loss(
     inputs = {}
     if config.low_resolution is not None:
         level = jax.vmap(jax.random.uniform)(levels) * config.diffusion.max_aug_level
-        low_res = process.augment_low_res(
-            to_unit(batch["low_res"]), level, augmentations, config.diffusion.schedule
-        )
-        inputs = {"low_res": low_res, "aug_level": level}
+        inputs = low_res_inputs(config, batch["low_res"], level, augmentations, x.shape[1:3])
     log_snr = schedules.log_snr(config.diffusion.schedule, t)
     eps = process.normal(noise, x.shape[1:])
     z = process.q_sample(x, eps, log_snr)
-    prediction = networks.predict(params, z, log_snr, state, **inputs)
+    prediction = networks.predict(params, z, noise_level(config, log_snr), state, **inputs)
     losses = process.loss(
         prediction, x, eps, log_snr, config.diffusion.prediction, config.diffusion.min_snr_gamma
     )

@@ -1,4 +1,4 @@
-"""Weights in a directory as transformers saves them: one file or shards with an index."""
+"""Weights in a directory as transformers and diffusers save them: one file or shards."""
 
 import json
 from collections.abc import Callable
@@ -11,11 +11,14 @@ from imagen_jax.weights.torch_file import open_torch_file
 
 Tensors = dict[str, StoredTensor]
 
-_KINDS = (("model", ".safetensors", open_safetensors), ("pytorch_model", ".bin", open_torch_file))
+TRANSFORMERS = {".safetensors": "model", ".bin": "pytorch_model"}
+DIFFUSERS = dict.fromkeys(TRANSFORMERS, "diffusion_pytorch_model")
+"""What files of a kind are called."""
+_OPEN = {".safetensors": open_safetensors, ".bin": open_torch_file}
 _VARIANTS = ("", ".fp16")
 
 
-def open_weights(directory: Path) -> Tensors:
+def open_weights(directory: Path, stems: dict[str, str] = TRANSFORMERS) -> Tensors:
     """All tensors of a directory by name; none is read.
 
     Where it holds several copies, safetensors come before PyTorch's files, full precision before
@@ -24,15 +27,15 @@ def open_weights(directory: Path) -> Tensors:
     Raises:
         UsageError: no weights, or a file that is missing, damaged or without what its index says.
     """
-    for stem, suffix, open_file in _KINDS:
+    for suffix, stem in stems.items():
         for variant in _VARIANTS:
             whole = directory / f"{stem}{variant}{suffix}"
             index = directory / f"{stem}{suffix}.index{variant}.json"
             if whole.is_file():
-                return open_file(whole)
+                return _OPEN[suffix](whole)
             if index.is_file():
-                return _open_shards(index, open_file)
-    names = " nor ".join(f"{stem}{suffix}" for stem, suffix, _ in _KINDS)
+                return _open_shards(index, _OPEN[suffix])
+    names = " nor ".join(f"{stem}{suffix}" for suffix, stem in stems.items())
     raise UsageError(f"{directory} holds neither {names}, whole or in shards with an index.")
 
 

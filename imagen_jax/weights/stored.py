@@ -7,6 +7,7 @@ import math
 import mmap
 from collections.abc import Callable, Collection, Iterator, Set
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,16 @@ _TILE = 16
 _SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _FLOATS = set(_SAFETENSORS_DTYPES.values())
 _LISTED = 20
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A parameter that is read when it is wanted."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def whole(self, dtype: Dtype) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,7 +134,7 @@ def _open_file(path: AnyPath) -> tuple[T5Config, dict[ParamPath, StoredTensor]]:
 
 
 def _open_directory(directory: AnyPath) -> tuple[T5Config, dict[ParamPath, StoredTensor]]:
-    config = _read_config(directory)
+    config = read_t5_config(directory)
     tensors = {
         name: tensor
         for name, tensor in open_weights(directory).items()
@@ -155,7 +155,12 @@ def _shapes(config: T5Config) -> dict[ParamPath, tuple[int, ...]]:
     return {path: x.shape for path, x in flatten_dict(abstract_frozen_encoder(config)).items()}
 
 
-def _read_config(directory: AnyPath) -> T5Config:
+def read_t5_config(directory: AnyPath) -> T5Config:
+    """The sizes of the encoder in a Hugging Face directory, from its `config.json`.
+
+    Raises:
+        UsageError: there is none, or it is not of a T5.
+    """
     path = directory / "config.json"
     if not path.exists() and (directory / "text_encoder" / "config.json").exists():
         raise UsageError(f"{directory} is a pipeline; name its directory text_encoder.")

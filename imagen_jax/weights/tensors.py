@@ -14,7 +14,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath, replacing
 from imagen_jax.network_config import Dtype
 from imagen_jax.stage import Params
-from imagen_jax.weights.stored import StoredTensor, check_names, opened
+from imagen_jax.weights.stored import Stored, check_names, opened
 
 _FORMAT_NAMES = {"float32": "F32", "bfloat16": "BF16"}
 
@@ -22,8 +22,7 @@ _FORMAT_NAMES = {"float32": "F32", "bfloat16": "BF16"}
 def write_tensors(path: AnyPath, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
     """Writes parameters as `dtype` under their module paths ("unet.conv_in.kernel").
 
-    The file appears whole or not at all. A parameter may be a `StoredTensor`; of those one at a
-    time is in memory.
+    The file appears whole or not at all. Of parameters that are `Stored` one at a time is read.
 
     Raises:
         UsageError: it cannot be written, and why.
@@ -52,8 +51,8 @@ def _write(file: io.IOBase, params: Params, dtype: Dtype, metadata: dict[str, st
         file.write(_on_host(x, dtype).reshape(-1).view(np.uint8))
 
 
-def _on_host(x: jax.Array | np.ndarray | StoredTensor, dtype: Dtype) -> np.ndarray:
-    if isinstance(x, StoredTensor):
+def _on_host(x: jax.Array | np.ndarray | Stored, dtype: Dtype) -> np.ndarray:
+    if isinstance(x, Stored):
         return x.whole(dtype)
     return np.ascontiguousarray(np.asarray(x).astype(jnp.dtype(dtype), copy=False))
 

@@ -1,0 +1,159 @@
+"""A stage of DeepFloyd IF as one file of ours: all that sampling needs, from diffusers' directory.
+
+The header says which network, chain, sampler, guidance and thresholding belong together. The text
+encoder and the tokenizer stay where they are, and the header names their directories: T5 XXL
+is larger than both stages.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from imagen_jax.config import (
+    DiffusionConfig,
+    Dtype,
+    SamplingConfig,
+    Spacing,
+    StageConfig,
+    TextEncoderConfig,
+)
+from imagen_jax.errors import UsageError
+from imagen_jax.weights.deepfloyd_config import StoredUNet
+from imagen_jax.weights.deepfloyd_if import open_unet
+from imagen_jax.weights.hugging_face import read_json
+from imagen_jax.weights.stage_file import save_stage_file
+from imagen_jax.weights.t5_names import read_t5_config
+
+_TOKENS = 77
+_ENLARGEMENT = 4
+# The schedulers' directories of a stage, and what must stand in them.
+_SCHEDULER = "scheduler"
+_NOISING = "image_noising_scheduler"
+_CHAIN = {
+    "beta_schedule": "squaredcos_cap_v2",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+}
+_REVERSE = {"variance_type": "learned_range", "thresholding": True}
+_NEUTRAL = {"trained_betas": None, "rescale_betas_zero_snr": False, "steps_offset": 0}
+_SPACINGS: dict[str, Spacing] = {
+    "leading": "leading", "linspace": "even", "trailing": "trailing",
+}  # fmt: skip
+# The defaults of diffusers' pipelines, which their directories do not say.
+_DEFAULTS = {
+    "deepfloyd_if_1": {"guidance_scale": 7.0, "num_steps": 100},
+    "deepfloyd_if_2": {"guidance_scale": 4.0, "num_steps": 50, "aug_level": 0.25},
+}
+
+
+def convert_deepfloyd_if(directory: Path, out: Path, dtype: Dtype, text_from: Path) -> StageConfig:
+    """Writes stage I or II from the directory of its pipeline; returns the stage's config.
+
+    Args:
+        directory: holds `unet` and `scheduler`, stage II also `image_noising_scheduler`.
+        out: the file to write; it appears whole or not at all.
+        dtype: of the written weights, and of the computations of U-Net and text encoder.
+        text_from: holds `text_encoder` and `tokenizer`.
+
+    Raises:
+        UsageError: not such a directory, something in it is missing or damaged or does not fit
+            the rest, or the file cannot be written.
+    """
+    if not (directory / "unet").is_dir():
+        raise UsageError(
+            f"{directory} has no directory unet; name the whole pipeline of a stage of DeepFloyd "
+            "IF, as diffusers stores it."
+        )
+    stored, params = open_unet(directory / "unet")
+    config = stage_config(directory, stored, text_from, dtype)
+    save_stage_file(out, config, {"unet": params}, dtype)
+    return config
+
+
+def stage_config(directory: Path, stored: StoredUNet, text_from: Path, dtype: Dtype) -> StageConfig:
+    """The config of the stage in `directory`; see `convert_deepfloyd_if`."""
+    name = "deepfloyd_if_2" if stored.low_res else "deepfloyd_if_1"
+    scheduler = _read_scheduler(directory, _SCHEDULER, _CHAIN | _REVERSE)
+    if stored.low_res:
+        _read_scheduler(directory, _NOISING, _CHAIN)
+    return StageConfig(
+        name=name,
+        resolution=stored.resolution,
+        low_resolution=stored.resolution // _ENLARGEMENT if stored.low_res else None,
+        unet=dataclasses.replace(stored.config, dtype=dtype),
+        text_encoder=_text_encoder(text_from, stored.text_width, dtype),
+        diffusion=DiffusionConfig(schedule="cosine_chain", augmented="enlarged"),
+        sampling=SamplingConfig(
+            sampler="ancestral",
+            thresholding="dynamic",
+            spacing=_spacing(scheduler, directory),
+            percentile=100 * _number(scheduler, "dynamic_thresholding_ratio", directory),
+            max_threshold=_number(scheduler, "sample_max_value", directory),
+            **_DEFAULTS[name],
+        ),
+    )
+
+
+def licence(directory: Path) -> str:
+    """One line: which licence the directory carries, by its README's header and its files."""
+    readme = directory / "README.md"
+    text = readme.read_text(errors="replace") if readme.is_file() else ""
+    header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    named = re.search(r"^license(?:_name)?: *(.+)$", header[1], re.MULTILINE) if header else None
+    files = sorted(path.name for path in directory.glob("LICEN[SC]E*"))
+    said = [f"README.md says {named[1].strip()}"] if named else []
+    said += [f"see {', '.join(files)} there"] if files else []
+    if not said:
+        return f"{directory} carries no licence; that under which you got the weights holds."
+    return f"The weights are under the licence of {directory}: {'; '.join(said)}."
+
+
+def _read_scheduler(directory: Path, name: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    """A scheduler's config, once it is sure that it is of IF's chain."""
+    path = directory / name / "scheduler_config.json"
+    stored = read_json(path)
+    neutral = {key: value for key, value in _NEUTRAL.items() if key in stored}
+    for key, value in (wanted | neutral).items():
+        if stored.get(key) != value:
+            raise UsageError(
+                f"{path} has {key} {stored.get(key)!r}; the chain of DeepFloyd IF has {value!r}."
+            )
+    return stored
+
+
+def _spacing(scheduler: dict[str, Any], directory: Path) -> Spacing:
+    spacing = scheduler.get("timestep_spacing", "leading")
+    if spacing not in _SPACINGS:
+        raise UsageError(
+            f"The scheduler in {directory} has timestep_spacing {spacing!r}; it must be one of "
+            f"{', '.join(_SPACINGS)}."
+        )
+    return _SPACINGS[spacing]
+
+
+def _number(scheduler: dict[str, Any], name: str, directory: Path) -> float:
+    value = scheduler.get(name)
+    if type(value) not in (int, float):
+        raise UsageError(f"The scheduler in {directory} has {name} {value!r}; it must be a number.")
+    return float(value)
+
+
+def _text_encoder(text_from: Path, width: int, dtype: Dtype) -> TextEncoderConfig:
+    source, tokenizer = text_from / "text_encoder", text_from / "tokenizer"
+    for path in (source, tokenizer):
+        if not path.is_dir():
+            raise UsageError(
+                f"{path} does not exist; name a directory that holds text_encoder and tokenizer "
+                "with --text-encoder."
+            )
+    t5 = dataclasses.replace(read_t5_config(source), dtype=dtype)
+    if t5.d_model != width:
+        raise UsageError(
+            f"The text encoder in {source} has d_model {t5.d_model}; the U-Net was trained on a "
+            f"text of width {width}."
+        )
+    return TextEncoderConfig(
+        t5=t5, tokenizer=str(tokenizer.absolute()), source=str(source.absolute()),
+        max_length=_TOKENS, lowercase=True, null="empty",
+    )  # fmt: skip

@@ -1,0 +1,100 @@
+"""The U-Net with DeepFloyd IF's fields, against what diffusers computes with the same weights."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+from imagen_jax.models.unet import UNet
+from imagen_jax.weights.deepfloyd_if import open_unet
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "deepfloyd_if"
+STAGES = ("stage_1", "stage_2")
+
+
+def build(directory):
+    """The graph definition and parameters of the network in diffusers' `unet` directory."""
+    stored, parameters = open_unet(directory)
+    params = jax.tree.map(lambda parameter: parameter.whole("float32"), parameters)
+    make = lambda: UNet(  # noqa: E731
+        stored.config, resolution=stored.resolution, text_width=stored.text_width,
+        low_res=stored.low_res, rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    return nnx.graphdef(nnx.eval_shape(make)), params
+
+
+@jax.jit(static_argnums=0)
+def run(definition, params, sample, step, text, aug_step=None):
+    """Output (batch, channels, height, width), projected text and pooled text."""
+    unet = nnx.merge(definition, params)
+    state = unet.encode_text(text, jnp.zeros(text.shape[:2], bool))
+    pictures = [sample[..., 3 * i : 3 * i + 3] for i in range(sample.shape[-1] // 3)]
+    out = unet(pictures[0], step, state, *pictures[1:], aug_level=aug_step)
+    return out.transpose(0, 3, 1, 2), unet.text_projection(text), state.pooled
+
+
+def outputs(directory, arrays):
+    """`run` on inputs as diffusers has them."""
+    definition, params = build(directory)
+    arrays = {name: np.asarray(x) for name, x in arrays.items()}
+    aug_step = arrays.get("class_labels")
+    return run(
+        definition, params, arrays["sample"].transpose(0, 2, 3, 1),
+        arrays["timestep"].astype(np.float32), arrays["encoder_hidden_states"],
+        None if aug_step is None else aug_step.astype(np.float32),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=STAGES)
+def golden(request):
+    """(what diffusers gave, what we give) of a stage."""
+    stored = safetensors.numpy.load_file(GOLDEN / "expected.safetensors")
+    prefix = f"{request.param}.network."
+    arrays = {name.removeprefix(prefix): x for name, x in stored.items() if prefix in name}
+    return arrays, outputs(GOLDEN / request.param / "unet", arrays)
+
+
+@pytest.mark.parametrize(
+    ("index", "name", "tolerance"),
+    [(0, "output", 2e-5), (1, "projected", 1e-5), (2, "pooled", 1e-5)],
+)
+def test_equals_diffusers_golden(golden, index, name, tolerance):
+    expected, ours = golden
+    assert np.abs(expected[name]).max() > 0.1
+    np.testing.assert_allclose(ours[index], expected[name], rtol=0, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The script that makes the golden files, where diffusers is installed."""
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    path = GOLDEN.with_name("make_deepfloyd_golden.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+LIVE = {
+    "STAGE_1": {"block_out_channels": (8, 24, 24, 48), "layers_per_block": 1, "sample_size": 16},
+    "STAGE_2": {"attention_head_dim": 4, "addition_embed_type_num_heads": 8,
+                "norm_num_groups": 4, "cross_attention_dim": 32},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", LIVE)
+def test_equals_diffusers_on_other_sizes(script, stage, tmp_path):
+    script.torch.manual_seed(7)
+    model = script.unet(**{**getattr(script, stage), **LIVE[stage]})
+    model.save_pretrained(tmp_path)
+    arrays = script.network(model)
+    output, projected, pooled = outputs(tmp_path, arrays)
+    np.testing.assert_allclose(output, arrays["output"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(projected, arrays["projected"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(pooled, arrays["pooled"], rtol=0, atol=1e-5)

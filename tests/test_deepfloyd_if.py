@@ -1,0 +1,175 @@
+"""DeepFloyd IF from diffusers' directories to pictures: conversion, sampling, and parity."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from scripts import call, refused, sample, verbs
+
+from imagen_jax.cascade import embed_null, embed_prompts
+from imagen_jax.config import SamplingConfig
+from imagen_jax.diffusion import process, samplers
+from imagen_jax.errors import UsageError
+from imagen_jax.loading import load_stage
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.sampling import make_image_sampler
+from imagen_jax.stage import build_networks
+from imagen_jax.training.loop import Trainer
+from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, licence
+
+GOLDEN = Path(__file__).parent / "golden" / "deepfloyd_if"
+PROMPTS = ["A red apple ", "two green dragons and a slice of pizza"]
+"""Of tests/golden/make_deepfloyd_golden.py."""
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """Both stages as exported files; stage II reads stage I's text encoder."""
+    directory = tmp_path_factory.mktemp("deepfloyd_if")
+    for name in ("stage_1", "stage_2"):
+        out = directory / f"{name}.safetensors"
+        convert_deepfloyd_if(GOLDEN / name, out, "float32", GOLDEN / "stage_1")
+    return directory
+
+
+@pytest.mark.parametrize("name", ["stage_1", "stage_2"])
+def test_ten_guided_steps_equal_the_pipeline_of_diffusers(name, converted, monkeypatch):
+    """From the prompts on, with the noise that the pipeline drew."""
+    stored = safetensors.numpy.load_file(GOLDEN / "expected.safetensors")
+    golden = {
+        key.removeprefix(f"{name}.pipeline."): jnp.asarray(np.moveaxis(x, -3, -1))
+        for key, x in stored.items()
+        if key.startswith(f"{name}.pipeline.")
+    }
+    monkeypatch.setattr(samplers, "normal", lambda keys, shape: golden["initial"])
+    monkeypatch.setattr(samplers, "_noise", lambda keys, i, z: golden["steps"][i])
+    monkeypatch.setattr(process, "normal", lambda keys, shape: golden["augmentation"])
+    stage = load_stage(converted / f"{name}.safetensors")
+    networks, side = build_networks(stage.config), stage.config.resolution
+    text = embed_prompts(stage, networks, stage.params, PROMPTS)
+    null = embed_null(stage, networks, stage.params)
+    settings = dataclasses.replace(stage.config.sampling, num_steps=len(golden["steps"]) + 1)
+    paint = make_image_sampler(stage.config, settings, networks, size=(side, side))
+    keys = jax.random.split(jax.random.key(0), len(PROMPTS))
+    text, null = jax.tree.map(jnp.asarray, (text, null))
+    pictures = jax.jit(paint)(stage.params, *text, keys, golden.get("low_res"), null)
+    assert golden["pictures"].std() > 0.1
+    np.testing.assert_allclose(pictures, golden["pictures"], rtol=0, atol=1e-3)
+
+
+def test_the_header_says_how_to_sample(converted):
+    one, two = (load_stage(converted / f"stage_{i}.safetensors").config for i in (1, 2))
+    shared = {"thresholding": "dynamic", "percentile": 95.0, "spacing": "leading"}
+    assert one.sampling == SamplingConfig(
+        num_steps=100, guidance_scale=7.0, max_threshold=1.5, **shared
+    )
+    assert two.sampling == SamplingConfig(
+        num_steps=50, guidance_scale=4.0, max_threshold=1.0, aug_level=0.25, **shared
+    )
+    assert (one.low_resolution, two.low_resolution) == (None, 8)
+    assert {config.diffusion.schedule for config in (one, two)} == {"cosine_chain"}
+    assert one.text_encoder == two.text_encoder
+    text = one.text_encoder
+    assert (text.max_length, text.lowercase, text.null) == (77, True, "empty")
+    assert Path(text.tokenizer) == (GOLDEN / "stage_1" / "tokenizer").absolute()
+
+
+def test_convert_and_sample_from_the_shell(directory, tmp_path):
+    """The golden stage I paints 16 pixels and stage II takes 8; the weights fit any size."""
+    change(directory / "unet" / "config.json", sample_size=8)
+    files = [tmp_path / "IF-I.safetensors", tmp_path / "IF-II.safetensors"]
+    for pipeline, file in zip((directory, GOLDEN / "stage_2"), files, strict=True):
+        result = call(
+            verbs, "convert", "deepfloyd-if", pipeline, file, "--text-encoder", directory,
+            "--dtype", "float32",
+        )  # fmt: skip
+        assert result.code == 0, result.err
+        assert f"{pipeline} carries no licence" in result.out
+    out = tmp_path / "out"
+    result = call(
+        sample, "a red apple", "--base", files[0], "--sr256", files[1], "--sr1024", "none",
+        "--steps", "2", "--out", out,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert Image.open(out / "00-a-red-apple-0-32.png").size == (32, 32)
+
+
+def test_a_stage_takes_the_name_of_a_set_of_steps():
+    defaults = [SamplingConfig(timesteps=(5, 0), num_steps=2), SamplingConfig(num_steps=3)]
+    flags = sample.Flags(prompts=("a",), steps="super27,4")
+    one, two = sample.stage_settings(flags, defaults)
+    assert (one.num_steps, one.timesteps[:2], one.timesteps[-1]) == (27, (999, 991), 0)
+    assert (two.num_steps, two.timesteps) == (4, ())
+    assert sample.stage_settings(sample.Flags(prompts=("a",)), defaults) == defaults
+
+
+@pytest.mark.parametrize("steps", [(5,), (5, 5), (0, 5), (1000, 5), (5, -1)])
+def test_steps_that_do_not_descend_along_the_chain_are_refused(steps):
+    with pytest.raises(UsageError, match="SamplingConfig.timesteps"):
+        SamplingConfig(timesteps=steps, num_steps=2)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A copy of stage I's directory."""
+    return Path(shutil.copytree(GOLDEN / "stage_1", tmp_path / "IF-I"))
+
+
+def convert(directory, out, text_from=None):
+    return convert_deepfloyd_if(directory, out, "float32", text_from or directory)
+
+
+def change(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("scheduler/scheduler_config.json", {"beta_schedule": "linear"}, "has beta_schedule 'lin"),
+        ("scheduler/scheduler_config.json", {"variance_type": "fixed_small"}, "variance_type"),
+        ("scheduler/scheduler_config.json", {"timestep_spacing": "odd"}, "timestep_spacing 'odd'"),
+        ("scheduler/scheduler_config.json", {"sample_max_value": None}, "sample_max_value None"),
+        ("text_encoder/config.json", {"d_model": 64}, "has d_model 64; the U-Net was trained on"),
+        ("unet/config.json", {"act_fn": "silu"}, "has act_fn 'silu'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_written(directory, file, changes, message):
+    change(directory / file, **changes)
+    with pytest.raises(UsageError, match=message):
+        convert(directory, directory / "out.safetensors")
+    assert not list(directory.glob("*out*"))
+
+
+def test_a_wrong_directory_is_refused(directory, tmp_path):
+    out = tmp_path / "out.safetensors"
+    result = call(verbs, "convert", "deepfloyd-if", directory / "unet", out)
+    refused(result, "has no directory unet; name the whole pipeline")
+    result = call(verbs, "convert", "deepfloyd-if", GOLDEN / "stage_2", out)
+    refused(result, "stage_2/text_encoder does not exist", "--text-encoder")
+    inside = directory / "unet" / "diffusion_pytorch_model.safetensors"
+    result = call(verbs, "convert", "deepfloyd-if", directory, inside)
+    refused(result, "lies in the directory that is read")
+    result = call(verbs, "convert", "t5", directory, out, "--text-encoder", directory)
+    refused(result, "it is for deepfloyd-if only")
+    assert not out.exists()
+
+
+def test_the_licence_that_the_directory_carries_is_told(directory):
+    (directory / "README.md").write_text("---\ntags:\n- text\nlicense: deepfloyd-if\n---\nText")
+    (directory / "LICENSE.md").write_text("All of it")
+    said = licence(directory)
+    assert said.endswith("IF-I: README.md says deepfloyd-if; see LICENSE.md there.")
+
+
+def test_it_is_not_trained(converted):
+    config = load_stage(converted / "stage_1.safetensors").config
+    with pytest.raises(UsageError, match="can be sampled and not trained"):
+        Trainer(config, make_mesh(config.mesh))
