@@ -16,7 +16,6 @@ of them. It paints nothing; a stage may then also be a config file, without weig
 import dataclasses
 import json
 import math
-import os
 import re
 import sys
 from pathlib import Path
@@ -26,9 +25,10 @@ import tyro
 
 from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
+from imagen_jax.files import AnyPath, absolute, check_writable, to_path, write_text
 from imagen_jax.planning.options import CompileOptions
+from imagen_jax.shipped import STAGES, shipped_stage
 
-STAGES = ("base", "sr256", "sr1024")
 SHIPPED = "shipped"
 NONE = "none"
 
@@ -109,16 +109,14 @@ def stage_settings(flags: Flags, defaults: list[SamplingConfig]) -> list[Samplin
     return [dataclasses.replace(d, **change) for d, change in zip(defaults, changes, strict=True)]
 
 
-def stage_paths(flags: Flags) -> list[Path]:
+def stage_paths(flags: Flags) -> list[AnyPath]:
     """The files or directories of the stages to run, from the base up."""
-    from imagen_jax.cascade import PRETRAINED
-
     paths = []
     for name in STAGES:
         value = getattr(flags, name)
         if value == NONE:
             break
-        paths.append(PRETRAINED / f"{name}.safetensors" if value == SHIPPED else Path(value))
+        paths.append(shipped_stage(name) if value == SHIPPED else to_path(value))
     if not paths:
         raise UsageError(f"--base is {NONE!r}; a cascade starts with a base stage.")
     for name in STAGES[len(paths) + 1 :]:
@@ -145,19 +143,7 @@ def check(flags: Flags) -> None:
     for prompt in flags.prompts:
         if not prompt.strip():
             raise UsageError(f"A prompt is {prompt!r}; it must not be empty.")
-    check_writable(flags.out)
-
-
-def check_writable(out: Path) -> None:
-    """Raises a UsageError unless `out` is, or can be made, a directory to write to.
-
-    It makes nothing: a run that fails later leaves no empty directory.
-    """
-    nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise UsageError(f"--out is {out}, but {nearest} is a file; it must be a directory.")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"--out is {out}, but {nearest} cannot be written to.")
+    check_writable(flags.out, f"--out is {flags.out}")
 
 
 def file_stem(index: int, prompt: str, picture: int) -> str:
@@ -178,7 +164,7 @@ def manifest(flags: Flags, steps: list, files: list[list[str]]) -> dict[str, Any
     stages = [
         {
             "name": step.stage.config.name,
-            "origin": step.stage.origin.name,
+            "origin": absolute(step.stage.origin).name,
             "sha256": digest(step.stage.params),
             "sampling": dataclasses.asdict(step.settings),
         }
@@ -225,7 +211,6 @@ def run(flags: Flags) -> None:
     from imagen_jax.loading import load_stage
     from imagen_jax.parallel import distributed
     from imagen_jax.pictures import save_png
-    from imagen_jax.training.checkpoint import write_text
 
     distributed.require_accelerator(allow_cpu=flags.allow_cpu)
     mesh = make_mesh(flags, jax.devices())
@@ -239,7 +224,7 @@ def run(flags: Flags) -> None:
         for index, prompt in enumerate(flags.prompts)
         for picture in range(flags.num_images)
     ]
-    batches = -(-len(stems) // min(flags.batch_size, len(stems)))
+    batches = len(cascade.batch_starts(len(stems), flags.batch_size, mesh))
     files: list[list[str]] = [[] for _ in stems]
     with tqdm(total=batches * sum(s.num_steps for s in settings), unit="step") as bar:
         painted = cascade.paint(

@@ -15,7 +15,6 @@ with code 1 if the step does not fit.
 
 import ast
 import dataclasses
-import importlib
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,7 +22,9 @@ from typing import Annotated, Literal
 import tyro
 
 from imagen_jax.config import StageConfig
+from imagen_jax.config_file import read_config_file
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
+from imagen_jax.files import to_path
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.planning.options import CompileOptions
 
@@ -31,10 +32,17 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def known_configs() -> dict[str, str]:
-    """Name -> first line of the docstring of every config."""
+    """Name -> docstring of every config."""
     files = sorted(path for path in CONFIGS.glob("*.py") if path.stem != "__init__")
-    docs = {path.stem: ast.get_docstring(ast.parse(path.read_text())) or "" for path in files}
-    return {name: doc.partition("\n")[0] for name, doc in docs.items()}
+    return {path.stem: _docstring(path) for path in files}
+
+
+def _docstring(path: Path) -> str:
+    """Empty for what is no Python: only who asks for that config shall hear of it."""
+    try:
+        return ast.get_docstring(ast.parse(path.read_bytes())) or ""
+    except (SyntaxError, ValueError):
+        return ""
 
 
 def load_config(name: str) -> StageConfig:
@@ -42,7 +50,7 @@ def load_config(name: str) -> StageConfig:
     known = known_configs()
     if name not in known:
         raise UsageError(f"There is no config {name!r}; the configs are {', '.join(known)}.")
-    return importlib.import_module(f"configs.{name}").get_config()
+    return read_config_file(CONFIGS / f"{name}.py")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +59,9 @@ class Flags:
     compiling: Annotated[CompileOptions, tyro.conf.arg(name="")] = CompileOptions()
     what: Literal["step", "embedding"] = "step"
     """Of --compile-only: the training step, or the text encoder alone on a batch's captions."""
-    workdir: Path | None = None
-    """Training directory: made, or gone on from."""
-    init_from: Path | None = None
+    workdir: str = ""
+    """Training directory: made, or gone on from. It may lie in a bucket (gs://...)."""
+    init_from: str = ""
     """A trained stage (training directory or exported file) whose weights a new run starts
     from."""
     distributed: DistributedFlags = DistributedFlags()
@@ -66,7 +74,8 @@ def parse(arguments: list[str]) -> Flags:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         print("Configs:")
-        for name, summary in known_configs().items():
+        for name, docstring in known_configs().items():
+            summary = docstring.partition("\n")[0]
             print(f"  {name:16s} {summary}")
         print("\npython train.py CONFIG --help lists the fields of one.")
         sys.exit(0 if arguments else 2)
@@ -76,12 +85,14 @@ def parse(arguments: list[str]) -> Flags:
             default=Flags(config=load_config(arguments[0])),
             args=arguments[1:],
             prog=f"train.py {arguments[0]}",
-            description=sys.modules[f"configs.{arguments[0]}"].__doc__,
+            description=known_configs()[arguments[0]],
         )
     )
     if not flags.compiling.compile_only and flags.what != "step":
         raise UsageError(f"--what {flags.what} belongs to --compile-only, which is missing.")
-    if not flags.compiling.compile_only and flags.workdir is None:
+    if flags.compiling.compile_only and (flags.workdir or flags.init_from):
+        raise UsageError("--compile-only trains nothing; leave --workdir and --init-from out.")
+    if not flags.compiling.compile_only and not flags.workdir:
         raise UsageError("--workdir is missing; name the training directory.")
     return flags
 
@@ -111,7 +122,8 @@ def main() -> None:
 
         distributed.start(flags.distributed)
         distributed.require_accelerator(allow_cpu=flags.allow_cpu)
-        run(flags.config, flags.workdir, flags.init_from)
+        init_from = to_path(flags.init_from) if flags.init_from else None
+        run(flags.config, to_path(flags.workdir), init_from)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,9 @@ from imagen_jax.config import (
     TrainingConfig,
     UNetConfig,
 )
-from imagen_jax.errors import exit_on_usage_error
+from imagen_jax.errors import exit_on_usage_error, parse_flags
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.rules import require_positive
 from imagen_jax.sampling import make_sampler, picture_keys
 from imagen_jax.stage import Params, init_text_encoder
 from imagen_jax.training.loop import Trainer
@@ -62,7 +63,8 @@ class Flags:
     """Of the square matrices that find the machine's peak."""
 
 
-def main(flags: Flags) -> None:
+def measure(flags: Flags) -> None:
+    require_positive(flags, "repeats", "matmul_side")
     config = stage_config(flags)
     trainer = Trainer(config, meshes.make_mesh(config.mesh))
     state = trainer.init(jax.random.key(0))
@@ -208,6 +210,10 @@ def report(benchmark: str, **values: Any) -> None:
     print(json.dumps({"benchmark": benchmark, **rounded}), flush=True)
 
 
-if __name__ == "__main__":
+def main() -> None:
     with exit_on_usage_error():
-        main(tyro.cli(Flags, description=__doc__))
+        measure(parse_flags(lambda: tyro.cli(Flags, description=__doc__)))
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from imagen_jax.config import (
     TextEncoderConfig,
     UNetConfig,
 )
-from imagen_jax.models.t5 import T5_PRESETS
+from imagen_jax.network_config import T5_PRESETS
 
 SELECTIVE = ("selective",) * 4
 
@@ -30,6 +30,18 @@ def text_encoder(size: str = "xxl") -> TextEncoderConfig:
     directory = f"weights/t5-v1_1-{size}"
     t5 = dataclasses.replace(T5_PRESETS[size], dtype="bfloat16", remat="full")
     return TextEncoderConfig(t5=t5, tokenizer=directory, source=directory, max_length=128)
+
+
+def ablation(name: str, embed_dim: int, encoder: str = "xxl") -> StageConfig:
+    """The base of another width, or with a T5 of another size, for 400K steps (appendix D.1)."""
+    config = get_config()
+    return dataclasses.replace(
+        config,
+        name=name,
+        unet=dataclasses.replace(config.unet, embed_dim=embed_dim),
+        text_encoder=text_encoder(encoder),
+        training=dataclasses.replace(config.training, num_steps=400_000),
+    )
 
 
 def get_config() -> StageConfig:

@@ -6,17 +6,9 @@ The paper names the sizes and not the widths: this one comes nearest with T5-XXL
 took 400K steps. Nobody has run this config.
 """
 
-import dataclasses
-
 from configs import base_64
 from imagen_jax.config import StageConfig
 
 
 def get_config() -> StageConfig:
-    config = base_64.get_config()
-    return dataclasses.replace(
-        config,
-        name="base_64_300m",
-        unet=dataclasses.replace(config.unet, embed_dim=144),
-        training=dataclasses.replace(config.training, num_steps=400_000),
-    )
+    return base_64.ablation("base_64_300m", embed_dim=144)

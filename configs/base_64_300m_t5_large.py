@@ -5,15 +5,9 @@
 base_64_300m is the same with T5-XXL. Nobody has run this config.
 """
 
-import dataclasses
-
-from configs import base_64, base_64_300m
+from configs import base_64
 from imagen_jax.config import StageConfig
 
 
 def get_config() -> StageConfig:
-    return dataclasses.replace(
-        base_64_300m.get_config(),
-        name="base_64_300m_t5_large",
-        text_encoder=base_64.text_encoder("large"),
-    )
+    return base_64.ablation("base_64_300m_t5_large", embed_dim=144, encoder="large")

@@ -4,7 +4,8 @@
         --text_encoder.source runs/emoji_base_64
 
 Beyond the paper, because two CPU cores have to train it: a 4x4 space-to-depth stem, x0
-prediction and a cosine decay. The crops of 256 are the paper's.
+prediction, the cosine schedule, 8 groups in the norms (with 32, flat areas forget their colour) and
+a cosine decay of the rate. The crops of 256 are the paper's.
 """
 
 from configs.emoji_base_64 import TEXT_ENCODER

@@ -4,7 +4,7 @@
         --text_encoder.source runs/emoji_base_64
 
 Beyond the paper, because two CPU cores have to train it: a 4x4 space-to-depth stem, crops,
-x0 prediction and a cosine decay.
+x0 prediction and a cosine decay of the rate.
 """
 
 from configs.emoji_base_64 import TEXT_ENCODER

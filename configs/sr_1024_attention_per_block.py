@@ -5,16 +5,9 @@
 docs/parameters.md has its size beside the paper's. Nobody has run this config.
 """
 
-import dataclasses
-
-from configs import sr_1024
+from configs import sr_256, sr_1024
 from imagen_jax.config import StageConfig
 
 
 def get_config() -> StageConfig:
-    config = sr_1024.get_config()
-    return dataclasses.replace(
-        config,
-        name="sr_1024_attention_per_block",
-        unet=dataclasses.replace(config.unet, attention_per_res_block=True),
-    )
+    return sr_256.attention_per_block(sr_1024.get_config())

@@ -11,6 +11,8 @@ it.
 The paper is silent on the distribution of aug_level in training.
 """
 
+import dataclasses
+
 from configs.base_64 import SELECTIVE, text_encoder
 from imagen_jax.config import (
     DataConfig,
@@ -40,4 +42,13 @@ def get_config() -> StageConfig:
         data=DataConfig(source="laion400m/images"),
         optimizer=OptimizerConfig(name="adam"),
         sampling=SamplingConfig(guidance_scale=8.0),
+    )
+
+
+def attention_per_block(config: StageConfig) -> StageConfig:
+    """The other reading of the listing: attention after every residual block that could have it."""
+    return dataclasses.replace(
+        config,
+        name=f"{config.name}_attention_per_block",
+        unet=dataclasses.replace(config.unet, attention_per_res_block=True),
     )

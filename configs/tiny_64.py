@@ -22,6 +22,7 @@ def get_config() -> StageConfig:
             attention_resolutions=(4,),
             head_dim=32,
             patch_size=8,
+            norm_groups=8,
         ),
         optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, warmup_steps=20, ema_decay=0.99),
         training=TrainingConfig(

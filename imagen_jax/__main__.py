@@ -10,16 +10,23 @@ from tyro.conf import Positional, arg
 
 from imagen_jax.config import Dtype
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
+from imagen_jax.files import to_path
 
 _SUFFIX = ".safetensors"
+
+
+def _require_suffix(out: Path, suffix: str) -> None:
+    """A slip must not replace a config or a picture."""
+    if out.suffix != suffix or out.is_dir():
+        raise UsageError(f"{out} cannot be written; name a file that ends with {suffix}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
     """Write the newest EMA weights of a training directory as one file, config in its header."""
 
-    workdir: Annotated[Positional[Path], arg(metavar="WORKDIR")]
-    """Training directory of one stage."""
+    workdir: Annotated[Positional[str], arg(metavar="WORKDIR")]
+    """Training directory of one stage, which may lie in a bucket (gs://...)."""
     out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
     """File to write; it is replaced whole or left alone."""
     dtype: Dtype = "bfloat16"
@@ -29,8 +36,8 @@ class Export:
         from imagen_jax.loading import load_stage
         from imagen_jax.weights.stage_file import save_stage_file
 
-        _check_out(self.out)
-        stage = load_stage(self.workdir)
+        _require_suffix(self.out, _SUFFIX)
+        stage = load_stage(to_path(self.workdir))
         save_stage_file(self.out, stage.config, stage.params, self.dtype)
         print(f"{self.out}: {stage.config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
 
@@ -51,7 +58,7 @@ class Convert:
     def run(self) -> None:
         from imagen_jax.weights.t5_names import convert_t5
 
-        _check_out(self.out)
+        _require_suffix(self.out, _SUFFIX)
         if self.out.resolve().parent == self.directory.resolve():
             raise UsageError(f"{self.out} lies in the directory that is read; name another place.")
         sizes = dataclasses.asdict(convert_t5(self.directory, self.out, self.dtype))
@@ -61,18 +68,12 @@ class Convert:
         print(" ".join([f"--text-encoder.source {self.out}", *flags]))
 
 
-def _check_out(out: Path) -> None:
-    """Raises a UsageError for what a slip must not replace: a config, a picture, a directory."""
-    if out.suffix != _SUFFIX or out.is_dir():
-        raise UsageError(f"{out} cannot be the file to write; name one that ends with {_SUFFIX}.")
-
-
 @dataclasses.dataclass(frozen=True)
 class Plot:
     """Draw the loss curves of training directories into one PNG."""
 
-    workdirs: Positional[tuple[Path, ...]]
-    """Training directories, one panel each."""
+    workdirs: Positional[tuple[str, ...]]
+    """Training directories, one panel each; they may lie in a bucket (gs://...)."""
     out: Path = Path("loss.png")
     """PNG to write."""
 
@@ -82,7 +83,8 @@ class Plot:
 
         if not self.workdirs:
             raise UsageError("There is nothing to plot; name at least one training directory.")
-        save_png(loss_curves(self.workdirs), self.out)
+        _require_suffix(self.out, ".png")
+        save_png(loss_curves([to_path(workdir) for workdir in self.workdirs]), self.out)
         print(self.out)
 
 

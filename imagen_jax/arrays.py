@@ -1,7 +1,7 @@
 """Array types of the public signatures, named once.
 
 Letters in einsum bodies: B batch, H height, W width, C channels, L text length, D text
-width, Q queries, K keys, N heads, Z head width, E embedding width.
+width, Q queries, K keys, N heads, E embedding width.
 """
 
 from jaxtyping import Array, Bool, Float, Int32, Key, UInt8

@@ -1,6 +1,7 @@
 """The cascade: prompts through base and super-resolution stages, each loaded from anywhere."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,16 +14,13 @@ from imagen_jax.errors import UsageError
 from imagen_jax.loading import LoadedStage, load_stage_tokenizer
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.sampling import make_sampler, picture_keys
+from imagen_jax.shipped import STAGES, shipped_stage
 from imagen_jax.stage import Networks, Params, build_networks
-
-PRETRAINED = Path(__file__).parent / "pretrained"
-"""The small cascade that ships with the package: one exported file per stage."""
-STAGES = ("base", "sr256", "sr1024")
 
 
 def shipped_stages() -> list[Path]:
     """The files of the shipped cascade, from the base up."""
-    return [PRETRAINED / f"{name}.safetensors" for name in STAGES]
+    return [shipped_stage(name) for name in STAGES]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +66,15 @@ def digest(params: Params) -> str:
     return sha.hexdigest()
 
 
+def batch_starts(total: int, batch_size: int, mesh: jax.sharding.Mesh) -> range:
+    """Number of the first picture of every batch; its step is the size of a batch.
+
+    That size is `batch_size`, at most `total`, rounded up to a multiple of the parts of a batch.
+    """
+    parts = meshes.batch_parts(mesh)
+    return range(0, total, -(-min(batch_size, total) // parts) * parts)
+
+
 def paint(
     steps: Sequence[Step],
     prompts: Sequence[str],
@@ -85,20 +92,19 @@ def paint(
 
     Args:
         steps: from the base up, in the order that `check_order` accepts.
-        batch_size: pictures at once; rounded up to a multiple of the parts of a batch.
+        batch_size: pictures at once, as `batch_starts` rounds it.
         mesh: None for all devices, each with pictures of its own. Where it has a `spatial`
             axis, super-resolution stages split the height of a picture over that.
         on_step: called with the step's index after every denoising step of every batch.
     """
     mesh = meshes.make_mesh(MeshConfig()) if mesh is None else mesh
-    total, parts = len(prompts) * num_images, meshes.batch_parts(mesh)
-    batch_size = -(-min(batch_size, total) // parts) * parts
+    total = len(prompts) * num_images
+    starts = batch_starts(total, batch_size, mesh)
     pictures = None
     for step in steps:
         painter = _StagePainter(step, mesh, prompts, seed, num_images, on_step)
         batches = [
-            painter(np.arange(first, first + batch_size) % total, pictures)
-            for first in range(0, total, batch_size)
+            painter(np.arange(first, first + starts.step) % total, pictures) for first in starts
         ]
         jax.effects_barrier()  # Lets the last `on_step` run.
         pictures = np.concatenate(batches)[:total]
@@ -110,15 +116,16 @@ class _StagePainter:
 
     def __init__(self, step: Step, mesh, prompts, seed: int, num_images: int, on_step):
         config = step.stage.config
-        networks = build_networks(config)
+        networks = build_networks(config, functools.partial(meshes.gather_parameters, mesh=mesh))
         sharding = meshes.parameter_shardings(step.stage.params, mesh)
-        self._params = jax.device_put(step.stage.params, sharding)
+        params = jax.device_put(step.stage.params, sharding)
         self._num_images = num_images
         self._batch_sharding = pictures = meshes.batch_sharding(mesh)
         if config.low_resolution is not None:
             meshes.check_height(config.low_resolution, mesh)
             pictures = meshes.picture_sharding(mesh)
-        self._text, self._mask = embed_prompts(step.stage, networks, self._params, prompts)
+        self._text, self._mask = embed_prompts(step.stage, networks, params, prompts)
+        self._params = {"unet": params["unet"]}  # The encoder's memory is free again.
         self._keys = picture_keys(seed, step.side, num_images)
         size = (step.side, step.side)
         self._sample = make_sampler(

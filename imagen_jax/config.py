@@ -25,6 +25,8 @@ Prediction = Literal["eps", "x0", "v"]
 OptimizerName = Literal["adafactor", "adam"]
 SamplerName = Literal["ancestral", "ddim", "dpm++"]
 Thresholding = Literal["none", "static", "dynamic"]
+FOLDER_PREFIX = "folder:"
+"""Of a data source that is a directory of pictures."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,10 @@ class TrainingConfig(Checked):
             "checkpoint_every", "keep_checkpoints",
         )  # fmt: skip
         require_fraction(self, "caption_dropout")
+        require(
+            0 <= self.seed < 2**32,
+            f"TrainingConfig.seed is {self.seed}; it must lie between 0 and {2**32 - 1}.",
+        )
         require(
             self.sample_every >= 0,
             f"TrainingConfig.sample_every is {self.sample_every}; it must not be negative.",

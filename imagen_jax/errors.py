@@ -19,11 +19,19 @@ class UsageError(ValueError):
     """A user's mistake: one sentence that names the offending value and the rule."""
 
 
+def reason(error: Exception) -> str:
+    """The first line of what an error says; of an operating system's, without the file's name."""
+    said = getattr(error, "strerror", None) or str(error).strip() or repr(error)
+    return said.partition("\n")[0].rstrip(".")
+
+
 @contextlib.contextmanager
 def exit_on_usage_error() -> Iterator[None]:
     """Ends a script with one sentence on stderr and exit code 2, without a traceback.
 
-    Warnings are one line each too, and none is repeated. Ctrl-C ends with exit code 130.
+    So ends what the operating system refuses: a file that cannot be read, a disk that is full,
+    no network. Warnings are one line each too, and none is repeated. Ctrl-C ends with exit
+    code 130.
     """
     with warnings.catch_warnings():
         warnings.showwarning = _warn_once()
@@ -31,6 +39,10 @@ def exit_on_usage_error() -> Iterator[None]:
             yield
         except UsageError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            where = "" if error.filename is None else f"{error.filename}: "
+            print(f"error: {where}{reason(error)}.", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)

@@ -1,22 +1,21 @@
 """Trained stages and text encoders, from wherever a user keeps them."""
 
 import dataclasses
-import runpy
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from imagen_jax.config import MeshConfig, StageConfig
+from imagen_jax.config_file import read_config_file
 from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath, to_path
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh, parameter_shardings, place_parameters, to_host
 from imagen_jax.stage import Params, abstract_frozen_encoder
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.training.checkpoint import is_training_directory, load_directory, read_config
-from imagen_jax.weights.stage_file import load_stage_file
+from imagen_jax.weights.stage_file import load_stage_file, read_stage_config
 from imagen_jax.weights.t5_names import is_converted, load_t5
 from imagen_jax.weights.tensors import nest, read_tensors, write_tensors
 
@@ -27,12 +26,12 @@ _ENCODER_COPY = "text_encoder.safetensors"
 class LoadedStage:
     """A trained stage with its text encoder; what was trained here are EMA weights."""
 
-    origin: Path
+    origin: AnyPath
     config: StageConfig
     params: Params
 
 
-def load_stage(path: Path) -> LoadedStage:
+def load_stage(path: AnyPath) -> LoadedStage:
     """A stage from a training directory or an exported file.
 
     Raises:
@@ -51,7 +50,7 @@ def load_stage(path: Path) -> LoadedStage:
     return LoadedStage(path, config, params)
 
 
-def load_config(path: Path) -> StageConfig:
+def load_config(path: AnyPath) -> StageConfig:
     """The config of a config file (Python with a `get_config`), or of a stage; no weights needed.
 
     Raises:
@@ -60,20 +59,16 @@ def load_config(path: Path) -> StageConfig:
     if is_training_directory(path):
         return read_config(path)
     if path.suffix == ".py" and path.is_file():
-        sys.path.insert(0, str(path.resolve().parents[1]))  # It may import its neighbours.
-        variables = runpy.run_path(str(path))
-        if "get_config" not in variables:
-            raise UsageError(f"{path} is no config file: it has no function get_config.")
-        return variables["get_config"]()
+        return read_config_file(path)
     if path.is_file():
-        return load_stage_file(path)[0]
+        return read_stage_config(path)
     raise UsageError(
         f"{path} is neither a config file (configs/NAME.py), a training directory nor an "
         "exported stage."
     )
 
 
-def load_frozen_encoder(config: StageConfig, workdir: Path | None, mesh: Mesh) -> Params:
+def load_frozen_encoder(config: StageConfig, workdir: AnyPath | None, mesh: Mesh) -> Params:
     """The encoder that a stage uses but does not train, on the mesh, in its computation's dtype.
 
     A training directory's own copy comes first, then `text_encoder.source`.
@@ -82,9 +77,9 @@ def load_frozen_encoder(config: StageConfig, workdir: Path | None, mesh: Mesh) -
         UsageError: no source, or an encoder of other sizes or another tokenizer.
     """
     t5 = config.text_encoder.t5
-    source = Path(config.text_encoder.source)
+    source = to_path(config.text_encoder.source)
     if workdir is not None and (workdir / _ENCODER_COPY).exists():
-        tensors, _ = read_tensors(workdir / _ENCODER_COPY)
+        tensors = read_tensors(workdir / _ENCODER_COPY)
         encoder = nest(tensors, abstract_frozen_encoder(t5), workdir / _ENCODER_COPY)
     elif not config.text_encoder.source:
         raise UsageError(
@@ -119,28 +114,30 @@ def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
     return tokenizer
 
 
-def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: Path) -> None:
+def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: AnyPath) -> None:
     """Copies an encoder that came from a stage, which may train on, into `workdir`.
 
     All processes take part and the first one writes. T5 from a Hugging Face directory or a
     converted file is not copied: it is large and does not change.
     """
     copy = workdir / _ENCODER_COPY
-    if not _is_stage(Path(config.text_encoder.source)) or copy.exists():
+    if not _is_stage(to_path(config.text_encoder.source)) or copy.exists():
         return
     encoder = to_host(encoder)
     if distributed.leads():
         write_tensors(copy, encoder, "float32", {})
 
 
-def _is_stage(path: Path) -> bool:
+def _is_stage(path: AnyPath) -> bool:
     return is_training_directory(path) or (path.is_file() and not is_converted(path))
 
 
-def _encoder_of_stage(source: Path, config: StageConfig) -> Params:
+def _encoder_of_stage(source: AnyPath, config: StageConfig) -> Params:
     stage = load_stage(source)
     ours, theirs = config.text_encoder, stage.config.text_encoder
-    if (theirs.t5, theirs.tokenizer) != (ours.t5, ours.tokenizer):
+    # How it is computed may differ.
+    sizes = dataclasses.replace(theirs.t5, dtype=ours.t5.dtype, remat=ours.t5.remat)
+    if (sizes, theirs.tokenizer) != (ours.t5, ours.tokenizer):
         raise UsageError(
             f"{source} has the text encoder {theirs.t5} with tokenizer {theirs.tokenizer!r}; "
             f"this stage expects {ours.t5} with {ours.tokenizer!r}."

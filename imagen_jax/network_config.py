@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import pydantic
 
-from imagen_jax.rules import require, require_choice, require_positive
+from imagen_jax.rules import require, require_all_positive, require_choice, require_positive
 
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "selective", "full"]
@@ -25,6 +25,14 @@ def _require_remat(remat: tuple[str, ...], count: int, what: str) -> None:
     require(
         len(remat) in (0, count),
         f"remat has {len(remat)} entries; give none or {count}, one a {what}.",
+    )
+
+
+def _require_sinusoid(width: int, name: str) -> None:
+    """The time's sinusoid has as many sines as cosines, at two frequencies or more."""
+    require(
+        width >= 4 and width % 2 == 0,
+        f"{name} is {width}; it must be even and at least 4.",
     )
 
 
@@ -56,6 +64,8 @@ class UNetConfig(Checked):
     def __post_init__(self) -> None:
         require_choice(self, dtype=Dtype)
         require_positive(self, "embed_dim", "head_dim", "patch_size", "norm_groups")
+        require_all_positive(self, "channel_mult", "num_res_blocks")
+        _require_sinusoid(self.embed_dim, "UNetConfig.embed_dim")
         _require_remat(self.remat, len(self.channel_mult), "level")
         require(
             len(self.channel_mult) == len(self.num_res_blocks) > 0,
@@ -107,6 +117,19 @@ class EfficientUNetConfig(Checked):
                 f"EfficientUNetConfig.{name} has {len(getattr(self, name))} entries and channels "
                 f"has {len(self.channels)}; there must be one of each a block.",
             )
+        require_all_positive(self, "channels", "num_res_blocks")
+        _require_sinusoid(self.channels[0], "EfficientUNetConfig.channels[0]")
+        for i, text in enumerate(self.text_attention):
+            require(
+                text or not self.self_attention[i],
+                f"EfficientUNetConfig.self_attention[{i}] is on and text_attention[{i}] is off; "
+                "a block attends to itself only beside the text.",
+            )
+            require(
+                not text or 2 * self.channels[i] % self.num_heads == 0,
+                f"EfficientUNetConfig.num_heads is {self.num_heads}; it must divide twice the "
+                f"channels of a block that attends, {2 * self.channels[i]}.",
+            )
         require(
             all(stride in (1, 2) for stride in self.strides),
             f"EfficientUNetConfig.strides is {self.strides}; each stride must be 1 or 2.",
@@ -147,3 +170,18 @@ class T5Config(Checked):
             self, "vocab_size", "d_model", "num_layers", "num_heads", "d_kv", "d_ff",
             "relative_attention_num_buckets", "relative_attention_max_distance",
         )  # fmt: skip
+        require(
+            self.relative_attention_num_buckets >= 4,
+            f"T5Config.relative_attention_num_buckets is {self.relative_attention_num_buckets}; "
+            "it must be at least 4.",
+        )
+
+
+T5_PRESETS: dict[str, T5Config] = {
+    "small": T5Config(d_model=512, num_layers=8, num_heads=6, d_ff=1024),
+    "base": T5Config(d_model=768, num_layers=12, num_heads=12, d_ff=2048),
+    "large": T5Config(d_model=1024, num_layers=24, num_heads=16, d_ff=2816),
+    "xl": T5Config(d_model=2048, num_layers=24, num_heads=32, d_ff=5120),
+    "xxl": T5Config(d_model=4096, num_layers=24, num_heads=64, d_ff=10240),
+}
+"""The published sizes of T5 v1.1; the paper's encoder is `xxl`."""

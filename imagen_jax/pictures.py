@@ -1,13 +1,11 @@
-"""Sheets of pictures, and PNG files that appear whole or not at all."""
+"""Sheets of pictures, and PNG files."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath, replacing
 
 _GAP = 4
 _TEXT_HEIGHT = 18
@@ -50,20 +48,12 @@ def _write(sheet: Image.Image, corner: tuple[int, int], text: str, width: int) -
     ImageDraw.Draw(sheet).text(corner, text, fill="black", font=font)
 
 
-def save_png(image: Image.Image | np.ndarray, path: Path) -> None:
+def save_png(image: Image.Image | np.ndarray, path: AnyPath) -> None:
     """Writes a PNG whole or not at all; makes its directory.
 
     Raises:
         UsageError: the file cannot be written, and why.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            image.save(temporary, format="PNG")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        image.save(file, format="PNG")

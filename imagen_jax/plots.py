@@ -3,42 +3,46 @@
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath
 from imagen_jax.training.metrics import METRICS_FILE
 
 _WINDOW = 10
 """Logged steps in the running mean."""
+_COLUMNS = ("step", "pictures_seen", "loss")
 
 
-def read_metrics(workdir: Path) -> dict[str, np.ndarray]:
-    """Columns of `metrics.jsonl` in the order of steps.
+def read_metrics(workdir: AnyPath) -> dict[str, np.ndarray]:
+    """Columns "step", "pictures_seen" and "loss" of `metrics.jsonl` in the order of steps.
 
     A run that was killed and resumed wrote some steps twice; the later line counts.
 
     Raises:
-        UsageError: no such file, a line that is not JSON, or no line at all.
+        UsageError: no such file, a line that is no JSON object with these, or no line at all.
     """
     path = workdir / METRICS_FILE
     if not path.is_file():
         raise UsageError(f"{workdir} has no {METRICS_FILE}; it is no training directory.")
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path}: line {error.lineno} is not JSON.") from error
-    if not lines:
+    by_step = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            logged = json.loads(line)
+            row = [float(logged[name]) for name in _COLUMNS]
+        except (ValueError, TypeError, KeyError) as error:
+            raise UsageError(f"{path}: line {number} is no line of metrics: {error!r}.") from error
+        by_step[row[0]] = row
+    if not by_step:
         raise UsageError(f"{path} is empty; the run has logged nothing yet.")
-    by_step = {line["step"]: line for line in lines}
-    rows = [by_step[step] for step in sorted(by_step)]
-    return {name: np.array([row[name] for row in rows]) for name in rows[-1]}
+    rows = np.array([by_step[step] for step in sorted(by_step)])
+    return dict(zip(_COLUMNS, rows.T, strict=True))
 
 
-def loss_curves(workdirs: Sequence[Path]) -> Image.Image:
+def loss_curves(workdirs: Sequence[AnyPath]) -> Image.Image:
     """Loss against pictures seen, one panel per run; faint as logged, strong as running mean."""
     figure = Figure(figsize=(5 * len(workdirs), 3.5), layout="constrained")
     for panel, workdir in zip(

@@ -16,6 +16,16 @@ def require_positive(config: object, *names: str) -> None:
         require(value > 0, f"{type(config).__name__}.{name} is {value!r}; it must be positive.")
 
 
+def require_all_positive(config: object, *names: str) -> None:
+    """Fields that are tuples of numbers."""
+    for name in names:
+        values = getattr(config, name)
+        require(
+            all(value > 0 for value in values),
+            f"{type(config).__name__}.{name} is {values}; all of it must be positive.",
+        )
+
+
 def require_choice(config: object, **choices: Any) -> None:
     """Fields that must be one of a Literal's values."""
     for name, choice in choices.items():

@@ -45,7 +45,8 @@ class Networks:
 
     def encode_text(self, params: Params, text: TextEmbeddings, mask: TextMask) -> TextState:
         """What the U-Net needs of a text, once for all steps."""
-        return nnx.merge(self.unet, params["unet"]).encode_text(text, mask)
+        unet = nnx.merge(self.unet, params["unet"])
+        return unet.encode_text(text, mask, gather=self.gather_unet)
 
     def predict(self, params: Params, *inputs, **named_inputs) -> jax.Array:
         """The U-Net's prediction; the arguments are those of its `__call__`."""

@@ -50,10 +50,11 @@ def refused(result: Result, *says: str) -> None:
         assert text in result.err
 
 
-def tool(name: str):
-    """The script tools/NAME.py as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+def tool(name: str, directory: str = "tools"):
+    """The script tools/NAME.py, or one of another directory, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / directory / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # Tyro looks for its dataclasses there.
     spec.loader.exec_module(module)
     return module
 

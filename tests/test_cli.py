@@ -1,12 +1,14 @@
 """What a clumsy or hostile user gets: one sentence, exit code 2, and nothing is damaged."""
 
+import atexit
 import functools
-import importlib
 import os
 import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -15,11 +17,11 @@ import safetensors.numpy
 import tiny
 from scripts import ROOT, blank_paint, call, refused, sample, train, tree, verbs
 
-from imagen_jax import cascade
+from imagen_jax import cascade, shipped
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.training.checkpoint import claim_directory
 from imagen_jax.weights.stage_file import save_stage_file
-from imagen_jax.weights.tensors import read_tensors
+from imagen_jax.weights.tensors import read_metadata, read_tensors
 
 BASE = tiny.stage()
 SR = tiny.super_resolution(low_resolution=16, resolution=32, name="tiny_sr")
@@ -48,7 +50,6 @@ def pictures(tmp_path_factory):
 @pytest.fixture
 def tiny_train(monkeypatch, pictures):
     """`train.py tiny_64`, where that config is the tests' tiny stage."""
-    importlib.import_module("configs.tiny_64")  # Its docstring is what --help shows.
     config = tiny.replace(BASE, data={"source": pictures})
     monkeypatch.setattr(train, "load_config", lambda name: config)
     return functools.partial(call, train, "tiny_64")
@@ -59,7 +60,6 @@ def trained(tmp_path_factory, pictures):
     """A training directory of two steps, made by train.py's own main."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
     config = tiny.replace(BASE, data={"source": pictures}, training={"num_steps": 2})
-    importlib.import_module("configs.tiny_64")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "load_config", lambda name: config)
         result = call(train, "tiny_64", "--workdir", workdir)
@@ -99,6 +99,7 @@ def stages(exported, tmp_path):
         (["--workdir", "x", "tiny_64"], ["'--workdir'", "the configs are"]),
         (["tiny_64"], ["--workdir"]),
         (["tiny_64", "--workdir"], ["--workdir"]),
+        (["tiny_64", "--workdir", "x", "--training.seed", "-1"], ["seed is -1"]),
         (["tiny_64", "--colour", "red"], ["--colour"]),
         (["tiny_64", "--training.batchsize", "8"], ["--training.batchsize"]),
         (["tiny_64", "--training.num-steps", "many"], ["--training.num-steps", "'many'"]),
@@ -170,6 +171,9 @@ def test_sample_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
         (["convert", "t5", "nowhere", "x.bin"], ["x.bin", ".safetensors"]),
         (["convert", "t6", "nowhere", "x.safetensors"], ["'t6'"]),
         (["plot"], ["at least one training directory"]),
+        (["plot", "w", "--out", "."], [". cannot be written", ".png"]),
+        (["plot", "w", "--out", "/"], ["/ cannot be written", ".png"]),
+        (["plot", "w", "--out", "configs/tiny_64.py"], ["tiny_64.py", ".png"]),
     ],
 )
 def test_verbs_refuse_bad_flags(arguments, says, tmp_path, monkeypatch):
@@ -199,6 +203,16 @@ def test_help_is_no_mistake():
         assert (result.code, result.err) == (0, "") and len(result.out) > 200
 
 
+def test_a_broken_config_harms_no_other(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "configs" / "tiny_64.py", tmp_path)
+    (tmp_path / "broken.py").write_text("def get_config(:\n")
+    monkeypatch.setattr(train, "CONFIGS", tmp_path)
+    result = call(train, "--help")
+    assert (result.code, result.err) == (0, "") and "  broken" in result.out
+    assert "--workdir" in call(train, "tiny_64", "--help").out
+    refused(call(train, "broken", "--workdir", tmp_path / "w"), "broken.py", "SyntaxError")
+
+
 def test_ctrl_c_ends_without_a_traceback(monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -206,6 +220,32 @@ def test_ctrl_c_ends_without_a_traceback(monkeypatch):
     monkeypatch.setattr(sample, "run", stop)
     result = call(sample, "a red apple")
     assert (result.code, result.err) == (130, "stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(13, "Permission denied", "a/b.txt"), "a/b.txt: Permission denied."),
+        (ConnectionError("No route to example.org.\nTry again."), "No route to example.org."),
+        (TimeoutError(), "TimeoutError()."),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(error, says, monkeypatch):
+    monkeypatch.setattr(sample, "run", mock.Mock(side_effect=error))
+    result = call(sample, "a red apple")
+    assert (result.code, result.err) == (2, f"error: {says}\n")
+
+
+def test_names_that_are_too_long_are_refused(tiny_train, tmp_path, unharmed):
+    long = tmp_path / ("x" * 300)
+    with unharmed:
+        refused(call(sample, "a", "--out", long), str(long), "File name too long")
+        refused(call(sample, "a", "--base", long), str(long), "File name too long")
+        for flag in ("--workdir", "--init-from", "--text-encoder.source"):
+            arguments = {"--workdir": tmp_path / "w", flag: long}
+            off = ["--text-encoder.no-train"] if "source" in flag else []
+            result = tiny_train(*off, *(part for pair in arguments.items() for part in pair))
+            refused(result, str(long), "File name too long")
 
 
 def test_warnings_are_one_line_and_are_not_repeated(capsys):
@@ -320,6 +360,24 @@ def test_an_export_that_cannot_be_written_is_refused(run_copy, tmp_path, unharme
     with unharmed:
         for out in (tmp_path / "file" / "x.safetensors", tmp_path / "directory.safetensors"):
             refused(call(verbs, "export", run_copy, out), str(out))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("metrics.jsonl", "Is a directory"), ("tensorboard", "Not a directory")]
+)
+def test_a_log_that_cannot_be_written_is_refused(name, says, tiny_train, run_copy, monkeypatch):
+    at_exit = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    path = run_copy / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.write_text("precious")
+    else:
+        path.unlink()
+        path.mkdir()
+    result = tiny_train("--workdir", run_copy, "--training.num-steps", "3")
+    refused(result, str(path), says)
+    assert not [call for call in at_exit if "tensorboardX" in call.__module__]  # Nothing is open.
 
 
 GOLDEN_T5 = ROOT / "tests" / "golden" / "t5_v1_0"
@@ -440,6 +498,26 @@ def test_a_bad_record_stops_training_by_name(file, content, says, tiny_train, tm
     assert tree(tmp_path / "data") == before
 
 
+def test_captions_and_pictures_that_cannot_be_read_are_named(tiny_train, tmp_path, monkeypatch):
+    def read_bytes(path, read=Path.read_bytes):
+        if path.name == "03.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    source = tiny.folder(tmp_path / "data").source
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    result = tiny_train("--workdir", tmp_path / "w", "--data.source", source)
+    assert (result.code, result.out) == (2, "") and "Traceback" not in result.err
+    assert (
+        result.err.splitlines()[-1] == f"error: {tmp_path / 'data' / '03.png'}: Permission denied."
+    )
+    (tmp_path / "data" / "03.txt").unlink()
+    (tmp_path / "data" / "03.txt").mkdir()
+    refused(
+        tiny_train("--workdir", tmp_path / "w2", "--data.source", source), "03.txt", "directory"
+    )
+
+
 # Stages of a cascade.
 
 
@@ -473,14 +551,14 @@ def test_every_stage_flag_refuses_what_is_no_stage(flag, kind, stages, tmp_path,
 
 def test_a_header_without_a_config_is_refused(stages, tmp_path, unharmed):
     path = stages / "base.safetensors"
-    tensors, header = read_tensors(path)
+    tensors, header = read_tensors(path), read_metadata(path)
     safetensors.numpy.save_file(tensors, path, metadata={"format": header["format"]})
     with unharmed:
         refused(call(sample, "a", "--base", path, "--sr256", "none"), "(header)", "config")
 
 
 def test_a_missing_shipped_cascade_is_named(tmp_path, monkeypatch, unharmed):
-    monkeypatch.setattr(cascade, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.setattr(shipped, "PRETRAINED", tmp_path / "pretrained")
     with unharmed:
         refused(call(sample, "a", "--out", tmp_path / "out"), "pretrained/base.safetensors")
 
@@ -555,7 +633,7 @@ def test_out_that_is_a_file_or_below_one_is_refused(below, tiny_sample, tmp_path
 
 def test_out_that_cannot_be_written_is_refused(tiny_sample, tmp_path, monkeypatch, unharmed):
     """Permissions are not asked of the superuser, who may well run the tests."""
-    monkeypatch.setattr(sample.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with unharmed:
         refused(tiny_sample("a"), f"--out is {tmp_path / 'out'}", "cannot be written to")
 

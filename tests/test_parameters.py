@@ -1,5 +1,6 @@
 """Every config of the paper's size has the number of parameters that its docs say."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,14 +47,16 @@ UNETS = {
 def counts():
     """Config -> (U-Net, text encoder), traced."""
     table = tool("parameter_table")
-    return {name: table.counts(name) for name in table.CONFIGS}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", sys.path[:])  # Reading a config file adds to it.
+        return {name: table.counts(name) for name in table.CONFIGS}
 
 
 def test_the_table_in_the_docs_is_what_the_configs_have(counts):
-    lines = DOCS.read_text()
+    lines = DOCS.read_text().splitlines()
     for name, (unet, encoder) in counts.items():
-        assert f"| `{name}` | {unet:,} |" in lines
-        assert f"| {encoder:,} |" in lines
+        (row,) = (line for line in lines if line.startswith(f"| `{name}` | {unet:,} |"))
+        assert row.endswith(f"| {encoder:,} |")
 
 
 @pytest.mark.parametrize("name", UNETS)

@@ -89,6 +89,14 @@ def test_guidance_one_is_the_conditional_model(unguided):
     assert np.abs(result.astype(int) - expected.astype(int)).max() <= 1
 
 
+def test_guidance_zero_is_the_model_without_text(unguided):
+    """The half of the batch that guidance adds is the null text's, and has the weight 1 - w."""
+    (text, mask, low_res), keys = conditions(2), picture_keys(0, SIDE, 2)
+    picture = painter(SR, guidance_scale=0.0)(text, mask, low_res, keys)
+    expected = unguided(*drop_text(text, mask, jnp.ones(2, bool)), low_res, keys)
+    assert np.abs(picture.astype(int) - expected.astype(int)).max() <= 1
+
+
 def test_captions_and_the_low_resolution_picture_change_the_result(guided, unguided):
     text, mask, low_res = conditions(2)
     keys = picture_keys(0, SIDE, 2)

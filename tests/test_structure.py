@@ -13,6 +13,9 @@ TORCH_READER = PACKAGE / "weights" / "torch_file.py"
 OUTSIDE = {"configs", "train", "sample", "tools", "benchmarks", "tests"}
 FORBIDDEN = {
     "errors": {"arrays", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
+    "files": {"arrays", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
+    "shipped": {"arrays", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
+    "config_file": {"arrays", "diffusion", "models", "weights", "text", "data", "parallel"},
     "arrays": {"errors", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
     "config": {"arrays", "diffusion", "models", "weights", "text", "data", "parallel", "stage"},
     "diffusion": {"models", "config", "weights", "text", "data", "parallel", "stage"},

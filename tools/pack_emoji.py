@@ -14,9 +14,10 @@ gives the same bytes.
 import argparse
 import json
 import lzma
-import os
 import re
 from pathlib import Path
+
+from imagen_jax.files import replacing
 
 OUTPUT = Path(__file__).parents[1] / "imagen_jax" / "data" / "vectors"
 ICON_SETS = {
@@ -94,9 +95,8 @@ def read_vectors(directory: Path, concepts: dict[str, dict]) -> dict[str, dict]:
 
 def write(path: Path, content: object) -> None:
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(lzma.compress(data, preset=7 | lzma.PRESET_EXTREME))
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(lzma.compress(data, preset=7 | lzma.PRESET_EXTREME))
     print(f"{path}: {len(content)} entries, {path.stat().st_size:,} bytes")
 
 
@@ -105,7 +105,6 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, required=True, help="of unpacked npm packages")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
     concepts = read_concepts(only_match(arguments.packages, WORDS))
     drawn = set()
     for style, pattern in ICON_SETS.items():

@@ -6,16 +6,21 @@ Nothing is allocated: shapes are traced.
 """
 
 import functools
-import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
+from flax import nnx
 
-from imagen_jax.stage import init_params, init_text_encoder
+from imagen_jax.files import write_text
+from imagen_jax.loading import load_config
+from imagen_jax.models.t5 import T5Encoder
+from imagen_jax.network_config import T5Config
+from imagen_jax.stage import init_params
 
-DOCS = Path(__file__).parent.parent / "docs" / "parameters.md"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs" / "parameters.md"
 CONFIGS = {
     "base_64": "2B",
     "base_64_1b": "1B",
@@ -62,9 +67,14 @@ def count(init: Callable[[jax.Array], object]) -> int:
 
 def counts(name: str) -> tuple[int, int]:
     """Parameters of a config's U-Net and of its text encoder."""
-    config = importlib.import_module(f"configs.{name}").get_config()
-    encoder = functools.partial(init_text_encoder, config)
-    return count(functools.partial(init_params, config)), count(encoder)
+    config = load_config(ROOT / "configs" / f"{name}.py")
+    return count(functools.partial(init_params, config)), encoder_count(config.text_encoder.t5)
+
+
+@functools.cache
+def encoder_count(t5: T5Config) -> int:
+    """Most configs share one encoder, and to trace T5-XXL takes longest."""
+    return count(lambda key: nnx.state(T5Encoder(t5, rngs=nnx.Rngs(key)), nnx.Param))
 
 
 def page() -> str:
@@ -76,5 +86,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    DOCS.write_text(page(), encoding="utf-8")
+    write_text(DOCS, page())
     print(DOCS)

@@ -2,19 +2,20 @@
 
     python tools/pod_table.py [ROW ...] [--out docs]
 
-Every row is a command in a process of its own with a limit of 20 minutes. What it prints and
-its report go to OUT/pods/ROW.json as soon as it is done, and a row that is there is not done
-again; so the script can be interrupted, and removing a file repeats its row.
+Every row is a command in a process of its own with a limit of 20 minutes. Its report, or why
+there is none, goes to OUT/pods/ROW.json as soon as it is done, and a row that is there is not
+done again; so the script can be interrupted, and removing a file repeats its row.
 """
 
 import argparse
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from imagen_jax.files import write_text
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 20 * 60
@@ -66,8 +67,9 @@ def run_row(row: Row, directory: Path, limit: float) -> dict:
         result = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False
         )
-        if result.returncode not in (0, 1):  # A mistake, which says nothing about the pod.
-            sys.exit(result.stderr)
+        # Code 1 is that of a step that does not fit, and of Python when it fails.
+        if result.returncode not in (0, 1) or "Traceback" in result.stderr:
+            sys.exit(result.stderr)  # It says nothing about the pod.
         failure = None if result.returncode == 0 else (result.stdout + result.stderr).strip()
     except subprocess.TimeoutExpired:
         failure = f"not done after {limit / 60:.0f} minutes"
@@ -79,15 +81,8 @@ def run_row(row: Row, directory: Path, limit: float) -> dict:
         "reports": json.loads(scratch.read_text()) if failure is None else [],
     }
     scratch.unlink(missing_ok=True)
-    write(directory / f"{row.name}.json", json.dumps(finished, indent=2) + "\n")
+    write_text(directory / f"{row.name}.json", json.dumps(finished, indent=2) + "\n")
     return finished
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 COLUMNS = (
@@ -154,7 +149,7 @@ def main() -> None:
     unknown = set(flags.rows) - set(known)
     if unknown:
         parser.error(f"there is no row {min(unknown)!r}; the rows are {', '.join(known)}")
-    make(list(known.values()), flags.rows or list(known), flags.out, LIMIT)
+    make(list(known.values()), flags.rows or list(known), flags.out.resolve(), LIMIT)
 
 
 def make(all_rows: list[Row], wanted: list[str], out: Path, limit: float) -> None:
@@ -169,7 +164,7 @@ def make(all_rows: list[Row], wanted: list[str], out: Path, limit: float) -> Non
             print(f"  {finished['failure'] or 'done'} ({finished['seconds']:.0f} s)", flush=True)
         paths = [directory / f"{other.name}.json" for other in all_rows]
         pages = [json.loads(path.read_text()) for path in paths if path.exists()]
-        write(out / "pods.md", table(pages))
+        write_text(out / "pods.md", table(pages))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ with.
 
 import argparse
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import sentencepiece
 
 from imagen_jax.data import captions, emoji_vectors
+from imagen_jax.files import replacing
 
 OUTPUT = Path(__file__).parents[1] / "imagen_jax" / "text" / "captions.model"
 VOCABULARY_SIZE = 2048
@@ -66,10 +66,8 @@ def main() -> None:
     parser.add_argument("--letters", action="store_true", help="one piece per letter")
     flags = parser.parse_args()
     model = train("char" if flags.letters else "unigram")
-    flags.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = flags.output.with_name(f".{flags.output.name}")
-    temporary.write_bytes(model)
-    os.replace(temporary, flags.output)
+    with replacing(flags.output) as temporary:
+        temporary.write_bytes(model)
     print(f"{flags.output}: {len(model):,} bytes")
 
 

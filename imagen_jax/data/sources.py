@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-from imagen_jax.config import DataConfig
+from imagen_jax.config import FOLDER_PREFIX, DataConfig
 from imagen_jax.data.folder_source import FolderSource
 from imagen_jax.data.records import Source
 from imagen_jax.data.tfds_source import TfdsSource
-
-FOLDER_PREFIX = "folder:"
 
 
 def open_source(config: DataConfig, low_resolution: int | None = None) -> Source:

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from imagen_jax.data import captioned_emoji, captions
 from imagen_jax.data.records import Record, pick_caption
-from imagen_jax.errors import UsageError
+from imagen_jax.errors import UsageError, reason
 
 CAPTION_FEATURES = ("caption", "captions", "text", "description", "title")
 """The first of these that stands in a text feature's path wins over other text features."""
@@ -44,6 +44,8 @@ class TfdsSource:
         self._low_res = low_res_feature(builder, low_resolution)
         self._is_emoji = builder.name == captioned_emoji.NAME
         self._text = () if self._is_emoji else text_feature(builder)
+        # Only now: to prepare may take hours.
+        builder.download_and_prepare(file_format="array_record")
         self._records = read_split(builder, split)
 
     def __len__(self) -> int:
@@ -73,14 +75,13 @@ def _caption(record: dict[str, Any], path: FeaturePath, name: str) -> functools.
 
 
 def open_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
-    """The builder of a tfds name, prepared as array records (which need no TensorFlow)."""
+    """The builder of a tfds name, for array records (which need no TensorFlow)."""
     try:
-        builder = tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
+        return tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
     except _NO_NAMES as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(f"data.source is {name!r}; tfds cannot open it: {reason}") from error
-    builder.download_and_prepare(file_format="array_record")
-    return builder
+        raise UsageError(
+            f"data.source is {name!r}; tfds cannot open it: {reason(error)}."
+        ) from error
 
 
 def image_features(builder: tfds.core.DatasetBuilder) -> dict[str, tfds.features.Image]:

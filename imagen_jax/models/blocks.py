@@ -42,6 +42,12 @@ def as_they_are(parameters: Tree) -> Tree:
     return parameters
 
 
+def whole(module: Any, gather: Gather) -> Any:
+    """A module that runs outside of all blocks, with its parameters brought together."""
+    definition, state = nnx.split(module)
+    return nnx.merge(definition, gather(state))
+
+
 def keep(x: jax.Array) -> jax.Array:
     """Marks a result that `selective` keeps for the backward pass."""
     return checkpoint_name(x, _KEPT)

@@ -15,7 +15,7 @@ from imagen_jax.arrays import (
     TextMask,
 )
 from imagen_jax.models.attention import AttentionPooling, ImageAttention, TextState
-from imagen_jax.models.blocks import Gather, as_they_are
+from imagen_jax.models.blocks import Gather, as_they_are, run_blocks, whole
 from imagen_jax.models.layers import (
     Conditioning,
     GroupNorm,
@@ -62,10 +62,22 @@ class ConditionalUNet(nnx.Module):
         """Everything between stem and head."""
         raise NotImplementedError
 
-    def encode_text(self, text: TextEmbeddings, mask: TextMask) -> TextState:
+    def encode_text(
+        self, text: TextEmbeddings, mask: TextMask, *, gather: Gather = as_they_are
+    ) -> TextState:
         """The text's part of every layer, once per prompt rather than once per step."""
-        keys_values = tuple(layer.text_keys_values(text) for layer in self.attentions())
-        return TextState(pooled=self.pooling(text, mask), keys_values=keys_values, mask=mask)
+
+        def run(layer, call):
+            # For the backward pass weights are gathered again, which is cheaper than keeping
+            # those of all attentions.
+            return run_blocks([layer], text, [None], call, remat="full", gather=gather)[0]
+
+        keys_values = tuple(
+            run(layer, lambda layer, text, _: layer.text_keys_values(text))
+            for layer in self.attentions()
+        )
+        pooled = run(self.pooling, lambda pooling, text, _: pooling(text, mask))
+        return TextState(pooled=pooled, keys_values=keys_values, mask=mask)
 
     def __call__(
         self, z: Images, log_snr: LogSNR, text: TextState, low_res: Features | None = None,
@@ -78,8 +90,9 @@ class ConditionalUNet(nnx.Module):
             low_res: of any smaller size, already noised to `aug_level`.
             gather: brings a block's sharded parameters together where the block runs.
         """
-        embedding = self.conditioning(log_snr, text.pooled, aug_level)
-        x = self.conv_in(space_to_depth(with_low_res(z, low_res), self.patch_size))
+        embedding = whole(self.conditioning, gather)(log_snr, text.pooled, aug_level)
+        x = with_low_res(z, low_res)
+        x = whole(self.conv_in, gather)(space_to_depth(x, self.patch_size))
         x = self.trunk(x, embedding, text, gather)
-        x = self.conv_out(nnx.silu(self.norm_out(x)))
+        x = whole(self.conv_out, gather)(nnx.silu(self.norm_out(x)))
         return depth_to_space(x, self.patch_size).astype(jnp.float32)

@@ -6,7 +6,7 @@ from flax import nnx
 
 from imagen_jax.arrays import Embedding, Features
 from imagen_jax.models.attention import Heads, ImageAttention, TextState
-from imagen_jax.models.blocks import Gather, run_blocks
+from imagen_jax.models.blocks import Gather, run_blocks, whole
 from imagen_jax.models.conditional import ConditionalUNet
 from imagen_jax.models.layers import ResBlock, conv, upsample
 from imagen_jax.network_config import EfficientUNetConfig
@@ -75,7 +75,8 @@ class DBlock(Block):
         )  # fmt: skip
 
     def __call__(self, x, *context):
-        return self.run(self.conv(x), *context)
+        *_, gather = context
+        return self.run(whole(self.conv, gather)(x), *context)
 
 
 class UBlock(Block):
@@ -87,8 +88,9 @@ class UBlock(Block):
         self.conv = conv(config.channels[index], out_channels, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, x, *context):
+        *_, gather = context
         x = self.run(x, *context)
-        return self.conv(upsample(x) if self.upsample else x)
+        return whole(self.conv, gather)(upsample(x) if self.upsample else x)
 
 
 class EfficientUNet(ConditionalUNet):

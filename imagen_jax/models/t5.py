@@ -15,15 +15,6 @@ from imagen_jax.arrays import TextEmbeddings, TextMask, TokenIds
 from imagen_jax.models.blocks import Gather, as_they_are, run_blocks
 from imagen_jax.network_config import T5Config
 
-T5_PRESETS: dict[str, T5Config] = {
-    "small": T5Config(d_model=512, num_layers=8, num_heads=6, d_ff=1024),
-    "base": T5Config(d_model=768, num_layers=12, num_heads=12, d_ff=2048),
-    "large": T5Config(d_model=1024, num_layers=24, num_heads=16, d_ff=2816),
-    "xl": T5Config(d_model=2048, num_layers=24, num_heads=32, d_ff=5120),
-    "xxl": T5Config(d_model=4096, num_layers=24, num_heads=64, d_ff=10240),
-}
-"""The published sizes of T5 v1.1; the paper's encoder is `xxl`."""
-
 _EPSILON = 1e-6
 
 Bias = Float[Array, "heads queries keys"]
@@ -180,7 +171,7 @@ class T5Encoder(nnx.Module):
             gather: brings a block's sharded parameters together where the block runs.
         """
         bias = self.position_bias(token_ids.shape[1])
-        x = self.token_embedding[...][token_ids].astype(jnp.float32)
+        x = gather(self.token_embedding[...])[token_ids].astype(jnp.float32)
         x = run_blocks(
             self.blocks, x, [None] * len(self.blocks), lambda block, x, _: block(x, bias, mask),
             remat=self.config.remat, gather=gather,

@@ -13,7 +13,13 @@ from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.planning.model_flops import model_flops
 from imagen_jax.sampling import make_sampler
-from imagen_jax.stage import Params, abstract_frozen_encoder, build_networks, init_params
+from imagen_jax.stage import (
+    Networks,
+    Params,
+    abstract_frozen_encoder,
+    build_networks,
+    init_params,
+)
 from imagen_jax.training.loop import Trainer
 from imagen_jax.training.step import stage_loss
 
@@ -93,7 +99,7 @@ def embedding(config: StageConfig, mesh: Mesh) -> Call:
     params = {"text_encoder": _placed_encoder(config, mesh)}
     batch = abstract_batch(config, size)
     batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
-    embed = build_networks(config).embed
+    embed = _networks(config, mesh).embed
     arguments = (params, batch["token_ids"], batch["mask"])
     return Call(
         "text embedding", config, mesh.size, size, jax.jit(embed), arguments, params,
@@ -109,7 +115,7 @@ def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh
     """
     parts = meshes.batch_parts(mesh)
     size = -(-batch_size // parts) * parts
-    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    params = jax.eval_shape(lambda: {"unet": init_params(config, jax.random.key(0))["unet"]})
     params = meshes.with_shardings(params, meshes.parameter_shardings(params, mesh))
     tokens = config.text_encoder.max_length
     pictures = meshes.batch_sharding(mesh)
@@ -127,13 +133,17 @@ def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh
         inputs[-1] = jax.ShapeDtypeStruct(shape, jnp.uint8)
     arguments = (params, *_all_at(inputs, meshes.batch_sharding(mesh)))
     paint = make_sampler(
-        config, settings, build_networks(config), size=(config.resolution, config.resolution),
+        config, settings, _networks(config, mesh), size=(config.resolution, config.resolution),
         sharding=pictures,
     )  # fmt: skip
     return Call(
         f"{settings.num_steps} denoising steps", config, mesh.size, size, paint, arguments, params,
         functools.partial(model_flops, paint, *arguments),
     )  # fmt: skip
+
+
+def _networks(config: StageConfig, mesh: Mesh) -> Networks:
+    return build_networks(config, functools.partial(meshes.gather_parameters, mesh=mesh))
 
 
 def _placed_encoder(config: StageConfig, mesh: Mesh) -> Params:

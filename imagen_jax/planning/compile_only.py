@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 import jax
 
+from imagen_jax.files import write_text
 from imagen_jax.planning import hlo_costs
 from imagen_jax.planning.calls import Call
 from imagen_jax.planning.chips import chip_of
@@ -13,7 +14,7 @@ from imagen_jax.planning.hlo import Program
 from imagen_jax.planning.options import CompileOptions
 from imagen_jax.planning.report import Memory, Report, bound, to_json, to_text
 from imagen_jax.planning.topology import slice_devices
-from imagen_jax.training.checkpoint import package_versions, write_text
+from imagen_jax.training.checkpoint import package_versions
 
 _KNOBS = (
     "More chips, more training.accumulation_steps, a smaller training.batch_size, more remat in "
@@ -77,7 +78,7 @@ def _memory(analysis, available: int) -> Memory:
 
 
 def run(make_calls: Callable[[list], Iterable[Call]], options: CompileOptions) -> int:
-    """Compiles calls, prints what they take and writes --json.
+    """Compiles calls up to one that does not fit, prints what they take and writes --json.
 
     Args:
         make_calls: devices -> calls.
@@ -89,16 +90,16 @@ def run(make_calls: Callable[[list], Iterable[Call]], options: CompileOptions) -
     Raises:
         UsageError: the batch or the mesh does not divide.
     """
-    reports = []
+    reports, fits = [], True
     for call in make_calls(slice_devices(options.topology, options.num_slices)):
         try:
             reports.append(compile_call(call, options.topology, options.num_slices))
         except DoesNotFit as error:
             print(f"{call.config.name}: {call.what} does not fit {options.topology}: {error}")
             print(_KNOBS)
-            return 1
+            fits = False
+            break
         print(to_text(reports[-1]))
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         write_text(options.json, to_json(reports))
-    return 0
+    return 0 if fits else 1

@@ -63,13 +63,14 @@ def estimate(config: StageConfig, chips: int) -> Estimate:
         frozen["text_encoder"] = abstract_frozen_encoder(config.text_encoder.t5)
     shard_bytes = functools.partial(_shard_bytes, mesh=mesh)
     here = config.training.batch_size // meshes.batch_parts(mesh)
+    rows = mesh.shape["spatial"]
     return Estimate(
         parameters=shard_bytes(state.params),
         ema=shard_bytes(state.ema),
         optimizer=shard_bytes(state.opt_state),
         gradients=shard_bytes(state.params) * (1 if parts == 1 else 2),
-        activations=_activations(config, state.params, frozen, here // parts),
-        batch=_bytes(abstract_batch(config, here)),
+        activations=_activations(config, state.params, frozen, here // parts) // rows,
+        batch=_bytes(abstract_batch(config, here)) // rows,
         text_encoder=shard_bytes(frozen),
     )
 

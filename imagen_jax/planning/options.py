@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from imagen_jax.errors import UsageError
+from imagen_jax.files import check_writable
 from imagen_jax.planning import topology
 
 
@@ -22,12 +23,22 @@ class CompileOptions:
         """Checks the flags and sets this process up; call it before JAX starts.
 
         Raises:
-            UsageError: an unknown topology, no slice, no compiler, or flags that do nothing.
+            UsageError: an unknown topology, no slice, no compiler, a --json that cannot be
+                written, or flags that do nothing.
         """
         if self.compile_only:
+            self._check_json()
             topology.check_topology(self.topology, self.num_slices)
             topology.use_compiler_alone()
         elif self.topology or self.num_slices != 1 or self.json:
             raise UsageError(
                 "--topology, --num-slices and --json belong to --compile-only, which is missing."
             )
+
+    def _check_json(self) -> None:
+        """Before minutes of compiling."""
+        if self.json is None:
+            return
+        if self.json.is_dir():
+            raise UsageError(f"--json is {self.json}, which is a directory; name a file.")
+        check_writable(self.json.parent, f"--json is {self.json}")

@@ -53,7 +53,10 @@ class JsonVocabulary:
         from transformers import PreTrainedTokenizerFast  # two seconds that few runs need
 
         _require_unigram(path)
-        self._tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
+        try:
+            self._tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
+        except Exception as error:  # The Rust library raises a bare Exception.
+            raise UsageError(f"{path} is no tokenizer file of Hugging Face: {error!r}.") from error
         ids = self._tokenizer.get_vocab()
         _require_t5_ids(path, ids.get("<pad>"), ids.get("</s>"))
         self.size = len(self._tokenizer)
@@ -157,6 +160,6 @@ def _require_unigram(path: Path) -> None:
     try:
         model = json.loads(path.read_bytes())["model"]["type"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is not a tokenizer file of Hugging Face: {error!r}.") from error
+        raise UsageError(f"{path} is no tokenizer file of Hugging Face: {error!r}.") from error
     if model != "Unigram":
         raise UsageError(f"{path} holds a {model} tokenizer; T5's is Unigram.")

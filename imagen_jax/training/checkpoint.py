@@ -1,12 +1,12 @@
 """A training directory: config, versions and Orbax checkpoints. All of Orbax is in this file."""
 
+import contextlib
 import dataclasses
 import gc
 import importlib.metadata
 import json
-import os
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,7 +15,8 @@ import orbax.checkpoint as ocp
 import imagen_jax
 from imagen_jax import config_json
 from imagen_jax.config import StageConfig
-from imagen_jax.errors import UsageError
+from imagen_jax.errors import UsageError, reason
+from imagen_jax.files import AnyPath, absolute, write_text
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import parameter_shardings, with_shardings
 from imagen_jax.stage import Params, init_params
@@ -31,14 +32,9 @@ _MAY_CHANGE = {
 }  # fmt: skip
 """Fields that change nothing about what is learned, so that a resumed run may change them."""
 _DAMAGE = (ValueError, KeyError, OSError, TypeError)
+_FORBIDDEN = "PERMISSION_DENIED"
+"""So begins what TensorStore says, in a ValueError, of a file that it may not read."""
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def package_versions() -> dict[str, str]:
@@ -47,13 +43,14 @@ def package_versions() -> dict[str, str]:
     return {"imagen-jax": imagen_jax.__version__, **installed}
 
 
-def claim_directory(workdir: Path, config: StageConfig) -> None:
+def claim_directory(workdir: AnyPath, config: StageConfig) -> None:
     """Makes `workdir` the training directory of `config`, or checks that it already is.
 
     Every process checks before the first one writes; when this returns, all can read it.
 
     Raises:
-        UsageError: it belongs to another stage or config; names the first field that differs.
+        UsageError: it belongs to another stage or config, and names the first field that
+            differs; or it cannot be written to.
     """
     if (workdir / "config.json").exists():
         _require_same(read_config(workdir), config, workdir)
@@ -63,24 +60,16 @@ def claim_directory(workdir: Path, config: StageConfig) -> None:
         )
     distributed.wait_for_all("checked the training directory")
     if distributed.leads():
-        _write_claim(workdir, config)
+        write_text(workdir / "config.json", config_json.to_json(config))
+        write_text(workdir / "versions.json", json.dumps(package_versions(), indent=2))
     distributed.wait_for_all("claimed the training directory")
 
 
-def _write_claim(workdir: Path, config: StageConfig) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--workdir is {workdir}; it cannot be made: {error.strerror}.") from error
-    write_text(workdir / "config.json", config_json.to_json(config))
-    write_text(workdir / "versions.json", json.dumps(package_versions(), indent=2))
-
-
-def is_training_directory(path: Path) -> bool:
+def is_training_directory(path: AnyPath) -> bool:
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
 
-def read_config(workdir: Path) -> StageConfig:
+def read_config(workdir: AnyPath) -> StageConfig:
     """The config of a training directory."""
     path = workdir / "config.json"
     if not path.is_file():
@@ -88,7 +77,7 @@ def read_config(workdir: Path) -> StageConfig:
     return config_json.from_json(path.read_bytes(), str(path))
 
 
-def _require_same(stored: StageConfig, config: StageConfig, workdir: Path) -> None:
+def _require_same(stored: StageConfig, config: StageConfig, workdir: AnyPath) -> None:
     for name, was in dataclasses.asdict(stored).items():
         now = dataclasses.asdict(config)[name]
         if isinstance(was, dict):
@@ -119,8 +108,8 @@ class Checkpoints:
     where the data goes on.
     """
 
-    def __init__(self, workdir: Path, keep: int | None = None):
-        self.directory = (workdir / "checkpoints").resolve()
+    def __init__(self, workdir: AnyPath, keep: int | None = None):
+        self.directory = absolute(workdir / "checkpoints")  # Orbax refuses relative ones.
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -130,13 +119,26 @@ class Checkpoints:
     def save(self, state: TrainState) -> None:
         """Starts to save; the arrays may be donated once this returns."""
         rest = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(rest),
-                ema=ocp.args.StandardSave(state.ema),
-            ),
-        )
+        with self._writing():
+            self._manager.save(
+                int(state.step),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(rest),
+                    ema=ocp.args.StandardSave(state.ema),
+                ),
+            )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Also what failed in the background comes out here, at the next save or at the end."""
+        try:
+            yield
+        except Exception as error:
+            if not _is_of_files(error):
+                raise
+            raise UsageError(
+                f"A checkpoint in {self.directory} cannot be written: {reason(error)}."
+            ) from error
 
     def restore(self, abstract: TrainState) -> TrainState:
         """The newest state, placed as `abstract` says."""
@@ -155,21 +157,33 @@ class Checkpoints:
         step = self.latest_step()
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        # What a truncated or missing file raises depends on which file it is; of an array that
-        # is sharded, Orbax raises an Exception without a class of its own.
         except Exception as error:
-            if type(error) is not Exception and not isinstance(error, _DAMAGE):
+            if not _is_of_files(error):
                 raise
-            reason = str(error).strip().partition("\n")[0] or repr(error)
+            said = reason(error)
+            forbidden = isinstance(error, PermissionError) or said.startswith(_FORBIDDEN)
         _drop_unawaited_reads()
+        checkpoint = self.directory / str(step)
+        if forbidden:
+            raise UsageError(f"The checkpoint {checkpoint} cannot be read: {said}.")
         raise UsageError(
-            f"The checkpoint {self.directory / str(step)} is damaged or incomplete ({reason}); "
+            f"The checkpoint {checkpoint} is damaged or incomplete ({said}); "
             "move it away to go on from the one before."
         )
 
     def close(self) -> None:
         """Waits for the last save."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+
+def _is_of_files(error: Exception) -> bool:
+    """Whether Orbax raises it of a file.
+
+    What a truncated or missing file raises depends on which file it is; of an array that is
+    sharded, Orbax raises an Exception without a class of its own.
+    """
+    return type(error) is Exception or isinstance(error, _DAMAGE)
 
 
 def _drop_unawaited_reads() -> None:
@@ -182,7 +196,7 @@ def _drop_unawaited_reads() -> None:
         gc.collect()
 
 
-def load_directory(workdir: Path, mesh: jax.sharding.Mesh) -> tuple[StageConfig, Params]:
+def load_directory(workdir: AnyPath, mesh: jax.sharding.Mesh) -> tuple[StageConfig, Params]:
     """Config and newest EMA parameters of a training directory."""
     config = read_config(workdir)
     checkpoints = Checkpoints(workdir)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import make_dataset
-from imagen_jax.data.sources import open_source
+from imagen_jax.data.records import Source
 from imagen_jax.pictures import grid
 from imagen_jax.sampling import make_sampler, picture_keys
 from imagen_jax.stage import Networks, Params
@@ -26,12 +26,14 @@ class SampleGrid:
     """
 
     def __init__(
-        self, config: StageConfig, networks: Networks, tokenizer: Tokenizer,
+        self, config: StageConfig, networks: Networks, tokenizer: Tokenizer, source: Source,
         replicated: jax.sharding.Sharding,
     ):  # fmt: skip
-        """`replicated` lays an array on every device, so that every process has it."""
+        """`source`: of the training data. `replicated` lays an array on every device, so that
+        every process has it.
+        """
         self._config = config
-        self._batch = _prompts_or_data(config, tokenizer)
+        self._batch = _prompts_or_data(config, tokenizer, source)
         side = config.data.crop or config.resolution
         self._sample = make_sampler(config, config.sampling, networks, size=(side, side))
         self._embed = jax.jit(networks.embed)
@@ -55,12 +57,13 @@ def _rows(items) -> Iterator[list]:
         yield list(items[first : first + _COLUMNS])
 
 
-def _prompts_or_data(config: StageConfig, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+def _prompts_or_data(
+    config: StageConfig, tokenizer: Tokenizer, source: Source
+) -> dict[str, np.ndarray]:
     prompts, length = config.training.sample_prompts, config.text_encoder.max_length
     if config.low_resolution is None and prompts:
         token_ids, mask = tokenizer(prompts, length)
         return {"token_ids": token_ids, "mask": mask}
     tokenize = functools.partial(tokenizer, max_length=length)
-    source = open_source(config.data, config.low_resolution)
     seed = config.training.seed
     return next(iter(make_dataset(source, config, tokenize, batch_size=_PICTURES, seed=seed)))

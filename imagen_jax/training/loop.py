@@ -6,7 +6,6 @@ device never waits for the host), then what is due: log, checkpoint, sample.
 
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 
@@ -15,6 +14,7 @@ from imagen_jax.data.pipeline import Batch, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath
 from imagen_jax.loading import (
     keep_frozen_encoder,
     load_frozen_encoder,
@@ -57,13 +57,13 @@ class Trainer:
             donate_argnums=0,
         )
 
-    def load_frozen(self, workdir: Path) -> Params:
+    def load_frozen(self, workdir: AnyPath) -> Params:
         """What the step needs but does not train, on the mesh."""
         if self.config.text_encoder.train:
             return {}
         return {"text_encoder": load_frozen_encoder(self.config, workdir, self.mesh)}
 
-    def init_from(self, stage: Path, key: jax.Array) -> TrainState:
+    def init_from(self, stage: AnyPath, key: jax.Array) -> TrainState:
         """A first state whose parameters are those (EMA) of a trained stage."""
         wanted = self.abstract_state.params
         loaded = load_stage(stage).params
@@ -83,7 +83,7 @@ class Trainer:
         return self.init(key).replace(params=params, ema=copy)
 
 
-def run(config: StageConfig, workdir: Path, init_from: Path | None = None) -> None:
+def run(config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None) -> None:
     """Trains a stage until `training.num_steps`, going on from the newest checkpoint if any.
 
     Args:
@@ -113,7 +113,7 @@ def run(config: StageConfig, workdir: Path, init_from: Path | None = None) -> No
             state = fresh or trainer.init(init_key)
         del fresh
         grid = (
-            SampleGrid(config, trainer.networks, tokenizer, meshes.replicated(trainer.mesh))
+            SampleGrid(config, trainer.networks, tokenizer, source, meshes.replicated(trainer.mesh))
             if config.training.sample_every
             else None
         )
@@ -125,7 +125,7 @@ def run(config: StageConfig, workdir: Path, init_from: Path | None = None) -> No
 
 def _train(
     trainer: Trainer, state: TrainState, frozen: Params, reader: Iterator[Batch], key: jax.Array,
-    checkpoints: Checkpoints, grid: SampleGrid | None, workdir: Path,
+    checkpoints: Checkpoints, grid: SampleGrid | None, workdir: AnyPath,
 ) -> None:  # fmt: skip
     """The loop itself."""
     training = trainer.config.training

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from pathlib import Path
 
 import jax
 import tensorboardX
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from imagen_jax.config import TrainingConfig
 from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath, write_text
 from imagen_jax.training.step import Metrics
 
 METRICS_FILE = "metrics.jsonl"
@@ -44,10 +44,15 @@ class Reporter:
     Only the process that `writes` reports; all of them check.
     """
 
-    def __init__(self, workdir: Path, first_step: int, training: TrainingConfig, *, writes: bool):
+    def __init__(
+        self, workdir: AnyPath, first_step: int, training: TrainingConfig, *, writes: bool
+    ):
         self._training = training
+        # Files in buckets cannot be appended to, so that all of it is written each time. Read
+        # first, as it may fail: a board that nobody closes complains at the end of the process.
+        self._file = workdir / METRICS_FILE
+        self._text = self._file.read_text("utf-8") if writes and self._file.exists() else ""
         self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard")) if writes else None
-        self._lines = (workdir / METRICS_FILE).open("a", encoding="utf-8") if writes else None
         self._bar = tqdm(
             total=training.num_steps, initial=first_step, unit="step", disable=not writes,
             dynamic_ncols=True,
@@ -62,7 +67,6 @@ class Reporter:
         self._bar.close()
         if self._board is not None:
             self._board.close()
-            self._lines.close()
 
     def report(self, step: int, metrics: Metrics) -> None:
         """Takes in a finished step; every `log_every`-th is shown and written.
@@ -83,5 +87,5 @@ class Reporter:
             scalars = {**values, **speeds, "seconds": now - self._started_at}
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)
-            self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
-            self._lines.flush()
+            self._text += json.dumps({"step": step, **scalars}) + "\n"
+            write_text(self._file, self._text)

@@ -6,43 +6,57 @@ from pathlib import Path
 import jax
 
 from imagen_jax import config_json
-from imagen_jax.config import Dtype, StageConfig
+from imagen_jax.config import FOLDER_PREFIX, Dtype, StageConfig
 from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath
 from imagen_jax.stage import Params, init_params, init_text_encoder
-from imagen_jax.weights.tensors import nest, read_tensors, write_tensors
+from imagen_jax.weights.tensors import nest, read_metadata, read_tensors, write_tensors
 
 _FORMAT = "imagen-jax stage 1"
 
 
-def save_stage_file(path: Path, config: StageConfig, params: Params, dtype: Dtype) -> None:
+def save_stage_file(path: AnyPath, config: StageConfig, params: Params, dtype: Dtype) -> None:
     """Writes "unet" and, if it is in `params`, "text_encoder".
 
-    Paths of this machine stay out of the header: where tfds keeps the data, and where an
-    encoder was read that now is in the file.
+    Paths of this machine stay out of the header: where the data lies, and where an encoder
+    was read that now is in the file. A tokenizer's directory stays, for it is still needed.
     """
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=""))
+    source = config.data.source
+    if source.startswith(FOLDER_PREFIX):
+        source = FOLDER_PREFIX + Path(source.removeprefix(FOLDER_PREFIX)).name
+    data = dataclasses.replace(config.data, data_dir="", source=source)
+    config = dataclasses.replace(config, data=data)
     if "text_encoder" in params:
         encoder = dataclasses.replace(config.text_encoder, source="")
         config = dataclasses.replace(config, text_encoder=encoder)
     write_tensors(path, params, dtype, {"format": _FORMAT, "config": config_json.to_json(config)})
 
 
-def load_stage_file(path: Path) -> tuple[StageConfig, Params]:
+def load_stage_file(path: AnyPath) -> tuple[StageConfig, Params]:
     """Config and float32 parameters of an exported stage.
 
     Raises:
         UsageError: no such file, cut short, of another format, or with tensors that are not
             those of its config.
     """
-    tensors, metadata = read_tensors(path)
+    config, tensors = read_stage_config(path), read_tensors(path)
+    holds_encoder = any(name.startswith("text_encoder.") for name in tensors)
+    return config, nest(tensors, _abstract(config, holds_encoder), path)
+
+
+def read_stage_config(path: AnyPath) -> StageConfig:
+    """The config in the header; no tensor is read.
+
+    Raises:
+        UsageError: no such file, cut short, or of another format.
+    """
+    metadata = read_metadata(path)
     if metadata.get("format") != _FORMAT:
         raise UsageError(
             f"{path} is not an exported stage: its header says format "
             f"{metadata.get('format')!r}, not {_FORMAT!r}."
         )
-    config = config_json.from_json(metadata.get("config", ""), f"{path} (header)")
-    holds_encoder = any(name.startswith("text_encoder.") for name in tensors)
-    return config, nest(tensors, _abstract(config, holds_encoder), path)
+    return config_json.from_json(metadata.get("config", ""), f"{path} (header)")
 
 
 def _abstract(config: StageConfig, holds_encoder: bool) -> Params:

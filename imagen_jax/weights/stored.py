@@ -14,6 +14,7 @@ import numpy as np
 import safetensors
 
 from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath, local_copy
 from imagen_jax.network_config import Dtype
 
 Index = tuple[slice, ...]
@@ -97,14 +98,14 @@ def place(tensor: StoredTensor, dtype: Dtype, sharding: jax.sharding.Sharding) -
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[safetensors.safe_open]:
+def opened(path: AnyPath) -> Iterator[safetensors.safe_open]:
     """A safetensors file.
 
     Raises:
         UsageError: it cannot be read, is not safetensors or is cut short.
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with local_copy(path) as local, safetensors.safe_open(local, framework="numpy") as file:
             yield file
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from imagen_jax import config_json
 from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath
 from imagen_jax.network_config import Dtype, T5Config
 from imagen_jax.parallel.mesh import parameter_spec
 from imagen_jax.stage import Params, abstract_frozen_encoder
@@ -72,7 +73,7 @@ def t5_names(config: T5Config) -> dict[str, ParamPath]:
     return names
 
 
-def load_t5(source: Path, config: T5Config, mesh: Mesh) -> Params:
+def load_t5(source: AnyPath, config: T5Config, mesh: Mesh) -> Params:
     """The parameters of a frozen encoder in `config.dtype`, as `mesh` shards parameters.
 
     Args:
@@ -112,7 +113,7 @@ def convert_t5(directory: Path, out: Path, dtype: Dtype) -> T5Config:
     return config
 
 
-def is_converted(path: Path) -> bool:
+def is_converted(path: AnyPath) -> bool:
     """Whether `convert_t5` wrote this file.
 
     Raises:
@@ -122,7 +123,7 @@ def is_converted(path: Path) -> bool:
         return (file.metadata() or {}).get("format") == _FORMAT
 
 
-def _open_file(path: Path) -> tuple[T5Config, dict[ParamPath, StoredTensor]]:
+def _open_file(path: AnyPath) -> tuple[T5Config, dict[ParamPath, StoredTensor]]:
     with opened(path) as file:
         metadata = file.metadata() or {}
     config = config_json.from_json(metadata.get("config", ""), f"{path} (header)", T5Config)
@@ -132,7 +133,7 @@ def _open_file(path: Path) -> tuple[T5Config, dict[ParamPath, StoredTensor]]:
     return config, {name: tensors[key] for key, (name, _) in shapes.items()}
 
 
-def _open_directory(directory: Path) -> tuple[T5Config, dict[ParamPath, StoredTensor]]:
+def _open_directory(directory: AnyPath) -> tuple[T5Config, dict[ParamPath, StoredTensor]]:
     config = _read_config(directory)
     tensors = {
         name: tensor
@@ -154,7 +155,7 @@ def _shapes(config: T5Config) -> dict[ParamPath, tuple[int, ...]]:
     return {path: x.shape for path, x in flatten_dict(abstract_frozen_encoder(config)).items()}
 
 
-def _read_config(directory: Path) -> T5Config:
+def _read_config(directory: AnyPath) -> T5Config:
     path = directory / "config.json"
     if not path.exists() and (directory / "text_encoder" / "config.json").exists():
         raise UsageError(f"{directory} is a pipeline; name its directory text_encoder.")

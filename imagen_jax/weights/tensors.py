@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import jax
@@ -12,6 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath, replacing
 from imagen_jax.network_config import Dtype
 from imagen_jax.stage import Params
 from imagen_jax.weights.stored import StoredTensor, check_names, opened
@@ -19,7 +18,7 @@ from imagen_jax.weights.stored import StoredTensor, check_names, opened
 _FORMAT_NAMES = {"float32": "F32", "bfloat16": "BF16"}
 
 
-def write_tensors(path: Path, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
+def write_tensors(path: AnyPath, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
     """Writes parameters as `dtype` under their module paths ("unet.conv_in.kernel").
 
     The file appears whole or not at all. A parameter may be a `StoredTensor`; of those one at a
@@ -28,17 +27,8 @@ def write_tensors(path: Path, params: Params, dtype: Dtype, metadata: dict[str, 
     Raises:
         UsageError: it cannot be written, and why.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                _write(file, params, dtype, metadata)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error}.") from error
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        _write(file, params, dtype, metadata)
 
 
 def _write(file: BinaryIO, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
@@ -67,22 +57,24 @@ def _on_host(x: jax.Array | np.ndarray | StoredTensor, dtype: Dtype) -> np.ndarr
     return np.ascontiguousarray(np.asarray(x).astype(jnp.dtype(dtype), copy=False))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors as float32, and the header's metadata.
+def read_tensors(path: AnyPath) -> dict[str, np.ndarray]:
+    """Tensors as float32.
 
     Raises:
         UsageError: no such file, not safetensors, or cut short.
     """
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist or is not a file.")
     with opened(path) as file:
         names = list(file.keys())
-        return {name: file.get_tensor(name).astype(np.float32) for name in names}, (
-            file.metadata() or {}
-        )
+        return {name: file.get_tensor(name).astype(np.float32) for name in names}
 
 
-def nest(tensors: dict[str, np.ndarray], abstract: Params, path: Path) -> Params:
+def read_metadata(path: AnyPath) -> dict[str, str]:
+    """Of the header; no tensor is read. Raises as `read_tensors` does."""
+    with opened(path) as file:
+        return file.metadata() or {}
+
+
+def nest(tensors: dict[str, np.ndarray], abstract: Params, path: AnyPath) -> Params:
     """The tensors as parameters of the structure of `abstract`.
 
     Raises:

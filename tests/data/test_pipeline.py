@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from imagen_jax.config import DataConfig, StageConfig, UNetConfig
-from imagen_jax.data.pipeline import make_dataset
+from imagen_jax.data.pipeline import LoadExample, make_dataset
+from imagen_jax.data.records import Record
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
 
@@ -124,6 +125,28 @@ def test_super_resolution_without_crop_gives_whole_pictures(folder):
     assert batch["image"][0, :, 0, 0].tolist() == list(range(16))
 
 
+def test_a_records_own_low_resolution_picture_is_taken():
+    """Not the large one made small: here it is brighter by 100, on the same place."""
+    columns = lambda side, scale, add: np.broadcast_to(  # noqa: E731
+        (scale * np.arange(side) + add).astype(np.uint8)[None, :, None], (side, side, 3)
+    )
+    record = Record(
+        name="a", image=encoded(columns(16, 1, 0)), low_res=encoded(columns(8, 2, 100)),
+        draw_caption=lambda rng: "1 1",
+    )  # fmt: skip
+    for seed in range(4):
+        example = LoadExample(16, 8, 8)(record, np.random.default_rng(seed))
+        first = int(example["image"][0, 0, 0])
+        np.testing.assert_array_equal(example["image"], columns(8, 1, first))
+        np.testing.assert_array_equal(example["low_res"], columns(4, 2, first + 100))
+
+
+def encoded(pixels) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_reading_may_begin_at_any_batch(folder, num_workers):
     """So a run goes on from its step, here in the third epoch."""
@@ -142,11 +165,6 @@ def test_tokenizer_runs_in_the_thread_of_the_caller(folder):
 
     list(itertools.islice(iter(dataset(stage(folder), note_thread)), 8))
     assert threads == {threading.get_ident()}
-
-
-def test_worker_processes_give_the_same_batches(folder):
-    alone = batches(stage(folder, crop=8), 4)
-    assert_equal(batches(stage(folder, crop=8, num_workers=1), 4), alone)
 
 
 def test_broken_picture_is_named(folder):

@@ -212,8 +212,15 @@ def test_emoji_records_draw_captions_from_their_words(monkeypatch, tmp_path):
 
 
 def test_data_sets_are_built_once(tmp_path):
-    first = tfds_source.open_builder("tiny_other_names", str(tmp_path))
-    before = first.data_path.stat().mtime
-    assert (
-        tfds_source.open_builder("tiny_other_names", str(tmp_path)).data_path.stat().mtime == before
-    )
+    data_path = tfds_source.open_builder("tiny_other_names", str(tmp_path)).data_path
+    open_tfds("tiny_other_names", tmp_path)
+    before = data_path.stat().mtime
+    open_tfds("tiny_other_names", tmp_path)
+    assert data_path.stat().mtime == before
+
+
+@pytest.mark.parametrize("name", ["tiny_without_text", "tiny_ambiguous"])
+def test_what_cannot_be_used_is_not_built(name, tmp_path):
+    with pytest.raises(UsageError, match="it has"):
+        open_tfds(name, tmp_path)
+    assert not list(tmp_path.iterdir())

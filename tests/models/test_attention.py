@@ -72,6 +72,16 @@ def test_attend_is_its_equation():
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_softmax_is_float32_in_bfloat16():
+    """Of two keys the second's weight is a sigmoid, rounded once and that at the end."""
+    logits = jnp.linspace(-4.0, 4.0, 65).astype(jnp.bfloat16)
+    zero_one = jnp.array([0.0, 1.0], jnp.bfloat16)[None, :, None, None]
+    result = attend(logits[None, :, None, None], zero_one, zero_one, jnp.ones((1, 2), bool))
+    assert result.dtype == jnp.bfloat16
+    expected = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+    np.testing.assert_array_equal(result[0, :, 0], expected.astype(jnp.bfloat16))
+
+
 def test_masked_keys_have_no_influence_and_real_ones_do():
     queries, keys, values = (
         normal(2, 5, 3, 4),

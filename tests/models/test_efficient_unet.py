@@ -1,4 +1,4 @@
-"""The Efficient U-Net: size, zero start, inputs, and freedom from one size."""
+"""The Efficient U-Net: its start, inputs, and freedom from one size."""
 
 import jax
 import jax.numpy as jnp
@@ -6,51 +6,44 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from paper_counts import blocks, conv, embeddings
-from test_unet import inputs
+from test_unet import inputs, predictor
 
-from imagen_jax.config import EfficientUNetConfig
+from imagen_jax.models.blocks import as_they_are
 from imagen_jax.models.efficient_unet import EfficientUNet
-from imagen_jax.stage import build_networks, init_params
+from imagen_jax.models.layers import upsample
+from imagen_jax.stage import init_params
 
 CONFIG = tiny.super_resolution()
 
 
-@pytest.mark.parametrize("self_attention", [True, False], ids=["64to256", "256to1024"])
-def test_the_papers_stages_have_as_many_parameters_as_their_description(self_attention):
-    """Appendix F.2 and F.3; the second has no self-attention."""
-    text, channels = 512, (128, 256, 512, 1024)
-    config = EfficientUNetConfig(self_attention=(False, False, False, self_attention))
-    make = lambda: EfficientUNet(config, text_width=text, low_res=True, rngs=nnx.Rngs(0))  # noqa: E731
-    shapes = nnx.state(nnx.eval_shape(make), nnx.Param)
-    ends = conv(3, 6, 128) + 2 * 128 + conv(3, 128, 3)
-    expected = embeddings(128, text, scalars=2) + ends
-    expected += blocks(channels, (2, 4, 8, 8), text, self_attention)
-    assert sum(x.size for x in jax.tree.leaves(shapes)) == expected
+def test_starts_as_its_outer_convolutions_with_scaled_skips():
+    """Residual blocks and attention begin as the identity."""
+    config = tiny.replace(
+        tiny.EFFICIENT_UNET, channels=(4, 8), num_res_blocks=(1, 1), strides=(2, 2),
+        self_attention=(False, False), text_attention=(False, True),
+    )  # fmt: skip
+    unet = EfficientUNet(config, text_width=6, low_res=False, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(1, 8, 8, 4)).astype(np.float32))
+    text = unet.encode_text(jnp.ones((1, 3, 6)), jnp.ones((1, 3), bool))
+    inner = unet.down[0].conv(x)
+    middle = upsample(unet.down[1].conv(inner))
+    up = unet.up[0].conv(middle) + inner / 2**0.5
+    expected = unet.up[1].conv(upsample(up)) + x / 2**0.5
+    result = unet.trunk(x, jnp.ones((1, 16)), text, as_they_are)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_starts_as_zero_and_gives_float32_from_bfloat16():
-    config = tiny.super_resolution(
-        unet={"dtype": "bfloat16"}, text_encoder={"train": False, "source": "none"}
-    )
+def test_starts_as_zero_and_gives_nearly_the_same_from_bfloat16(model):
+    config = tiny.replace(CONFIG, unet={"dtype": "bfloat16"})
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    run = predictor(config)
-    start = run(params, **inputs(config))
+    run, batch = predictor(config), inputs(config)
+    start = run(params, **batch)
     assert start.dtype == jnp.float32
     assert not np.any(start)
-    later = run({"unet": tiny.random_params(config)["unet"]}, **inputs(config))
-    assert np.all(np.isfinite(later)) and np.any(later)
-
-
-def predictor(config):
-    networks = build_networks(config)
-
-    @jax.jit
-    def run(params, z, log_snr, text, mask, low_res, aug_level):
-        state = networks.encode_text(params, text, mask)
-        return networks.predict(params, z, log_snr, state, low_res=low_res, aug_level=aug_level)
-
-    return run
+    expected = model(batch)
+    difference = np.abs(run(tiny.random_params(config), **batch) - expected)
+    assert 1e-4 < difference.max() / expected.std() < 0.1
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,13 @@
 """The layers of both U-Nets against numpy written from their equations."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from imagen_jax.models import layers
-from imagen_jax.models.layers import GroupNorm, ResBlock, ScalarEmbedding
+from imagen_jax.models.layers import Conditioning, GroupNorm, ResBlock, ScalarEmbedding
 
 
 def normal(*shape, seed=0):
@@ -44,11 +45,15 @@ def test_upsample_repeats_pixels_and_downsample_averages_squares():
     np.testing.assert_allclose(down, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_low_res_comes_after_z_and_a_plain_one_stays_plain():
-    z, low_res = normal(2, 8, 8, 3), np.full((2, 4, 4, 3), 0.25, np.float32)
+def test_low_res_comes_after_z_and_is_interpolated_between_pixel_centres():
+    """Two ramps, one along each axis."""
+    z, (rows, columns) = normal(2, 8, 8, 3), np.mgrid[:4, :4].astype(np.float32)
+    low_res = np.broadcast_to(np.stack([columns, rows], -1), (2, 4, 4, 2))
     both = np.asarray(layers.with_low_res(jnp.asarray(z), jnp.asarray(low_res)))
     np.testing.assert_array_equal(both[..., :3], z)
-    np.testing.assert_allclose(both[..., 3:], 0.25, rtol=1e-6)
+    ramp = np.broadcast_to([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3], (2, 8, 8))
+    np.testing.assert_allclose(both[..., 3], ramp, atol=1e-6)
+    np.testing.assert_allclose(both[..., 4], ramp.swapaxes(1, 2), atol=1e-6)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(64, 32), (48, 16), (6, 2), (3, 1)])
@@ -112,6 +117,52 @@ def test_scalar_embedding_is_dense_swish_dense():
     hidden = hidden / (1 + np.exp(-hidden))
     expected = hidden @ np.asarray(module.dense_2.kernel[...])
     np.testing.assert_allclose(module(jnp.array([0.1, 0.7])), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_conditioning_embeds_the_time_itself_and_adds_text_and_aug_level():
+    """Of the cosine schedule, whose log-SNR is -2 log tan(pi t / 2)."""
+    module = Conditioning(8, 12, augmented=True, dtype="float32", rngs=nnx.Rngs(0))
+    t, level, text = np.array([0.05, 0.4, 0.9]), jnp.array([0.2, 0.0, 1.0]), normal(3, 12)
+    expected = module.time(jnp.float32(t)) + module.aug_level(level) + text
+    result = module(jnp.float32(-2 * np.log(np.tan(np.pi / 2 * t))), jnp.asarray(text), level)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+
+
+def numpy_conv(x, conv):
+    """Same-padded, stride 1: every tap sees the picture shifted."""
+    kernel = np.asarray(conv.kernel[...])
+    side = kernel.shape[0] // 2
+    padded = np.pad(x, ((0, 0), (side, side), (side, side), (0, 0)))
+    out = np.asarray(conv.bias[...])
+    for row, column in np.ndindex(kernel.shape[:2]):
+        window = padded[:, row : row + x.shape[1], column : column + x.shape[2]]
+        out = out + window @ kernel[row, column]
+    return out
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def test_res_block_is_its_equation():
+    """Norm, swish, convolution twice; the embedding scales and shifts the second norm."""
+    block = ResBlock(4, 6, 5, dtype="float32", rngs=nnx.Rngs(0))
+    state, rng = nnx.state(block, nnx.Param), np.random.default_rng(5)
+    move = lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32)  # noqa: E731
+    nnx.update(block, jax.tree.map(move, state))
+    x, embedding = normal(2, 4, 3, 4), normal(2, 5, seed=1)
+
+    def normed(norm, x, groups):
+        return numpy_group_norm(x, groups) * norm.scale[...] + norm.bias[...]
+
+    dense = block.embedding
+    scale_shift = silu(embedding) @ dense.kernel[...] + dense.bias[...]
+    scale, shift = (np.asarray(part)[:, None, None] for part in np.split(scale_shift, 2, axis=-1))
+    h = numpy_conv(silu(normed(block.norm_1, x, 4)), block.conv_1)
+    h = silu(normed(block.norm_2, h, 2) * (1 + scale) + shift)
+    expected = numpy_conv(h, block.conv_2) + numpy_conv(x, block.shortcut)
+    result = block(jnp.asarray(x), jnp.asarray(embedding))
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("resample", [None, "down", "up"])

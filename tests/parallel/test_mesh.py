@@ -3,6 +3,7 @@
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -86,6 +87,24 @@ def test_only_the_data_axis_crosses_slices(config, shape):
 def test_fsdp_does_not_reach_over_slices():
     with pytest.raises(UsageError, match="fsdp is 8 .* divide the 4 devices of a slice"):
         meshes.make_mesh(MeshConfig(fsdp=8), slices(2, 4))
+
+
+def test_parameters_are_gathered_in_another_dtype_and_their_gradients_keep_theirs():
+    """Weights of few bits, so that nothing is rounded on the way back."""
+    mesh = meshes.make_mesh(MeshConfig(fsdp=4))
+    weights = (np.arange(2**15) % 100).reshape(2, -1).astype(np.float32)
+    x = weights + np.float32(0.001)
+    params = meshes.place_parameters({"w": x}, meshes.parameter_shardings({"w": x}, mesh))
+
+    def loss(params):
+        whole = meshes.gather_parameters(params, mesh=mesh, dtype="bfloat16")["w"]
+        return jnp.sum(whole.astype(jnp.float32) * weights), whole
+
+    gradient, whole = jax.jit(jax.grad(loss, has_aux=True))(params)
+    assert whole.dtype == jnp.bfloat16 and whole.sharding.is_fully_replicated
+    assert gradient["w"].dtype == jnp.float32
+    assert gradient["w"].sharding == params["w"].sharding
+    np.testing.assert_array_equal(gradient["w"], weights)
 
 
 def test_a_batch_must_divide_over_the_devices_and_a_height_over_its_axis():

@@ -16,6 +16,6 @@ if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 4)
     origin = Path(sys.argv[1])
     config = config_json.from_json(origin.read_bytes(), str(origin))
-    train.load_config = lambda name: (train.importlib.import_module(f"configs.{name}"), config)[1]
+    train.load_config = lambda name: config
     sys.argv = ["train.py", "tiny_64", *sys.argv[2:]]
     train.main()

@@ -1,11 +1,11 @@
 """Compiling for TPUs that are not there: the exact step, what it reports, what it refuses."""
 
 import dataclasses
-import importlib
 import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import jax
@@ -17,8 +17,9 @@ from scripts import ROOT, call, refused, sample, train
 from imagen_jax.config import MeshConfig
 from imagen_jax.data.sources import open_source
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.planning import calls, chips, topology
+from imagen_jax.planning import calls, chips, compile_only, topology
 from imagen_jax.planning.collectives import Traffic
+from imagen_jax.planning.options import CompileOptions
 from imagen_jax.planning.report import Memory, bound
 from imagen_jax.text.tokenizer import load_tokenizer
 from imagen_jax.training.loop import Trainer, open_reader
@@ -37,7 +38,6 @@ def as_it_was():
 @pytest.fixture
 def tiny_train(monkeypatch):
     """`train.py tiny_64`, where that config is the tests' tiny super-resolution stage."""
-    importlib.import_module("configs.tiny_64")
     config = tiny.super_resolution(text_encoder=FROZEN)
     monkeypatch.setattr(train, "load_config", lambda name: config)
     return lambda *arguments: call(train, "tiny_64", *arguments)
@@ -105,6 +105,32 @@ def test_bad_flags_are_refused(arguments, says, tiny_train, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     refused(tiny_train(*arguments), *says)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", [".", "/", "made", "file/report.json"])
+def test_a_report_that_cannot_be_written_is_refused_first(path, tiny_train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "file").write_text("precious")
+    monkeypatch.setattr(topology, "has_compiler", lambda: pytest.fail("it went on"))
+    refused(tiny_train(*POD, "--json", path), f"--json is {path}", "directory")
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["file", "made"]
+
+
+def test_what_was_compiled_before_a_stage_that_does_not_fit_is_written(tmp_path, monkeypatch):
+    def compile_call(stage, *_):
+        if stage.what == "large":
+            raise compile_only.DoesNotFit("too large")
+        return stage.what
+
+    monkeypatch.setattr(compile_only, "slice_devices", lambda *_: [])
+    monkeypatch.setattr(compile_only, "compile_call", compile_call)
+    monkeypatch.setattr(compile_only, "to_text", str)
+    monkeypatch.setattr(compile_only, "to_json", json.dumps)
+    stages = [SimpleNamespace(what=what, config=tiny.stage()) for what in ("small", "large", "x")]
+    options = CompileOptions(compile_only=True, json=tmp_path / "report.json")
+    assert compile_only.run(lambda devices: stages, options) == 1
+    assert json.loads(options.json.read_text()) == ["small"]
 
 
 def test_without_the_compiler_it_says_how_to_get_it(tiny_train, monkeypatch):

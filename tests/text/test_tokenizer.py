@@ -197,9 +197,10 @@ def test_a_model_with_other_special_ids_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a tokenizer file"),
-        ("[]", "not a tokenizer file"),
-        ("{}", "not a tokenizer file"),
+        ("{", "no tokenizer file"),
+        ("[]", "no tokenizer file"),
+        ("{}", "no tokenizer file"),
+        (json.dumps({"model": {"type": "Unigram"}}), "no tokenizer file .*vocab"),
         (json.dumps({"model": {"type": "BPE"}}), "holds a BPE tokenizer"),
     ],
 )

@@ -4,6 +4,7 @@ import gc
 import json
 import shutil
 import warnings
+from unittest import mock
 
 import jax
 import numpy as np
@@ -131,6 +132,39 @@ def test_a_directory_without_a_checkpoint_or_config_says_so(tmp_path):
         read_config(tmp_path)
     with pytest.raises(UsageError, match="neither a training directory nor an exported stage"):
         load_stage(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied", "_METADATA"),
+        ValueError("PERMISSION_DENIED: Error reading: Permission denied"),
+    ],
+)
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(error, workdir, monkeypatch):
+    """Permissions are not asked of the superuser, who may well run the tests."""
+    checkpoints = Checkpoints(workdir)
+    monkeypatch.setattr(checkpoints._manager, "restore", mock.Mock(side_effect=error))
+    with pytest.raises(UsageError, match=r"checkpoints/2 cannot be read: .*Permission denied\."):
+        checkpoints.restore_ema({})
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(workdir):
+    checkpoints = Checkpoints(workdir, keep=2)
+    shutil.rmtree(workdir / "checkpoints")
+    (workdir / "checkpoints").write_text("in the way")
+    with pytest.raises(UsageError, match=r"checkpoint in .*/checkpoints cannot be written: "):
+        checkpoints.save(make_state(tiny.stage(), 3))
+        checkpoints.close()
+
+
+@pytest.mark.parametrize("call", ["save", "close"])
+def test_what_fails_in_the_background_is_named(call, workdir, monkeypatch):
+    checkpoints = Checkpoints(workdir, keep=2)
+    fail = mock.Mock(side_effect=ValueError("RESOURCE_EXHAUSTED: No space left on device\nat x"))
+    monkeypatch.setattr(checkpoints._manager, call, fail)
+    with pytest.raises(UsageError, match="cannot be written: .*No space left on device.$"):
+        checkpoints.save(make_state(tiny.stage(), 3)) if call == "save" else checkpoints.close()
 
 
 def test_reads_that_orbax_abandons_are_not_warned_of_later(workdir, monkeypatch):

@@ -1,7 +1,7 @@
 """Interrupted runs go on as if nothing had happened; hopeless ones stop and say why."""
 
-import hashlib
-import os
+import contextlib
+import shutil
 import signal
 import time
 
@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import runs
 import tiny
+from PIL import Image
+from scripts import call, tree, verbs
 
 from imagen_jax.errors import UsageError
-from imagen_jax.training.checkpoint import Checkpoints
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.plots import read_metrics
+from imagen_jax.training.checkpoint import Checkpoints, claim_directory, read_config
 from imagen_jax.training.loop import run
 from imagen_jax.training.metrics import NonFiniteMetric
 
@@ -38,6 +42,11 @@ def straight(config, directory):
     return runs.saved(config, directory / "straight")
 
 
+def latest_step(workdir):
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return checkpoints.latest_step()
+
+
 def assert_same(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
@@ -46,7 +55,7 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(config, directory, stra
     """Parameters, EMA, optimizer state and data; the break is between two checkpoints."""
     workdir = directory / "broken"
     run(steps(config, 3), workdir)
-    assert Checkpoints(workdir).latest_step() == 3
+    assert latest_step(workdir) == 3
     run(steps(config, 6), workdir)
     assert straight.step == 6
     assert_same(runs.saved(config, workdir), straight)
@@ -55,29 +64,51 @@ def test_a_resumed_run_equals_a_straight_one_bit_for_bit(config, directory, stra
 def test_a_killed_run_goes_on_as_if_it_had_not_been(config, directory, straight):
     workdir = directory / "killed"
     endless = steps(config, 10**6, checkpoint_every=2, keep_checkpoints=100)
-    process = runs.start_process(endless, workdir)
-    deadline = time.monotonic() + 240
-    while not (workdir / "checkpoints" / "2").is_dir():
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline, "the run made no checkpoint"
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
-    last = Checkpoints(workdir).latest_step()
+    with runs.start_process(endless, workdir) as process:
+        deadline = time.monotonic() + 240
+        try:
+            while not (workdir / "checkpoints" / "2").is_dir():
+                assert process.poll() is None, process.stderr.read().decode()
+                assert time.monotonic() < deadline, "the run made no checkpoint"
+                time.sleep(0.01)
+        finally:
+            process.kill()
+        assert process.wait() == -signal.SIGKILL
+    last = latest_step(workdir)
     assert last % 2 == 0
     count = max(6, last + 2)
     run(steps(config, count), workdir)
     if count > 6:
-        run(steps(config, count), directory / "straight")
-        straight = runs.saved(config, directory / "straight")
+        longer = shutil.copytree(directory / "straight", directory / "longer")
+        run(steps(config, count), longer)
+        straight = runs.saved(config, longer)
     assert_same(runs.saved(config, workdir), straight)
 
 
-def snapshot(workdir):
-    """Every file and its contents."""
-    files = sorted(path for path in workdir.rglob("*") if path.is_file())
-    return {path: hashlib.sha256(path.read_bytes()).digest() for path in files}
+def test_what_a_run_logs_can_be_read_and_plotted(directory, straight, tmp_path):
+    metrics = read_metrics(directory / "straight")
+    np.testing.assert_array_equal(metrics["step"], np.arange(1, 7))
+    np.testing.assert_array_equal(metrics["pictures_seen"], 8 * np.arange(1, 7))
+    assert np.all(np.isfinite(metrics["loss"])) and np.ptp(metrics["loss"]) > 0
+    result = call(verbs, "plot", directory / "straight", "--out", tmp_path / "loss.png")
+    assert (result.code, result.out) == (0, f"{tmp_path / 'loss.png'}\n")
+    assert Image.open(tmp_path / "loss.png").width > 100
+
+
+def test_a_state_is_the_same_on_another_mesh(config, directory, straight, monkeypatch):
+    """It was saved from eight devices, large arrays in parts; here small ones are in two."""
+    monkeypatch.setattr(meshes, "_REPLICATE_BELOW", 64)
+    other = tiny.replace(config, mesh={"fsdp": 2, "spatial": 2})
+    assert_same(runs.saved(other, directory / "straight"), straight)
+
+
+def test_what_changes_nothing_that_is_learned_may_change(config, tmp_path):
+    claim_directory(tmp_path / "run", config)
+    changed = tiny.replace(
+        config, mesh={"fsdp": 4}, data={"num_workers": 1}, training={"sample_prompts": ("a",)}
+    )
+    claim_directory(tmp_path / "run", changed)
+    assert read_config(tmp_path / "run") == changed
 
 
 @pytest.mark.parametrize(
@@ -92,10 +123,10 @@ def snapshot(workdir):
 def test_the_directory_of_another_config_is_refused_untouched(
     config, directory, straight, changes, says
 ):
-    before = snapshot(directory / "straight")
+    before = tree(directory / "straight")
     with pytest.raises(UsageError, match=says):
         run(tiny.replace(config, **changes), directory / "straight")
-    assert snapshot(directory / "straight") == before
+    assert tree(directory / "straight") == before
 
 
 def test_a_directory_with_other_things_in_it_is_refused_untouched(config, tmp_path):

@@ -1,5 +1,7 @@
 """A step over eight virtual devices is the step on one, and its state is really divided."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from imagen_jax.training.step import TrainState
 SMALL = 64
 """Arrays from here on are sharded in these tests: tiny networks have no large ones."""
 STEPS = 3
+TOLERANCES = {"adam": 2e-5, "adafactor": 2e-6}
+"""Three steps of Adam move 3e-4, of Adafactor 3e-4 times the mean size of a parameter."""
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +27,7 @@ def shard_small_arrays(monkeypatch):
 
 
 def train(config, mesh):
-    """Losses of the first steps, and the state after them, on the mesh."""
+    """Losses and gradient norms of the first steps, and the state after them, on the mesh."""
     trainer = Trainer(config, mesh)
     params = tiny.random_params(config)
     state = TrainState(
@@ -32,11 +36,12 @@ def train(config, mesh):
     )  # fmt: skip
     state = jax.device_put(state, trainer.shardings)
     batch = meshes.global_batch(tiny.batch(config), mesh)
-    losses = []
+    seen = []
     for _ in range(STEPS):
         state, metrics = trainer.step(state, {}, batch, jax.random.key(0))
-        losses.append(float(metrics["loss"]))
-    return losses, state
+        # Clipping and both optimizers forget the size of a gradient; its norm tells.
+        seen.append([float(metrics[name]) for name in ("loss", "gradient_norm")])
+    return seen, state
 
 
 def stage(optimizer):
@@ -58,12 +63,13 @@ def alone():
 def test_sharded_equals_single_device(alone, optimizer, fsdp, spatial):
     """Eight devices as meshes 1x8x1, 2x4x1, 8x1x1 and 2x2x2, which splits pictures too."""
     mesh = meshes.make_mesh(MeshConfig(fsdp=fsdp, spatial=spatial))
-    losses, state = train(stage(optimizer), mesh)
-    expected_losses, expected = alone[optimizer]
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    seen, state = train(stage(optimizer), mesh)
+    expected_seen, expected = alone[optimizer]
+    np.testing.assert_allclose(seen, expected_seen, rtol=1e-4)
     gradients = alone["adam"][1].opt_state[1][0].mu
     for name in ("params", "ema"):
-        jax.tree.map(assert_close, getattr(state, name), getattr(expected, name), gradients)
+        close = functools.partial(assert_close, atol=TOLERANCES[optimizer])
+        jax.tree.map(close, getattr(state, name), getattr(expected, name), gradients)
     assert_divided(state, fsdp)
 
 
@@ -73,20 +79,22 @@ def test_scanned_blocks_are_sharded_without_a_wrong_number():
     config = tiny.replace(
         stage("adam"), unet=unet, text_encoder={"t5": {"num_layers": 2, "remat": "full"}}
     )
-    expected_losses, expected = train(config, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
-    losses, state = train(config, meshes.make_mesh(MeshConfig(fsdp=4)))
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    expected_seen, expected = train(config, meshes.make_mesh(MeshConfig(), jax.devices()[:1]))
+    seen, state = train(config, meshes.make_mesh(MeshConfig(fsdp=4)))
+    np.testing.assert_allclose(seen, expected_seen, rtol=1e-4)
     gradients = expected.opt_state[1][0].mu
-    jax.tree.map(assert_close, state.params, expected.params, gradients)
+    close = functools.partial(assert_close, atol=TOLERANCES["adam"])
+    jax.tree.map(close, state.params, expected.params, gradients)
+    assert_divided(state, 4)
 
 
-def assert_close(x, y, gradient):
-    """Within 7% of what three Adam steps move, wherever there is a gradient to speak of.
+def assert_close(x, y, gradient, atol):
+    """Much nearer than three steps move, wherever there is a gradient to speak of.
 
     A bias in front of a norm has none: its rounding errors become whole steps of any sign.
     """
     learns = np.abs(gradient) > 1e-5
-    np.testing.assert_allclose(np.asarray(x)[learns], np.asarray(y)[learns], rtol=1e-3, atol=2e-5)
+    np.testing.assert_allclose(np.asarray(x)[learns], np.asarray(y)[learns], rtol=1e-6, atol=atol)
 
 
 def assert_divided(state, fsdp):

@@ -10,9 +10,9 @@ import safetensors.numpy
 import tiny
 
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import load_stage
+from imagen_jax.loading import load_config, load_stage
 from imagen_jax.weights.stage_file import load_stage_file, save_stage_file
-from imagen_jax.weights.tensors import read_tensors
+from imagen_jax.weights.tensors import read_metadata, read_tensors
 
 CONFIG = tiny.stage()
 
@@ -34,6 +34,13 @@ def test_float32_comes_back_bit_for_bit_with_its_config(exported, params):
     assert config == CONFIG
     assert jax.tree.structure(loaded) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_the_config_needs_no_tensor(exported):
+    rewrite(exported, drop="unet.conv_in.kernel")
+    assert load_config(exported) == CONFIG
+    with pytest.raises(UsageError, match=r"missing or left over, such as unet\.conv_in\.kernel"):
+        load_stage_file(exported)
 
 
 def test_the_file_may_be_read_as_any_new_file_and_names_no_directory(tmp_path, params):
@@ -71,9 +78,22 @@ def test_no_temporary_file_stays(exported):
     assert [path.name for path in exported.parent.iterdir()] == ["stage.safetensors"]
 
 
+def test_what_fails_half_way_is_named_and_leaves_the_old_file(exported, params, monkeypatch):
+    def fail(tensors, path, **_):
+        path.write_bytes(b"half")
+        raise safetensors.SafetensorError("I/O error: No space left on device")
+
+    before = exported.read_bytes()
+    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    with pytest.raises(UsageError, match=r"stage\.safetensors cannot be written: .*No space left"):
+        save_stage_file(exported, CONFIG, params, "float32")
+    assert exported.read_bytes() == before
+    assert [path.name for path in exported.parent.iterdir()] == ["stage.safetensors"]
+
+
 def rewrite(path, *, config=None, drop=None, add=None, reshape=None, metadata=None):
     """The same file with one thing wrong."""
-    tensors, header = read_tensors(path)
+    tensors, header = read_tensors(path), read_metadata(path)
     if drop:
         del tensors[drop]
     if add:
@@ -116,7 +136,7 @@ def test_a_config_of_another_size_is_refused(tmp_path, params):
 
 def test_a_header_without_a_config_is_refused(exported):
     rewrite(exported, metadata={"format": "imagen-jax stage 1"})
-    with pytest.raises(UsageError, match="config"):
+    with pytest.raises(UsageError, match=r"\(header\): the config: "):
         load_stage_file(exported)
 
 

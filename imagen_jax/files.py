@@ -1,0 +1,96 @@
+"""Files that appear whole or not at all, here or in a bucket. No JAX here."""
+
+import contextlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from etils import epath
+
+from imagen_jax.errors import UsageError, reason
+
+AnyPath = Path | epath.Path
+"""A local path, or one in a bucket; training directories may be either."""
+_BUCKET = "gs://"
+
+
+def to_path(text: str) -> AnyPath:
+    """A path of this machine, or `gs://bucket/...`.
+
+    Raises:
+        UsageError: the bucket cannot be reached.
+    """
+    if not text.startswith(_BUCKET):
+        return Path(text)
+    if importlib.util.find_spec("gcsfs") is None:
+        raise UsageError(f'{text} needs gcsfs; install this package with its extra "gcs".')
+    path = epath.Path(text)
+    try:
+        path.exists()
+    except Exception as error:  # Of credentials, network or bucket, each with classes of its own.
+        raise UsageError(f"{text} cannot be reached: {reason(error)}.") from error
+    return path
+
+
+def absolute(path: AnyPath) -> AnyPath:
+    """From the root; what is in a bucket is already."""
+    return path.resolve() if isinstance(path, Path) else path
+
+
+@contextlib.contextmanager
+def local_copy(path: AnyPath) -> Iterator[Path]:
+    """The file itself if it is local, else a copy that lasts as long as the block."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy
+
+
+@contextlib.contextmanager
+def replacing(path: AnyPath) -> Iterator[AnyPath]:
+    """Gives a temporary path beside `path`, and puts what was written there in its place.
+
+    Makes the directory. If the block fails, `path` stays as it is and nothing is left behind.
+
+    Raises:
+        UsageError: the file cannot be written, and why.
+    """
+    if not path.name:
+        raise UsageError(f"{path} cannot be written: it is a directory.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {reason(error)}.") from error
+
+
+def write_text(path: AnyPath, text: str) -> None:
+    """Writes UTF-8 by `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(directory: Path, flag: str) -> None:
+    """Raises a UsageError unless `directory` is, or can be made, one to write to.
+
+    It makes nothing: a run that fails later leaves no empty directory.
+
+    Args:
+        flag: what was asked for, such as "--out is runs".
+    """
+    directory = directory.absolute()
+    nearest = next(path for path in (directory, *directory.parents) if path.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"{flag}, but {nearest} is a file; it must be a directory.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{flag}, but {nearest} cannot be written to.")
