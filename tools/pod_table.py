@@ -47,7 +47,7 @@ def rows() -> list[Row]:
     others = [
         ("t5_xxl", "v5e:16x16", ("train.py", "base_64", "--what", "embedding")),
         ("sample_sr_1024", "v5e:2x4", ("sample.py", "--base", "configs/sr_1024.py",
-         "--sr256", "none", "--batch-size", "1")),
+         "--sr256", "none", "--batch-size", "1", "--split-height", "8")),
     ]  # fmt: skip
     return [
         Row(
