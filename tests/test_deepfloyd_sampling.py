@@ -81,6 +81,7 @@ def test_the_header_says_how_to_sample(converted):
     assert Path(text.tokenizer) == (GOLDEN / "stage_1" / "tokenizer").absolute()
 
 
+@pytest.mark.slow
 def test_convert_and_sample_from_the_shell(directory, tmp_path):
     """The golden stage I paints 16 pixels and stage II takes 8; the weights fit any size."""
     change(directory / "unet" / "config.json", sample_size=8)

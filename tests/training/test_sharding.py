@@ -51,10 +51,10 @@ def alone():
 
 @pytest.mark.parametrize(
     ("optimizer", "fsdp", "spatial"),
-    [("adam", 8, 1), ("adam", 4, 1), ("adam", 1, 1), ("adafactor", 4, 1), ("adam", 2, 2)],
+    [("adam", 8, 1), ("adam", 1, 1), ("adafactor", 4, 1), ("adam", 2, 2)],
 )
 def test_sharded_equals_single_device(alone, optimizer, fsdp, spatial):
-    """Eight devices as meshes 1x8x1, 2x4x1, 8x1x1 and 2x2x2, which splits pictures too."""
+    """Eight devices as meshes 1x8x1, 8x1x1, 2x4x1 and 2x2x2, which splits pictures too."""
     mesh = meshes.make_mesh(MeshConfig(fsdp=fsdp, spatial=spatial))
     seen, state = train(stage(optimizer), mesh)
     expected_seen, expected = alone[optimizer]
@@ -66,6 +66,7 @@ def test_sharded_equals_single_device(alone, optimizer, fsdp, spatial):
     assert_divided(state, fsdp)
 
 
+@pytest.mark.slow
 def test_scanned_blocks_are_sharded_without_a_wrong_number():
     """Scans over stacked parameters are where the partitioner has computed a wrong loss."""
     unet = {"num_res_blocks": (3,), "attention_resolutions": (8,), "remat": ("full",)}

@@ -155,6 +155,7 @@ COUNTS = {
 """Millions of parameters of diffusers' networks; the model cards say 400, 900, 4300, 450, 1200."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_the_published_sizes_have_the_names_and_shapes_of_diffusers(name, tmp_path):
     published = json.loads(lzma.decompress(SHAPES.read_bytes()))[name]
