@@ -40,9 +40,10 @@ CONFIGS = {
 
 TEXT = """# Parameters
 
-Written by `python tools/parameter_table.py`, held by `tests/test_parameters.py`. The U-Net's count
-takes in all that is trained: layers on the text (its keys and values in every attention, the
-attention pooling) grow with the encoder's width, which is why the 300M base is of four sizes.
+Written by `python tools/parameter_table.py`, held by `pytest -m "" tests/test_parameters.py`.
+The U-Net's count takes in all that is trained: layers on the text (its keys and values in every
+attention, the attention pooling) grow with the encoder's width, which is why the 300M base is of
+four sizes.
 
 {table}
 
