@@ -22,8 +22,7 @@ def guide(conditional: Images, unconditional: Images, scale: float) -> Images:
 def upper_percentile(values: Float[Array, "batch number"], percentile: float) -> PerPicture:
     """The p-th percentile of each row, linear between ranks, as `jnp.percentile` gives it.
 
-    It selects the few largest values instead of sorting all of them, which for pictures of
-    1024x1024 would be the slowest part of a step on a CPU.
+    It selects the few largest values instead of sorting all of them.
     """
     number = values.shape[1]
     rank = (1 - percentile / 100) * (number - 1)

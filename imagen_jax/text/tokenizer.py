@@ -50,7 +50,7 @@ class JsonVocabulary:
     """
 
     def __init__(self, path: Path) -> None:
-        from transformers import PreTrainedTokenizerFast  # two seconds that few runs need
+        from transformers import PreTrainedTokenizerFast  # Slow to import, and few runs need it.
 
         _require_unigram(path)
         try:

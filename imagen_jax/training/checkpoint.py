@@ -157,7 +157,7 @@ class Checkpoints:
         step = self.latest_step()
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:
+        except Exception as error:  # Of many classes: see `_is_of_files`.
             if not _is_of_files(error):
                 raise
             said = reason(error)
