@@ -26,7 +26,8 @@ def check_finite(step: int, metrics: Metrics) -> dict[str, float]:
     Raises:
         NonFiniteMetric: names the step and the metric.
     """
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    fetched = jax.device_get(metrics)
+    values = {name: float(value) for name, value in fetched.items() if not value.ndim}
     for name, value in values.items():
         if not math.isfinite(value):
             raise NonFiniteMetric(

@@ -12,10 +12,12 @@ from imagen_jax.config import StageConfig
 from imagen_jax.diffusion import process, schedules
 from imagen_jax.sampling import low_res_inputs, noise_level, to_unit
 from imagen_jax.stage import Networks, Params, drop_text, init_params
-from imagen_jax.training.optim import update_ema
+from imagen_jax.training.optim import learning_rate, update_ema
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+TIME_BINS = 10
+"""Equal parts of t in [0, 1] whose losses are told apart."""
 
 
 @dataclass
@@ -23,7 +25,7 @@ class TrainState:
     """All that a step changes; also its shapes or its shardings, in the same places.
 
     Attributes:
-        step: optimizer steps taken.
+        step: batches taken in, also those whose update was skipped.
         params: what is trained.
         ema: its exponential moving average, which samples are made from.
         opt_state: the optimizer's.
@@ -47,15 +49,15 @@ def init_state(
     )
 
 
-def stage_loss(
+def picture_losses(
     config: StageConfig,
     networks: Networks,
     params: Params,
     frozen: Params,
     batch: Batch,
     keys: jax.Array,
-) -> jax.Array:
-    """Mean diffusion loss of a batch.
+) -> tuple[jax.Array, jax.Array]:
+    """Diffusion loss and time t of every picture of a batch.
 
     Every picture draws its own time, noise, caption dropout and aug_level from its own key.
 
@@ -84,7 +86,21 @@ def stage_loss(
     losses = process.loss(
         prediction, x, eps, log_snr, config.diffusion.prediction, config.diffusion.min_snr_gamma
     )
-    return jnp.mean(losses)
+    return losses, t
+
+
+def stage_loss(*inputs) -> jax.Array:
+    """Mean diffusion loss of a batch; the arguments are those of `picture_losses`."""
+    return jnp.mean(picture_losses(*inputs)[0])
+
+
+def by_time(losses: jax.Array, t: jax.Array) -> Metrics:
+    """Per bin of t, its pictures' summed loss and their number, both over the batch's size.
+
+    Their quotient is the bin's mean loss, also after both are averaged over batches.
+    """
+    bins = jax.nn.one_hot(jnp.minimum(t * TIME_BINS, TIME_BINS - 1).astype(int), TIME_BINS)
+    return {"bin_losses": jnp.mean(losses[:, None] * bins, 0), "bin_shares": jnp.mean(bins, 0)}
 
 
 def train_step(
@@ -99,42 +115,60 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One optimizer step; the same `state`, `batch` and `key` give the same result.
 
+    Where loss or gradient is not finite, parameters, EMA and optimizer stay as they are and
+    the metric `skipped` is 1.
+
     `shardings` says where the state lies. Gradients are constrained to lie as their
     parameters, without which the partitioner may choose worse, or wrong, layouts.
     """
     keys = jax.random.split(jax.random.fold_in(key, state.step), batch["image"].shape[0])
-    loss_of = jax.value_and_grad(functools.partial(stage_loss, config, networks))
     parts = config.training.accumulation_steps
 
-    def gradient(batch: Batch, keys: jax.Array) -> tuple[jax.Array, Params]:
-        loss, grads = loss_of(state.params, frozen, batch, keys)
+    def loss_of(params: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics]:
+        losses, t = picture_losses(config, networks, params, frozen, batch, keys)
+        return jnp.mean(losses), by_time(losses, t)
+
+    def gradient(batch: Batch, keys: jax.Array) -> tuple[tuple[jax.Array, Metrics], Params]:
+        loss, grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch, keys)
         return loss, jax.lax.with_sharding_constraint(grads, shardings.params)
 
     if parts == 1:
-        loss, grads = gradient(batch, keys)
+        (loss, bins), grads = gradient(batch, keys)
     else:
-        loss, grads = _accumulate(gradient, batch, keys, parts, state.params)
+        (loss, bins), grads = _accumulate(gradient, batch, keys, parts)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = update_ema(state.ema, params, state.step, config.optimizer.ema_decay)
+    updated = TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state)
+    gradient_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    kept = jax.tree.map(functools.partial(jnp.where, finite), updated, state)
+    parameter_norm = optax.tree.norm(kept.params)
+    distance = optax.tree.norm(jax.tree.map(jnp.subtract, kept.ema, kept.params))
     metrics = {
         "loss": loss,
-        "gradient_norm": optax.tree.norm(grads),
-        "parameter_norm": optax.tree.norm(params),
+        **bins,
+        "gradient_norm": gradient_norm,
+        "parameter_norm": parameter_norm,
+        "ema_distance": distance / parameter_norm,
+        "learning_rate": learning_rate(config.optimizer)(state.step),
+        "skipped": 1.0 - finite,
     }
-    return TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state), metrics
+    return kept.replace(step=state.step + 1), metrics
 
 
-def _accumulate(gradient, batch, keys, parts, params):
-    """Mean loss and gradient over `parts` equal parts of the batch, one after another.
+def _accumulate(gradient, batch, keys, parts):
+    """Mean of what `gradient` gives over `parts` equal parts of the batch, one after another.
 
     Part i takes every parts-th picture, so that each device keeps the pictures it has.
     """
     split = lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)  # noqa: E731
+    batches = jax.tree.map(split, (batch, keys))
 
     def add(total, part):
         return jax.tree.map(jnp.add, total, gradient(*part)), None
 
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-    total, _ = jax.lax.scan(add, zero, jax.tree.map(split, (batch, keys)))
+    one = jax.eval_shape(gradient, *jax.tree.map(lambda x: x[0], batches))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
+    total, _ = jax.lax.scan(add, zero, batches)
     return jax.tree.map(lambda x: x / parts, total)

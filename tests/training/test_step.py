@@ -14,7 +14,7 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.stage import Networks, build_networks
 from imagen_jax.training.loop import Trainer
 from imagen_jax.training.optim import learning_rate, make_optimizer, update_ema
-from imagen_jax.training.step import stage_loss
+from imagen_jax.training.step import by_time, stage_loss
 
 KEY = jax.random.key(7)
 
@@ -48,7 +48,7 @@ def test_the_same_key_gives_the_same_step_and_another_does_not(base):
     state, batch = tiny.state(CONFIG), tiny.batch(CONFIG)
     (first, metrics), (again, same) = (take_step(base, state, batch) for _ in range(2))
     assert_trees_equal(first, again)
-    assert metrics == same
+    assert_trees_equal(metrics, same)
     _, other = take_step(base, state, batch, jax.random.key(8))
     assert other["loss"] != metrics["loss"]
 
@@ -105,6 +105,37 @@ def test_accumulation_equals_one_batch_up_to_rounding(base):
         functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
         first_moment(parts), first_moment(whole),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(base, bad):
+    state, batch = tiny.state(CONFIG, 5), tiny.batch(CONFIG)
+    broken = jax.tree.map(lambda x: x, state)  # The trees anew; their leaves are not changed.
+    broken.params["unet"]["conv_out"]["bias"] = state.params["unet"]["conv_out"]["bias"] + bad
+    after, metrics = take_step(base, broken, batch)
+    assert metrics["skipped"] == 1 and after.step == 6
+    assert_trees_equal(after.replace(step=5), jax.device_get(broken.replace(step=5)))
+    assert take_step(base, state, batch)[1]["skipped"] == 0
+
+
+def test_losses_by_time_add_up_to_the_loss(base):
+    _, metrics = take_step(base, tiny.state(CONFIG), tiny.batch(CONFIG))
+    assert metrics["bin_losses"].sum() == pytest.approx(float(metrics["loss"]), rel=1e-5)
+    assert metrics["bin_shares"].sum() == pytest.approx(1)
+
+
+def test_a_picture_is_counted_in_the_bin_of_its_time():
+    bins = by_time(jnp.array([1.0, 2.0, 4.0, 8.0]), jnp.array([0.0, 0.11, 0.19, 1.0]))
+    np.testing.assert_allclose(bins["bin_losses"], [0.25, 1.5, *[0] * 7, 2])
+    np.testing.assert_allclose(bins["bin_shares"], [0.25, 0.5, *[0] * 7, 0.25])
+
+
+def test_the_distance_of_the_ema_is_relative_to_the_parameters(base):
+    after, metrics = take_step(base, tiny.state(CONFIG), tiny.batch(CONFIG))
+    flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
+    params, ema = flat(after.params), flat(after.ema)
+    expected = np.linalg.norm(ema - params) / np.linalg.norm(params)
+    assert metrics["ema_distance"] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_one_batch_overfits(base):
