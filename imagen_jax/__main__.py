@@ -70,14 +70,16 @@ class Convert:
             self._deepfloyd_if()
         else:
             self._t5()
+        from imagen_jax.weights.hugging_face import licence
+
+        print(licence(self.directory))
 
     def _deepfloyd_if(self) -> None:
-        from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, licence
+        from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
 
         text_from = self.text_encoder or self.directory
         config = convert_deepfloyd_if(self.directory, self.out, self.dtype, text_from)
         print(f"{self.out}: {config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
-        print(licence(self.directory))
 
     def _t5(self) -> None:
         from imagen_jax.weights.t5_names import convert_t5
