@@ -1,6 +1,7 @@
 """The whole cascade, painted through sample.py: files, manifest, and what a picture depends on."""
 
 import json
+import weakref
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from scripts import call, paint_nothing, sample, tree, verbs
 
 from imagen_jax import cascade
 from imagen_jax.config import MeshConfig
-from imagen_jax.loading import open_stage
+from imagen_jax.loading import StoredNetwork, open_stage
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.prompts import embed_prompts
 from imagen_jax.training.checkpoint import Checkpoints, claim_directory
@@ -109,6 +110,25 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(painted, s
     assert all(other[name] != first[name] for name in pictures)
 
 
+def test_each_network_is_gone_before_the_next_is_loaded(steps, monkeypatch):
+    """Three encoders, then three U-Nets: not one array of one is alive when another comes."""
+    load, alive, loaded = StoredNetwork.load, [], []
+
+    def watch(network, mesh):
+        assert not any(array() is not None for array in alive), f"before {loaded}"
+        params = load(network, mesh)
+        alive.extend(map(weakref.ref, jax.tree.leaves(params)))
+        loaded.append((network.name, network.origin))
+        return params
+
+    monkeypatch.setattr(StoredNetwork, "load", watch)
+    few = [cascade.Step(s.stage, tiny.replace(s.settings, num_steps=1)) for s in steps]
+    paint(few, PROMPTS[:1], devices=1, batch_size=1)
+    names = ["text_encoder"] * 3 + ["unet"] * 3
+    assert loaded == list(zip(names, [s.stage.origin for s in 2 * steps], strict=True))
+    assert alive and not any(array() is not None for array in alive)
+
+
 def test_flags_set_each_stage(stages, tmp_path, monkeypatch):
     """One value for all stages, or one for each; written to the manifest as they were used."""
     paint_nothing(monkeypatch)
@@ -122,6 +142,28 @@ def test_flags_set_each_stage(stages, tmp_path, monkeypatch):
     assert [s["guidance_scale"] for s in used] == [1.0, 1.0]
     assert [s["aug_level"] for s in used] == [0.0, 0.5]
     assert not list(tmp_path.glob("*-64.png"))
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "sides", "ends"),
+    [
+        (["base"], [], {16}, "base"),
+        (["base", "sr256"], [], {16, 32}, "sr256"),
+        (["base", "sr256"], ["--sr1024=none"], {16, 32}, None),
+        ([], [], {64, 256, 1024}, None),
+        ([], ["--sr256=shipped"], {64, 256, 1024}, None),
+    ],
+)
+def test_after_a_stage_of_ones_own_come_only_those_that_are_named(
+    own, others, sides, ends, stages, tmp_path, monkeypatch
+):
+    paint_nothing(monkeypatch)
+    named = [f"--{name}={stages / name}.safetensors" for name in own]
+    result = call(sample, "rocket", *named, *others, "--out", tmp_path)
+    assert result.code == 0, result.err
+    assert {int(p.stem.rpartition("-")[2]) for p in tmp_path.glob("*-*.png")} == sides
+    said = f"The last stage is --{ends}: the stages that ship with this package do not follow"
+    assert (said in result.err) if ends else ("The last stage" not in result.err)
 
 
 def test_hostile_prompts_make_harmless_file_names(stages, tmp_path, monkeypatch):
