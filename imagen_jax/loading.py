@@ -57,19 +57,24 @@ class StoredNetwork:
 
 @dataclasses.dataclass(frozen=True)
 class StoredStage:
-    """A trained stage where it is kept: its config and headers are read, its weights are not."""
+    """A trained stage where it is kept: its config and headers are read, its weights are not.
+
+    Attributes:
+        text_encoder: None where the config names one that is kept elsewhere; see
+            `open_text_encoder`.
+    """
 
     origin: AnyPath
     config: StageConfig
     unet: StoredNetwork
-    text_encoder: StoredNetwork
+    text_encoder: StoredNetwork | None
 
 
 def open_stage(path: AnyPath) -> StoredStage:
     """A stage to sample from, in a training directory or an exported file.
 
     Raises:
-        UsageError: neither, without what its config says, or without a text encoder that fits.
+        UsageError: neither, or without what its config says.
     """
     held: StoredParams | None = None
     if is_training_directory(path):
@@ -88,12 +93,21 @@ def open_stage(path: AnyPath) -> StoredStage:
             tensors = {key[1:]: tensor for key, tensor in held.items() if key[0] == name}
         return StoredNetwork(name, path, abstract, tensors)
 
-    unet = network("unet", abstract_sampled_unet(config))
+    unet, encoder = network("unet", abstract_sampled_unet(config)), None
     if holds_encoder:
         encoder = network("text_encoder", abstract_frozen_encoder(config.text_encoder.t5))
-    else:
-        encoder = open_frozen_encoder(config, path if held is None else None)
     return StoredStage(path, config, unet, encoder)
+
+
+def open_text_encoder(stage: StoredStage) -> StoredNetwork:
+    """The text encoder of a stage, its own or the one that it names.
+
+    Raises:
+        UsageError: as `open_frozen_encoder`.
+    """
+    if stage.text_encoder is not None:
+        return stage.text_encoder
+    return open_frozen_encoder(stage.config, stage.origin if stage.origin.is_dir() else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,4 +250,4 @@ def _encoder_of_stage(source: AnyPath, config: StageConfig) -> StoredNetwork:
             f"{source} has the text encoder {theirs.t5} with tokenizer {theirs.tokenizer!r}; "
             f"this stage expects {ours.t5} with {ours.tokenizer!r}."
         )
-    return stage.text_encoder
+    return open_text_encoder(stage)

@@ -11,7 +11,12 @@ from jaxtyping import Bool, Float
 
 from imagen_jax.config import StageConfig
 from imagen_jax.files import absolute
-from imagen_jax.loading import StoredStage, load_stage_tokenizer
+from imagen_jax.loading import (
+    StoredNetwork,
+    StoredStage,
+    load_stage_tokenizer,
+    open_text_encoder,
+)
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.stage import Params, build_networks
 from imagen_jax.weights.tensors import digest
@@ -45,27 +50,32 @@ def embed_prompts(
 ) -> list[PromptEmbeddings]:
     """The prompts for every stage.
 
-    An encoder is in memory alone. Stages that name the same one share what it gave; where two
-    places hold equal ones, that is found out once they are loaded.
+    All encoders are found before one is read, and each is in memory alone. Stages that name the
+    same one share what it gave; where two places hold equal ones, that is found out once they
+    are loaded.
 
     Args:
         batch_size: prompts at once, as `meshes.batch_starts` rounds it.
+
+    Raises:
+        UsageError: an encoder is missing, damaged or does not fit its stage.
     """
+    encoders = [open_text_encoder(stage) for stage in stages]
     embedded: dict[tuple, PromptEmbeddings] = {}
 
-    def embed(stage: StoredStage) -> PromptEmbeddings:
-        reading = _reading(stage.config)
-        place = (absolute(stage.text_encoder.origin), reading)
+    def embed(config: StageConfig, encoder: StoredNetwork) -> PromptEmbeddings:
+        reading = _reading(config)
+        place = (absolute(encoder.origin), reading)
         if place not in embedded:
-            params = stage.text_encoder.load(mesh)
+            params = encoder.load(mesh)
             sha256 = digest(params)
             if (sha256, reading) not in embedded:
-                found = _embed(stage.config, params, prompts, batch_size, mesh)
+                found = _embed(config, params, prompts, batch_size, mesh)
                 embedded[sha256, reading] = PromptEmbeddings(*found, sha256)
             embedded[place] = embedded[sha256, reading]
         return embedded[place]
 
-    return [embed(stage) for stage in stages]
+    return [embed(stage.config, encoder) for stage, encoder in zip(stages, encoders, strict=True)]
 
 
 def _reading(config: StageConfig) -> tuple:
