@@ -212,8 +212,8 @@ def run(flags: Flags) -> None:
     steps = [cascade.Step(*pair) for pair in zip(stages, settings, strict=True)]
     cascade.check_order(steps, mesh)
     check_prompts([stage.config for stage in stages], flags.prompts)
-    tell_what_is_left_out(flags, len(stages))
     texts = embed_prompts(stages, flags.prompts, batch_size=flags.batch_size, mesh=mesh)
+    tell_what_is_left_out(flags, len(stages))
     paint(flags, steps, texts, mesh)
 
 
