@@ -3,11 +3,8 @@
 import json
 
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
-from fsspec.registry import _registry
 
 from imagen_jax.errors import UsageError
-from imagen_jax.files import to_path
 from imagen_jax.training.metrics_file import MetricsFile, read_metrics
 
 GOOD = b'{"step": 1, "loss": 2.0, "pictures_seen": 8}\n'
@@ -26,15 +23,9 @@ def write(workdir, lines, first_step=0):
 
 
 @pytest.fixture(params=["here", "bucket"])
-def workdir(request, tmp_path, monkeypatch):
+def workdir(request, tmp_path):
     """A training directory on this machine, or in a bucket that is held in memory."""
-    if request.param == "here":
-        return tmp_path / "run"
-    for protocol in ("gs", "gcs"):
-        monkeypatch.setitem(_registry, protocol, MemoryFileSystem)
-    monkeypatch.setattr(MemoryFileSystem, "store", {})
-    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
-    return to_path("gs://bucket/run")
+    return tmp_path / "run" if request.param == "here" else request.getfixturevalue("bucket")
 
 
 def test_lines_are_appended_as_json(workdir):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,21 @@ def test_a_signal_traces_the_next_steps_each_time(tmp_path, traced):
     assert STEPS_AFTER_SIGNAL == 5
     assert traced == [list(range(4, 9)), list(range(20, 25))]
     assert signal.getsignal(PROFILE_SIGNAL) == before
+
+
+def test_a_trace_may_go_to_a_bucket(bucket, traced, monkeypatch):
+    start = jax.profiler.start_trace
+
+    def write(directory, **options):
+        start(directory, **options)
+        (Path(directory) / "deep").mkdir()
+        (Path(directory) / "deep" / "x.pb").write_bytes(b"steps")
+
+    monkeypatch.setattr(jax.profiler, "start_trace", write)
+    with Profiler(bucket, range(1, 2)) as profiler:
+        take(profiler, [1, 2])
+    assert (bucket / "profile" / "deep" / "x.pb").read_bytes() == b"steps"
+    assert traced == [[1]]
 
 
 def test_a_trace_is_what_jax_wrote_and_ends_with_the_run(tmp_path):
