@@ -91,21 +91,21 @@ class Convert:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Draw the loss curves of training directories into one PNG."""
+    """Draw the curves of training directories into one PNG, over each other to be compared."""
 
     workdirs: Positional[tuple[str, ...]]
-    """Training directories, one panel each; they may lie in a bucket (gs://...)."""
-    out: Path = Path("loss.png")
+    """Training directories; they may lie in a bucket (gs://...)."""
+    out: Path = Path("curves.png")
     """PNG to write."""
 
     def run(self) -> None:
         from imagen_jax.pictures import save_png
-        from imagen_jax.plots import loss_curves
+        from imagen_jax.plots import draw_curves
 
         if not self.workdirs:
             raise UsageError("There is nothing to plot; name at least one training directory.")
         _require_suffix(self.out, ".png")
-        save_png(loss_curves([to_path(workdir) for workdir in self.workdirs]), self.out)
+        save_png(draw_curves([to_path(workdir) for workdir in self.workdirs]), self.out)
         print(self.out)
 
 

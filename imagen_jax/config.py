@@ -97,6 +97,10 @@ class DataConfig(Checked):
     data_dir: str = ""
     """Where tfds keeps prepared data; empty means tfds's own default."""
     split: str = "train"
+    eval_source: str = ""
+    """Of the held-out pictures (`training.eval_every`); empty takes `source`."""
+    eval_split: str = ""
+    """Of the held-out pictures; empty takes `split`."""
     crop: int | None = None
     """Side of the random square crops of the target; None trains on whole pictures."""
     num_workers: int = 0
@@ -109,6 +113,21 @@ class DataConfig(Checked):
         )
         if self.crop is not None:
             require_positive(self, "crop")
+
+    def held_out(self) -> "DataConfig":
+        """The data that a run is judged by.
+
+        Raises:
+            UsageError: it would be the data that the run is trained on.
+        """
+        source, split = self.eval_source or self.source, self.eval_split or self.split
+        require(
+            source != self.source or (split != self.split and not source.startswith(FOLDER_PREFIX)),
+            f"training.eval_every needs held-out pictures, and data.eval_source {source!r} with "
+            f"data.eval_split {split!r} is what the run is trained on; name another split of a "
+            "tfds data set or another source, or set training.eval_every to 0.",
+        )
+        return dataclasses.replace(self, source=source, split=split, eval_source="", eval_split="")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,21 +178,26 @@ class TrainingConfig(Checked):
     sample_every: int = 5_000
     """A grid of pictures every so many steps; 0 for none."""
     sample_prompts: tuple[str, ...] = ()
+    eval_every: int = 0
+    """The loss on held-out pictures every so many steps; 0 for none."""
+    eval_batches: int = 8
+    """Of `batch_size` / `accumulation_steps` held-out pictures each."""
+    max_skipped_in_a_row: int = 10
+    """The run stops when so many updates in a row were skipped because they were not finite."""
 
     def __post_init__(self) -> None:
         require_positive(
             self, "batch_size", "accumulation_steps", "num_steps", "log_every",
-            "checkpoint_every", "keep_checkpoints",
+            "checkpoint_every", "keep_checkpoints", "eval_batches", "max_skipped_in_a_row",
         )  # fmt: skip
         require_fraction(self, "caption_dropout")
         require(
             0 <= self.seed < 2**32,
             f"TrainingConfig.seed is {self.seed}; it must lie between 0 and {2**32 - 1}.",
         )
-        require(
-            self.sample_every >= 0,
-            f"TrainingConfig.sample_every is {self.sample_every}; it must not be negative.",
-        )
+        for name in ("sample_every", "eval_every"):
+            every = getattr(self, name)
+            require(every >= 0, f"TrainingConfig.{name} is {every}; it must not be negative.")
         require(
             self.batch_size % self.accumulation_steps == 0,
             f"TrainingConfig.batch_size is {self.batch_size}; it must be divisible by "
@@ -287,6 +311,8 @@ class StageConfig(Checked):
                 crop % self.upscale == 0,
                 f"data.crop is {crop}; it must be a multiple of the up-scaling, {self.upscale}.",
             )
+        if self.training.eval_every:
+            self.data.held_out()
 
     @property
     def upscale(self) -> int:

@@ -120,6 +120,11 @@ def stages(exported, tmp_path):
         (["tiny_64", "--training.batch-size", "33", "--training.accumulation-steps", "2"],
          ["batch_size is 33", "divisible by", "2"]),
         (["tiny_64", "stray"], ["stray"]),
+        (["tiny_64", "--profile", "5"], ["--profile is '5'", "START:STOP"]),
+        (["tiny_64", "--profile", "5:5"], ["--profile is '5:5'", "0 < START < STOP"]),
+        (["tiny_64", "--profile", "0:3"], ["--profile is '0:3'"]),
+        (["tiny_64", "--profile", "-1:3"], ["--profile"]),
+        (["tiny_64", "--data.source", "folder:mine"], ["'folder:mine'", "eval_every to 0"]),
     ],
 )  # fmt: skip
 def test_train_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """What the source itself must keep to: directions of imports, sizes of functions and files."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
+PLANNING = re.compile(r"imagen_jax\.planning\.\w+")
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "imagen_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -52,9 +54,20 @@ def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+COUNTING = {"chips", "collectives", "hlo", "hlo_costs", "model_flops"}
+"""Of planning, what counts work and knows chips: it imports nothing else of the package."""
+
+
 def test_nothing_but_scripts_and_verbs_plans():
-    users = {part_of(path) for path in FILES if "planning" in parts(path)}
-    assert users <= {"planning", "__main__"}
+    """A run only asks for the work of its step and the peak of its chips."""
+    for path in FILES:
+        named = {name.split(".")[2] for name in imported(path) if PLANNING.match(name)}
+        if part_of(path) == "training":
+            assert named <= {"chips", "model_flops"}, path
+        elif part_of(path) not in ("planning", "__main__"):
+            assert not named, path
+        elif part_of(path) == "planning" and path.stem in COUNTING:
+            assert named <= COUNTING and parts(path) <= {"planning"}, path
 
 
 @pytest.mark.parametrize("part", FORBIDDEN)

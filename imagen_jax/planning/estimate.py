@@ -10,11 +10,10 @@ from jax.sharding import AbstractMesh, AxisType
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.planning.calls import abstract_batch
 from imagen_jax.planning.liveness import peak_bytes
 from imagen_jax.stage import abstract_frozen_encoder, build_networks
 from imagen_jax.training.optim import make_optimizer
-from imagen_jax.training.step import init_state, stage_loss
+from imagen_jax.training.step import abstract_batch, init_state, stage_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

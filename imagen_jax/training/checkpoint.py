@@ -25,9 +25,9 @@ from imagen_jax.training.step import TrainState
 _MAY_CHANGE = {
     "training": {
         "num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "sample_every",
-        "sample_prompts",
+        "sample_prompts", "eval_every", "eval_batches", "max_skipped_in_a_row",
     },
-    "data": {"data_dir", "num_workers"},
+    "data": {"data_dir", "num_workers", "eval_source", "eval_split"},
     "mesh": {"fsdp", "spatial"},
 }  # fmt: skip
 """Fields that change nothing about what is learned, so that a resumed run may change them."""

@@ -39,17 +39,33 @@ class SampleGrid:
         self._embed = jax.jit(networks.embed)
         self._gather = jax.jit(lambda x: x, out_shardings=replicated)
 
-    def __call__(self, params: Params) -> Image.Image:
-        """`params` holds U-Net and text encoder."""
+    def __call__(self, params: Params) -> tuple[Image.Image, dict[str, float]]:
+        """The sheet and, for super-resolution, its `colour_drift`.
+
+        `params` holds U-Net and text encoder.
+        """
         batch = self._batch
         text = self._embed(params, batch["token_ids"], batch["mask"])
         keys = picture_keys(self._config.training.seed, self._config.resolution, len(text))
         pictures = self._sample(params, text, batch["mask"], keys, batch.get("low_res"))
         pictures = np.asarray(self._gather(pictures))
         if self._config.low_resolution is not None:
-            return grid([list(batch["low_res"]), list(pictures), list(batch["image"])])
-        prompts = self._config.training.sample_prompts
-        return grid(list(_rows(pictures)), list(_rows(prompts)) or None, cell=2 * len(pictures[0]))
+            sheet = grid([list(batch["low_res"]), list(pictures), list(batch["image"])])
+            return sheet, {"colour_drift": colour_drift(pictures, batch["low_res"])}
+        captions = list(_rows(self._config.training.sample_prompts)) or None
+        return grid(list(_rows(pictures)), captions, cell=2 * len(pictures[0])), {}
+
+
+def colour_drift(pictures: np.ndarray, low_res: np.ndarray) -> float:
+    """How far the mean colours of pictures are from those of what they were made of.
+
+    Mean |difference| over pictures and channels, in units of 0..255.
+
+    Args:
+        pictures: uint8 [B, H, W, 3].
+        low_res: uint8 [B, h, w, 3].
+    """
+    return float(np.abs(pictures.mean((1, 2)) - low_res.mean((1, 2))).mean())
 
 
 def _rows(items) -> Iterator[list]:

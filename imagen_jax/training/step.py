@@ -20,6 +20,20 @@ TIME_BINS = 10
 """Equal parts of t in [0, 1] whose losses are told apart."""
 
 
+def abstract_batch(config: StageConfig, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the data pipeline feeds a training step with."""
+    side, length = config.data.crop or config.resolution, config.text_encoder.max_length
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)  # noqa: E731
+    batch = {
+        "image": array(jnp.uint8, side, side, 3),
+        "token_ids": array(jnp.int32, length),
+        "mask": array(jnp.bool_, length),
+    }
+    if config.low_resolution is not None:
+        batch["low_res"] = array(jnp.uint8, side // config.upscale, side // config.upscale, 3)
+    return batch
+
+
 @dataclass
 class TrainState:
     """All that a step changes; also its shapes or its shardings, in the same places.
