@@ -1,9 +1,8 @@
 """A folder of pictures, each beside a `.txt` file with one caption a line."""
 
-import functools
 from pathlib import Path
 
-from imagen_jax.data.records import Record, pick_caption
+from imagen_jax.data.records import ListedCaptions, Metadata, Record
 from imagen_jax.errors import UsageError
 
 PICTURE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -32,8 +31,10 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Record:
         path = self._paths[index]
-        draw_caption = functools.partial(pick_caption, self._captions[index])
-        return Record(str(path), path.read_bytes(), None, draw_caption)
+        return Record(str(path), path.read_bytes(), None, self.metadata(index).captions)
+
+    def metadata(self, index: int) -> Metadata:
+        return Metadata(ListedCaptions(tuple(self._captions[index])))
 
 
 def read_captions(path: Path) -> list[str]:

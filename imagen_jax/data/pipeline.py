@@ -102,7 +102,7 @@ class LoadExample:
         self._crop = crop
 
     def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, object]:
-        return {_CAPTION: record.draw_caption(rng), **self._pictures(record, rng)}
+        return {_CAPTION: record.captions.draw(rng), **self._pictures(record, rng)}
 
     def _pictures(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         decoded = transforms.decode(record.image, record.name, self._resolution)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from imagen_jax.data import captioned_emoji, captions
-from imagen_jax.data.records import Record, pick_caption
+from imagen_jax.data import captioned_emoji
+from imagen_jax.data.captions import WordedCaptions
+from imagen_jax.data.records import Captions, ListedCaptions, Metadata, Record
 from imagen_jax.errors import UsageError, reason
 
 CAPTION_FEATURES = ("caption", "captions", "text", "description", "title")
@@ -53,25 +54,34 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> Record:
         record = self._records[index]
-        name = f"{self._name}[{index}]"
         low_res = record[self._low_res] if self._low_res else None
-        draw = _emoji_caption(record) if self._is_emoji else _caption(record, self._text, name)
-        return Record(name, record[self._image], low_res, draw)
+        return Record(
+            self._name_of(index), record[self._image], low_res, self._captions(record, index)
+        )
+
+    def metadata(self, index: int) -> Metadata:
+        return Metadata(self._captions(self._records[index], index))
+
+    def _name_of(self, index: int) -> str:
+        return f"{self._name}[{index}]"
+
+    def _captions(self, record: dict[str, Any], index: int) -> Captions:
+        if self._is_emoji:
+            return _emoji_captions(record)
+        value = functools.reduce(lambda part, key: part[key], self._text, record)
+        texts = [text.decode().strip() for text in np.ravel(np.asarray(value, dtype=object))]
+        texts = [text for text in texts if text]
+        if not texts:
+            raise UsageError(
+                f"{self._name_of(index)} has no caption in its feature {'/'.join(self._text)!r}."
+            )
+        return ListedCaptions(tuple(texts))
 
 
-def _emoji_caption(record: dict[str, bytes]) -> functools.partial[str]:
+def _emoji_captions(record: dict[str, bytes]) -> WordedCaptions:
     label, keywords, style = (record[word].decode() for word in EMOJI_WORDS)
     split = keywords.split(captioned_emoji.KEYWORD_SEPARATOR) if keywords else []
-    return functools.partial(captions.caption, label, split, style)
-
-
-def _caption(record: dict[str, Any], path: FeaturePath, name: str) -> functools.partial[str]:
-    value = functools.reduce(lambda part, key: part[key], path, record)
-    texts = [text.decode().strip() for text in np.ravel(np.asarray(value, dtype=object))]
-    texts = [text for text in texts if text]
-    if not texts:
-        raise UsageError(f"{name} has no caption in its feature {'/'.join(path)!r}.")
-    return functools.partial(pick_caption, texts)
+    return WordedCaptions(label, tuple(split), style)
 
 
 def open_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from imagen_jax.config import DataConfig, StageConfig, UNetConfig
 from imagen_jax.data.pipeline import LoadExample, make_dataset
-from imagen_jax.data.records import Record
+from imagen_jax.data.records import ListedCaptions, Record
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
 
@@ -132,7 +132,7 @@ def test_a_records_own_low_resolution_picture_is_taken():
     )
     record = Record(
         name="a", image=encoded(columns(16, 1, 0)), low_res=encoded(columns(8, 2, 100)),
-        draw_caption=lambda rng: "1 1",
+        captions=ListedCaptions(("1 1",)),
     )  # fmt: skip
     for seed in range(4):
         example = LoadExample(16, 8, 8)(record, np.random.default_rng(seed))

@@ -22,8 +22,11 @@ def png(value: int) -> bytes:
 
 
 def all_captions(record) -> set[str]:
+    """What is drawn, which is all that is listed."""
     rng = np.random.default_rng(0)
-    return {record.draw_caption(rng) for _ in range(50)}
+    drawn = {record.captions.draw(rng) for _ in range(50)}
+    assert drawn <= set(record.captions.all())
+    return drawn
 
 
 @pytest.fixture
@@ -47,6 +50,7 @@ def test_folder_pairs_pictures_with_the_lines_beside_them(folder):
     assert source[1].image == (folder / "sub" / "b.PNG").read_bytes()
     assert source[1].name.endswith("b.PNG")
     assert source[0].low_res is None
+    assert source.metadata(0).captions.all() == ("one", "two")
 
 
 def test_folder_source_can_go_to_a_worker_process(folder):
