@@ -101,6 +101,9 @@ class DataConfig(Checked):
     """Side of the random square crops of the target; None trains on whole pictures."""
     num_workers: int = 0
     """Worker processes that decode; 0 decodes in threads of the main process."""
+    embeddings: str = ""
+    """Directory that `python -m imagen_jax embed` wrote: text embeddings are read from it, and the
+    text encoder, which must be a frozen one, is neither loaded nor run."""
 
     def __post_init__(self) -> None:
         require(
@@ -287,6 +290,11 @@ class StageConfig(Checked):
                 crop % self.upscale == 0,
                 f"data.crop is {crop}; it must be a multiple of the up-scaling, {self.upscale}.",
             )
+        require(
+            not (self.data.embeddings and self.text_encoder.train),
+            f"data.embeddings is {self.data.embeddings!r} and text_encoder.train is on; the "
+            "embeddings of an encoder that is trained change.",
+        )
 
     @property
     def upscale(self) -> int:

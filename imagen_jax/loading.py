@@ -31,21 +31,26 @@ class LoadedStage:
     params: Params
 
 
-def load_stage(path: AnyPath) -> LoadedStage:
+def load_stage(path: AnyPath, mesh: Mesh | None = None) -> LoadedStage:
     """A stage from a training directory or an exported file.
+
+    Args:
+        path: of either.
+        mesh: None for all devices.
 
     Raises:
         UsageError: neither, damaged, or of another format.
     """
+    mesh = make_mesh(MeshConfig()) if mesh is None else mesh
     if is_training_directory(path):
-        config, params = load_directory(path, make_mesh(MeshConfig()))
+        config, params = load_directory(path, mesh)
     elif path.is_file():
         config, params = load_stage_file(path)
     else:
         raise UsageError(f"{path} is neither a training directory nor an exported stage.")
     if "text_encoder" not in params:
         workdir = path if path.is_dir() else None
-        encoder = load_frozen_encoder(config, workdir, make_mesh(MeshConfig()))
+        encoder = load_frozen_encoder(config, workdir, mesh)
         params = {**params, "text_encoder": encoder}
     return LoadedStage(path, config, params)
 
@@ -91,11 +96,27 @@ def load_frozen_encoder(config: StageConfig, workdir: AnyPath | None, mesh: Mesh
             f"text_encoder.source is {str(source)!r}; there is no such directory or file."
         )
     elif _is_stage(source):
-        encoder = _encoder_of_stage(source, config)
+        encoder = _encoder_of_stage(source, config, mesh)
     else:
         return load_t5(source, t5, mesh)
     encoder = jax.tree.map(lambda x: x.astype(jnp.dtype(t5.dtype)), encoder)
     return place_parameters(encoder, parameter_shardings(encoder, mesh))
+
+
+def own_encoder(path: AnyPath, config: StageConfig) -> tuple[StageConfig, AnyPath | None]:
+    """The config and training directory with which `load_frozen_encoder` finds a stage's encoder.
+
+    Args:
+        path: as `load_config` takes it.
+        config: what that gave.
+    """
+    encoder = config.text_encoder
+    if path.is_dir() and not encoder.train:
+        return config, path
+    if path.suffix == ".py" or encoder.source:
+        return config, None
+    encoder = dataclasses.replace(encoder, train=False, source=str(path))
+    return dataclasses.replace(config, text_encoder=encoder), None
 
 
 def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
@@ -133,8 +154,8 @@ def _is_stage(path: AnyPath) -> bool:
     return is_training_directory(path) or (path.is_file() and not is_converted(path))
 
 
-def _encoder_of_stage(source: AnyPath, config: StageConfig) -> Params:
-    stage = load_stage(source)
+def _encoder_of_stage(source: AnyPath, config: StageConfig, mesh: Mesh) -> Params:
+    stage = load_stage(source, mesh)
     ours, theirs = config.text_encoder, stage.config.text_encoder
     # How it is computed may differ.
     sizes = dataclasses.replace(theirs.t5, dtype=ours.t5.dtype, remat=ours.t5.remat)

@@ -1,5 +1,6 @@
 """Nested parameters as one flat `.safetensors` file, and back."""
 
+import hashlib
 import io
 import json
 import math
@@ -13,10 +14,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath, replacing
 from imagen_jax.network_config import Dtype
+from imagen_jax.parallel.mesh import to_host
 from imagen_jax.stage import Params
 from imagen_jax.weights.stored import Stored, check_names, opened
 
 _FORMAT_NAMES = {"float32": "F32", "bfloat16": "BF16"}
+_CORNER = 8
 
 
 def write_tensors(path: AnyPath, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
@@ -55,6 +58,18 @@ def _on_host(x: jax.Array | np.ndarray | Stored, dtype: Dtype) -> np.ndarray:
     if isinstance(x, Stored):
         return x.whole(dtype)
     return np.ascontiguousarray(np.asarray(x).astype(jnp.dtype(dtype), copy=False))
+
+
+def fingerprint(params: Params) -> str:
+    """SHA-256 over names, shapes and a corner of every parameter, rounded to bfloat16.
+
+    It is cheap, wherever they lie, and the same in either dtype. All processes must call it.
+    """
+    sha = hashlib.sha256()
+    for name, x in sorted((".".join(map(str, key)), x) for key, x in flatten_dict(params).items()):
+        corner = to_host(x[tuple(slice(_CORNER) for _ in x.shape)])
+        sha.update(f"{name} {x.shape} ".encode() + _on_host(corner, "bfloat16").tobytes())
+    return sha.hexdigest()
 
 
 def read_tensors(path: AnyPath) -> dict[str, np.ndarray]:

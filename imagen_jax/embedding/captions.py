@@ -1,0 +1,189 @@
+"""All captions of a data set, each once and in order: on disk, not in memory.
+
+A list holds the captions of some records, sorted by their hashes. A shard of the embeddings is a
+range of hashes, so its captions are a piece of every list.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import safetensors.numpy
+from jaxtyping import Int32, Integer, UInt64
+
+from imagen_jax.config import DataConfig
+from imagen_jax.data.records import BrokenRecord, ListedCaptions, Metadata
+from imagen_jax.data.sources import open_source
+from imagen_jax.errors import UsageError, reason
+from imagen_jax.files import replacing
+from imagen_jax.text.cache_format import halves, hash_of, shard_starts
+from imagen_jax.text.tokenizer import EOS_ID, Tokenizer, as_read
+from imagen_jax.weights.stored import opened
+
+PROMPTS_PREFIX = "prompts:"
+"""Of a text file with one prompt a line, in the place of a data set."""
+_READERS = 8
+_READ_AT_ONCE = 1024
+
+
+@runtime_checkable
+class CaptionSource(Protocol):
+    """What is read of a data set: all but its pictures."""
+
+    def __len__(self) -> int: ...
+
+    def metadata(self, index: int) -> Metadata: ...
+
+
+class PromptFile:
+    """The lines of a text file that are not blank, each a record with one caption."""
+
+    def __init__(self, path: Path):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {reason(error)}.") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is not UTF-8 text: {error}.") from error
+        self._prompts = [line.strip() for line in lines if line.strip()]
+        if not self._prompts:
+            raise UsageError(f"{path} has no prompt; it must hold one a line.")
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def metadata(self, index: int) -> Metadata:
+        return Metadata(ListedCaptions((self._prompts[index],)))
+
+
+def open_captions(config: DataConfig) -> CaptionSource:
+    """The records of `config.source`: a data set, or `prompts:FILE`.
+
+    Raises:
+        UsageError: there is no such data set or file.
+    """
+    if config.source.startswith(PROMPTS_PREFIX):
+        return PromptFile(Path(config.source.removeprefix(PROMPTS_PREFIX)).expanduser())
+    return open_source(config)
+
+
+def read_captions(source: CaptionSource, records: range) -> Iterator[Iterable[str]]:
+    """Of each record all captions that may be drawn; of one that is broken, none."""
+
+    def read(record: int) -> Iterable[str]:
+        try:
+            return source.metadata(record).captions.all()
+        except BrokenRecord:
+            return ()
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(records), _READ_AT_ONCE):
+            yield from pool.map(read, records[start : start + _READ_AT_ONCE])
+
+
+@dataclasses.dataclass(frozen=True)
+class Captions:
+    """Captions that all differ.
+
+    Attributes:
+        high, low: halves of their hashes.
+        lengths: tokens of each before it is cut, `</s>` among them.
+        ids: the tokens that are left.
+    """
+
+    high: UInt64[np.ndarray, " captions"]
+    low: UInt64[np.ndarray, " captions"]
+    lengths: Int32[np.ndarray, " captions"]
+    ids: Sequence[Int32[np.ndarray, " tokens"]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, places: Integer[np.ndarray, " taken"]) -> "Captions":
+        ids = [self.ids[place] for place in places]
+        return Captions(self.high[places], self.low[places], self.lengths[places], ids)
+
+
+def without_repetitions(texts: Iterable[str], tokenizer: Tokenizer, max_length: int) -> Captions:
+    """The captions among `texts` and the empty one, sorted by hash and cut to `max_length`.
+
+    Raises:
+        UsageError: a text is blank or not valid Unicode.
+    """
+    tokens = {hash_of(""): (1, _as_bytes([EOS_ID]))}
+    for text in texts:
+        key = hash_of(as_read(text, tokenizer.lowercase))
+        if key not in tokens:
+            ids = tokenizer.ids(text)
+            tokens[key] = len(ids) + 1, _as_bytes([*ids[: max_length - 1], EOS_ID])
+    keys = sorted(tokens)
+    lengths = np.array([tokens[key][0] for key in keys], np.int32)
+    return Captions(*halves(keys), lengths, [np.frombuffer(tokens[key][1], "<i4") for key in keys])
+
+
+def _as_bytes(ids: list[int]) -> bytes:
+    """A third of the memory of an array."""
+    return np.array(ids, "<i4").tobytes()
+
+
+def write_list(path: Path, captions: Captions, read: int) -> None:
+    """Writes sorted captions as one file; `read` is how many there were with repetitions."""
+    ends = np.cumsum([0, *map(len, captions.ids)])
+    tensors = {
+        "high": captions.high, "low": captions.low, "lengths": captions.lengths,
+        "ends": ends.astype(np.int64), "ids": np.concatenate(captions.ids),
+    }  # fmt: skip
+    with replacing(path) as temporary:
+        safetensors.numpy.save_file(tensors, temporary, {"read": str(read)})
+
+
+class CaptionLists:
+    """The lists of a part, seen as one: the captions of a range of hashes.
+
+    Attributes:
+        captions: of all lists, with repetitions.
+        shards: number of ranges.
+    """
+
+    def __init__(self, paths: Sequence[Path], captions_per_shard: int):
+        """Raises a UsageError if a list is missing or damaged."""
+        self._paths = paths
+        self.captions, hashes = 0, []
+        for path in paths:
+            with opened(path) as file:
+                self.captions += int(file.metadata()["read"])
+                hashes.append(file.get_tensor("high"))
+        self.shards = -(-sum(map(len, hashes)) // captions_per_shard)
+        starts = shard_starts(self.shards)
+        # Where the captions of each shard begin in each list, and where those of the last end.
+        self._places = [np.append(np.searchsorted(high, starts), len(high)) for high in hashes]
+
+    def shard(self, number: int) -> Captions:
+        """The captions of a shard, each once, sorted by hash."""
+        pieces = [
+            _read_piece(path, places[number], places[number + 1])
+            for path, places in zip(self._paths, self._places, strict=True)
+        ]
+        high, low, lengths = (
+            np.concatenate([getattr(piece, name) for piece in pieces])
+            for name in ("high", "low", "lengths")
+        )
+        ids = list(itertools.chain.from_iterable(piece.ids for piece in pieces))
+        order = np.lexsort((low, high))
+        sorted_high, sorted_low = high[order], low[order]
+        new = np.diff(sorted_high, prepend=~sorted_high[:1]) != 0
+        new |= np.diff(sorted_low, prepend=~sorted_low[:1]) != 0
+        return Captions(high, low, lengths, ids).take(order[new])
+
+
+def _read_piece(path: Path, start: int, stop: int) -> Captions:
+    with opened(path) as file:
+        get = file.get_slice
+        ends = get("ends")[start : stop + 1]
+        ids = np.split(get("ids")[ends[0] : ends[-1]], ends[1:-1] - ends[0])
+        named = (get(name)[start:stop] for name in ("high", "low", "lengths"))
+        return Captions(*named, ids[: stop - start])
