@@ -297,6 +297,11 @@ class StageConfig(Checked):
         )
 
     @property
+    def runs_frozen_encoder(self) -> bool:
+        """Whether a training step runs a text encoder that it does not train."""
+        return not (self.text_encoder.train or self.data.embeddings)
+
+    @property
     def upscale(self) -> int:
         """Factor between the low-resolution input and the output."""
         return self.resolution // self.low_resolution if self.low_resolution else 1

@@ -13,8 +13,9 @@ from imagen_jax.data import transforms
 from imagen_jax.data.records import Record, Source
 
 Batch = dict[str, np.ndarray]
-Tokenize = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
-"""Captions -> token ids, int32 [batch, length], and mask, bool [batch, length]."""
+ReadCaptions = Callable[[Sequence[str]], Batch]
+"""Captions -> what a batch holds of them: `mask`, bool [B, L], and `token_ids`, int32 [B, L], or
+`text`, their embeddings, bfloat16 [B, L, D]."""
 
 _CAPTION = "caption"
 MAX_THREADS = 8
@@ -24,7 +25,7 @@ BATCHES_AHEAD = 2
 def make_dataset(
     source: Source,
     config: StageConfig,
-    tokenize: Tokenize,
+    read: ReadCaptions,
     *,
     batch_size: int,
     rows: Sequence[int] | None = None,
@@ -33,16 +34,17 @@ def make_dataset(
 ) -> grain.IterDataset:
     """An endless data set of batches, or of one process's rows of them.
 
-    A batch holds `image`, uint8 [B, S, S, 3], `token_ids`, int32 [B, L], `mask`, bool [B, L],
-    and for a super-resolution stage `low_res`, uint8 [B, s, s, 3], where S is `data.crop` or
-    the resolution and s = S / upscale. Row j of batch i (picture, crop and caption) depends
-    on `seed` and i * batch_size + j alone: not on who reads it, nor on where reading began. So
-    a run that goes on needs to know nothing but its step, on any number of processes.
+    A batch holds `image`, uint8 [B, S, S, 3], what `read` gives, and for a super-resolution stage
+    `low_res`, uint8 [B, s, s, 3], where S is `data.crop` or the resolution and s = S / upscale.
+    Row j of batch i (picture, crop and caption) depends on `seed` and i * batch_size + j alone:
+    not on who reads it, nor on where reading began. So a run that goes on needs to know nothing
+    but its step, on any number of processes.
 
     Args:
         source: of the records.
         config: of the stage.
-        tokenize: captions -> (token ids, mask).
+        read: of the captions. Where `data.embeddings` names a directory, it must be fit for
+            several threads and processes.
         batch_size: pictures of a batch over all processes.
         rows: which of them this process reads; None for all.
         first_batch: number of the first batch, from 0.
@@ -62,8 +64,11 @@ def make_dataset(
     # Picked last, so that no two processes drift apart or share random numbers.
     picked = grain.MapDataset.source(_Rows(examples, batch_size, rows))
     batches = picked.batch(len(rows), batch_fn=collate)[first_batch:]
+    read_batch = ReadBatch(read)
+    if config.data.embeddings:  # Many bytes, read ahead like the pictures.
+        return _prefetched(batches.map(read_batch), config.data.num_workers)
     # In the caller's thread: tokenizers need be neither thread-safe nor sent to a process.
-    return _prefetched(batches, config.data.num_workers).map(TokenizeCaptions(tokenize))
+    return _prefetched(batches, config.data.num_workers).map(read_batch)
 
 
 class _Rows:
@@ -128,13 +133,12 @@ def collate(examples: Sequence[dict[str, object]]) -> dict[str, object]:
     return {**pictures, _CAPTION: [example[_CAPTION] for example in examples]}
 
 
-class TokenizeCaptions:
-    """Puts token ids and mask in the place of a batch's captions."""
+class ReadBatch:
+    """Puts what is read of a batch's captions in their place."""
 
-    def __init__(self, tokenize: Tokenize):
-        self._tokenize = tokenize
+    def __init__(self, read: ReadCaptions):
+        self._read = read
 
     def __call__(self, batch: dict[str, object]) -> Batch:
-        token_ids, mask = self._tokenize(batch[_CAPTION])
         pictures = {name: array for name, array in batch.items() if name != _CAPTION}
-        return {**pictures, "token_ids": token_ids, "mask": mask}
+        return {**pictures, **self._read(batch[_CAPTION])}

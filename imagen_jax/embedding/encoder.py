@@ -44,7 +44,7 @@ class CaptionEncoder:
         self._mesh, self._padded, self._batch_tokens = mesh, padded, batch_tokens
         self._max_length = config.text_encoder.max_length
 
-    def __call__(self, captions: Sequence[Int32[np.ndarray, " tokens"]]) -> Iterator[Rows]:
+    def __call__(self, captions: Sequence[Int32[np.ndarray, " _"]]) -> Iterator[Rows]:
         """The rows of each caption, in order; captions of equal padded length stand together."""
         pending = None
         for batch in self._batches(captions):
@@ -55,13 +55,13 @@ class CaptionEncoder:
         if pending is not None:
             yield from self._rows(*pending)
 
-    def _padded_length(self, caption: Int32[np.ndarray, " tokens"]) -> int:
+    def _padded_length(self, caption: Int32[np.ndarray, " _"]) -> int:
         if self._padded:
             return self._max_length
         return min(_power_of_two(max(len(caption), _SHORTEST)), self._max_length)
 
     def _batches(
-        self, captions: Sequence[Int32[np.ndarray, " tokens"]]
+        self, captions: Sequence[Int32[np.ndarray, " _"]]
     ) -> Iterator[tuple[tuple[int, int], list[np.ndarray]]]:
         """Shape and captions of each batch."""
         parts = meshes.batch_parts(self._mesh)

@@ -160,9 +160,11 @@ class UnfinishedPart:
 
     def is_written(self, number: int) -> bool:
         """Whether the shard is there; one that is damaged is made again."""
+        path = self.shard(number)
+        if not path.is_file():  # array_record counts no records in it.
+            return False
         try:
-            reader = ArrayRecordReader(str(self.shard(number)))
-            return reader.num_records() == self.sizes.shards[number]
+            return ArrayRecordReader(str(path)).num_records() == self.sizes.shards[number]
         except (RuntimeError, OSError):
             return False
 

@@ -46,11 +46,11 @@ def describe(plan: Plan, sizes: Sizes) -> str:
     return "\n".join(lines)
 
 
-def _of_many(tokens: float, width: int) -> str:
+def _of_many(tokens: int | float, width: int) -> str:
     return show(_MANY * (tokens * width * _BYTES + _INDEX_BYTES))
 
 
-def show(size: float) -> str:
+def show(size: int | float) -> str:
     """`size` bytes in units of 1000: 12.3 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

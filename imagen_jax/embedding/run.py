@@ -172,7 +172,7 @@ def _write_shards(part: UnfinishedPart, lists: CaptionLists, encoder: CaptionEnc
     _say(f"{captions:,} captions in {seconds:.1f} s: {captions / seconds:,.1f} captions per second")
 
 
-def _check_room(part: UnfinishedPart, share: float) -> None:
+def _check_room(part: UnfinishedPart, share: int | float) -> None:
     needed = share * size_in_bytes(part.sizes, part.plan.encoding)
     free = shutil.disk_usage(part.directory).free
     if needed > free:

@@ -51,13 +51,16 @@ class Call:
 
 def abstract_batch(config: StageConfig, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """What the data pipeline feeds a training step with."""
-    side, length = config.data.crop or config.resolution, config.text_encoder.max_length
+    side, text = config.data.crop or config.resolution, config.text_encoder
     array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)  # noqa: E731
     batch = {
         "image": array(jnp.uint8, side, side, 3),
-        "token_ids": array(jnp.int32, length),
-        "mask": array(jnp.bool_, length),
+        "mask": array(jnp.bool_, text.max_length),
     }
+    if config.data.embeddings:
+        batch["text"] = array(jnp.bfloat16, text.max_length, text.t5.d_model)
+    else:
+        batch["token_ids"] = array(jnp.int32, text.max_length)
     if config.low_resolution is not None:
         batch["low_res"] = array(jnp.uint8, side // config.upscale, side // config.upscale, 3)
     return batch
@@ -71,7 +74,7 @@ def training_step(config: StageConfig, mesh: Mesh) -> Call:
     """
     trainer = Trainer(config, mesh)
     state, frozen = trainer.abstract_state, {}
-    if not config.text_encoder.train:
+    if config.runs_frozen_encoder:
         frozen = {"text_encoder": _placed_encoder(config, mesh)}
     size = config.training.batch_size
     batch = abstract_batch(config, size)
@@ -97,7 +100,8 @@ def embedding(config: StageConfig, mesh: Mesh) -> Call:
     size = config.training.batch_size
     meshes.check_batch_size(size, mesh)
     params = {"text_encoder": _placed_encoder(config, mesh)}
-    batch = abstract_batch(config, size)
+    data = dataclasses.replace(config.data, embeddings="")  # They spare the training this call.
+    batch = abstract_batch(dataclasses.replace(config, data=data), size)
     batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
     embed = _networks(config, mesh).embed
     arguments = (params, batch["token_ids"], batch["mask"])

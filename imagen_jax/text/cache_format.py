@@ -181,6 +181,8 @@ def unpack(record: bytes, width: int) -> tuple[Shaped[np.ndarray, "rows width"],
     Raises:
         ValueError: the record's size is that of no embedding of this width.
     """
+    if len(record) < _COUNT.size:
+        raise ValueError(f"a record of {len(record)} bytes")
     (tokens,) = _COUNT.unpack_from(record)
     embedding = np.frombuffer(record, BFLOAT16, offset=_COUNT.size).reshape(-1, width)
     return embedding, tokens

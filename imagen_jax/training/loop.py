@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import jax
 
 from imagen_jax.config import StageConfig
-from imagen_jax.data.pipeline import Batch, make_dataset
+from imagen_jax.data.pipeline import Batch, ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
@@ -19,13 +19,12 @@ from imagen_jax.loading import (
     keep_frozen_encoder,
     load_frozen_encoder,
     load_stage,
-    load_stage_tokenizer,
 )
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pictures import save_png
 from imagen_jax.stage import Params, build_networks
-from imagen_jax.text.tokenizer import Tokenizer
+from imagen_jax.training.captions import load_caption_reader
 from imagen_jax.training.checkpoint import Checkpoints, claim_directory
 from imagen_jax.training.grids import SampleGrid
 from imagen_jax.training.metrics import Reporter, check_finite
@@ -60,7 +59,7 @@ class Trainer:
 
     def load_frozen(self, workdir: AnyPath) -> Params:
         """What the step needs but does not train, on the mesh."""
-        if self.config.text_encoder.train:
+        if not self.config.runs_frozen_encoder:
             return {}
         return {"text_encoder": load_frozen_encoder(self.config, workdir, self.mesh)}
 
@@ -105,7 +104,7 @@ def run(config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None)
             that do not divide, or a metric that is not finite.
     """
     trainer = Trainer(config, meshes.make_mesh(config.mesh))
-    tokenizer = load_stage_tokenizer(config)
+    read = load_caption_reader(config)
     frozen = trainer.load_frozen(workdir)
     with distributed.leader_first("opened the data"):  # It may have to be built.
         source = open_source(config.data, config.low_resolution)
@@ -122,11 +121,11 @@ def run(config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None)
             state = fresh or trainer.init(init_key)
         del fresh
         grid = (
-            SampleGrid(config, trainer.networks, tokenizer, source, meshes.replicated(trainer.mesh))
+            SampleGrid(config, trainer.networks, read, source, meshes.replicated(trainer.mesh))
             if config.training.sample_every
             else None
         )
-        reader = open_reader(trainer, source, tokenizer, first_batch=int(state.step))
+        reader = open_reader(trainer, source, read, first_batch=int(state.step))
         _train(trainer, state, frozen, reader, seed_key, checkpoints, grid, workdir)
     finally:
         checkpoints.close()
@@ -161,14 +160,14 @@ def _train(
 
 
 def open_reader(
-    trainer: Trainer, source: Source, tokenizer: Tokenizer, *, first_batch: int
+    trainer: Trainer, source: Source, read: ReadCaptions, *, first_batch: int
 ) -> Iterator[Batch]:
     """This process's share of the batches from `first_batch` on, without end."""
     config, batch_size = trainer.config, trainer.config.training.batch_size
     dataset = make_dataset(
         source,
         config,
-        functools.partial(tokenizer, max_length=config.text_encoder.max_length),
+        read,
         batch_size=batch_size,
         rows=meshes.local_rows(batch_size, trainer.mesh),
         first_batch=first_batch,

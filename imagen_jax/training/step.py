@@ -64,7 +64,7 @@ def picture_losses(
     Args:
         params: trained parameters.
         frozen: parameters that are not trained (a frozen text encoder), or {}.
-        batch: image and, for super-resolution, low_res (uint8); token_ids and mask.
+        batch: image and, for super-resolution, low_res (uint8); mask, and token_ids or text.
         keys: one per picture.
     """
     x = to_unit(batch["image"])
@@ -73,7 +73,7 @@ def picture_losses(
     )(keys)
     t = jax.vmap(jax.random.uniform)(times)
     drop = jax.vmap(jax.random.uniform)(drops) < config.training.caption_dropout
-    text = networks.embed(params | frozen, batch["token_ids"], batch["mask"])
+    text = networks.text_of(params | frozen, batch)
     state = networks.encode_text(params, *drop_text(text, batch["mask"], drop))
     inputs = {}
     if config.low_resolution is not None:

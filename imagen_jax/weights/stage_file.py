@@ -24,7 +24,7 @@ def save_stage_file(path: AnyPath, config: StageConfig, params: Params, dtype: D
     source = config.data.source
     if source.startswith(FOLDER_PREFIX):
         source = FOLDER_PREFIX + Path(source.removeprefix(FOLDER_PREFIX)).name
-    data = dataclasses.replace(config.data, data_dir="", source=source)
+    data = dataclasses.replace(config.data, data_dir="", source=source, embeddings="")
     config = dataclasses.replace(config, data=data)
     if "text_encoder" in params:
         encoder = dataclasses.replace(config.text_encoder, source="")

@@ -18,12 +18,12 @@ COUNT = 10
 LENGTH = 4
 
 
-def tokenize(texts):
+def read(texts):
     """The number of the caption and of its wording, padded."""
     ids = np.zeros((len(texts), LENGTH), np.int32)
     for row, text in zip(ids, texts, strict=True):
         row[:2] = [int(number) for number in text.split()]
-    return ids, ids > 0
+    return {"token_ids": ids, "mask": ids > 0}
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ def stage(folder, *, low_resolution=None, crop=None, num_workers=0) -> StageConf
     )
 
 
-def dataset(config, tokenize=tokenize, *, batch_size=5, seed=0, **part):
+def dataset(config, read=read, *, batch_size=5, seed=0, **part):
     source = open_source(config.data, config.low_resolution)
-    return make_dataset(source, config, tokenize, batch_size=batch_size, seed=seed, **part)
+    return make_dataset(source, config, read, batch_size=batch_size, seed=seed, **part)
 
 
 def batches(config, count, **settings):
@@ -161,7 +161,7 @@ def test_tokenizer_runs_in_the_thread_of_the_caller(folder):
 
     def note_thread(texts):
         threads.add(threading.get_ident())
-        return tokenize(texts)
+        return read(texts)
 
     list(itertools.islice(iter(dataset(stage(folder), note_thread)), 8))
     assert threads == {threading.get_ident()}
