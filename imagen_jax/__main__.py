@@ -121,6 +121,9 @@ class Estimate:
     """Chips that the step runs on."""
 
     def run(self) -> None:
+        from imagen_jax.planning.topology import use_compiler_alone
+
+        use_compiler_alone()  # An accelerator would be claimed for nothing.
         from imagen_jax.loading import load_config
         from imagen_jax.planning.estimate import estimate, to_text
 
