@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from imagen_jax.config import Dtype
+from imagen_jax.config import DataConfig, Dtype
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 from imagen_jax.files import to_path
+from imagen_jax.rules import require_positive
 
 _SUFFIX = ".safetensors"
 
@@ -110,6 +111,29 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pack:
+    """Write the records of a data source that can be used as ArrayRecord files."""
+
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """Directory to write: a new one, or empty."""
+    data: Annotated[DataConfig, arg(name="")] = DataConfig()
+    shard_records: int = 10_000
+    """Records of one file."""
+
+    def run(self) -> None:
+        from imagen_jax.data.pack import pack_source
+        from imagen_jax.data.sources import open_source
+
+        if self.out.exists() and any(self.out.iterdir()):
+            raise UsageError(f"{self.out} is not empty; choose a new directory.")
+        require_positive(self, "shard_records")
+        count, left_out = pack_source(open_source(self.data), self.out, self.shard_records)
+        print(f"{self.out}: {count} records; for training: --data.source arrayrecord:{self.out}")
+        if left_out.total():
+            print(f"left out: {left_out}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Estimate:
     """Bytes of memory that a training step needs per chip, by arithmetic; see also train.py's
     --compile-only, which knows exactly and takes minutes."""
@@ -131,7 +155,7 @@ def main() -> None:
     with exit_on_usage_error():
         verb = parse_flags(
             lambda: tyro.cli(
-                Export | Convert | Plot | Estimate,
+                Export | Convert | Pack | Plot | Estimate,
                 prog="python -m imagen_jax",
                 description=__doc__,
                 args=sys.argv[1:],

@@ -90,14 +90,17 @@ def pack(record: Record, metadata: Metadata) -> bytes:
     return msgpack.packb({**metadata.numbers, **low_res, **own})
 
 
-def write_file(path: Path, records: Iterator[bytes]) -> None:
-    """Writes one file of packed records, whole or not at all.
+def write_file(path: Path, records: Iterator[bytes]) -> int:
+    """Writes one file of packed records, whole or not at all, and returns their number.
 
     Raises:
         UsageError: it cannot be written.
     """
+    count = 0
     with replacing(path) as temporary:
         writer = ArrayRecordWriter(str(temporary), _OPTIONS)
         for record in records:
             writer.write(record)
+            count += 1
         writer.close()
+    return count

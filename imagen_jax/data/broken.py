@@ -55,6 +55,11 @@ class BrokenRecords:
         """Reason -> records, of those that this process met since it started."""
         return dict(self._counts)
 
+    def __str__(self) -> str:
+        counts = self._counts.items()
+        said = ", ".join(f"{count} {reason}" for reason, count in counts)
+        return f"{self._counts.total()} broken records ({said})" if counts else "no broken record"
+
     def take(self, rows: int, broken: Iterable[Broken]) -> None:
         """Counts the rows of a batch and what was broken on the way to them.
 
@@ -69,8 +74,7 @@ class BrokenRecords:
                 self._counts[reason] += 1
                 warnings.warn(f"left out: {message}", stacklevel=2)
         if self._broken_rows > self._max_share * max(self._rows, _JUDGED_FROM):
-            said = ", ".join(f"{count} {reason}" for reason, count in self._counts.items())
             raise UsageError(
-                f"{self._broken_rows} of {self._rows} records that were read are broken ({said}); "
-                f"data.max_broken_share is {self._max_share:g}."
+                f"{self._broken_rows} of {self._rows} rows met {self}; data.max_broken_share is "
+                f"{self._max_share:g}."
             )

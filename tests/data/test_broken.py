@@ -92,7 +92,7 @@ def test_each_reason_is_counted_and_each_record_named_once(faulty):
         batches(faulty, 1, broken)
         assert sum(broken.counts().values()) < 4  # Not what was read ahead.
         batches(faulty, 3 * COUNT // BATCH, broken)
-    assert broken.counts() == REASONS
+    assert broken.counts() == REASONS and str(broken).startswith("4 broken records (1 ")
     said = sorted(str(w.message) for w in shown if "left out" in str(w.message))
     assert len(said) == 4
     assert said[0].startswith("left out: 0.tar/000000003.png: picture undecodable (of no format")
@@ -124,7 +124,7 @@ def test_a_share_that_is_too_large_stops_the_run():
     one = lambda n: Broken(f"{n}.png", "picture undecodable", f"{n}.png: picture undecodable.")  # noqa: E731
     with pytest.warns(UserWarning, match="left out: 9.png"):
         broken.take(100, map(one, range(10)))  # 1% of the first thousand.
-    says = r"11 of 101 .* broken \(11 picture undecodable\); data.max_broken_share is 0.01"
+    says = r"11 of 101 rows met 11 broken records \(11 picture undecodable\); .*_share is 0.01"
     with pytest.warns(UserWarning), pytest.raises(UsageError, match=says):
         broken.take(1, [one(10)])
     later = BrokenRecords(0.01)
