@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from imagen_jax.config import Dtype, StageConfig
+from imagen_jax.config import DataConfig, Dtype, StageConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 from imagen_jax.files import AnyPath, to_path
 from imagen_jax.parallel.machine import DistributedFlags
+from imagen_jax.rules import require_positive
 
 _SUFFIX = ".safetensors"
 
@@ -111,6 +112,29 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pack:
+    """Write the records of a data source that can be used as ArrayRecord files."""
+
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """Directory to write: a new one, or empty."""
+    data: Annotated[DataConfig, arg(name="")] = DataConfig()
+    shard_records: int = 10_000
+    """Records of one file."""
+
+    def run(self) -> None:
+        from imagen_jax.data.pack import pack_source
+        from imagen_jax.data.sources import open_source
+
+        if self.out.exists() and any(self.out.iterdir()):
+            raise UsageError(f"{self.out} is not empty; choose a new directory.")
+        require_positive(self, "shard_records")
+        count, left_out = pack_source(open_source(self.data), self.out, self.shard_records)
+        print(f"{self.out}: {count} records; for training: --data.source arrayrecord:{self.out}")
+        if left_out.total():
+            print(f"left out: {left_out}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Estimate:
     """Bytes of memory that a training step needs per chip, by arithmetic; see also train.py's
     --compile-only, which knows exactly and takes minutes."""
@@ -147,7 +171,8 @@ class Embed:
     train.py and --embeddings of sample.py. The same command goes on after a kill."""
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
-    """As data.source of train.py; or prompts:FILE, a text file with one prompt a line."""
+    """As data.source of train.py; or prompts:FILE, a text file with one prompt a line; or `stage`
+    for all that the stage's own config reads, a mixture too."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Directory for the embeddings. To one that holds some already captions are added."""
     stage: str
@@ -208,10 +233,12 @@ class Embed:
         encoder = {name: value for name, value in flags.items() if value}
         data = {"split": self.split, "data_dir": self.data_dir}
         data = {name: value for name, value in data.items() if value}
+        if self.dataset != "stage":
+            data |= {"source": self.dataset, "mixture": ()}
         config = dataclasses.replace(
             config,
             text_encoder=dataclasses.replace(config.text_encoder, train=False, **encoder),
-            data=dataclasses.replace(config.data, source=self.dataset, **data),
+            data=dataclasses.replace(config.data, **data),
         )
         return config, workdir
 
@@ -220,7 +247,7 @@ def main() -> None:
     with exit_on_usage_error():
         verb = parse_flags(
             lambda: tyro.cli(
-                Export | Convert | Plot | Estimate | Embed,
+                Export | Convert | Pack | Plot | Estimate | Embed,
                 prog="python -m imagen_jax",
                 description=__doc__,
                 args=sys.argv[1:],

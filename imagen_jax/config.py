@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from imagen_jax.data_config import DataConfig
 from imagen_jax.network_config import (
     Checked,
     Dtype,
@@ -26,8 +27,6 @@ Prediction = Literal["eps", "x0", "v"]
 OptimizerName = Literal["adafactor", "adam"]
 SamplerName = Literal["ancestral", "ddim", "dpm++"]
 Thresholding = Literal["none", "static", "dynamic"]
-FOLDER_PREFIX = "folder:"
-"""Of a data source that is a directory of pictures."""
 Spacing = Literal["even", "leading", "trailing"]
 NullText = Literal["zeros", "empty"]
 Augmented = Literal["small", "enlarged"]
@@ -85,33 +84,6 @@ class DiffusionConfig(Checked):
         require_fraction(self, "max_aug_level")
         if self.min_snr_gamma is not None:
             require_positive(self, "min_snr_gamma")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(Checked):
-    """Captioned pictures: where from and how they are fed."""
-
-    source: str = "captioned_emoji/core_64"
-    """A tfds name with image and text features, or `folder:DIR` of pictures beside `.txt`
-    captions."""
-    data_dir: str = ""
-    """Where tfds keeps prepared data; empty means tfds's own default."""
-    split: str = "train"
-    crop: int | None = None
-    """Side of the random square crops of the target; None trains on whole pictures."""
-    num_workers: int = 0
-    """Worker processes that decode; 0 decodes in threads of the main process."""
-    embeddings: str = ""
-    """Directory that `python -m imagen_jax embed` wrote: text embeddings are read from it, and the
-    text encoder, which must be a frozen one, is neither loaded nor run."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.num_workers >= 0,
-            f"DataConfig.num_workers is {self.num_workers}; it must not be negative.",
-        )
-        if self.crop is not None:
-            require_positive(self, "crop")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,10 @@ class Metadata:
 class BrokenRecord(UsageError):
     """A record that cannot be used.
 
-    `reason` is the same for all records that are broken in the same way; `detail` is of this one.
+    Args:
+        name: of the record.
+        reason: the same for all records that are broken in the same way.
+        detail: of this one.
     """
 
     def __init__(self, name: str, reason: str, detail: str = ""):

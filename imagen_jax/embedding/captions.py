@@ -26,7 +26,6 @@ from imagen_jax.weights.stored import opened
 
 PROMPTS_PREFIX = "prompts:"
 """Of a text file with one prompt a line, in the place of a data set."""
-_READERS = 8
 _READ_AT_ONCE = 1024
 
 
@@ -71,16 +70,18 @@ def open_captions(config: DataConfig) -> CaptionSource:
     return open_source(config)
 
 
-def read_captions(source: CaptionSource, records: range) -> Iterator[Iterable[str]]:
-    """Of each record all captions that may be drawn; of one that is broken, none."""
+def read_captions(
+    source: CaptionSource, records: range, threads: int
+) -> Iterator[Iterable[str] | None]:
+    """Of each record all captions that may be drawn, None if it is broken."""
 
-    def read(record: int) -> Iterable[str]:
+    def read(record: int) -> Iterable[str] | None:
         try:
             return source.metadata(record).captions.all()
         except BrokenRecord:
-            return ()
+            return None
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(records), _READ_AT_ONCE):
             yield from pool.map(read, records[start : start + _READ_AT_ONCE])
 
@@ -130,32 +131,40 @@ def _as_bytes(ids: list[int]) -> bytes:
     return np.array(ids, "<i4").tobytes()
 
 
-def write_list(path: Path, captions: Captions, read: int) -> None:
-    """Writes sorted captions as one file; `read` is how many there were with repetitions."""
+def write_list(path: Path, captions: Captions, *, read: int, broken: int) -> None:
+    """Writes sorted captions as one file.
+
+    Args:
+        read: captions that there were, with repetitions.
+        broken: records without any.
+    """
     ends = np.cumsum([0, *map(len, captions.ids)])
     tensors = {
         "high": captions.high, "low": captions.low, "lengths": captions.lengths,
         "ends": ends.astype(np.int64), "ids": np.concatenate(captions.ids),
     }  # fmt: skip
     with replacing(path) as temporary:
-        safetensors.numpy.save_file(tensors, temporary, {"read": str(read)})
+        safetensors.numpy.save_file(tensors, temporary, {"read": str(read), "broken": str(broken)})
 
 
 class CaptionLists:
     """The lists of a part, seen as one: the captions of a range of hashes.
 
     Attributes:
-        captions: of all lists, with repetitions.
+        read: captions of all lists, with repetitions.
+        broken: records without any.
         shards: number of ranges.
     """
 
     def __init__(self, paths: Sequence[Path], captions_per_shard: int):
         """Raises a UsageError if a list is missing or damaged."""
         self._paths = paths
-        self.captions, hashes = 0, []
+        self.read, self.broken, hashes = 0, 0, []
         for path in paths:
             with opened(path) as file:
-                self.captions += int(file.metadata()["read"])
+                about = file.metadata()
+                self.read += int(about["read"])
+                self.broken += int(about["broken"])
                 hashes.append(file.get_tensor("high"))
         self.shards = -(-sum(map(len, hashes)) // captions_per_shard)
         starts = shard_starts(self.shards)

@@ -30,7 +30,7 @@ from imagen_jax.embedding.captions import (
 )
 from imagen_jax.embedding.encoder import CaptionEncoder
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.files import replacing, write_text
+from imagen_jax.files import replacing, threads_for, write_text
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.cache_format import INDEX, Plan, Sizes, pack, shard_path
 from imagen_jax.text.tokenizer import Tokenizer
@@ -81,12 +81,14 @@ class UnfinishedPart:
         if self.lists[number].is_file():
             on_record(len(records))
             return
-        read = 0
+        threads = max(threads_for(share.source) for share in self.plan.data.shares)
+        read = broken = 0
 
         def texts() -> Iterable[str]:
-            nonlocal read
-            for captions in read_captions(source, records):
-                for text in captions:
+            nonlocal read, broken
+            for captions in read_captions(source, records, threads):
+                broken += captions is None
+                for text in captions or ():
                     read += 1
                     yield text
                 on_record(1)
@@ -94,7 +96,7 @@ class UnfinishedPart:
                 yield from self.plan.prompts
 
         captions = without_repetitions(texts(), tokenizer, self.plan.encoding.max_length)
-        write_list(self.lists[number], captions, read)
+        write_list(self.lists[number], captions, read=read, broken=broken)
 
     def open_lists(self) -> CaptionLists:
         return CaptionLists(self.lists, self.plan.captions_per_shard)
@@ -124,7 +126,10 @@ class UnfinishedPart:
                 counts += np.bincount(np.minimum(captions.lengths, longest), minlength=longest + 1)
                 in_shards.append(len(captions))
         lengths = np.trim_zeros(counts, "b").tolist()
-        sizes = Sizes(captions=lists.captions, shards=tuple(in_shards), lengths=tuple(lengths))
+        sizes = Sizes(
+            captions=lists.read, broken=lists.broken, shards=tuple(in_shards),
+            lengths=tuple(lengths),
+        )  # fmt: skip
         write_text(self.directory / "sizes.json", config_json.to_json(sizes))
 
     @functools.cached_property

@@ -1,5 +1,6 @@
 """What the embeddings of a data set take, in words. No JAX here."""
 
+from imagen_jax.config import DataConfig
 from imagen_jax.network_config import T5_PRESETS
 from imagen_jax.text.cache_format import INDEX, Encoding, Plan, Sizes
 
@@ -23,9 +24,10 @@ def describe(plan: Plan, sizes: Sizes) -> str:
     total, width = size_in_bytes(sizes, encoding), encoding.t5.d_model
     tokens, distinct = sizes.tokens(length), max(sizes.distinct, 1)
     mean = tokens / distinct
+    broken = f" ({sizes.broken:,} broken)" if sizes.broken else ""
     lines = [
-        f"{plan.data.source}: {plan.records:,} records, {sizes.captions:,} captions; to embed are "
-        f"{sizes.distinct:,}, each once",
+        f"{name_of(plan.data)}: {plan.records:,} records{broken}, {sizes.captions:,} captions; to "
+        f"embed are {sizes.distinct:,}, each once",
         f"  tokens      {tokens:,}, {mean:.1f} a caption, the longest {sizes.longest}; "
         f"{sizes.longer(length):,} captions are cut to {length}",
         f"  bytes       {show(total)} before compression, {total / distinct:,.0f} a caption, in "
@@ -44,6 +46,10 @@ def describe(plan: Plan, sizes: Sizes) -> str:
         )
         shorter *= 2
     return "\n".join(lines)
+
+
+def name_of(data: DataConfig) -> str:
+    return ", ".join(share.source for share in data.shares)
 
 
 def _of_many(tokens: int | float, width: int) -> str:

@@ -13,11 +13,11 @@ import jax
 from tqdm import tqdm
 
 from imagen_jax import config_json
-from imagen_jax.config import MeshConfig, StageConfig
+from imagen_jax.config import DataConfig, MeshConfig, StageConfig
 from imagen_jax.embedding.captions import CaptionLists, CaptionSource, open_captions
 from imagen_jax.embedding.encoder import CaptionEncoder
 from imagen_jax.embedding.part import UnfinishedPart
-from imagen_jax.embedding.report import describe, show, size_in_bytes
+from imagen_jax.embedding.report import describe, name_of, show, size_in_bytes
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath, check_writable, write_text
 from imagen_jax.loading import load_frozen_encoder, load_stage_tokenizer
@@ -65,7 +65,7 @@ def embed(work: Work, out: Path, *, size_only: bool) -> None:
     plan = _plan(work, encoding, len(source))
     parts = known.metadata.parts if known else ()
     if any(part.plan == plan for part in parts):
-        _say(f"{out} holds the captions of {plan.data.source} already.")
+        _say(f"{out} holds the captions of {name_of(plan.data)} already.")
         return
     part = UnfinishedPart(part_directory(out, len(parts)), plan, known)
     _begin(part)
@@ -118,8 +118,8 @@ def _load_encoder(work: Work, encoding: Encoding, known: EmbeddingCache | None) 
 
 
 def _plan(work: Work, encoding: Encoding, records: int) -> Plan:
-    # What does not matter to captions is as it is by default.
-    data = dataclasses.replace(work.config.data, crop=None, num_workers=0, embeddings="")
+    matters = ("source", "mixture", "filters", "split", "data_dir")
+    data = DataConfig(**{name: getattr(work.config.data, name) for name in matters})
     return Plan(
         encoding=encoding, data=data, records=records,
         prompts=work.config.training.sample_prompts,

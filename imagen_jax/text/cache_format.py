@@ -85,12 +85,14 @@ class Sizes(Checked):
 
     Attributes:
         captions: read, with repetitions.
+        broken: records without any that can be read.
         shards: captions in each shard; they all differ, and none is in a part before.
         lengths: how many of those have 0, 1, 2, ... tokens, `</s>` among them, before they are
             cut. The last number counts also what is longer.
     """
 
     captions: int
+    broken: int
     shards: tuple[int, ...]
     lengths: tuple[int, ...]
 

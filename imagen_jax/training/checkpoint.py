@@ -27,7 +27,7 @@ _MAY_CHANGE = {
         "num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "sample_every",
         "sample_prompts",
     },
-    "data": {"data_dir", "num_workers", "embeddings"},
+    "data": {"data_dir", "num_workers", "max_broken_share", "embeddings"},
     "mesh": {"fsdp", "spatial"},
 }  # fmt: skip
 """Fields that change nothing about what is learned, so that a resumed run may change them."""

@@ -1,7 +1,8 @@
 """The training loop: config -> mesh -> state -> step -> checkpoint.
 
-One turn: read a batch, start the step, check the metrics of the step before (so that the
-device never waits for the host), then what is due: log, checkpoint, sample.
+One turn: start the step on the batch that was sent ahead, read and send the next one while it
+runs, check the metrics of the step before (so that the device never waits for the host), then
+what is due: log, checkpoint, sample.
 """
 
 import functools
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import jax
 
 from imagen_jax.config import StageConfig
+from imagen_jax.data.broken import BrokenRecords
 from imagen_jax.data.pipeline import Batch, ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.data.sources import open_source
@@ -22,6 +24,7 @@ from imagen_jax.loading import (
 )
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.parallel.feed import DeviceFeed
 from imagen_jax.pictures import save_png
 from imagen_jax.stage import Params, build_networks
 from imagen_jax.training.captions import load_caption_reader
@@ -125,29 +128,33 @@ def run(config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None)
             if config.training.sample_every
             else None
         )
-        reader = open_reader(trainer, source, read, first_batch=int(state.step))
-        _train(trainer, state, frozen, reader, seed_key, checkpoints, grid, workdir)
+        broken = BrokenRecords(config.data.max_broken_share)
+        reader = open_reader(trainer, source, read, first_batch=int(state.step), broken=broken)
+        _train(trainer, state, frozen, reader, broken, seed_key, checkpoints, grid, workdir)
     finally:
         checkpoints.close()
 
 
 def _train(
-    trainer: Trainer, state: TrainState, frozen: Params, reader: Iterator[Batch], key: jax.Array,
-    checkpoints: Checkpoints, grid: SampleGrid | None, workdir: AnyPath,
+    trainer: Trainer, state: TrainState, frozen: Params, reader: Iterator[Batch],
+    broken: BrokenRecords, key: jax.Array, checkpoints: Checkpoints, grid: SampleGrid | None,
+    workdir: AnyPath,
 ) -> None:  # fmt: skip
     """The loop itself."""
     training = trainer.config.training
     step = int(state.step)
+    feed = DeviceFeed(reader, trainer.mesh)
     with Reporter(workdir, step, training, writes=distributed.leads()) as reporter:
         pending = None
         while step < training.num_steps:
-            batch = meshes.global_batch(next(reader), trainer.mesh)
-            state, metrics = trainer.step(state, frozen, batch, key)
+            state, metrics = trainer.step(state, frozen, next(feed), key)
             step += 1
-            if pending is not None:
-                reporter.report(*pending)
-            pending = (step, metrics)
             last = step == training.num_steps
+            if not last:
+                feed.fetch()
+            if pending is not None:
+                reporter.report(*pending, feed.waited, broken.counts())
+            pending = (step, metrics)
             if last or step % training.checkpoint_every == 0:
                 check_finite(step, metrics)
                 checkpoints.save(state)
@@ -156,13 +163,17 @@ def _train(
                 if distributed.leads():
                     save_png(picture, workdir / "samples" / f"{step:08d}.png")
         if pending is not None:
-            reporter.report(*pending)
+            reporter.report(*pending, feed.waited, broken.counts())
 
 
 def open_reader(
-    trainer: Trainer, source: Source, read: ReadCaptions, *, first_batch: int
-) -> Iterator[Batch]:
-    """This process's share of the batches from `first_batch` on, without end."""
+    trainer: Trainer, source: Source, read: ReadCaptions, *, first_batch: int,
+    broken: BrokenRecords | None = None,
+) -> Iterator[Batch]:  # fmt: skip
+    """This process's share of the batches from `first_batch` on, without end.
+
+    `broken` counts the records of it that could not be used.
+    """
     config, batch_size = trainer.config, trainer.config.training.batch_size
     dataset = make_dataset(
         source,
@@ -172,5 +183,6 @@ def open_reader(
         rows=meshes.local_rows(batch_size, trainer.mesh),
         first_batch=first_batch,
         seed=config.training.seed,
+        broken=broken,
     )
     return iter(dataset)

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Mapping
 
 import jax
 import tensorboardX
@@ -59,7 +60,7 @@ class Reporter:
             dynamic_ncols=True,
         )  # fmt: skip
         self._started_at = self._logged_at = time.monotonic()
-        self._logged_step = first_step
+        self._logged_step, self._logged_wait = first_step, 0.0
 
     def __enter__(self) -> "Reporter":
         return self
@@ -69,8 +70,14 @@ class Reporter:
         if self._board is not None:
             self._board.close()
 
-    def report(self, step: int, metrics: Metrics) -> None:
+    def report(self, step: int, metrics: Metrics, waited: float, broken: Mapping[str, int]) -> None:
         """Takes in a finished step; every `log_every`-th is shown and written.
+
+        Args:
+            step: its number.
+            metrics: of the step.
+            waited: seconds so far that the run waited for data.
+            broken: records so far that could not be used, by reason.
 
         Raises:
             NonFiniteMetric: as `check_finite`.
@@ -80,12 +87,22 @@ class Reporter:
         if step % self._training.log_every and step != self._training.num_steps:
             return
         now, batch_size = time.monotonic(), self._training.batch_size
-        speed = (step - self._logged_step) * batch_size / max(now - self._logged_at, 1e-9)
-        self._logged_at, self._logged_step = now, step
-        self._bar.set_postfix(loss=f"{values['loss']:.4f}", pictures_per_s=f"{speed:.1f}")
+        seconds = max(now - self._logged_at, 1e-9)
+        speed = (step - self._logged_step) * batch_size / seconds
+        data_wait = (waited - self._logged_wait) / seconds
+        self._logged_at, self._logged_step, self._logged_wait = now, step, waited
+        shown = {"loss": f"{values['loss']:.4f}", "pictures_per_s": f"{speed:.1f}"}
+        self._bar.set_postfix(shown | ({"broken": sum(broken.values())} if broken else {}))
         if self._board is not None:
             speeds = {"pictures_per_second": speed, "pictures_seen": step * batch_size}
-            scalars = {**values, **speeds, "seconds": now - self._started_at}
+            counts = {f"broken/{reason}": count for reason, count in broken.items()}
+            scalars = {
+                **values,
+                **speeds,
+                **counts,
+                "data_wait": data_wait,
+                "seconds": now - self._started_at,
+            }
             for name, value in scalars.items():
                 self._board.add_scalar(name, value, step)
             self._text += json.dumps({"step": step, **scalars}) + "\n"

@@ -1,12 +1,11 @@
 """One stage as one `.safetensors` file: its parameters, its config in the header."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 
 from imagen_jax import config_json
-from imagen_jax.config import FOLDER_PREFIX, Dtype, StageConfig
+from imagen_jax.config import Dtype, StageConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath
 from imagen_jax.stage import Params, init_params, init_text_encoder
@@ -21,11 +20,7 @@ def save_stage_file(path: AnyPath, config: StageConfig, params: Params, dtype: D
     Paths of this machine stay out of the header: where the data lies, and where an encoder
     was read that now is in the file. A tokenizer's directory stays, for it is still needed.
     """
-    source = config.data.source
-    if source.startswith(FOLDER_PREFIX):
-        source = FOLDER_PREFIX + Path(source.removeprefix(FOLDER_PREFIX)).name
-    data = dataclasses.replace(config.data, data_dir="", source=source, embeddings="")
-    config = dataclasses.replace(config, data=data)
+    config = dataclasses.replace(config, data=config.data.without_places())
     if "text_encoder" in params:
         encoder = dataclasses.replace(config.text_encoder, source="")
         config = dataclasses.replace(config, text_encoder=encoder)

@@ -81,7 +81,7 @@ def test_a_record_is_the_number_of_tokens_and_their_rows():
 
 def test_sizes_of_captions_that_are_cut():
     """One caption of 1 token, two of 3, one of 5."""
-    sizes = Sizes(captions=7, shards=(3, 1), lengths=(0, 1, 0, 2, 0, 1))
+    sizes = Sizes(captions=7, broken=0, shards=(3, 1), lengths=(0, 1, 0, 2, 0, 1))
     assert (sizes.distinct, sizes.longest) == (4, 5)
     assert [sizes.tokens(length) for length in (2, 3, 5, 9)] == [7, 10, 12, 12]
     assert [sizes.longer(length) for length in (2, 3, 5, 9)] == [3, 1, 0, 0]

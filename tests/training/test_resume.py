@@ -1,6 +1,7 @@
 """Interrupted runs go on as if nothing had happened; hopeless ones stop and say why."""
 
 import contextlib
+import json
 import shutil
 import signal
 import time
@@ -90,6 +91,8 @@ def test_what_a_run_logs_can_be_read_and_plotted(directory, straight, tmp_path):
     np.testing.assert_array_equal(metrics["step"], np.arange(1, 7))
     np.testing.assert_array_equal(metrics["pictures_seen"], 8 * np.arange(1, 7))
     assert np.all(np.isfinite(metrics["loss"])) and np.ptp(metrics["loss"]) > 0
+    lines = (directory / "straight" / "metrics.jsonl").read_text().splitlines()
+    assert all(0 <= json.loads(line)["data_wait"] <= 1 for line in lines)
     result = call(verbs, "plot", directory / "straight", "--out", tmp_path / "loss.png")
     assert (result.code, result.out) == (0, f"{tmp_path / 'loss.png'}\n")
     assert Image.open(tmp_path / "loss.png").width > 100
