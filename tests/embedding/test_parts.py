@@ -14,12 +14,15 @@ import sys
 import time
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 import sets
 import tiny
 from scripts import ROOT, call, cut, refused, tree, verbs
 
+from imagen_jax import config_json
+from imagen_jax.data.arrayrecord_source import write_file
 from imagen_jax.embedding import part, run
 from imagen_jax.embedding.encoder import CaptionEncoder
 from imagen_jax.errors import UsageError, exit_on_usage_error
@@ -119,6 +122,24 @@ def test_what_is_added_is_a_part_of_what_is_new(made, out, encoder, tmp_path):
     result = made.embed(out, dataset=f"prompts:{file}")
     assert result.code == 0 and "already" in result.out
     assert tree(out) == after
+
+
+def test_a_mixture_is_embedded_without_its_broken_records(made, encoder, tmp_path):
+    """All that the stage's own config reads."""
+    records = [msgpack.packb({"image": b"", "captions": ["a kite", "pizza"]}), b"none"]
+    write_file(tmp_path / "packed" / "0.arrayrecord", iter(records))
+    mixture = (f"0.5*arrayrecord:{tmp_path / 'packed'}", f"2*folder:{made.folder}")
+    config = tiny.stage(data={"source": "folder:nowhere", "mixture": mixture})
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    (workdir / "checkpoints").mkdir(parents=True)
+    (workdir / "config.json").write_text(config_json.to_json(config))
+    result = call(verbs, "embed", "stage", out, "--stage", workdir)
+    assert result.code == 0, result.err
+    assert (
+        f"arrayrecord:{tmp_path / 'packed'}, folder:{made.folder}: 7 records (1 broken), 11 "
+        in (result.out)
+    )
+    assert EmbeddingCache(out)([*sets.DISTINCT, "a kite"])["mask"].any(1).all()
 
 
 def test_two_lists_give_what_one_gives(made, out, encoder, tmp_path, monkeypatch):
