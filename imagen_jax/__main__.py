@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from imagen_jax.config import DataConfig, Dtype, StageConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
-from imagen_jax.files import AnyPath, to_path
+from imagen_jax.files import to_path
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.rules import require_positive
 
@@ -72,14 +72,16 @@ class Convert:
             self._deepfloyd_if()
         else:
             self._t5()
+        from imagen_jax.weights.hugging_face import licence
+
+        print(licence(self.directory))
 
     def _deepfloyd_if(self) -> None:
-        from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, licence
+        from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
 
         text_from = self.text_encoder or self.directory
         config = convert_deepfloyd_if(self.directory, self.out, self.dtype, text_from)
         print(f"{self.out}: {config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
-        print(licence(self.directory))
 
     def _t5(self) -> None:
         from imagen_jax.weights.t5_names import convert_t5
@@ -198,17 +200,22 @@ class Embed:
 
     def run(self) -> None:
         from imagen_jax.embedding.run import Work, embed
+        from imagen_jax.loading import load_config, open_encoder, open_frozen_encoder
         from imagen_jax.parallel import distributed
 
         self._check()
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)
-        config, workdir = self._stage()
+        path = to_path(self.stage)
+        config, encoder = self._with_flags(load_config(path)), None
+        if not self.size_only:
+            own = not self.text_encoder.source
+            encoder = open_encoder(path) if own else open_frozen_encoder(config, None)
         work = Work(
-            config=config, workdir=workdir, captions_per_shard=self.captions_per_shard,
+            config=config, encoder=encoder, captions_per_shard=self.captions_per_shard,
             batch_tokens=self.batch_tokens,
         )  # fmt: skip
-        embed(work, self.out, size_only=self.size_only)
+        embed(work, self.out)
 
     def _check(self) -> None:
         least = {"captions_per_shard": 1, "batch_tokens": 1, "max_length": 2}
@@ -218,14 +225,8 @@ class Embed:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} is {value}; it must be at least {at_least}.")
 
-    def _stage(self) -> tuple[StageConfig, AnyPath | None]:
-        """The config with the flags in it, and the training directory that has the encoder."""
-        from imagen_jax.loading import load_config, own_encoder
-
-        path = to_path(self.stage)
-        config, workdir = load_config(path), None
-        if not self.text_encoder.source:
-            config, workdir = own_encoder(path, config)
+    def _with_flags(self, config: StageConfig) -> StageConfig:
+        """The stage's config, but for what flags say."""
         flags = {
             "source": self.text_encoder.source, "tokenizer": self.text_encoder.tokenizer,
             "max_length": self.max_length,
@@ -235,12 +236,11 @@ class Embed:
         data = {name: value for name, value in data.items() if value}
         if self.dataset != "stage":
             data |= {"source": self.dataset, "mixture": ()}
-        config = dataclasses.replace(
+        return dataclasses.replace(
             config,
             text_encoder=dataclasses.replace(config.text_encoder, train=False, **encoder),
             data=dataclasses.replace(config.data, **data),
         )
-        return config, workdir
 
 
 def main() -> None:

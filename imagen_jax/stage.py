@@ -103,6 +103,18 @@ def init_text_encoder(config: StageConfig, key: jax.Array) -> Params:
     return _pure(T5Encoder(config.text_encoder.t5, rngs=nnx.Rngs(key)))
 
 
+def abstract_sampled_unet(config: StageConfig) -> Params:
+    """A U-Net that is only sampled from: kernels in the dtype of its computation, to which they
+    are cast wherever they are used, and all else, norms above all, in float32."""
+
+    def held(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        dtype = config.unet.dtype if path[-1].key == "kernel" else "float32"
+        return jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+
+    made = jax.eval_shape(lambda: _pure(build_unet(config, nnx.Rngs(0))))
+    return jax.tree_util.tree_map_with_path(held, made)
+
+
 def abstract_frozen_encoder(config: T5Config) -> Params:
     """An encoder that is not trained: no step is added to it, so it lies in its computation's
     dtype."""

@@ -29,8 +29,8 @@ FORBIDDEN = {
 }
 """Part of the package -> what it must not import. Nothing above imports what is on top."""
 TOP = {
-    "sampling", "training", "loading", "embedding", "cascade", "planning", "pictures", "plots",
-    "__main__",
+    "sampling", "training", "loading", "embedding", "prompts", "cascade", "results", "planning",
+    "pictures", "plots", "__main__",
 }  # fmt: skip
 
 

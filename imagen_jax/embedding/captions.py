@@ -22,11 +22,13 @@ from imagen_jax.errors import UsageError, reason
 from imagen_jax.files import replacing
 from imagen_jax.text.cache_format import halves, hash_of, shard_starts
 from imagen_jax.text.tokenizer import EOS_ID, Tokenizer, as_read
-from imagen_jax.weights.stored import opened
+from imagen_jax.weights.stored import StoredTensor, open_file
 
 PROMPTS_PREFIX = "prompts:"
 """Of a text file with one prompt a line, in the place of a data set."""
 _READ_AT_ONCE = 1024
+_COLUMNS = ("high", "low", "lengths")
+"""What there is one number of for each caption in a list."""
 
 
 @runtime_checkable
@@ -158,14 +160,14 @@ class CaptionLists:
 
     def __init__(self, paths: Sequence[Path], captions_per_shard: int):
         """Raises a UsageError if a list is missing or damaged."""
-        self._paths = paths
         self.read, self.broken, hashes = 0, 0, []
+        self._lists: list[dict[str, StoredTensor]] = []
         for path in paths:
-            with opened(path) as file:
-                about = file.metadata()
-                self.read += int(about["read"])
-                self.broken += int(about["broken"])
-                hashes.append(file.get_tensor("high"))
+            about, tensors = open_file(path)
+            self.read += int(about["read"])
+            self.broken += int(about["broken"])
+            self._lists.append(tensors)
+            hashes.append(_part(tensors["high"], 0, tensors["high"].shape[0]))
         self.shards = -(-sum(map(len, hashes)) // captions_per_shard)
         starts = shard_starts(self.shards)
         # Where the captions of each shard begin in each list, and where those of the last end.
@@ -174,12 +176,11 @@ class CaptionLists:
     def shard(self, number: int) -> Captions:
         """The captions of a shard, each once, sorted by hash."""
         pieces = [
-            _read_piece(path, *map(int, places[number : number + 2]))
-            for path, places in zip(self._paths, self._places, strict=True)
+            _read_piece(tensors, *map(int, places[number : number + 2]))
+            for tensors, places in zip(self._lists, self._places, strict=True)
         ]
         high, low, lengths = (
-            np.concatenate([getattr(piece, name) for piece in pieces])
-            for name in ("high", "low", "lengths")
+            np.concatenate([getattr(piece, name) for piece in pieces]) for name in _COLUMNS
         )
         ids = list(itertools.chain.from_iterable(piece.ids for piece in pieces))
         order = np.lexsort((low, high))
@@ -189,12 +190,13 @@ class CaptionLists:
         return Captions(high, low, lengths, ids).take(order[new])
 
 
-def _read_piece(path: Path, start: int, stop: int) -> Captions:
+def _read_piece(tensors: dict[str, StoredTensor], start: int, stop: int) -> Captions:
     if start == stop:  # Safetensors reads no empty slices.
         return Captions(*halves([]), np.empty(0, np.int32), [])
-    with opened(path) as file:
-        get = file.get_slice
-        ends = get("ends")[start : stop + 1]
-        ids = np.split(get("ids")[ends[0] : ends[-1]], ends[1:-1] - ends[0])
-        named = (get(name)[start:stop] for name in ("high", "low", "lengths"))
-        return Captions(*named, ids)
+    ends = _part(tensors["ends"], start, stop + 1)
+    ids = np.split(_part(tensors["ids"], int(ends[0]), int(ends[-1])), ends[1:-1] - ends[0])
+    return Captions(*(_part(tensors[name], start, stop) for name in _COLUMNS), ids)
+
+
+def _part(tensor: StoredTensor, start: int, stop: int) -> np.ndarray:
+    return tensor.read((slice(start, stop),))

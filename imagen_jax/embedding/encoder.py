@@ -14,7 +14,6 @@ from imagen_jax.config import StageConfig
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.stage import Params, build_networks
 from imagen_jax.text.tokenizer import EOS_ID, PAD_ID
-from imagen_jax.weights.tensors import fingerprint
 
 _SHORTEST = 16
 """Tokens that a batch has at least: one program for each power of two from here on."""
@@ -40,7 +39,6 @@ class CaptionEncoder:
 
         self._embed = jax.jit(embed, out_shardings=meshes.batch_sharding(mesh))
         self._params = {"text_encoder": encoder}
-        self.fingerprint = fingerprint(encoder)
         self._mesh, self._padded, self._batch_tokens = mesh, padded, batch_tokens
         self._max_length = config.text_encoder.max_length
 

@@ -141,15 +141,16 @@ class UnfinishedPart:
     def shard(self, number: int) -> Path:
         return shard_path(self.directory, number, len(self.sizes.shards))
 
-    def keep_encoder(self, fingerprint: str) -> None:
-        """Raises a UsageError if the work was begun with another encoder."""
+    def keep_encoder(self, fingerprint: str, *, writes: bool) -> None:
+        """Raises a UsageError if the work was begun with another encoder; one process writes."""
         path = self.directory / "encoder"
         if path.is_file() and path.read_text() != fingerprint:
             raise UsageError(
                 f"{self.directory} is unfinished; it was begun with an encoder of other weights "
                 "(text_encoder.source). Finish it with the same command, or delete it."
             )
-        write_text(path, fingerprint)
+        if writes:
+            write_text(path, fingerprint)
 
     def write_shard(
         self, number: int, lists: CaptionLists, encoder: CaptionEncoder, on_caption: Callable

@@ -19,8 +19,8 @@ from imagen_jax.embedding.encoder import CaptionEncoder
 from imagen_jax.embedding.part import UnfinishedPart
 from imagen_jax.embedding.report import describe, name_of, show, size_in_bytes
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, check_writable, write_text
-from imagen_jax.loading import load_frozen_encoder, load_stage_tokenizer
+from imagen_jax.files import check_writable, write_text
+from imagen_jax.loading import StoredNetwork, load_stage_tokenizer
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.text.cache import EmbeddingCache
@@ -34,32 +34,36 @@ class Work:
     """What is embedded, with what, and how.
 
     Attributes:
-        config: of a stage; its `data` are read by its `text_encoder`, for its U-Net.
-        workdir: a training directory whose own copy of the encoder comes first, or None.
+        config: of a stage; its `data` are read as its `text_encoder` says, for its U-Net.
+        encoder: the weights; None to find out sizes only.
         captions_per_shard: about so many; what a kill undoes at most.
         batch_tokens: that a device embeds at once, padding among them.
     """
 
     config: StageConfig
-    workdir: AnyPath | None
+    encoder: StoredNetwork | None
     captions_per_shard: int
     batch_tokens: int
 
 
-def embed(work: Work, out: Path, *, size_only: bool) -> None:
+def embed(work: Work, out: Path) -> None:
     """Adds the captions of a data set to the embeddings in `out`; after a kill, goes on.
 
-    The empty caption and the config's `training.sample_prompts` are embedded too. `size_only`
-    stops when the size is printed, and needs no encoder.
+    The empty caption and the config's `training.sample_prompts` are embedded too.
 
     Raises:
         UsageError: data, encoder or `out` cannot be read or do not fit each other, other work is
             unfinished in `out`, or there is no room for it.
     """
     known = _open_known(work.config, out)
+    fingerprint = work.encoder.fingerprint() if work.encoder else ""
+    if known and work.encoder and fingerprint != known.metadata.encoder:
+        raise UsageError(
+            f"{out} was embedded by an encoder of other weights, {known.metadata.source}; name the "
+            "same one, or a new directory."
+        )
     tokenizer = load_stage_tokenizer(work.config)
     encoding = known.metadata.encoding if known else _encoding(work.config, tokenizer)
-    encoder = None if size_only else _load_encoder(work, encoding, known)
     with distributed.leader_first("opened the data"):  # It may have to be built.
         source = open_captions(work.config.data)
     plan = _plan(work, encoding, len(source))
@@ -71,13 +75,14 @@ def embed(work: Work, out: Path, *, size_only: bool) -> None:
     _begin(part)
     lists = _find_captions(part, source, tokenizer)
     _say(describe(plan, part.sizes))
-    if encoder is None:
+    if work.encoder is None:
         return
-    part.keep_encoder(encoder.fingerprint)
-    _write_shards(part, lists, encoder)
+    part.keep_encoder(fingerprint, writes=distributed.leads())
+    if part.sizes.distinct:
+        _write_shards(part, lists, work)
     distributed.wait_for_all("wrote the shards")
     if distributed.leads():
-        _finish(part, out, encoder, str(work.workdir or work.config.text_encoder.source))
+        _finish(part, out, fingerprint, str(work.encoder.origin))
     distributed.wait_for_all("finished the embeddings")
 
 
@@ -100,21 +105,6 @@ def _encoding(config: StageConfig, tokenizer: Tokenizer) -> Encoding:
         max_length=encoder.max_length, lowercase=encoder.lowercase,
         padded=config.unet.reads_padding,
     )  # fmt: skip
-
-
-def _load_encoder(work: Work, encoding: Encoding, known: EmbeddingCache | None) -> CaptionEncoder:
-    """The encoder on the devices of this process."""
-    mesh = make_mesh(MeshConfig(), jax.local_devices())
-    params = load_frozen_encoder(work.config, work.workdir, mesh)
-    encoder = CaptionEncoder(
-        work.config, params, mesh, padded=encoding.padded, batch_tokens=work.batch_tokens
-    )
-    if known and encoder.fingerprint != known.metadata.encoder:
-        raise UsageError(
-            f"{known.directory} was embedded by an encoder of other weights "
-            f"({known.metadata.source}); name the same one, or a new directory."
-        )
-    return encoder
 
 
 def _plan(work: Work, encoding: Encoding, records: int) -> Plan:
@@ -157,15 +147,23 @@ def _find_captions(
     return lists
 
 
-def _write_shards(part: UnfinishedPart, lists: CaptionLists, encoder: CaptionEncoder) -> None:
+def _write_shards(part: UnfinishedPart, lists: CaptionLists, work: Work) -> None:
+    """This process's shards that are not there yet."""
     in_shards = part.sizes.shards
     mine = _mine(len(in_shards))
     todo = [number for number in mine if not part.is_written(number)]
-    _check_room(part, len(todo) / max(len(mine), 1))
+    if not todo:
+        return
+    _check_room(part, len(todo) / len(mine))
+    mesh = make_mesh(MeshConfig(), jax.local_devices())
+    encoder = CaptionEncoder(
+        work.config, work.encoder.load(mesh), mesh, padded=part.plan.encoding.padded,
+        batch_tokens=work.batch_tokens,
+    )  # fmt: skip
     captions = sum(in_shards[number] for number in todo)
+    done = sum(in_shards[number] for number in mine) - captions
     started = time.monotonic()
-    total = sum(in_shards[number] for number in mine)
-    with _bar(total, "caption", total - captions) as bar:
+    with _bar(done + captions, "caption", done) as bar:
         for number in todo:
             part.write_shard(number, lists, encoder, bar.update)
     seconds = max(time.monotonic() - started, 1e-9)
@@ -182,7 +180,7 @@ def _check_room(part: UnfinishedPart, share: int | float) -> None:
         )
 
 
-def _finish(part: UnfinishedPart, out: Path, encoder: CaptionEncoder, source: str) -> None:
+def _finish(part: UnfinishedPart, out: Path, encoder: str, source: str) -> None:
     known, sizes = part.known, part.sizes
     if not sizes.distinct:
         shutil.rmtree(part.directory)
@@ -191,7 +189,7 @@ def _finish(part: UnfinishedPart, out: Path, encoder: CaptionEncoder, source: st
     shard_bytes = sum(part.shard(number).stat().st_size for number in range(len(sizes.shards)))
     metadata = Metadata(
         encoding=part.plan.encoding,
-        encoder=encoder.fingerprint,
+        encoder=encoder,
         source=source,
         parts=(
             *(known.metadata.parts if known else ()),

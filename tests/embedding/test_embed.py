@@ -185,7 +185,7 @@ def test_a_planned_step_holds_no_encoder(made, embedded):
     assert estimate(config, 8).text_encoder == 0 < estimate(made.config, 8).text_encoder
     text = 8 * tiny.LENGTH * (2 * tiny.T5.d_model - 4)
     assert estimate(config, 1).batch == estimate(made.config, 1).batch + text
-    encoder = calls.embedding(config, make_mesh(config.mesh))
+    encoder = calls.embedding(config, 8, make_mesh(config.mesh))
     assert encoder.params.keys() == {"text_encoder"}
 
 

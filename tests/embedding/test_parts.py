@@ -26,6 +26,7 @@ from imagen_jax.data.arrayrecord_source import write_file
 from imagen_jax.embedding import part, run
 from imagen_jax.embedding.encoder import CaptionEncoder
 from imagen_jax.errors import UsageError, exit_on_usage_error
+from imagen_jax.loading import StoredNetwork
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.cache_format import BFLOAT16, INDEX
 from imagen_jax.text.tokenizer import load_tokenizer
@@ -37,7 +38,6 @@ WORKER = Path(__file__).with_name("worker.py")
 class TokensAsRows(CaptionEncoder):
     """In the place of a CaptionEncoder."""
 
-    fingerprint = "tokens"
     calls = 0
 
     def __init__(self, config, params, mesh, *, padded, batch_tokens):
@@ -58,7 +58,8 @@ def made(tmp_path_factory):
 @pytest.fixture
 def encoder(monkeypatch):
     monkeypatch.setattr(run, "CaptionEncoder", TokensAsRows)
-    monkeypatch.setattr(run, "load_frozen_encoder", lambda *_: {})
+    monkeypatch.setattr(StoredNetwork, "load", lambda *_: {})
+    monkeypatch.setattr(StoredNetwork, "fingerprint", lambda _: "tokens")
     TokensAsRows.calls = 0
     return TokensAsRows
 
@@ -133,7 +134,8 @@ def test_a_mixture_is_embedded_without_its_broken_records(made, encoder, tmp_pat
     workdir, out = tmp_path / "run", tmp_path / "out"
     (workdir / "checkpoints").mkdir(parents=True)
     (workdir / "config.json").write_text(config_json.to_json(config))
-    result = call(verbs, "embed", "stage", out, "--stage", workdir)
+    flags = ("--stage", workdir, "--text-encoder.source", made.stage)
+    result = call(verbs, "embed", "stage", out, *flags)
     assert result.code == 0, result.err
     assert (
         f"arrayrecord:{tmp_path / 'packed'}, folder:{made.folder}: 7 records (1 broken), 11 "
@@ -266,7 +268,7 @@ def test_other_work_than_was_begun_is_refused(made, encoder, tmp_path, monkeypat
 
 def test_another_encoder_is_refused(made, out, encoder, tmp_path, monkeypatch):
     begun = stopped_part(made, tmp_path / "out2", monkeypatch)
-    monkeypatch.setattr(encoder, "fingerprint", "another")
+    monkeypatch.setattr(StoredNetwork, "fingerprint", lambda _: "others")
     result = made.embed(begun)
     assert result.code == 2 and "begun with an encoder of other weights" in result.err
     file = tmp_path / "prompts.txt"
@@ -307,9 +309,8 @@ def test_too_little_room_is_said_before_anything_is_embedded(made, encoder, tmp_
 def test_the_size_alone_needs_no_weights(made, tmp_path, monkeypatch, encoder):
     """And the work on the captions is done."""
     flags = ("--text-encoder.source", tmp_path / "nowhere")
-    with monkeypatch.context() as patch:
-        patch.delattr(run, "load_frozen_encoder")
-        result = made.embed(tmp_path / "out", "--size-only", *flags)
+    refused(made.embed(tmp_path / "out", *flags), "nowhere")
+    result = made.embed(tmp_path / "out", "--size-only", *flags)
     assert result.code == 0 and "400 million" in result.out and encoder.calls == 0
     monkeypatch.setattr(run, "open_captions", lambda data: Unreadable(5))
     assert made.embed(tmp_path / "out").code == 0
