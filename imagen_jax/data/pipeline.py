@@ -66,7 +66,8 @@ def make_dataset(
     load = LoadExample(source, config.resolution, config.low_resolution, config.data.crop)
     examples = shuffled(source, seed).random_map(load)
     rows = range(batch_size) if rows is None else rows
-    threads = max(threads_for(share.source) for share in config.data.shares)
+    places = (config.data.data_dir, *(share.source for share in config.data.shares))
+    threads = max(map(threads_for, places))
     batches = grain.MapDataset.source(_Batches(examples, batch_size, rows, threads))[first_batch:]
     broken = broken or BrokenRecords(config.data.max_broken_share)
     # In the caller's thread: tokenizers need be neither thread-safe nor sent to a process.
