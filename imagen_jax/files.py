@@ -106,9 +106,11 @@ def read_range(path: AnyPath, start: int, size: int) -> bytes:
     From any thread or process: nothing stays open.
     """
     if isinstance(path, Path):
-        with path.open("rb", buffering=0) as file:
-            file.seek(start)
-            return file.read(size)
+        file = os.open(path, os.O_RDONLY)
+        try:
+            return os.pread(file, size, start)
+        finally:
+            os.close(file)
     system, name = fsspec.url_to_fs(os.fspath(path))
     return system.cat_file(name, start=start, end=start + size)
 

@@ -21,6 +21,7 @@ FORBIDDEN = {
     "arrays": {"errors", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
     "config": {"arrays", "diffusion", "models", "weights", "text", "data", "parallel", "stage"},
     "diffusion": {"models", "config", "weights", "text", "data", "parallel", "stage"},
+    "data_config": {"arrays", "config", "diffusion", "models", "weights", "text", "data"},
     "network_config": {"arrays", "config", "diffusion", "models", "weights", "text", "data"},
     "models": {"config", "diffusion", "weights", "text", "data", "parallel", "stage"},
     "text": {"diffusion", "models", "weights", "data", "parallel", "stage"},

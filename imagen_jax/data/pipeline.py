@@ -68,7 +68,8 @@ def make_dataset(
     load = LoadExample(source, config.resolution, config.low_resolution, config.data.crop)
     examples = shuffled(source, seed).random_map(load)
     rows = range(batch_size) if rows is None else rows
-    threads = max(threads_for(share.source) for share in config.data.shares)
+    places = (config.data.data_dir, *(share.source for share in config.data.shares))
+    threads = max(map(threads_for, places))
     batches = grain.MapDataset.source(_Batches(examples, batch_size, rows, threads))[first_batch:]
     num_workers, read_batch = config.data.num_workers, ReadBatch(read)
     if config.data.embeddings:  # Many bytes, read ahead like the pictures.

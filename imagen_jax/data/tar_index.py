@@ -2,9 +2,12 @@
 
 import array
 import concurrent.futures
+import contextlib
+import functools
 import itertools
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +24,14 @@ PLACES = "places"
 """uint32 [records, 6]: first block and size in bytes of the picture, the caption and the JSON of
 each record; zeros for a file that it does not have."""
 CAPTION, JSON = ".txt", ".json"
-_READ_AHEAD = {True: 2**12, False: 2**22}
-"""Bytes, by whether the shard is on this machine, where jumping from header to header is cheap."""
+_SUFFIXES = {*PICTURE_SUFFIXES, CAPTION, JSON}
+_LOCAL_READ_AHEAD, _BUCKET_READ_AHEAD = 2**12, 2**22
+"""Bytes; on this machine, jumping from header to header is cheap."""
 _GZIP = b"\x1f\x8b"
 _NOWHERE = (0, 0)
+
+Place = tuple[int, int]
+"""(first block, size in bytes) of a file in a shard."""
 
 
 class Shard(NamedTuple):
@@ -100,33 +107,40 @@ def read_shard(shard: FileState) -> tuple[np.ndarray, Tally]:
     return np.minimum(np.asarray(places).reshape(-1, 6), most).astype(np.uint32), left_out
 
 
-def _groups(shard: FileState, left_out: Tally) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Of each record its name, and suffix -> (first block, size) of its files."""
-    whole = _whole_members(shard, left_out)
-    for key, group in itertools.groupby(whole, lambda member: _split(member.name)[0]):
-        files: dict[str, tuple[int, int]] = {}
-        for member in group:
-            place = (member.start // BLOCK, member.size)
-            files.setdefault(_split(member.name)[1], place)
-        if files.keys() & {*PICTURE_SUFFIXES, CAPTION, JSON}:
+def _groups(shard: FileState, left_out: Tally) -> Iterator[tuple[str, dict[str, Place]]]:
+    """Of each record its name, and suffix -> place of those of its files that matter."""
+    found = ((*_split(member.name), member) for member in _whole_members(shard, left_out))
+    for key, group in itertools.groupby(found, lambda named: named[0]):
+        files: dict[str, Place] = {}
+        for _, suffix, member in group:
+            if suffix in _SUFFIXES:
+                files.setdefault(suffix, (member.start // BLOCK, member.size))
+        if files:
             yield f"{shard.path.name}/{key}", files
 
 
 def _whole_members(shard: FileState, left_out: Tally) -> Iterator[Member]:
-    window = Window(
-        lambda start, size: read_range(shard.path, start, size),
-        _READ_AHEAD[isinstance(shard.path, Path)],
-    )
-    if window.read(0, 2) == _GZIP:
-        raise UsageError(f"{shard.path} is compressed and cannot be read in any order; unpack it.")
-    try:
-        yield from members(window, shard.size)
-    except DamagedTar:
-        left_out.add("shard cut short or damaged", str(shard.path.name))
+    with _opened(shard.path) as window:
+        if window.read(0, 2) == _GZIP:
+            raise UsageError(
+                f"{shard.path} is compressed and cannot be read in any order; unpack it."
+            )
+        try:
+            yield from members(window, shard.size)
+        except DamagedTar:
+            left_out.add("shard cut short or damaged", str(shard.path.name))
+
+
+@contextlib.contextmanager
+def _opened(path: AnyPath) -> Iterator[Window]:
+    if not isinstance(path, Path):
+        yield Window(functools.partial(read_range, path), _BUCKET_READ_AHEAD)
+        return
+    with path.open("rb", buffering=0) as file:
+        yield Window(lambda start, size: os.pread(file.fileno(), size, start), _LOCAL_READ_AHEAD)
 
 
 def _split(name: str) -> tuple[str, str]:
     """(key, suffix): WebDataset's keys end at the first dot of the file's name."""
-    path = PurePosixPath(name)
-    stem, _, suffix = path.name.partition(".")
-    return str(path.parent / stem), f".{suffix.lower()}"
+    dot = name.find(".", name.rfind("/") + 1)
+    return (name[:dot], name[dot:].lower()) if dot >= 0 else (name, "")

@@ -11,8 +11,8 @@ from imagen_jax.data.records import BrokenRecord
 
 RGB = UInt8[np.ndarray, "height width 3"]
 LowResRGB = UInt8[np.ndarray, "low_height low_width 3"]
-MAX_PIXELS = 10**8
-"""A picture that decodes to more, some 300 MB, is left out: it may be meant to fill the memory."""
+MAX_PIXELS = 5 * 10**7
+"""A picture that decodes to more is left out: it may be meant to fill the memory."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """No other decoder of Pillow's gets to see the bytes."""
 _TRUNCATED = ("truncated", "not enough image data", "unexpected end", "broken data stream")
