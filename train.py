@@ -121,11 +121,15 @@ def compile_only(flags: Flags) -> int:
     from imagen_jax.planning import calls
     from imagen_jax.planning.compile_only import run
 
-    make_call = {"step": calls.training_step, "embedding": calls.embedding}[flags.what]
     config = flags.config
-    return run(
-        lambda devices: [make_call(config, make_mesh(config.mesh, devices))], flags.compiling
-    )
+
+    def make_calls(devices: list) -> list[calls.Call]:
+        mesh = make_mesh(config.mesh, devices)
+        if flags.what == "embedding":
+            return [calls.embedding(config, config.training.batch_size, mesh)]
+        return [calls.training_step(config, mesh)]
+
+    return run(make_calls, flags.compiling)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from imagen_jax.data_config import DataConfig
 from imagen_jax.network_config import (
     Checked,
     Dtype,
@@ -26,8 +27,6 @@ Prediction = Literal["eps", "x0", "v"]
 OptimizerName = Literal["adafactor", "adam"]
 SamplerName = Literal["ancestral", "ddim", "dpm++"]
 Thresholding = Literal["none", "static", "dynamic"]
-FOLDER_PREFIX = "folder:"
-"""Of a data source that is a directory of pictures."""
 Spacing = Literal["even", "leading", "trailing"]
 NullText = Literal["zeros", "empty"]
 Augmented = Literal["small", "enlarged"]
@@ -85,49 +84,6 @@ class DiffusionConfig(Checked):
         require_fraction(self, "max_aug_level")
         if self.min_snr_gamma is not None:
             require_positive(self, "min_snr_gamma")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(Checked):
-    """Captioned pictures: where from and how they are fed."""
-
-    source: str = "captioned_emoji/core_64"
-    """A tfds name with image and text features, or `folder:DIR` of pictures beside `.txt`
-    captions."""
-    data_dir: str = ""
-    """Where tfds keeps prepared data; empty means tfds's own default."""
-    split: str = "train"
-    eval_source: str = ""
-    """Of the held-out pictures (`training.eval_every`); empty takes `source`."""
-    eval_split: str = ""
-    """Of the held-out pictures; empty takes `split`."""
-    crop: int | None = None
-    """Side of the random square crops of the target; None trains on whole pictures."""
-    num_workers: int = 0
-    """Worker processes that decode; 0 decodes in threads of the main process."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.num_workers >= 0,
-            f"DataConfig.num_workers is {self.num_workers}; it must not be negative.",
-        )
-        if self.crop is not None:
-            require_positive(self, "crop")
-
-    def held_out(self) -> "DataConfig":
-        """The data that a run is judged by.
-
-        Raises:
-            UsageError: it would be the data that the run is trained on.
-        """
-        source, split = self.eval_source or self.source, self.eval_split or self.split
-        require(
-            source != self.source or (split != self.split and not source.startswith(FOLDER_PREFIX)),
-            f"training.eval_every needs held-out pictures, and data.eval_source {source!r} with "
-            f"data.eval_split {split!r} is what the run is trained on; name another split of a "
-            "tfds data set or another source, or set training.eval_every to 0.",
-        )
-        return dataclasses.replace(self, source=source, split=split, eval_source="", eval_split="")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -313,6 +269,16 @@ class StageConfig(Checked):
             )
         if self.training.eval_every:
             self.data.held_out()
+        require(
+            not (self.data.embeddings and self.text_encoder.train),
+            f"data.embeddings is {self.data.embeddings!r} and text_encoder.train is on; the "
+            "embeddings of an encoder that is trained change.",
+        )
+
+    @property
+    def runs_frozen_encoder(self) -> bool:
+        """Whether a training step runs a text encoder that it does not train."""
+        return not (self.text_encoder.train or self.data.embeddings)
 
     @property
     def upscale(self) -> int:

@@ -58,7 +58,7 @@ def estimate(config: StageConfig, chips: int) -> Estimate:
         functools.partial(init_state, config, make_optimizer(config.optimizer)), key
     )
     frozen = {}
-    if not config.text_encoder.train:
+    if config.runs_frozen_encoder:
         frozen["text_encoder"] = abstract_frozen_encoder(config.text_encoder.t5)
     shard_bytes = functools.partial(_shard_bytes, mesh=mesh)
     here = config.training.batch_size // meshes.batch_parts(mesh)

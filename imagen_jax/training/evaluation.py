@@ -8,14 +8,13 @@ import jax
 import numpy as np
 
 from imagen_jax.config import StageConfig
-from imagen_jax.data.pipeline import make_dataset
+from imagen_jax.data.pipeline import ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.sampling import picture_keys
 from imagen_jax.stage import Networks, Params
-from imagen_jax.text.tokenizer import Tokenizer
 from imagen_jax.training.step import TrainState, stage_loss
 
 _SEED = 0
@@ -42,10 +41,12 @@ class HeldOutLoss:
     """
 
     def __init__(
-        self, config: StageConfig, networks: Networks, tokenizer: Tokenizer, source: Source,
+        self, config: StageConfig, networks: Networks, read: ReadCaptions, source: Source,
         mesh: jax.sharding.Mesh,
     ):  # fmt: skip
-        """`source`: of the held-out records; a small one is gone through several times."""
+        """`read`: of captions. `source`: of the held-out records; a small one is gone through
+        several times.
+        """
         training = config.training
         self._mesh, self._batches = mesh, training.eval_batches
         self._size = training.batch_size // training.accumulation_steps
@@ -53,7 +54,7 @@ class HeldOutLoss:
             source,
             # Threads: worker processes would be started anew each time.
             dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0)),
-            functools.partial(tokenizer, max_length=config.text_encoder.max_length),
+            read,
             batch_size=self._size,
             rows=meshes.local_rows(self._size, mesh),
             seed=_SEED,

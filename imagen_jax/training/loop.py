@@ -1,8 +1,8 @@
 """The training loop: config -> mesh -> state -> step -> checkpoint.
 
-One turn: read a batch, start the step, read the metrics of the step before (so that the
-device never waits for the host) and log them, then what is due: checkpoint, loss on held-out
-pictures, samples.
+One turn: start the step on the batch that was sent ahead, read and send the next one while it
+runs, read the metrics of the step before (so that the device never waits for the host) and log
+them, then what is due: checkpoint, loss on held-out pictures, samples.
 """
 
 import functools
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import jax
 
 from imagen_jax.config import StageConfig
-from imagen_jax.data.pipeline import Batch, make_dataset
+from imagen_jax.data.broken import BrokenRecords
+from imagen_jax.data.pipeline import Batch, ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
@@ -20,12 +21,12 @@ from imagen_jax.loading import (
     keep_frozen_encoder,
     load_frozen_encoder,
     load_stage,
-    load_stage_tokenizer,
 )
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.parallel.feed import DeviceFeed
 from imagen_jax.stage import Params, build_networks
-from imagen_jax.text.tokenizer import Tokenizer
+from imagen_jax.training.captions import load_caption_reader
 from imagen_jax.training.checkpoint import Checkpoints, claim_directory
 from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
 from imagen_jax.training.grids import SampleGrid
@@ -64,7 +65,7 @@ class Trainer:
 
     def load_frozen(self, workdir: AnyPath) -> Params:
         """What the step needs but does not train, on the mesh."""
-        if self.config.text_encoder.train:
+        if not self.config.runs_frozen_encoder:
             return {}
         return {"text_encoder": load_frozen_encoder(self.config, workdir, self.mesh)}
 
@@ -96,12 +97,12 @@ class Trainer:
             kind=self.mesh.devices.flat[0].device_kind,
         )
 
-    def held_out_loss(self, tokenizer: Tokenizer, source: Source) -> HeldOutLoss:
-        return HeldOutLoss(self.config, self.networks, tokenizer, source, self.mesh)
+    def held_out_loss(self, read: ReadCaptions, source: Source) -> HeldOutLoss:
+        return HeldOutLoss(self.config, self.networks, read, source, self.mesh)
 
-    def sample_grid(self, tokenizer: Tokenizer, source: Source) -> SampleGrid:
+    def sample_grid(self, read: ReadCaptions, source: Source) -> SampleGrid:
         everywhere = meshes.replicated(self.mesh)
-        return SampleGrid(self.config, self.networks, tokenizer, source, everywhere)
+        return SampleGrid(self.config, self.networks, read, source, everywhere)
 
 
 def _check_trainable(config: StageConfig) -> None:
@@ -129,7 +130,7 @@ def run(
             that do not divide, or too many updates in a row that are not finite.
     """
     trainer = Trainer(config, meshes.make_mesh(config.mesh))
-    tokenizer = load_stage_tokenizer(config)
+    read = load_caption_reader(config)
     frozen = trainer.load_frozen(workdir)
     with distributed.leader_first("opened the data"):  # It may have to be built.
         source = open_source(config.data, config.low_resolution)
@@ -146,28 +147,28 @@ def run(
         else:
             state = fresh or trainer.init(init_key)
         del fresh
-        evaluate = trainer.held_out_loss(tokenizer, held_out) if held_out is not None else None
-        grid = trainer.sample_grid(tokenizer, source) if config.training.sample_every else None
-        first = int(state.step)
-        reader = open_reader(trainer, source, tokenizer, first_batch=first)
+        evaluate = trainer.held_out_loss(read, held_out) if held_out is not None else None
+        grid = trainer.sample_grid(read, source) if config.training.sample_every else None
+        first, broken = int(state.step), BrokenRecords(config.data.max_broken_share)
+        reader = open_reader(trainer, source, read, first_batch=first, broken=broken)
         leads = distributed.leads()
         with (
             Reporter(
                 workdir, first, first * config.training.batch_size, config.training,
-                trainer.work(frozen), writes=leads,
+                trainer.work(frozen), broken, writes=leads,
             ) as reporter,
             Profiler(workdir, profile if leads else range(0)) as profiler,
         ):  # fmt: skip
             _train(
-                trainer, state, frozen, reader, seed_key, checkpoints, reporter, profiler,
-                evaluate, grid,
+                trainer, state, frozen, DeviceFeed(reader, trainer.mesh), seed_key, checkpoints,
+                reporter, profiler, evaluate, grid,
             )  # fmt: skip
     finally:
         checkpoints.close()
 
 
 def _train(
-    trainer: Trainer, state: TrainState, frozen: Params, reader: Iterator[Batch], key: jax.Array,
+    trainer: Trainer, state: TrainState, frozen: Params, feed: DeviceFeed, key: jax.Array,
     checkpoints: Checkpoints, reporter: Reporter, profiler: Profiler,
     evaluate: HeldOutLoss | None, grid: SampleGrid | None,
 ) -> None:  # fmt: skip
@@ -179,10 +180,11 @@ def _train(
 
     try:
         for step in range(int(state.step) + 1, training.num_steps + 1):
-            with reporter.waiting():
-                batch = meshes.global_batch(next(reader), trainer.mesh)
             with profiler.step(step, state):
-                state, metrics = trainer.step(state, frozen, batch, key)
+                state, metrics = trainer.step(state, frozen, next(feed), key)
+            if step < training.num_steps:
+                with reporter.waiting():
+                    feed.fetch()
             reporter.step_started(step, metrics)
             if is_due(training.checkpoint_every):
                 with reporter.paused():
@@ -199,17 +201,22 @@ def _train(
 
 
 def open_reader(
-    trainer: Trainer, source: Source, tokenizer: Tokenizer, *, first_batch: int
-) -> Iterator[Batch]:
-    """This process's share of the batches from `first_batch` on, without end."""
+    trainer: Trainer, source: Source, read: ReadCaptions, *, first_batch: int,
+    broken: BrokenRecords | None = None,
+) -> Iterator[Batch]:  # fmt: skip
+    """This process's share of the batches from `first_batch` on, without end.
+
+    `broken` counts the records of it that could not be used.
+    """
     config, batch_size = trainer.config, trainer.config.training.batch_size
     dataset = make_dataset(
         source,
         config,
-        functools.partial(tokenizer, max_length=config.text_encoder.max_length),
+        read,
         batch_size=batch_size,
         rows=meshes.local_rows(batch_size, trainer.mesh),
         first_batch=first_batch,
         seed=config.training.seed,
+        broken=broken,
     )
     return iter(dataset)

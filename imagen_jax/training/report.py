@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from imagen_jax.config import TrainingConfig
+from imagen_jax.data.broken import BrokenRecords
 from imagen_jax.files import AnyPath
 from imagen_jax.pictures import save_png
 from imagen_jax.training.metrics import Interval, SkipCounter, Values
@@ -34,9 +35,10 @@ class Reporter:
 
     def __init__(
         self, workdir: AnyPath, first_step: int, pictures: int, training: TrainingConfig,
-        work: Work, *, writes: bool,
+        work: Work, broken: BrokenRecords, *, writes: bool,
     ):  # fmt: skip
-        """`pictures`: seen in `first_step` steps."""
+        """`pictures`: seen in `first_step` steps. `broken`: counts on while the run reads."""
+        self._broken = broken
         self._first_step, self._pictures = first_step, pictures
         self._training, self._work, self._workdir = training, work, workdir
         # First, as it may fail: a board that nobody closes complains at the end of the process.
@@ -109,8 +111,12 @@ class Reporter:
         postfix = {shown[name]: f"{summary[name]:.4g}" for name in shown if name in summary}
         if self._skips.total:
             postfix["skipped"] = self._skips.total
+        broken = self._broken.counts()
+        if broken:
+            postfix["broken"] = sum(broken.values())
         self._bar.set_postfix(postfix)
-        self.write(step, {**summary, "seconds": time.monotonic() - self._began})
+        counts = {f"broken/{reason}": count for reason, count in broken.items()}
+        self.write(step, {**summary, **counts, "seconds": time.monotonic() - self._began})
 
     def write(self, step: int, measured: Mapping[str, Measured]) -> None:
         """Writes what was measured after `step`; numbers that are not finite are left out."""

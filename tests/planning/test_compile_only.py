@@ -21,7 +21,7 @@ from imagen_jax.planning import calls, chips, compile_only, topology
 from imagen_jax.planning.collectives import Traffic
 from imagen_jax.planning.options import CompileOptions
 from imagen_jax.planning.report import Memory, bound
-from imagen_jax.text.tokenizer import load_tokenizer
+from imagen_jax.training.captions import load_caption_reader
 from imagen_jax.training.loop import Trainer, open_reader
 from imagen_jax.training.step import abstract_batch
 from imagen_jax.weights.stage_file import save_stage_file
@@ -185,7 +185,7 @@ def test_the_abstract_batch_is_what_the_pipeline_feeds(stage, crop, tmp_path):
     config = stage(data=data)
     source = open_source(config.data, config.low_resolution)
     trainer = Trainer(config, make_mesh(MeshConfig()))
-    batch = next(open_reader(trainer, source, load_tokenizer("captions"), first_batch=0))
+    batch = next(open_reader(trainer, source, load_caption_reader(trainer.config), first_batch=0))
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)  # noqa: E731
     assert shapes(dict(batch)) == shapes(abstract_batch(config, 8))
 

@@ -12,7 +12,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.sampling import picture_keys
 from imagen_jax.stage import build_networks
-from imagen_jax.text.tokenizer import load_tokenizer
+from imagen_jax.training.captions import load_caption_reader
 from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
 from imagen_jax.training.step import stage_loss
 
@@ -29,7 +29,7 @@ CONFIG = tiny.stage(training={"caption_dropout": 1.0, "eval_batches": 2}, data={
 def held_out_loss(source, devices=1, **training):
     config = tiny.replace(CONFIG, training=training)
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-    return HeldOutLoss(config, build_networks(config), load_tokenizer("captions"), source, mesh)
+    return HeldOutLoss(config, build_networks(config), load_caption_reader(config), source, mesh)
 
 
 @pytest.fixture(scope="module")

@@ -123,7 +123,7 @@ def feed(monkeypatch, no_type_checks):
     """
 
     def set_up(bad):
-        def open_reader(trainer, *_, first_batch):
+        def open_reader(trainer, *_, first_batch, **__):
             while True:
                 first_batch += 1
                 batch = tiny.batch(trainer.config, seed=first_batch)
