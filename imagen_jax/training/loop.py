@@ -152,7 +152,7 @@ def _train(
             step += 1
             last = step == training.num_steps
             if not last:
-                feed.fetch()
+                feed.fetch(metrics["loss"])
             if pending is not None:
                 reporter.report(*pending, feed.waited, broken.counts())
             pending = (step, metrics)

@@ -76,7 +76,7 @@ class Reporter:
         Args:
             step: its number.
             metrics: of the step.
-            waited: seconds so far that the run waited for data.
+            waited: seconds so far that the devices waited for data.
             broken: records so far that could not be used, by reason.
 
         Raises:

@@ -1,7 +1,9 @@
 """What the devices are fed, and when it is read."""
 
 import time
+from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 
@@ -63,3 +65,10 @@ def test_the_time_that_reading_takes_is_counted(mesh):
     waited = feed.waited
     next(feed)
     assert feed.waited == waited >= 0.2
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_batch_that_comes_before_the_step_ends_was_not_waited_for(mesh, ready):
+    feed = DeviceFeed(Reader(seconds=0.05), mesh)
+    feed.fetch(mock.Mock(spec=jax.Array, is_ready=lambda: ready))
+    assert (feed.waited >= 0.05) == ready
