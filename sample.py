@@ -2,31 +2,30 @@
 
     python sample.py "a red apple"
     python sample.py "a cat face" "a slice of pizza, noto style" --num-images 4 --seed 1
-    python sample.py "a rocket" --base runs/base --sr256 runs/sr256 --sr1024 none
+    python sample.py "a rocket" --base runs/base --sr256 runs/sr256
 
-Without stages of your own it uses the small cascade that ships with the package. Pictures of
-every stage, a contact sheet and manifest.json go to --out.
+Without stages of your own it uses the small cascade that ships with the package; after a stage
+of your own come only those that you name. Pictures of every stage, a contact sheet and
+manifest.json go to --out.
 
-    python sample.py --compile-only --topology v5e:2x4 --base configs/tiny_64.py --sr256 none
+    python sample.py --compile-only --topology v5e:2x4 --base configs/tiny_64.py
 
 compiles each stage's denoising steps for TPUs that need not be there and says what they take
 of them. It paints nothing; a stage may then also be a config file, without weights.
 """
 
 import dataclasses
-import json
 import math
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
-from imagen_jax.files import AnyPath, absolute, check_writable, to_path, write_text
+from imagen_jax.files import AnyPath, check_writable, to_path
 from imagen_jax.planning.options import CompileOptions
 from imagen_jax.shipped import STAGES, shipped_stage
 
@@ -40,10 +39,11 @@ class Flags:
     """What to paint."""
     base: str = SHIPPED
     """Base stage: a training directory or an exported file."""
-    sr256: str = SHIPPED
-    """64->256 stage, or `none` to stop before it."""
-    sr1024: str = SHIPPED
-    """256->1024 stage, or `none` to stop before it."""
+    sr256: str = ""
+    """64->256 stage, `none` to stop before it, or `shipped`; where it is not given, `shipped` after
+    the shipped base and `none` after one of your own."""
+    sr1024: str = ""
+    """256->1024 stage, in the same way."""
     steps: str = ""
     """Denoising steps: one number for all stages, or one per stage as 64,32,16. A stage of
     DeepFloyd IF also takes the name of a set of its steps, such as smart50. Like the next four
@@ -70,6 +70,9 @@ class Flags:
     allow_cpu: bool = False
     """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
     compiling: Annotated[CompileOptions, tyro.conf.arg(name="")] = CompileOptions()
+    what: Literal["steps", "embedding"] = "steps"
+    """Of --compile-only: each stage's denoising steps, or each text encoder on --batch-size
+    prompts."""
 
 
 def per_stage(name: str, text: str, kind: Callable[[str], Any], count: int) -> list[Any]:
@@ -121,22 +124,44 @@ def stage_settings(flags: Flags, defaults: list[SamplingConfig]) -> list[Samplin
 
 
 def stage_paths(flags: Flags) -> list[AnyPath]:
-    """The files or directories of the stages to run, from the base up."""
+    """The files or directories of the stages to run, from the base up.
+
+    A shipped stage is a small network that knows what it follows: unasked, none follows a
+    stage of the user's own.
+    """
     paths = []
     for name in STAGES:
-        value = getattr(flags, name)
+        value = getattr(flags, name) or default_stage(flags, name)
         if value == NONE:
             break
         paths.append(shipped_stage(name) if value == SHIPPED else to_path(value))
     if not paths:
         raise UsageError(f"--base is {NONE!r}; a cascade starts with a base stage.")
     for name in STAGES[len(paths) + 1 :]:
-        if getattr(flags, name) not in (NONE, SHIPPED):
+        if getattr(flags, name) not in (NONE, ""):
+            end = STAGES[len(paths)]
+            ended = f"is {NONE!r}" if getattr(flags, end) else "is missing"
             raise UsageError(
-                f"--{name} is {getattr(flags, name)!r}, but --{STAGES[len(paths)]} is {NONE!r}, "
-                "which ends the cascade before it."
+                f"--{name} is {getattr(flags, name)!r}, but --{end} {ended}, which ends the "
+                "cascade before it."
             )
     return paths
+
+
+def default_stage(flags: Flags, name: str) -> str:
+    """What a stage is that no flag names."""
+    before = {getattr(flags, other) for other in STAGES[: STAGES.index(name)]}
+    return SHIPPED if before <= {SHIPPED, ""} else NONE
+
+
+def tell_what_is_left_out(flags: Flags, count: int) -> None:
+    """Says on stderr that the cascade ends after `count` stages though nobody said `none`."""
+    if count < len(STAGES) and not getattr(flags, STAGES[count]):
+        print(
+            f"The last stage is --{STAGES[count - 1]}: the stages that ship with this package do "
+            f"not follow your own. Name one with --{STAGES[count]} to go on.",
+            file=sys.stderr,
+        )
 
 
 def check(flags: Flags) -> None:
@@ -149,56 +174,14 @@ def check(flags: Flags) -> None:
         raise UsageError(f"--seed is {flags.seed}; it must lie between 0 and {2**32 - 1}.")
     if flags.compiling.compile_only:
         return
+    if flags.what != "steps":
+        raise UsageError(f"--what {flags.what} belongs to --compile-only, which is missing.")
     if not flags.prompts:
         raise UsageError('There is no prompt; give at least one, such as "a red apple".')
     for prompt in flags.prompts:
         if not prompt.strip():
             raise UsageError(f"A prompt is {prompt!r}; it must not be empty.")
     check_writable(flags.out, f"--out is {flags.out}")
-
-
-def file_stem(index: int, prompt: str, picture: int) -> str:
-    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40]
-    return f"{index:02d}-{words}-{picture}"
-
-
-def manifest(flags: Flags, steps: list, files: list[list[str]]) -> dict[str, Any]:
-    """All that made the pictures: prompts, seed, stages with their settings, versions."""
-    from imagen_jax.cascade import digest
-    from imagen_jax.training.checkpoint import package_versions
-
-    count = flags.num_images
-    pictures = [
-        {"prompt": flags.prompts[i // count], "picture": i % count, "files": names}
-        for i, names in enumerate(files)
-    ]
-    stages = [
-        {
-            "name": step.stage.config.name,
-            "origin": absolute(step.stage.origin).name,
-            "sha256": digest(step.stage.params),
-            "sampling": dataclasses.asdict(step.settings),
-        }
-        for step in steps
-    ]
-    return {
-        "seed": flags.seed, "pictures": pictures, "stages": stages, "versions": package_versions()
-    }  # fmt: skip
-
-
-def save_contact_sheet(flags: Flags, pictures: Any) -> None:
-    """One row per prompt, or rows of six prompts where each has one picture."""
-    from imagen_jax.pictures import grid, save_png
-
-    captions = [prompt for prompt in flags.prompts for _ in range(flags.num_images)]
-    columns = flags.num_images if flags.num_images > 1 else 6
-    starts = range(0, len(captions), columns)
-    sheet = grid(
-        [list(pictures[i : i + columns]) for i in starts],
-        captions=[captions[i : i + columns] for i in starts],
-        cell=max(128, min(256, pictures.shape[1])),
-    )
-    save_png(sheet, flags.out / "contact_sheet.png")
 
 
 def make_mesh(flags: Flags, devices: list) -> Any:
@@ -214,60 +197,66 @@ def make_mesh(flags: Flags, devices: list) -> Any:
 
 
 def run(flags: Flags) -> None:
-    """Loads the stages, paints, and writes what --out describes."""
+    """Checks everything, embeds the prompts, paints, and writes what --out describes."""
     import jax
-    from tqdm import tqdm
 
     from imagen_jax import cascade
-    from imagen_jax.loading import load_stage
+    from imagen_jax.loading import open_stage
     from imagen_jax.parallel import distributed
-    from imagen_jax.pictures import save_png
+    from imagen_jax.prompts import check_prompts, embed_prompts
 
     distributed.require_accelerator(allow_cpu=flags.allow_cpu)
     mesh = make_mesh(flags, jax.devices())
-    stages = [load_stage(path) for path in stage_paths(flags)]
+    stages = [open_stage(path) for path in stage_paths(flags)]
     settings = stage_settings(flags, [stage.config.sampling for stage in stages])
     steps = [cascade.Step(*pair) for pair in zip(stages, settings, strict=True)]
-    cascade.check_order(steps)
-    cascade.check_prompts(steps, flags.prompts)
-    stems = [
-        file_stem(index, prompt, picture)
-        for index, prompt in enumerate(flags.prompts)
-        for picture in range(flags.num_images)
-    ]
-    batches = len(cascade.batch_starts(len(stems), flags.batch_size, mesh))
-    files: list[list[str]] = [[] for _ in stems]
-    with tqdm(total=batches * sum(s.num_steps for s in settings), unit="step") as bar:
-        painted = cascade.paint(
-            steps, flags.prompts, seed=flags.seed, num_images=flags.num_images,
+    cascade.check_order(steps, mesh)
+    check_prompts([stage.config for stage in stages], flags.prompts)
+    tell_what_is_left_out(flags, len(stages))
+    texts = embed_prompts(stages, flags.prompts, batch_size=flags.batch_size, mesh=mesh)
+    paint(flags, steps, texts, mesh)
+
+
+def paint(flags: Flags, steps: list, texts: list, mesh: Any) -> None:
+    """Paints stage by stage; the pictures of each are written before the next one starts."""
+    from tqdm import tqdm
+
+    from imagen_jax import cascade
+    from imagen_jax.parallel.mesh import batch_starts
+    from imagen_jax.results import Results
+
+    results = Results(flags.out, flags.prompts, flags.num_images)
+    batches = len(batch_starts(len(results.stems), flags.batch_size, mesh))
+    with tqdm(total=batches * sum(s.settings.num_steps for s in steps), unit="step") as bar:
+        painting = cascade.paint(
+            steps, texts, seed=flags.seed, num_images=flags.num_images,
             batch_size=flags.batch_size, mesh=mesh, on_step=lambda _: bar.update(),
         )  # fmt: skip
-        for step in steps:
+        for step, text in zip(steps, texts, strict=True):
             bar.set_description(f"{step.side} pixels")
-            pictures = next(painted)
-            for stem, picture, names in zip(stems, pictures, files, strict=True):
-                names.append(f"{stem}-{step.side}.png")
-                save_png(picture, flags.out / names[-1])
-    save_contact_sheet(flags, pictures)
-    write_text(flags.out / "manifest.json", json.dumps(manifest(flags, steps, files), indent=2))
-    print("\n".join(str(flags.out / names[-1]) for names in files))
+            painted = next(painting)
+            results.add(step, text, painted)
+    print("\n".join(map(str, results.finish(flags.seed, painted.pictures))))
 
 
 def compile_only(flags: Flags) -> int:
-    """Reports what the denoising steps of every stage take of --topology; the exit code."""
+    """Reports what --what of every stage takes of --topology; the exit code."""
     from imagen_jax.loading import load_config
     from imagen_jax.planning import calls
     from imagen_jax.planning.compile_only import run
 
     configs = [load_config(path) for path in stage_paths(flags)]
     settings = stage_settings(flags, [config.sampling for config in configs])
-    pairs = list(zip(configs, settings, strict=True))
-    return run(
-        lambda devices: (
-            calls.sampler(*pair, flags.batch_size, make_mesh(flags, devices)) for pair in pairs
-        ),
-        flags.compiling,
-    )
+
+    def make_calls(devices: list) -> Iterator[calls.Call]:
+        mesh = make_mesh(flags, devices)
+        if flags.what == "embedding":
+            yield from calls.prompt_embeddings(configs, flags.batch_size, mesh)
+        else:
+            for pair in zip(configs, settings, strict=True):
+                yield calls.sampler(*pair, flags.batch_size, mesh)
+
+    return run(make_calls, flags.compiling)
 
 
 def main() -> None:

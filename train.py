@@ -64,9 +64,24 @@ class Flags:
     init_from: str = ""
     """A trained stage (training directory or exported file) whose weights a new run starts
     from."""
+    profile: str = ""
+    """START:STOP, steps to profile into WORKDIR/profile: from START up to, without, STOP. The
+    signal SIGUSR1 profiles the next few."""
     distributed: DistributedFlags = DistributedFlags()
     allow_cpu: bool = False
     """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
+
+
+def steps_to_profile(window: str) -> range:
+    """START:STOP -> the steps from START to STOP - 1; none for an empty text."""
+    if not window:
+        return range(0)
+    start, _, stop = window.partition(":")
+    if not (start.isdecimal() and stop.isdecimal() and 0 < int(start) < int(stop)):
+        raise UsageError(
+            f"--profile is {window!r}; it must be START:STOP, two steps with 0 < START < STOP."
+        )
+    return range(int(start), int(stop))
 
 
 def parse(arguments: list[str]) -> Flags:
@@ -90,10 +105,13 @@ def parse(arguments: list[str]) -> Flags:
     )
     if not flags.compiling.compile_only and flags.what != "step":
         raise UsageError(f"--what {flags.what} belongs to --compile-only, which is missing.")
-    if flags.compiling.compile_only and (flags.workdir or flags.init_from):
-        raise UsageError("--compile-only trains nothing; leave --workdir and --init-from out.")
+    if flags.compiling.compile_only and (flags.workdir or flags.init_from or flags.profile):
+        raise UsageError(
+            "--compile-only trains nothing; leave --workdir, --init-from and --profile out."
+        )
     if not flags.compiling.compile_only and not flags.workdir:
         raise UsageError("--workdir is missing; name the training directory.")
+    steps_to_profile(flags.profile)  # A mistake in it shows at once.
     return flags
 
 
@@ -103,11 +121,15 @@ def compile_only(flags: Flags) -> int:
     from imagen_jax.planning import calls
     from imagen_jax.planning.compile_only import run
 
-    make_call = {"step": calls.training_step, "embedding": calls.embedding}[flags.what]
     config = flags.config
-    return run(
-        lambda devices: [make_call(config, make_mesh(config.mesh, devices))], flags.compiling
-    )
+
+    def make_calls(devices: list) -> list[calls.Call]:
+        mesh = make_mesh(config.mesh, devices)
+        if flags.what == "embedding":
+            return [calls.embedding(config, config.training.batch_size, mesh)]
+        return [calls.training_step(config, mesh)]
+
+    return run(make_calls, flags.compiling)
 
 
 def main() -> None:
@@ -123,7 +145,8 @@ def main() -> None:
         distributed.start(flags.distributed)
         distributed.require_accelerator(allow_cpu=flags.allow_cpu)
         init_from = to_path(flags.init_from) if flags.init_from else None
-        run(flags.config, to_path(flags.workdir), init_from)
+        profile = steps_to_profile(flags.profile)
+        run(flags.config, to_path(flags.workdir), init_from, profile)
 
 
 if __name__ == "__main__":

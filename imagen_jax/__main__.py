@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from imagen_jax.config import DataConfig, Dtype
+from imagen_jax.config import DataConfig, Dtype, StageConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 from imagen_jax.files import to_path
+from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.rules import require_positive
 
 _SUFFIX = ".safetensors"
@@ -71,14 +72,16 @@ class Convert:
             self._deepfloyd_if()
         else:
             self._t5()
+        from imagen_jax.weights.hugging_face import licence
+
+        print(licence(self.directory))
 
     def _deepfloyd_if(self) -> None:
-        from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, licence
+        from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
 
         text_from = self.text_encoder or self.directory
         config = convert_deepfloyd_if(self.directory, self.out, self.dtype, text_from)
         print(f"{self.out}: {config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
-        print(licence(self.directory))
 
     def _t5(self) -> None:
         from imagen_jax.weights.t5_names import convert_t5
@@ -92,21 +95,21 @@ class Convert:
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Draw the loss curves of training directories into one PNG."""
+    """Draw the curves of training directories into one PNG, over each other to be compared."""
 
     workdirs: Positional[tuple[str, ...]]
-    """Training directories, one panel each; they may lie in a bucket (gs://...)."""
-    out: Path = Path("loss.png")
+    """Training directories; they may lie in a bucket (gs://...)."""
+    out: Path = Path("curves.png")
     """PNG to write."""
 
     def run(self) -> None:
         from imagen_jax.pictures import save_png
-        from imagen_jax.plots import loss_curves
+        from imagen_jax.plots import draw_curves
 
         if not self.workdirs:
             raise UsageError("There is nothing to plot; name at least one training directory.")
         _require_suffix(self.out, ".png")
-        save_png(loss_curves([to_path(workdir) for workdir in self.workdirs]), self.out)
+        save_png(draw_curves([to_path(workdir) for workdir in self.workdirs]), self.out)
         print(self.out)
 
 
@@ -144,6 +147,9 @@ class Estimate:
     """Chips that the step runs on."""
 
     def run(self) -> None:
+        from imagen_jax.planning.topology import use_compiler_alone
+
+        use_compiler_alone()  # An accelerator would be claimed for nothing.
         from imagen_jax.loading import load_config
         from imagen_jax.planning.estimate import estimate, to_text
 
@@ -151,11 +157,97 @@ class Estimate:
         print(to_text(config, self.chips, estimate(config, self.chips)))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderFlags:
+    """Where the stage's text encoder is, if not where its config says."""
+
+    source: str = ""
+    """Weights: a Hugging Face T5 directory, a file that `convert t5` wrote, or a stage."""
+    tokenizer: str = ""
+    """`captions`, or a directory that holds a Hugging Face tokenizer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed:
+    """Make the text embeddings of all captions of a data set once, for data.embeddings of
+    train.py and --embeddings of sample.py. The same command goes on after a kill."""
+
+    dataset: Annotated[Positional[str], arg(metavar="DATASET")]
+    """As data.source of train.py; or prompts:FILE, a text file with one prompt a line; or `stage`
+    for all that the stage's own config reads, a mixture too."""
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """Directory for the embeddings. To one that holds some already captions are added."""
+    stage: str
+    """The stage that they are for: a config file such as configs/base_64.py, a training directory
+    or an exported file."""
+    text_encoder: EncoderFlags = EncoderFlags()
+    max_length: int | None = None
+    """Tokens that captions are cut to, if not what the stage has; text_encoder.max_length of the
+    training must be the same."""
+    split: str = ""
+    """Of a tfds data set, if not the stage's data.split."""
+    data_dir: str = ""
+    """Where tfds keeps prepared data, if not in the stage's data.data_dir."""
+    captions_per_shard: int = 2**14
+    """Captions of one file; what a kill undoes at most."""
+    batch_tokens: int = 2**13
+    """Tokens that a device embeds at once, padding among them."""
+    size_only: bool = False
+    """Say what the embeddings would take and stop; no weights are needed."""
+    distributed: DistributedFlags = DistributedFlags()
+    allow_cpu: bool = False
+    """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
+
+    def run(self) -> None:
+        from imagen_jax.embedding.run import Work, embed
+        from imagen_jax.loading import load_config, open_encoder, open_frozen_encoder
+        from imagen_jax.parallel import distributed
+
+        self._check()
+        distributed.start(self.distributed)
+        distributed.require_accelerator(allow_cpu=self.allow_cpu)
+        path = to_path(self.stage)
+        config, encoder = self._with_flags(load_config(path)), None
+        if not self.size_only:
+            own = not self.text_encoder.source
+            encoder = open_encoder(path) if own else open_frozen_encoder(config, None)
+        work = Work(
+            config=config, encoder=encoder, captions_per_shard=self.captions_per_shard,
+            batch_tokens=self.batch_tokens,
+        )  # fmt: skip
+        embed(work, self.out)
+
+    def _check(self) -> None:
+        least = {"captions_per_shard": 1, "batch_tokens": 1, "max_length": 2}
+        for name, at_least in least.items():
+            value = getattr(self, name)
+            if value is not None and value < at_least:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} is {value}; it must be at least {at_least}.")
+
+    def _with_flags(self, config: StageConfig) -> StageConfig:
+        """The stage's config, but for what flags say."""
+        flags = {
+            "source": self.text_encoder.source, "tokenizer": self.text_encoder.tokenizer,
+            "max_length": self.max_length,
+        }  # fmt: skip
+        encoder = {name: value for name, value in flags.items() if value}
+        data = {"split": self.split, "data_dir": self.data_dir}
+        data = {name: value for name, value in data.items() if value}
+        if self.dataset != "stage":
+            data |= {"source": self.dataset, "mixture": ()}
+        return dataclasses.replace(
+            config,
+            text_encoder=dataclasses.replace(config.text_encoder, train=False, **encoder),
+            data=dataclasses.replace(config.data, **data),
+        )
+
+
 def main() -> None:
     with exit_on_usage_error():
         verb = parse_flags(
             lambda: tyro.cli(
-                Export | Convert | Pack | Plot | Estimate,
+                Export | Convert | Pack | Plot | Estimate | Embed,
                 prog="python -m imagen_jax",
                 description=__doc__,
                 args=sys.argv[1:],

@@ -134,21 +134,26 @@ class TrainingConfig(Checked):
     sample_every: int = 5_000
     """A grid of pictures every so many steps; 0 for none."""
     sample_prompts: tuple[str, ...] = ()
+    eval_every: int = 0
+    """The loss on held-out pictures every so many steps; 0 for none."""
+    eval_batches: int = 8
+    """Of `batch_size` / `accumulation_steps` held-out pictures each."""
+    max_skipped_in_a_row: int = 10
+    """The run stops when so many updates in a row were skipped because they were not finite."""
 
     def __post_init__(self) -> None:
         require_positive(
             self, "batch_size", "accumulation_steps", "num_steps", "log_every",
-            "checkpoint_every", "keep_checkpoints",
+            "checkpoint_every", "keep_checkpoints", "eval_batches", "max_skipped_in_a_row",
         )  # fmt: skip
         require_fraction(self, "caption_dropout")
         require(
             0 <= self.seed < 2**32,
             f"TrainingConfig.seed is {self.seed}; it must lie between 0 and {2**32 - 1}.",
         )
-        require(
-            self.sample_every >= 0,
-            f"TrainingConfig.sample_every is {self.sample_every}; it must not be negative.",
-        )
+        for name in ("sample_every", "eval_every"):
+            every = getattr(self, name)
+            require(every >= 0, f"TrainingConfig.{name} is {every}; it must not be negative.")
         require(
             self.batch_size % self.accumulation_steps == 0,
             f"TrainingConfig.batch_size is {self.batch_size}; it must be divisible by "
@@ -262,6 +267,18 @@ class StageConfig(Checked):
                 crop % self.upscale == 0,
                 f"data.crop is {crop}; it must be a multiple of the up-scaling, {self.upscale}.",
             )
+        if self.training.eval_every:
+            self.data.held_out()
+        require(
+            not (self.data.embeddings and self.text_encoder.train),
+            f"data.embeddings is {self.data.embeddings!r} and text_encoder.train is on; the "
+            "embeddings of an encoder that is trained change.",
+        )
+
+    @property
+    def runs_frozen_encoder(self) -> bool:
+        """Whether a training step runs a text encoder that it does not train."""
+        return not (self.text_encoder.train or self.data.embeddings)
 
     @property
     def upscale(self) -> int:

@@ -14,7 +14,10 @@ def read_config_file(path: Path) -> StageConfig:
     Raises:
         UsageError: there is none, it returns something else, or the file's code fails.
     """
-    sys.path.insert(0, str(path.resolve().parent.parent))  # It may import its neighbours.
+    root = path.resolve().parent.parent
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    sys.path.insert(0, str(root))  # It may import its neighbours.
     try:
         variables = runpy.run_path(str(path))
         if "get_config" not in variables:

@@ -90,12 +90,19 @@ class DataConfig(Checked):
     and a hidden directory beside the data."""
     split: str = "train"
     """Of tfds data sets."""
+    eval_source: str = ""
+    """Of the held-out pictures (`training.eval_every`); empty takes `source`."""
+    eval_split: str = ""
+    """Of the held-out pictures; empty takes `split`."""
     crop: int | None = None
     """Side of the random square crops of the target; None trains on whole pictures."""
     num_workers: int = 0
     """Worker processes that decode; 0 decodes in threads of the main process."""
     max_broken_share: float = 0.01
     """A run stops when more of what it read could not be used."""
+    embeddings: str = ""
+    """Directory that `python -m imagen_jax embed` wrote: text embeddings are read from it, and the
+    text encoder, which must be a frozen one, is neither loaded nor run."""
 
     def __post_init__(self) -> None:
         require(
@@ -116,13 +123,33 @@ class DataConfig(Checked):
         """The mixture, or the one source."""
         return tuple(map(Share.parse, self.mixture)) or (Share(1.0, self.source),)
 
+    def held_out(self) -> "DataConfig":
+        """The data that a run is judged by.
+
+        Raises:
+            UsageError: it would be data that the run is trained on.
+        """
+        source, split = self.eval_source or self.source, self.eval_split or self.split
+        trained_on = source in (share.source for share in self.shares)
+        require(
+            not trained_on or (split != self.split and not split_prefix(source)[0]),
+            f"training.eval_every needs held-out pictures, and data.eval_source {source!r} with "
+            f"data.eval_split {split!r} is what the run is trained on; name another split of a "
+            "tfds data set or another source, or set training.eval_every to 0.",
+        )
+        return dataclasses.replace(
+            self, source=source, split=split, mixture=(), eval_source="", eval_split=""
+        )
+
     def without_places(self) -> "DataConfig":
         """The same, naming no directory of this machine."""
         mixture = [Share.parse(text) for text in self.mixture]
         return dataclasses.replace(
             self,
             data_dir="",
+            embeddings="",
             source=_last_part(self.source),
+            eval_source=_last_part(self.eval_source),
             mixture=tuple(f"{part.weight:g}*{_last_part(part.source)}" for part in mixture),
         )
 

@@ -5,7 +5,9 @@ import dataclasses
 import glob
 import importlib.util
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,16 +47,22 @@ def absolute(path: AnyPath) -> AnyPath:
     return path.resolve() if isinstance(path, Path) else path
 
 
-@contextlib.contextmanager
-def local_copy(path: AnyPath) -> Iterator[Path]:
-    """The file itself if it is local, else a copy that lasts as long as the block."""
-    if isinstance(path, Path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        copy = Path(directory) / path.name
-        copy.write_bytes(path.read_bytes())
-        yield copy
+class LocalFile:
+    """A file on this machine's disk; of one in a bucket a copy, which goes when this object does.
+
+    Attributes:
+        origin: as it was named.
+        path: where to read it.
+    """
+
+    def __init__(self, origin: AnyPath) -> None:
+        self.origin = self.path = origin
+        if not isinstance(origin, Path):
+            directory = tempfile.mkdtemp()
+            weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+            self.path = Path(directory) / origin.name
+            with origin.open("rb") as source, self.path.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
 
 
 @dataclasses.dataclass(frozen=True)

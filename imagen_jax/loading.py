@@ -3,7 +3,7 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from imagen_jax.config import MeshConfig, StageConfig
@@ -11,15 +11,103 @@ from imagen_jax.config_file import read_config_file
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath, to_path
 from imagen_jax.parallel import distributed
-from imagen_jax.parallel.mesh import make_mesh, parameter_shardings, place_parameters, to_host
-from imagen_jax.stage import Params, abstract_frozen_encoder
+from imagen_jax.parallel.mesh import make_mesh, to_host
+from imagen_jax.stage import Params, abstract_frozen_encoder, abstract_sampled_unet
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
-from imagen_jax.training.checkpoint import is_training_directory, load_directory, read_config
-from imagen_jax.weights.stage_file import load_stage_file, read_stage_config
-from imagen_jax.weights.t5_names import is_converted, load_t5
-from imagen_jax.weights.tensors import nest, read_tensors, write_tensors
+from imagen_jax.training.checkpoint import (
+    is_training_directory,
+    load_directory,
+    load_ema,
+    read_config,
+    require_checkpoint,
+)
+from imagen_jax.weights.stage_file import load_stage_file, open_stage_file, read_stage_config
+from imagen_jax.weights.stored import open_file
+from imagen_jax.weights.t5_names import is_converted, open_t5
+from imagen_jax.weights.tensors import (
+    StoredParams,
+    fingerprint,
+    fit_params,
+    place_params,
+    write_tensors,
+)
 
 _ENCODER_COPY = "text_encoder.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredNetwork:
+    """The weights of one network of a stage where they are kept; of trained ones, the EMA.
+
+    Attributes:
+        name: "unet" or "text_encoder".
+        origin: the file or directory that holds them.
+        abstract: shapes, and the dtypes in which they will be held.
+        tensors: those of files; None for the newest checkpoint of a training directory.
+    """
+
+    name: str
+    origin: AnyPath
+    abstract: Params
+    tensors: StoredParams | None
+
+    def load(self, mesh: Mesh) -> Params:
+        """The parameters, read straight into their shards on the mesh.
+
+        Raises:
+            UsageError: a file is damaged.
+        """
+        if self.tensors is None:
+            return load_ema(self.origin, {self.name: self.abstract}, mesh)[self.name]
+        return place_params(self.tensors, self.abstract, mesh)
+
+    def fingerprint(self) -> str:
+        """Of the weights, as `weights.tensors.fingerprint`; files are read but in part."""
+        if self.tensors is None:
+            mesh = make_mesh(MeshConfig(), jax.local_devices())
+            return fingerprint(flatten_dict(self.load(mesh)))
+        return fingerprint(self.tensors)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredStage:
+    """A trained stage where it is kept: its config and headers are read, its weights are not."""
+
+    origin: AnyPath
+    config: StageConfig
+    unet: StoredNetwork
+    text_encoder: StoredNetwork
+
+
+def open_stage(path: AnyPath) -> StoredStage:
+    """A stage to sample from, in a training directory or an exported file.
+
+    Raises:
+        UsageError: neither, without what its config says, or without a text encoder that fits.
+    """
+    held: StoredParams | None = None
+    if is_training_directory(path):
+        config = read_config(path)
+        require_checkpoint(path)
+        holds_encoder = config.text_encoder.train
+    elif path.is_file():
+        config, held = open_stage_file(path)
+        holds_encoder = any(name == "text_encoder" for name, *_ in held)
+    else:
+        raise _no_stage(path)
+
+    def network(name: str, abstract: Params) -> StoredNetwork:
+        tensors = None
+        if held is not None:
+            tensors = {key[1:]: tensor for key, tensor in held.items() if key[0] == name}
+        return StoredNetwork(name, path, abstract, tensors)
+
+    unet = network("unet", abstract_sampled_unet(config))
+    if holds_encoder:
+        encoder = network("text_encoder", abstract_frozen_encoder(config.text_encoder.t5))
+    else:
+        encoder = open_frozen_encoder(config, path if held is None else None)
+    return StoredStage(path, config, unet, encoder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +130,16 @@ def load_stage(path: AnyPath) -> LoadedStage:
     elif path.is_file():
         config, params = load_stage_file(path)
     else:
-        raise UsageError(f"{path} is neither a training directory nor an exported stage.")
+        raise _no_stage(path)
     if "text_encoder" not in params:
         workdir = path if path.is_dir() else None
         encoder = load_frozen_encoder(config, workdir, make_mesh(MeshConfig()))
         params = {**params, "text_encoder": encoder}
     return LoadedStage(path, config, params)
+
+
+def _no_stage(path: AnyPath) -> UsageError:
+    return UsageError(f"{path} is neither a training directory nor an exported stage.")
 
 
 def load_config(path: AnyPath) -> StageConfig:
@@ -68,19 +160,44 @@ def load_config(path: AnyPath) -> StageConfig:
     )
 
 
+def open_encoder(path: AnyPath) -> StoredNetwork:
+    """The text encoder of a stage, or the one that a config file names as its source.
+
+    Args:
+        path: as `load_config` takes it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if path.suffix == ".py":
+        return open_frozen_encoder(load_config(path), None)
+    return open_stage(path).text_encoder
+
+
 def load_frozen_encoder(config: StageConfig, workdir: AnyPath | None, mesh: Mesh) -> Params:
     """The encoder that a stage uses but does not train, on the mesh, in its computation's dtype.
 
+    Arguments and errors are those of `open_frozen_encoder`.
+    """
+    return open_frozen_encoder(config, workdir).load(mesh)
+
+
+def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredNetwork:
+    """Where the encoder is kept that a stage uses but does not train.
+
     A training directory's own copy comes first, then `text_encoder.source`.
+
+    Args:
+        workdir: training directory of the stage; None where it has none.
 
     Raises:
         UsageError: no source, or an encoder of other sizes or another tokenizer.
     """
     t5 = config.text_encoder.t5
-    source = to_path(config.text_encoder.source)
+    abstract, source = abstract_frozen_encoder(t5), to_path(config.text_encoder.source)
     if workdir is not None and (workdir / _ENCODER_COPY).exists():
-        tensors = read_tensors(workdir / _ENCODER_COPY)
-        encoder = nest(tensors, abstract_frozen_encoder(t5), workdir / _ENCODER_COPY)
+        source = workdir / _ENCODER_COPY
+        tensors = fit_params(open_file(source)[1], abstract, source)
     elif not config.text_encoder.source:
         raise UsageError(
             "text_encoder.source is empty; name a Hugging Face T5 directory, a converted T5 file "
@@ -91,11 +208,10 @@ def load_frozen_encoder(config: StageConfig, workdir: AnyPath | None, mesh: Mesh
             f"text_encoder.source is {str(source)!r}; there is no such directory or file."
         )
     elif _is_stage(source):
-        encoder = _encoder_of_stage(source, config)
+        return dataclasses.replace(_encoder_of_stage(source, config), abstract=abstract)
     else:
-        return load_t5(source, t5, mesh)
-    encoder = jax.tree.map(lambda x: x.astype(jnp.dtype(t5.dtype)), encoder)
-    return place_parameters(encoder, parameter_shardings(encoder, mesh))
+        tensors = open_t5(source, t5)
+    return StoredNetwork("text_encoder", source, abstract, tensors)
 
 
 def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
@@ -133,8 +249,8 @@ def _is_stage(path: AnyPath) -> bool:
     return is_training_directory(path) or (path.is_file() and not is_converted(path))
 
 
-def _encoder_of_stage(source: AnyPath, config: StageConfig) -> Params:
-    stage = load_stage(source)
+def _encoder_of_stage(source: AnyPath, config: StageConfig) -> StoredNetwork:
+    stage = open_stage(source)
     ours, theirs = config.text_encoder, stage.config.text_encoder
     # How it is computed may differ.
     sizes = dataclasses.replace(theirs.t5, dtype=ours.t5.dtype, remat=ours.t5.remat)
@@ -143,4 +259,4 @@ def _encoder_of_stage(source: AnyPath, config: StageConfig) -> Params:
             f"{source} has the text encoder {theirs.t5} with tokenizer {theirs.tokenizer!r}; "
             f"this stage expects {ours.t5} with {ours.tokenizer!r}."
         )
-    return stage.params["text_encoder"]
+    return stage.text_encoder

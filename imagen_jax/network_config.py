@@ -75,6 +75,8 @@ class UNetConfig(Checked):
     embedding_activation: EmbeddingActivation = "per_block"
     """Where the sum of the embeddings is activated: in every residual block, or `once` before
     the first."""
+    embedding_dim: int | None = None
+    """Width of the sum of the embeddings; None is four times `embed_dim`."""
     residual_scale: float = 1.0
     """Factor on the sum of a residual block's two branches."""
     pooling: Pooling = "mean"
@@ -100,8 +102,9 @@ class UNetConfig(Checked):
         )
         require_all_positive(self, "channel_mult", "num_res_blocks")
         _require_sinusoid(self.embed_dim, "UNetConfig.embed_dim")
-        if self.text_projection is not None:
-            require_positive(self, "text_projection")
+        for name in ("text_projection", "embedding_dim"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
         _require_remat(self.remat, len(self.channel_mult), "level")
         require(
             len(self.channel_mult) == len(self.num_res_blocks) > 0,
@@ -113,6 +116,11 @@ class UNetConfig(Checked):
     def size_divisor(self) -> int:
         """Height and width must be divisible by this."""
         return self.patch_size * 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the prediction depends on the embeddings of padding."""
+        return not self.mask_padding or self.text_norm == "group"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,6 +152,7 @@ class EfficientUNetConfig(Checked):
     """Of the computation; parameters are float32."""
     time_input: ClassVar[TimeInput] = "log_snr"
     predicts_variance: ClassVar[bool] = False
+    reads_padding: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_choice(self, dtype=Dtype)

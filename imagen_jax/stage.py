@@ -43,6 +43,12 @@ class Networks:
         encoder = nnx.merge(self.text_encoder, params["text_encoder"])
         return encoder(token_ids, mask, gather=self.gather_text_encoder)
 
+    def text_of(self, params: Params, batch: dict[str, jax.Array]) -> TextEmbeddings:
+        """T5 embeddings of a batch, float32: those that it brings, or of its tokens."""
+        if "text" in batch:
+            return batch["text"].astype(jnp.float32)
+        return self.embed(params, batch["token_ids"], batch["mask"])
+
     def encode_text(self, params: Params, text: TextEmbeddings, mask: TextMask) -> TextState:
         """What the U-Net needs of a text, once for all steps."""
         unet = nnx.merge(self.unet, params["unet"])
@@ -95,6 +101,18 @@ def init_params(config: StageConfig, key: jax.Array) -> Params:
 
 def init_text_encoder(config: StageConfig, key: jax.Array) -> Params:
     return _pure(T5Encoder(config.text_encoder.t5, rngs=nnx.Rngs(key)))
+
+
+def abstract_sampled_unet(config: StageConfig) -> Params:
+    """A U-Net that is only sampled from: kernels in the dtype of its computation, to which they
+    are cast wherever they are used, and all else, norms above all, in float32."""
+
+    def held(path: tuple, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        dtype = config.unet.dtype if path[-1].key == "kernel" else "float32"
+        return jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+
+    made = jax.eval_shape(lambda: _pure(build_unet(config, nnx.Rngs(0))))
+    return jax.tree_util.tree_map_with_path(held, made)
 
 
 def abstract_frozen_encoder(config: T5Config) -> Params:

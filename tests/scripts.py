@@ -17,9 +17,11 @@ sys.path.append(str(ROOT))  # Last: the package under test is the installed one.
 import sample  # noqa: E402
 import train  # noqa: E402
 from imagen_jax import __main__ as verbs  # noqa: E402
+from imagen_jax import cascade, prompts  # noqa: E402
+from imagen_jax.prompts import PromptEmbeddings  # noqa: E402
 
 __all__ = [
-    "ROOT", "blank_paint", "call", "cut", "largest", "refused", "sample", "tool", "train", "tree",
+    "ROOT", "call", "cut", "largest", "paint_nothing", "refused", "sample", "tool", "train", "tree",
     "verbs",
 ]  # fmt: skip
 
@@ -92,7 +94,17 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def blank_paint(steps, prompts, *, num_images, **_):
-    """In the place of `cascade.paint`: black pictures at once."""
-    for step in steps:
-        yield np.zeros((len(prompts) * num_images, step.side, step.side, 3), np.uint8)
+def paint_nothing(monkeypatch) -> None:
+    """From now on prompts become zeros and pictures are black at once; nothing is loaded."""
+
+    def embed_prompts(stages, prompts, **_):
+        text, mask = np.zeros((len(prompts), 1, 1), np.float32), np.ones((len(prompts), 1), bool)
+        return [PromptEmbeddings(text, mask, None, "")] * len(stages)
+
+    def paint(steps, texts, *, num_images, **_):
+        for step, text in zip(steps, texts, strict=True):
+            shape = (len(text.text) * num_images, step.side, step.side, 3)
+            yield cascade.Painted(np.zeros(shape, np.uint8), "")
+
+    monkeypatch.setattr(prompts, "embed_prompts", embed_prompts)
+    monkeypatch.setattr(cascade, "paint", paint)

@@ -1,20 +1,23 @@
 """The whole cascade, painted through sample.py: files, manifest, and what a picture depends on."""
 
 import json
+import weakref
 
 import jax
 import numpy as np
 import pytest
 import tiny
 from PIL import Image
-from scripts import blank_paint, call, sample, tree, verbs
+from scripts import call, paint_nothing, sample, tree, verbs
 
 from imagen_jax import cascade
 from imagen_jax.config import MeshConfig
-from imagen_jax.loading import LoadedStage, load_stage
+from imagen_jax.loading import StoredNetwork, open_stage
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.prompts import embed_prompts
 from imagen_jax.training.checkpoint import Checkpoints, claim_directory
 from imagen_jax.weights.stage_file import save_stage_file
+from imagen_jax.weights.tensors import digest
 
 SETTINGS = {"sampling": {"num_steps": 2, "guidance_scale": 3.0}}
 CONFIGS = {
@@ -37,8 +40,8 @@ def stages(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def steps(stages):
-    loaded = [load_stage(stages / f"{name}.safetensors") for name in CONFIGS]
-    return [cascade.Step(stage, stage.config.sampling) for stage in loaded]
+    opened = [open_stage(stages / f"{name}.safetensors") for name in CONFIGS]
+    return [cascade.Step(stage, stage.config.sampling) for stage in opened]
 
 
 def flags(stages):
@@ -86,7 +89,10 @@ def test_the_manifest_says_how_the_pictures_were_made(painted, steps):
     for stage, step in zip(manifest["stages"], steps, strict=True):
         assert stage["name"] == step.stage.config.name
         assert stage["origin"] == step.stage.origin.name
-        assert stage["sha256"] == cascade.digest(step.stage.params)
+        mesh = make_mesh(MeshConfig())
+        for network in ("unet", "text_encoder"):
+            params = getattr(step.stage, network).load(mesh)
+            assert stage[f"{network}_sha256"] == digest(params)
         assert stage["sampling"]["guidance_scale"] == 3.0
     assert manifest["versions"]["jax"] == jax.__version__
 
@@ -104,9 +110,28 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(painted, s
     assert all(other[name] != first[name] for name in pictures)
 
 
+def test_each_network_is_gone_before_the_next_is_loaded(steps, monkeypatch):
+    """Three encoders, then three U-Nets: not one array of one is alive when another comes."""
+    load, alive, loaded = StoredNetwork.load, [], []
+
+    def watch(network, mesh):
+        assert not any(array() is not None for array in alive), f"before {loaded}"
+        params = load(network, mesh)
+        alive.extend(map(weakref.ref, jax.tree.leaves(params)))
+        loaded.append((network.name, network.origin))
+        return params
+
+    monkeypatch.setattr(StoredNetwork, "load", watch)
+    few = [cascade.Step(s.stage, tiny.replace(s.settings, num_steps=1)) for s in steps]
+    paint(few, PROMPTS[:1], devices=1, batch_size=1)
+    names = ["text_encoder"] * 3 + ["unet"] * 3
+    assert loaded == list(zip(names, [s.stage.origin for s in 2 * steps], strict=True))
+    assert alive and not any(array() is not None for array in alive)
+
+
 def test_flags_set_each_stage(stages, tmp_path, monkeypatch):
     """One value for all stages, or one for each; written to the manifest as they were used."""
-    monkeypatch.setattr(cascade, "paint", blank_paint)
+    paint_nothing(monkeypatch)
     settings = ["--steps", "1,3", "--sampler", "ddim", "--guidance", "1", "--aug-level", "0,0.5"]
     two = ["--base", stages / "base.safetensors", "--sr256", stages / "sr256.safetensors"]
     arguments = ["rocket", *two, "--sr1024", "none", *settings, "--out", tmp_path]
@@ -119,8 +144,30 @@ def test_flags_set_each_stage(stages, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*-64.png"))
 
 
+@pytest.mark.parametrize(
+    ("own", "others", "sides", "ends"),
+    [
+        (["base"], [], {16}, "base"),
+        (["base", "sr256"], [], {16, 32}, "sr256"),
+        (["base", "sr256"], ["--sr1024=none"], {16, 32}, None),
+        ([], [], {64, 256, 1024}, None),
+        ([], ["--sr256=shipped"], {64, 256, 1024}, None),
+    ],
+)
+def test_after_a_stage_of_ones_own_come_only_those_that_are_named(
+    own, others, sides, ends, stages, tmp_path, monkeypatch
+):
+    paint_nothing(monkeypatch)
+    named = [f"--{name}={stages / name}.safetensors" for name in own]
+    result = call(sample, "rocket", *named, *others, "--out", tmp_path)
+    assert result.code == 0, result.err
+    assert {int(p.stem.rpartition("-")[2]) for p in tmp_path.glob("*-*.png")} == sides
+    said = f"The last stage is --{ends}: the stages that ship with this package do not follow"
+    assert (said in result.err) if ends else ("The last stage" not in result.err)
+
+
 def test_hostile_prompts_make_harmless_file_names(stages, tmp_path, monkeypatch):
-    monkeypatch.setattr(cascade, "paint", blank_paint)
+    paint_nothing(monkeypatch)
     prompts = ["../../etc/passwd", "a\nb", "яблоко 🍎", "x" * 300, "a;rm -rf *"]
     base = ["--base", stages / "base.safetensors", "--sr256", "none", "--steps", 1]
     result = call(sample, *base, "--out", tmp_path / "out", "--", *prompts)
@@ -136,10 +183,11 @@ def test_hostile_prompts_make_harmless_file_names(stages, tmp_path, monkeypatch)
 def paint(steps, prompts, *, devices, split_height=1, num_images=1, batch_size=4, seed=3):
     """Pictures of the last stage, on the first `devices` devices."""
     mesh = make_mesh(MeshConfig(spatial=split_height), jax.devices()[:devices])
+    texts = embed_prompts([step.stage for step in steps], prompts, batch_size=batch_size, mesh=mesh)
     *_, last = cascade.paint(
-        steps, prompts, seed=seed, num_images=num_images, batch_size=batch_size, mesh=mesh
+        steps, texts, seed=seed, num_images=num_images, batch_size=batch_size, mesh=mesh
     )
-    return last.astype(int)
+    return last.pictures.astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -179,23 +227,12 @@ def test_a_picture_depends_on_its_prompt_seed_and_number_alone(
 )
 def test_stages_must_fit_each_other(order, says, steps):
     chosen = [steps[i] for i in order]
+    mesh = make_mesh(MeshConfig())
     if says is None:
-        cascade.check_order(chosen)
+        cascade.check_order(chosen, mesh)
     else:
         with pytest.raises(cascade.UsageError, match=says):
-            cascade.check_order(chosen)
-
-
-def test_a_digest_depends_on_names_shapes_and_values():
-    params = {"a": {"x": np.zeros((2, 3), np.float32)}, "b": np.ones(2, np.float32)}
-    same = {"b": np.ones(2, np.float32), "a": {"x": np.zeros((2, 3), np.float32)}}
-    others = [
-        {**params, "b": np.float32([1, 1.5])},
-        {**params, "a": {"x": np.zeros((3, 2), np.float32)}},
-        {"a": {"y": params["a"]["x"]}, "b": params["b"]},
-    ]
-    assert cascade.digest(params) == cascade.digest(same)
-    assert len({cascade.digest(tree) for tree in (params, *others)}) == 4
+            cascade.check_order(chosen, mesh)
 
 
 def test_a_training_directory_and_its_export_paint_the_same_bytes(tmp_path):
@@ -215,7 +252,8 @@ def test_a_training_directory_and_its_export_paint_the_same_bytes(tmp_path):
     ours, theirs = (tree(tmp_path / f"out-{origin.name}") for origin in (workdir, file))
     name = "00-a-red-apple-0-16.png"
     assert ours[name] == theirs[name]
-    step = cascade.Step(LoadedStage(file, config, ema), config.sampling)
+    save_stage_file(tmp_path / "ema.safetensors", config, ema, "float32")
+    step = cascade.Step(open_stage(tmp_path / "ema.safetensors"), config.sampling)
     expected = paint([step], ["a red apple"], devices=1, seed=0)
     assert np.abs(np.asarray(Image.open(tmp_path / "out-run" / name)) - expected[0]).max() <= 1
 
@@ -236,14 +274,17 @@ def test_the_shipped_cascade_is_small_enough_to_ship():
 
 
 def test_the_shipped_cascade_paints_a_red_apple_and_the_same_bytes_twice(optimised):
-    stages = [load_stage(path) for path in cascade.shipped_stages()]
+    stages = [open_stage(path) for path in cascade.shipped_stages()]
     few = [
         cascade.Step(stage, tiny.replace(stage.config.sampling, num_steps=count))
         for stage, count in zip(stages, (8, 1, 1), strict=True)
     ]
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    texts = embed_prompts(stages, ["a red apple"], batch_size=1, mesh=mesh)
     settings = {"seed": 0, "num_images": 1, "batch_size": 1, "mesh": mesh}
-    first, second = (list(cascade.paint(few, ["a red apple"], **settings)) for _ in range(2))
+    first, second = (
+        [painted.pictures for painted in cascade.paint(few, texts, **settings)] for _ in range(2)
+    )
     for side, pixels, again in zip((64, 256, 1024), first, second, strict=True):
         np.testing.assert_array_equal(pixels, again)
         painted = pixels[pixels.min(-1) < 230]

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny
-from scripts import ROOT, blank_paint, call, cut, largest, refused, sample, train, tree, verbs
+from scripts import ROOT, call, cut, largest, paint_nothing, refused, sample, train, tree, verbs
 
-from imagen_jax import cascade, shipped
+from imagen_jax import prompts, shipped
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.training.checkpoint import claim_directory
 from imagen_jax.weights.stage_file import save_stage_file
-from imagen_jax.weights.tensors import read_metadata, read_tensors
+from imagen_jax.weights.stored import open_file
 
 BASE = tiny.stage()
 SR = tiny.super_resolution(low_resolution=16, resolution=32, name="tiny_sr")
@@ -120,6 +120,11 @@ def stages(exported, tmp_path):
         (["tiny_64", "--training.batch-size", "33", "--training.accumulation-steps", "2"],
          ["batch_size is 33", "divisible by", "2"]),
         (["tiny_64", "stray"], ["stray"]),
+        (["tiny_64", "--profile", "5"], ["--profile is '5'", "START:STOP"]),
+        (["tiny_64", "--profile", "5:5"], ["--profile is '5:5'", "0 < START < STOP"]),
+        (["tiny_64", "--profile", "0:3"], ["--profile is '0:3'"]),
+        (["tiny_64", "--profile", "-1:3"], ["--profile"]),
+        (["tiny_64", "--data.source", "folder:mine"], ["'folder:mine'", "eval_every to 0"]),
     ],
 )  # fmt: skip
 def test_train_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
@@ -150,6 +155,8 @@ def test_train_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
         (["a", "--base", "none"], ["--base is 'none'", "starts with a base"]),
         (["a", "--base", "none", "--sr256", "x"], ["--base is 'none'"]),
         (["a", "--sr256", "none", "--sr1024", "x"], ["--sr1024 is 'x'", "--sr256 is 'none'"]),
+        (["a", "--base", "y", "--sr1024", "x"], ["--sr1024 is 'x'", "--sr256 is missing"]),
+        (["a", "--what", "embedding"], ["--what embedding belongs to --compile-only"]),
     ],
 )
 def test_sample_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
@@ -553,7 +560,7 @@ def test_every_stage_flag_refuses_what_is_no_stage(flag, kind, stages, tmp_path,
 
 def test_a_header_without_a_config_is_refused(stages, tmp_path, unharmed):
     path = stages / "base.safetensors"
-    tensors, header = read_tensors(path), read_metadata(path)
+    tensors, header = safetensors.numpy.load_file(path), open_file(path)[0]
     safetensors.numpy.save_file(tensors, path, metadata={"format": header["format"]})
     with unharmed:
         refused(call(sample, "a", "--base", path, "--sr256", "none"), "(header): the config: ")
@@ -641,11 +648,14 @@ def test_out_that_cannot_be_written_is_refused(tiny_sample, tmp_path, monkeypatc
 
 
 def test_a_long_prompt_is_cut_with_one_readable_warning(tiny_sample, tmp_path, monkeypatch):
-    def tokenize_again(steps, prompts, **settings):
-        cascade.check_prompts(steps, prompts)
-        yield from blank_paint(steps, prompts, **settings)
+    paint_nothing(monkeypatch)
+    embed_nothing = prompts.embed_prompts
 
-    monkeypatch.setattr(cascade, "paint", tokenize_again)
+    def tokenize_again(stages, texts, **settings):
+        prompts.check_prompts([stage.config for stage in stages], texts)
+        return embed_nothing(stages, texts, **settings)
+
+    monkeypatch.setattr(prompts, "embed_prompts", tokenize_again)
     prompt = "a red apple beside a green pear\nand a blue plum"
     result = tiny_sample(prompt)
     assert result.code == 0, result.err

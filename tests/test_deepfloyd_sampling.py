@@ -13,12 +13,12 @@ import safetensors.numpy
 from PIL import Image
 from scripts import call, refused, sample, verbs
 
-from imagen_jax.cascade import embed_null, embed_prompts
-from imagen_jax.config import SamplingConfig
+from imagen_jax.config import MeshConfig, SamplingConfig
 from imagen_jax.diffusion import process, samplers
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import load_stage
+from imagen_jax.loading import load_stage, open_stage
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.prompts import embed_prompts
 from imagen_jax.sampling import make_image_sampler
 from imagen_jax.stage import build_networks
 from imagen_jax.training.loop import Trainer
@@ -51,15 +51,15 @@ def test_ten_guided_steps_equal_the_pipeline_of_diffusers(name, converted, monke
     monkeypatch.setattr(samplers, "normal", lambda keys, shape: golden["initial"])
     monkeypatch.setattr(samplers, "_noise", lambda keys, i, z: golden["steps"][i])
     monkeypatch.setattr(process, "normal", lambda keys, shape: golden["augmentation"])
-    stage = load_stage(converted / f"{name}.safetensors")
+    stage = open_stage(converted / f"{name}.safetensors")
     networks, side = build_networks(stage.config), stage.config.resolution
-    text = embed_prompts(stage, networks, stage.params, PROMPTS)
-    null = embed_null(stage, networks, stage.params)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    (text,) = embed_prompts([stage], PROMPTS, batch_size=3, mesh=mesh)
     settings = dataclasses.replace(stage.config.sampling, num_steps=len(golden["steps"]) + 1)
     paint = make_image_sampler(stage.config, settings, networks, size=(side, side))
     keys = jax.random.split(jax.random.key(0), len(PROMPTS))
-    text, null = jax.tree.map(jnp.asarray, (text, null))
-    pictures = jax.jit(paint)(stage.params, *text, keys, golden.get("low_res"), null)
+    inputs = (text.text, text.mask, keys, golden.get("low_res"), text.null)
+    pictures = jax.jit(paint)({"unet": stage.unet.load(mesh)}, *jax.tree.map(jnp.asarray, inputs))
     assert golden["pictures"].std() > 0.1
     np.testing.assert_allclose(pictures, golden["pictures"], rtol=0, atol=1e-3)
 

@@ -1,6 +1,9 @@
 """Frozen text encoders, from all places that a stage may name."""
 
+import contextlib
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -8,8 +11,11 @@ from scripts import ROOT
 
 from imagen_jax.config import MeshConfig, T5Config
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import load_frozen_encoder, load_stage
+from imagen_jax.loading import load_frozen_encoder, load_stage, open_stage
 from imagen_jax.parallel.mesh import make_mesh, parameter_shardings
+from imagen_jax.sampling import make_sampler, picture_keys
+from imagen_jax.stage import build_networks
+from imagen_jax.training.checkpoint import Checkpoints, claim_directory
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.t5_names import convert_t5
 
@@ -59,6 +65,44 @@ def test_a_stage_without_encoder_finds_the_one_that_it_names(tmp_path, converted
     save_stage_file(tmp_path / "unet.safetensors", config, tiny.random_params(config), "float32")
     loaded = load_stage(tmp_path / "unet.safetensors").params["text_encoder"]
     jax.tree.map(np.testing.assert_array_equal, loaded, load(GOLDEN))
+
+
+@pytest.mark.parametrize(
+    ("stage", "stored"),
+    [(tiny.stage, "bfloat16"), (tiny.stage, "float32"), (tiny.super_resolution, "bfloat16")],
+)
+def test_kernels_are_held_as_they_are_used_and_paint_the_same_pictures(stage, stored, tmp_path):
+    """Against the same weights all in float32."""
+    config, path = stage(unet={"dtype": "bfloat16"}), tmp_path / "x.safetensors"
+    save_stage_file(path, config, tiny.random_params(config), stored)
+    held = open_stage(path).unet.load(make_mesh(MeshConfig()))
+    whole = load_stage(path).params["unet"]
+    dtypes = {(p[-1].key, str(x.dtype)) for p, x in jax.tree.leaves_with_path(held)}
+    assert dtypes == {("kernel", "bfloat16"), ("bias", "float32"), ("scale", "float32")}
+    assert {str(x.dtype) for x in jax.tree.leaves(whole)} == {"float32"}
+    sample = make_sampler(config, config.sampling, build_networks(config), size=(16, 16))
+    batch, keys = tiny.batch(config, 2), picture_keys(0, 16, 2)
+    text = np.random.default_rng(0).normal(size=(2, tiny.LENGTH, tiny.T5.d_model))
+    inputs = (text.astype(np.float32), batch["mask"], keys, batch.get("low_res"))
+    ours, wanted = (np.asarray(sample({"unet": unet}, *inputs)) for unet in (held, whole))
+    assert wanted.std() > 10
+    np.testing.assert_array_equal(ours, wanted)
+
+
+def test_of_a_training_directory_one_network_is_read_at_a_time(tmp_path):
+    config = tiny.stage(unet={"dtype": "bfloat16"})
+    claim_directory(tmp_path, config)
+    state = tiny.state(config, 5)
+    with contextlib.closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
+        checkpoints.save(jax.tree.map(jnp.asarray, state))
+    stage, mesh = open_stage(tmp_path), make_mesh(MeshConfig())
+    for network, name in ((stage.unet, "unet"), (stage.text_encoder, "text_encoder")):
+        loaded = network.load(mesh)
+        wanted = jax.tree.map(
+            lambda x, like: x.astype(like.dtype), state.ema[name], network.abstract
+        )
+        jax.tree.map(np.testing.assert_array_equal, loaded, wanted)
+        assert jax.tree.map(lambda x: x.sharding, loaded) == parameter_shardings(loaded, mesh)
 
 
 def test_a_converted_encoder_is_no_stage(converted):

@@ -16,9 +16,10 @@ from tqdm import tqdm
 from imagen_jax import cascade
 from imagen_jax.config import MeshConfig
 from imagen_jax.data import captioned_emoji, emoji_concepts, emoji_vectors, transforms
-from imagen_jax.loading import load_stage
-from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.loading import open_stage
+from imagen_jax.parallel.mesh import batch_starts, make_mesh
 from imagen_jax.pictures import grid, save_png
+from imagen_jax.prompts import embed_prompts
 
 DOCS = Path(__file__).parent.parent / "docs"
 SEED = 0
@@ -37,16 +38,17 @@ PROMPTS = (
 
 def paint(prompts: tuple[str, ...]) -> np.ndarray:
     """The last stage's picture of each prompt."""
-    stages = [load_stage(path) for path in cascade.shipped_stages()]
+    stages = [open_stage(path) for path in cascade.shipped_stages()]
     steps = [cascade.Step(stage, stage.config.sampling) for stage in stages]
     batch_size, mesh = 4, make_mesh(MeshConfig())
-    batches = len(cascade.batch_starts(len(prompts), batch_size, mesh))
+    texts = embed_prompts(stages, prompts, batch_size=batch_size, mesh=mesh)
+    batches = len(batch_starts(len(prompts), batch_size, mesh))
     with tqdm(total=batches * sum(step.settings.num_steps for step in steps)) as bar:
         painted = cascade.paint(
-            steps, prompts, seed=SEED, num_images=1, batch_size=batch_size, mesh=mesh,
+            steps, texts, seed=SEED, num_images=1, batch_size=batch_size, mesh=mesh,
             on_step=lambda _: bar.update(),
         )  # fmt: skip
-        return list(painted)[-1]
+        return list(painted)[-1].pictures
 
 
 def held_out_pairs() -> list[tuple[emoji_vectors.Concept, str]]:

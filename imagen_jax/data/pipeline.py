@@ -19,8 +19,9 @@ from imagen_jax.errors import UsageError
 from imagen_jax.files import threads_for
 
 Batch = dict[str, np.ndarray]
-Tokenize = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
-"""Captions -> token ids, int32 [batch, length], and mask, bool [batch, length]."""
+ReadCaptions = Callable[[Sequence[str]], Batch]
+"""Captions -> what a batch holds of them: `mask`, bool [B, L], and `token_ids`, int32 [B, L], or
+`text`, their embeddings, bfloat16 [B, L, D]."""
 
 _CAPTION, _BROKEN = "caption", "broken"
 _TRIES = 100
@@ -31,7 +32,7 @@ BATCHES_AHEAD = 2
 def make_dataset(
     source: Source,
     config: StageConfig,
-    tokenize: Tokenize,
+    read: ReadCaptions,
     *,
     batch_size: int,
     rows: Sequence[int] | None = None,
@@ -41,11 +42,11 @@ def make_dataset(
 ) -> grain.IterDataset:
     """An endless data set of batches, or of one process's rows of them.
 
-    A batch holds `image`, uint8 [B, S, S, 3], `token_ids`, int32 [B, L], `mask`, bool [B, L],
-    and for a super-resolution stage `low_res`, uint8 [B, s, s, 3], where S is `data.crop` or
-    the resolution and s = S / upscale. Row j of batch i (picture, crop and caption) depends
-    on `seed` and i * batch_size + j alone: not on who reads it, nor on where reading began. So
-    a run that goes on needs to know nothing but its step, on any number of processes.
+    A batch holds `image`, uint8 [B, S, S, 3], what `read` gives, and for a super-resolution stage
+    `low_res`, uint8 [B, s, s, 3], where S is `data.crop` or the resolution and s = S / upscale.
+    Row j of batch i (picture, crop and caption) depends on `seed` and i * batch_size + j alone:
+    not on who reads it, nor on where reading began. So a run that goes on needs to know nothing
+    but its step, on any number of processes.
 
     Where a record is broken, its row alone gets another, drawn from all by the row's own random
     numbers.
@@ -53,7 +54,8 @@ def make_dataset(
     Args:
         source: of the records.
         config: of the stage.
-        tokenize: captions -> (token ids, mask).
+        read: of the captions. Where `data.embeddings` names a directory, it must be fit for
+            several threads and processes.
         batch_size: pictures of a batch over all processes.
         rows: which of them this process reads; None for all.
         first_batch: number of the first batch, from 0.
@@ -69,10 +71,12 @@ def make_dataset(
     places = (config.data.data_dir, *(share.source for share in config.data.shares))
     threads = max(map(threads_for, places))
     batches = grain.MapDataset.source(_Batches(examples, batch_size, rows, threads))[first_batch:]
-    broken = broken or BrokenRecords(config.data.max_broken_share)
-    # In the caller's thread: tokenizers need be neither thread-safe nor sent to a process.
-    counted = _prefetched(batches, config.data.num_workers).map(CountBroken(broken))
-    return counted.map(TokenizeCaptions(tokenize))
+    num_workers, read_batch = config.data.num_workers, ReadBatch(read)
+    if config.data.embeddings:  # Many bytes, read ahead like the pictures.
+        loaded = _prefetched(batches.map(read_batch), num_workers)
+    else:  # In the caller's thread: a tokenizer need be neither thread-safe nor sent to a process.
+        loaded = _prefetched(batches, num_workers).map(read_batch)
+    return loaded.map(CountBroken(broken or BrokenRecords(config.data.max_broken_share)))
 
 
 class _Batches:
@@ -165,24 +169,23 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**pictures, _CAPTION: captions, _BROKEN: broken}
 
 
+class ReadBatch:
+    """Puts what is read of a batch's captions in their place."""
+
+    def __init__(self, read: ReadCaptions):
+        self._read = read
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        others = {name: array for name, array in batch.items() if name != _CAPTION}
+        return {**others, **self._read(batch[_CAPTION])}
+
+
 class CountBroken:
     """Takes the broken records out of a batch and counts them."""
 
     def __init__(self, broken: BrokenRecords):
         self._broken = broken
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        self._broken.take(len(batch[_CAPTION]), batch.pop(_BROKEN))
-        return batch
-
-
-class TokenizeCaptions:
-    """Puts token ids and mask in the place of a batch's captions."""
-
-    def __init__(self, tokenize: Tokenize):
-        self._tokenize = tokenize
-
     def __call__(self, batch: dict[str, Any]) -> Batch:
-        token_ids, mask = self._tokenize(batch[_CAPTION])
-        pictures = {name: array for name, array in batch.items() if name != _CAPTION}
-        return {**pictures, "token_ids": token_ids, "mask": mask}
+        self._broken.take(len(batch["image"]), batch.pop(_BROKEN))
+        return batch

@@ -49,12 +49,12 @@ class ConditionalUNet(nnx.Module):
         self, *, width: int, head_width: int, text_width: int, pooling_head_dim: int,
         patch_size: int, norm_groups: int, low_res: bool, activation: Activation = "swish",
         time_input: TimeInput = "log_snr", pooling: Pooling = "mean",
-        embedding_activation: EmbeddingActivation = "per_block",
+        embedding_activation: EmbeddingActivation = "per_block", embedding_dim: int | None = None,
         text_projection: int | None = None, mask_padding: bool = True,
         predicts_variance: bool = False, dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip
         kwargs = {"dtype": dtype, "rngs": rngs}
-        embedding, patch_channels = 4 * width, 3 * patch_size**2
+        embedding, patch_channels = embedding_dim or 4 * width, 3 * patch_size**2
         self.patch_size, self.mask_padding = patch_size, mask_padding
         self.activation = ACTIVATIONS[activation]
         self.activates_embedding = embedding_activation == "once"

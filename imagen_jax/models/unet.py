@@ -20,11 +20,10 @@ KeysValues = Sequence[tuple[Heads, Heads] | None]
 def _res_block(
     config: UNetConfig, in_channels: int, channels: int, resample: str | None, rngs: nnx.Rngs
 ) -> ResBlock:
-    embedding = 4 * config.embed_dim
     return ResBlock(
         in_channels,
         channels,
-        embedding,
+        config.embedding_dim or 4 * config.embed_dim,
         resample=resample,
         norm_groups=config.norm_groups,
         activation=config.activation,
@@ -143,7 +142,7 @@ class UNet(ConditionalUNet):
             pooling_head_dim=config.head_dim, patch_size=config.patch_size,
             norm_groups=config.norm_groups, low_res=low_res, activation=config.activation,
             time_input=config.time_input, pooling=config.pooling,
-            embedding_activation=config.embedding_activation,
+            embedding_activation=config.embedding_activation, embedding_dim=config.embedding_dim,
             text_projection=config.text_projection, mask_padding=config.mask_padding,
             predicts_variance=config.predicts_variance, dtype=config.dtype, rngs=rngs,
         )  # fmt: skip

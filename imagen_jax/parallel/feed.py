@@ -1,6 +1,5 @@
 """Feeds the devices: the next batch is sent while they work on this one."""
 
-import time
 from collections.abc import Iterator
 
 import jax
@@ -20,8 +19,6 @@ class DeviceFeed:
         """`reader`: of this process's rows of each batch, see `mesh.local_rows`."""
         self._reader, self._mesh = reader, mesh
         self._ahead: dict[str, jax.Array] | None = None
-        self.waited = 0.0
-        """Seconds so far that the devices waited for batches, or may have."""
 
     def __next__(self) -> dict[str, jax.Array]:
         if self._ahead is None:
@@ -29,14 +26,6 @@ class DeviceFeed:
         batch, self._ahead = self._ahead, None
         return batch
 
-    def fetch(self, running: jax.Array | None = None) -> None:
-        """Reads the next batch and starts to send it.
-
-        Args:
-            running: what the step that was started computes. If it is not there yet when the
-                batch is, nobody waited for the batch; else all of the time counts as waiting.
-        """
-        began = time.monotonic()
+    def fetch(self) -> None:
+        """Reads the next batch and starts to send it."""
         self._ahead = global_batch(next(self._reader), self._mesh)
-        if running is None or running.is_ready():
-            self.waited += time.monotonic() - began

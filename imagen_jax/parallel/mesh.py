@@ -148,6 +148,15 @@ def batch_parts(mesh: Mesh | AbstractMesh) -> int:
     return mesh.size // mesh.shape["spatial"]
 
 
+def batch_starts(total: int, batch_size: int, mesh: Mesh) -> range:
+    """Number of the first of `total` rows in every batch; its step is the size of a batch.
+
+    That size is `batch_size`, at most `total`, rounded up to a multiple of the parts of a batch.
+    """
+    parts = batch_parts(mesh)
+    return range(0, total, -(-min(batch_size, total) // parts) * parts)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh | AbstractMesh) -> None:
     """Raises a UsageError unless every part of the mesh gets the same number of pictures."""
     parts = batch_parts(mesh)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +17,12 @@ from imagen_jax.stage import (
     Networks,
     Params,
     abstract_frozen_encoder,
+    abstract_sampled_unet,
     build_networks,
-    init_params,
 )
 from imagen_jax.training.loop import Trainer
-from imagen_jax.training.step import stage_loss
+from imagen_jax.training.speed import step_flops
+from imagen_jax.training.step import abstract_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +50,6 @@ class Call:
     count_flops: Callable[[], int]
 
 
-def abstract_batch(config: StageConfig, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the data pipeline feeds a training step with."""
-    side, length = config.data.crop or config.resolution, config.text_encoder.max_length
-    array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)  # noqa: E731
-    batch = {
-        "image": array(jnp.uint8, side, side, 3),
-        "token_ids": array(jnp.int32, length),
-        "mask": array(jnp.bool_, length),
-    }
-    if config.low_resolution is not None:
-        batch["low_res"] = array(jnp.uint8, side // config.upscale, side // config.upscale, 3)
-    return batch
-
-
 def training_step(config: StageConfig, mesh: Mesh) -> Call:
     """The step of `Trainer`.
 
@@ -71,7 +58,7 @@ def training_step(config: StageConfig, mesh: Mesh) -> Call:
     """
     trainer = Trainer(config, mesh)
     state, frozen = trainer.abstract_state, {}
-    if not config.text_encoder.train:
+    if config.runs_frozen_encoder:
         frozen = {"text_encoder": _placed_encoder(config, mesh)}
     size = config.training.batch_size
     batch = abstract_batch(config, size)
@@ -79,8 +66,7 @@ def training_step(config: StageConfig, mesh: Mesh) -> Call:
     key = _all_at(jax.eval_shape(lambda: jax.random.key(0)), meshes.replicated(mesh))
 
     def count_flops() -> int:
-        loss = functools.partial(stage_loss, config, trainer.networks)
-        return model_flops(loss, state.params, frozen, batch, _keys(size), trained=True)
+        return step_flops(config, trainer.networks, state.params, frozen)
 
     return Call(
         "training step", config, mesh.size, size, trainer.step, (state, frozen, batch, key),
@@ -88,23 +74,37 @@ def training_step(config: StageConfig, mesh: Mesh) -> Call:
     )  # fmt: skip
 
 
-def embedding(config: StageConfig, mesh: Mesh) -> Call:
-    """The text encoder alone, on a training batch's captions.
+def embedding(config: StageConfig, batch_size: int, mesh: Mesh) -> Call:
+    """The text encoder alone, on a training batch's captions or on prompts.
 
     Raises:
         UsageError: the batch does not divide over the mesh.
     """
-    size = config.training.batch_size
-    meshes.check_batch_size(size, mesh)
+    meshes.check_batch_size(batch_size, mesh)
     params = {"text_encoder": _placed_encoder(config, mesh)}
-    batch = abstract_batch(config, size)
+    data = dataclasses.replace(config.data, embeddings="")  # They spare the training this call.
+    batch = abstract_batch(dataclasses.replace(config, data=data), batch_size)
     batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
     embed = _networks(config, mesh).embed
     arguments = (params, batch["token_ids"], batch["mask"])
     return Call(
-        "text embedding", config, mesh.size, size, jax.jit(embed), arguments, params,
+        "text embedding", config, mesh.size, batch_size, jax.jit(embed), arguments, params,
         functools.partial(model_flops, embed, *arguments),
     )  # fmt: skip
+
+
+def prompt_embeddings(
+    configs: Sequence[StageConfig], batch_size: int, mesh: Mesh
+) -> Iterator[Call]:
+    """Each of the stages' text encoders on prompts, as `prompts.embed_prompts` runs them.
+
+    Args:
+        batch_size: prompts at once; rounded up to a multiple of the parts of a batch.
+    """
+    size = meshes.batch_starts(batch_size, batch_size, mesh).step
+    distinct = {(c.text_encoder.t5, c.text_encoder.max_length): c for c in configs}
+    for config in distinct.values():
+        yield embedding(config, size, mesh)
 
 
 def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh: Mesh) -> Call:
@@ -113,9 +113,8 @@ def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh
     Args:
         batch_size: pictures at once; rounded up to a multiple of the parts of a batch.
     """
-    parts = meshes.batch_parts(mesh)
-    size = -(-batch_size // parts) * parts
-    params = jax.eval_shape(lambda: {"unet": init_params(config, jax.random.key(0))["unet"]})
+    size = meshes.batch_starts(batch_size, batch_size, mesh).step
+    params = {"unet": abstract_sampled_unet(config)}
     params = meshes.with_shardings(params, meshes.parameter_shardings(params, mesh))
     tokens = config.text_encoder.max_length
     pictures = meshes.batch_sharding(mesh)

@@ -25,9 +25,11 @@ from imagen_jax.training.step import TrainState
 _MAY_CHANGE = {
     "training": {
         "num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "sample_every",
-        "sample_prompts",
+        "sample_prompts", "eval_every", "eval_batches", "max_skipped_in_a_row",
     },
-    "data": {"data_dir", "num_workers", "max_broken_share"},
+    "data": {
+        "data_dir", "num_workers", "max_broken_share", "embeddings", "eval_source", "eval_split",
+    },
     "mesh": {"fsdp", "spatial"},
 }  # fmt: skip
 """Fields that change nothing about what is learned, so that a resumed run may change them."""
@@ -150,8 +152,9 @@ class Checkpoints:
         return TrainState(ema=restored.ema, **restored.state)
 
     def restore_ema(self, abstract: Params) -> Params:
-        """The newest EMA parameters alone."""
-        return self._read(ema=ocp.args.StandardRestore(abstract)).ema
+        """The newest EMA parameters of the networks in `abstract` alone, as it says."""
+        how = ocp.checkpoint_utils.construct_restore_args(abstract)
+        return self._read(ema=ocp.args.PyTreeRestore(abstract, how, partial_restore=True)).ema
 
     def _read(self, **items: Any) -> Any:
         step = self.latest_step()
@@ -200,8 +203,19 @@ def load_directory(workdir: AnyPath, mesh: jax.sharding.Mesh) -> tuple[StageConf
     """Config and newest EMA parameters of a training directory."""
     config = read_config(workdir)
     abstract = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    return config, load_ema(workdir, abstract, mesh)
+
+
+def load_ema(workdir: AnyPath, abstract: Params, mesh: jax.sharding.Mesh) -> Params:
+    """The newest EMA parameters of the networks in `abstract`, in its dtypes, on the mesh."""
     abstract = with_shardings(abstract, parameter_shardings(abstract, mesh))
+    require_checkpoint(workdir)
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return checkpoints.restore_ema(abstract)
+
+
+def require_checkpoint(workdir: AnyPath) -> None:
+    """Raises a UsageError for a training directory without any checkpoint."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         if checkpoints.latest_step() is None:
             raise UsageError(f"{workdir} holds no checkpoint yet.")
-        return config, checkpoints.restore_ema(abstract)

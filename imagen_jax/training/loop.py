@@ -1,8 +1,8 @@
 """The training loop: config -> mesh -> state -> step -> checkpoint.
 
 One turn: start the step on the batch that was sent ahead, read and send the next one while it
-runs, check the metrics of the step before (so that the device never waits for the host), then
-what is due: log, checkpoint, sample.
+runs, read the metrics of the step before (so that the device never waits for the host) and log
+them, then what is due: checkpoint, loss on held-out pictures, samples.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax
 
 from imagen_jax.config import StageConfig
 from imagen_jax.data.broken import BrokenRecords
-from imagen_jax.data.pipeline import Batch, make_dataset
+from imagen_jax.data.pipeline import Batch, ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
@@ -21,18 +21,20 @@ from imagen_jax.loading import (
     keep_frozen_encoder,
     load_frozen_encoder,
     load_stage,
-    load_stage_tokenizer,
 )
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.parallel.feed import DeviceFeed
-from imagen_jax.pictures import save_png
 from imagen_jax.stage import Params, build_networks
-from imagen_jax.text.tokenizer import Tokenizer
+from imagen_jax.training.captions import load_caption_reader
 from imagen_jax.training.checkpoint import Checkpoints, claim_directory
+from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
 from imagen_jax.training.grids import SampleGrid
-from imagen_jax.training.metrics import Reporter, check_finite
+from imagen_jax.training.metrics import TooManySkipped
 from imagen_jax.training.optim import make_optimizer
+from imagen_jax.training.profiling import Profiler
+from imagen_jax.training.report import Reporter
+from imagen_jax.training.speed import Work, step_flops
 from imagen_jax.training.step import TrainState, init_state, train_step
 
 
@@ -63,7 +65,7 @@ class Trainer:
 
     def load_frozen(self, workdir: AnyPath) -> Params:
         """What the step needs but does not train, on the mesh."""
-        if self.config.text_encoder.train:
+        if not self.config.runs_frozen_encoder:
             return {}
         return {"text_encoder": load_frozen_encoder(self.config, workdir, self.mesh)}
 
@@ -86,6 +88,22 @@ class Trainer:
         copy = jax.tree.map(lambda x: x.copy(), params)
         return self.init(key).replace(params=params, ema=copy)
 
+    def work(self, frozen: Params) -> Work:
+        """What a step does, for figures of speed."""
+        return Work(
+            pictures=self.config.training.batch_size,
+            flops=step_flops(self.config, self.networks, self.abstract_state.params, frozen),
+            chips=self.mesh.size,
+            kind=self.mesh.devices.flat[0].device_kind,
+        )
+
+    def held_out_loss(self, read: ReadCaptions, source: Source) -> HeldOutLoss:
+        return HeldOutLoss(self.config, self.networks, read, source, self.mesh)
+
+    def sample_grid(self, read: ReadCaptions, source: Source) -> SampleGrid:
+        everywhere = meshes.replicated(self.mesh)
+        return SampleGrid(self.config, self.networks, read, source, everywhere)
+
 
 def _check_trainable(config: StageConfig) -> None:
     if config.unet.predicts_variance or config.text_encoder.null == "empty":
@@ -95,23 +113,28 @@ def _check_trainable(config: StageConfig) -> None:
         )
 
 
-def run(config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None) -> None:
+def run(
+    config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None,
+    profile: range = range(0),
+) -> None:  # fmt: skip
     """Trains a stage until `training.num_steps`, going on from the newest checkpoint if any.
 
     Args:
         config: of the stage.
         workdir: training directory; made if it does not exist.
         init_from: a trained stage whose weights a new run starts from.
+        profile: steps to profile, the first one being 1.
 
     Raises:
         UsageError: a workdir of another config, data or an encoder that cannot be read, sizes
-            that do not divide, or a metric that is not finite.
+            that do not divide, or too many updates in a row that are not finite.
     """
     trainer = Trainer(config, meshes.make_mesh(config.mesh))
-    tokenizer = load_stage_tokenizer(config)
+    read = load_caption_reader(config)
     frozen = trainer.load_frozen(workdir)
     with distributed.leader_first("opened the data"):  # It may have to be built.
         source = open_source(config.data, config.low_resolution)
+        held_out = open_held_out(config) if config.training.eval_every else None
     seed_key, init_key = jax.random.split(jax.random.key(config.training.seed))
     fresh = trainer.init_from(init_from, init_key) if init_from else None
     claim_directory(workdir, config)
@@ -124,51 +147,61 @@ def run(config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None)
         else:
             state = fresh or trainer.init(init_key)
         del fresh
-        grid = (
-            SampleGrid(config, trainer.networks, tokenizer, source, meshes.replicated(trainer.mesh))
-            if config.training.sample_every
-            else None
-        )
-        broken = BrokenRecords(config.data.max_broken_share)
-        reader = open_reader(trainer, source, tokenizer, first_batch=int(state.step), broken=broken)
-        _train(trainer, state, frozen, reader, broken, seed_key, checkpoints, grid, workdir)
+        evaluate = trainer.held_out_loss(read, held_out) if held_out is not None else None
+        grid = trainer.sample_grid(read, source) if config.training.sample_every else None
+        first, broken = int(state.step), BrokenRecords(config.data.max_broken_share)
+        reader = open_reader(trainer, source, read, first_batch=first, broken=broken)
+        leads = distributed.leads()
+        with (
+            Reporter(
+                workdir, first, first * config.training.batch_size, config.training,
+                trainer.work(frozen), broken, writes=leads,
+            ) as reporter,
+            Profiler(workdir, profile if leads else range(0)) as profiler,
+        ):  # fmt: skip
+            _train(
+                trainer, state, frozen, DeviceFeed(reader, trainer.mesh), seed_key, checkpoints,
+                reporter, profiler, evaluate, grid,
+            )  # fmt: skip
     finally:
         checkpoints.close()
 
 
 def _train(
-    trainer: Trainer, state: TrainState, frozen: Params, reader: Iterator[Batch],
-    broken: BrokenRecords, key: jax.Array, checkpoints: Checkpoints, grid: SampleGrid | None,
-    workdir: AnyPath,
+    trainer: Trainer, state: TrainState, frozen: Params, feed: DeviceFeed, key: jax.Array,
+    checkpoints: Checkpoints, reporter: Reporter, profiler: Profiler,
+    evaluate: HeldOutLoss | None, grid: SampleGrid | None,
 ) -> None:  # fmt: skip
     """The loop itself."""
     training = trainer.config.training
-    step = int(state.step)
-    feed = DeviceFeed(reader, trainer.mesh)
-    with Reporter(workdir, step, training, writes=distributed.leads()) as reporter:
-        pending = None
-        while step < training.num_steps:
-            state, metrics = trainer.step(state, frozen, next(feed), key)
-            step += 1
-            last = step == training.num_steps
-            if not last:
-                feed.fetch(metrics["loss"])
-            if pending is not None:
-                reporter.report(*pending, feed.waited, broken.counts())
-            pending = (step, metrics)
-            if last or step % training.checkpoint_every == 0:
-                check_finite(step, metrics)
-                checkpoints.save(state)
-            if grid is not None and (last or step % training.sample_every == 0):
-                picture = grid(state.ema | frozen)
-                if distributed.leads():
-                    save_png(picture, workdir / "samples" / f"{step:08d}.png")
-        if pending is not None:
-            reporter.report(*pending, feed.waited, broken.counts())
+
+    def is_due(every: int) -> bool:
+        return step % every == 0 or step == training.num_steps
+
+    try:
+        for step in range(int(state.step) + 1, training.num_steps + 1):
+            with profiler.step(step, state):
+                state, metrics = trainer.step(state, frozen, next(feed), key)
+            if step < training.num_steps:
+                with reporter.waiting(metrics["loss"]):
+                    feed.fetch()
+            reporter.step_started(step, metrics)
+            if is_due(training.checkpoint_every):
+                with reporter.paused():
+                    checkpoints.save(state)
+            if evaluate is not None and is_due(training.eval_every):
+                with reporter.paused():
+                    reporter.write(step, evaluate(state, frozen))
+            if grid is not None and is_due(training.sample_every):
+                with reporter.paused():
+                    reporter.show(step, "samples", *grid(state.ema | frozen))
+    except TooManySkipped:
+        checkpoints.save(state)
+        raise
 
 
 def open_reader(
-    trainer: Trainer, source: Source, tokenizer: Tokenizer, *, first_batch: int,
+    trainer: Trainer, source: Source, read: ReadCaptions, *, first_batch: int,
     broken: BrokenRecords | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
     """This process's share of the batches from `first_batch` on, without end.
@@ -179,7 +212,7 @@ def open_reader(
     dataset = make_dataset(
         source,
         config,
-        functools.partial(tokenizer, max_length=config.text_encoder.max_length),
+        read,
         batch_size=batch_size,
         rows=meshes.local_rows(batch_size, trainer.mesh),
         first_batch=first_batch,

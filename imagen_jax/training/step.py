@@ -20,6 +20,23 @@ TIME_BINS = 10
 """Equal parts of t in [0, 1] whose losses are told apart."""
 
 
+def abstract_batch(config: StageConfig, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the data pipeline feeds a training step with."""
+    side, text = config.data.crop or config.resolution, config.text_encoder
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)  # noqa: E731
+    batch = {
+        "image": array(jnp.uint8, side, side, 3),
+        "mask": array(jnp.bool_, text.max_length),
+    }
+    if config.data.embeddings:
+        batch["text"] = array(jnp.bfloat16, text.max_length, text.t5.d_model)
+    else:
+        batch["token_ids"] = array(jnp.int32, text.max_length)
+    if config.low_resolution is not None:
+        batch["low_res"] = array(jnp.uint8, side // config.upscale, side // config.upscale, 3)
+    return batch
+
+
 @dataclass
 class TrainState:
     """All that a step changes; also its shapes or its shardings, in the same places.
@@ -64,7 +81,7 @@ def picture_losses(
     Args:
         params: trained parameters.
         frozen: parameters that are not trained (a frozen text encoder), or {}.
-        batch: image and, for super-resolution, low_res (uint8); token_ids and mask.
+        batch: image and, for super-resolution, low_res (uint8); mask, and token_ids or text.
         keys: one per picture.
     """
     x = to_unit(batch["image"])
@@ -73,7 +90,7 @@ def picture_losses(
     )(keys)
     t = jax.vmap(jax.random.uniform)(times)
     drop = jax.vmap(jax.random.uniform)(drops) < config.training.caption_dropout
-    text = networks.embed(params | frozen, batch["token_ids"], batch["mask"])
+    text = networks.text_of(params | frozen, batch)
     state = networks.encode_text(params, *drop_text(text, batch["mask"], drop))
     inputs = {}
     if config.low_resolution is not None:

@@ -32,7 +32,6 @@ _FIXED_IF_THERE = {
     "freq_shift": 0,
     "norm_eps": 1e-5,
     "only_cross_attention": False,
-    "time_embedding_dim": None,
     "time_embedding_type": "positional",
     "timestep_post_act": None,
 }
@@ -59,7 +58,7 @@ def read_unet_config(path: Path) -> StoredUNet:
     for name, value in _FIXED.items():
         stored.require_value(name, value)
     for name, value in _FIXED_IF_THERE.items():
-        if name in stored.values:
+        if stored.values.get(name) is not None:  # What is null follows from the rest.
             stored.require_value(name, value)
     widths, text_width = stored.integers("block_out_channels"), stored.integer("encoder_hid_dim")
     if any(width % widths[0] for width in widths):
@@ -75,6 +74,7 @@ def read_unet_config(path: Path) -> StoredUNet:
         activation="gelu",
         time_input="step",
         embedding_activation=_embedding_activation(stored),
+        embedding_dim=_embedding_dim(stored),
         residual_scale=1 / _residual_divisor(stored),
         pooling="token",
         text_projection=stored.integer("cross_attention_dim"),
@@ -153,6 +153,13 @@ def _embedding_activation(stored: _Stored) -> EmbeddingActivation:
             "has False with None, stage II True with 'gelu'."
         )
     return "once" if kind[0] else "per_block"
+
+
+def _embedding_dim(stored: _Stored) -> int | None:
+    """Stage II's is eight times its first width, which its config says; stage I's says nothing."""
+    if stored.values.get("time_embedding_dim") is None:
+        return None
+    return stored.integer("time_embedding_dim")
 
 
 def _residual_divisor(stored: _Stored) -> float:

@@ -19,8 +19,7 @@ from imagen_jax.stage import Params
 from imagen_jax.weights.deepfloyd_config import StoredUNet, read_unet_config
 from imagen_jax.weights.hugging_face import DIFFUSERS, open_weights
 from imagen_jax.weights.stored import StoredTensor, check_fit
-
-ParamPath = tuple[str | int, ...]
+from imagen_jax.weights.tensors import ParamPath
 
 _TOP = {
     "conv_in": "conv_in",

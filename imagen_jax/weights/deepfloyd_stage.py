@@ -6,7 +6,6 @@ is larger than both stages.
 """
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -93,20 +92,6 @@ def stage_config(directory: Path, stored: StoredUNet, text_from: Path, dtype: Dt
             **_DEFAULTS[name],
         ),
     )
-
-
-def licence(directory: Path) -> str:
-    """One line: which licence the directory carries, by its README's header and its files."""
-    readme = directory / "README.md"
-    text = readme.read_text(errors="replace") if readme.is_file() else ""
-    header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    named = re.search(r"^license(?:_name)?: *(.+)$", header[1], re.MULTILINE) if header else None
-    files = sorted(path.name for path in directory.glob("LICEN[SC]E*"))
-    said = [f"README.md says {named[1].strip()}"] if named else []
-    said += [f"see {', '.join(files)} there"] if files else []
-    if not said:
-        return f"{directory} carries no licence; that under which you got the weights holds."
-    return f"The weights are under the licence of {directory}: {'; '.join(said)}."
 
 
 def _read_scheduler(directory: Path, name: str, wanted: dict[str, Any]) -> dict[str, Any]:

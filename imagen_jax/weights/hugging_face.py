@@ -1,12 +1,13 @@
 """Weights in a directory as transformers and diffusers save them: one file or shards."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from imagen_jax.errors import UsageError
-from imagen_jax.weights.stored import StoredTensor, listed, open_safetensors
+from imagen_jax.weights.stored import StoredTensor, listed, open_file
 from imagen_jax.weights.torch_file import open_torch_file
 
 Tensors = dict[str, StoredTensor]
@@ -14,8 +15,10 @@ Tensors = dict[str, StoredTensor]
 TRANSFORMERS = {".safetensors": "model", ".bin": "pytorch_model"}
 DIFFUSERS = dict.fromkeys(TRANSFORMERS, "diffusion_pytorch_model")
 """What files of a kind are called."""
-_OPEN = {".safetensors": open_safetensors, ".bin": open_torch_file}
+_OPEN = {".safetensors": lambda path: open_file(path)[1], ".bin": open_torch_file}
 _VARIANTS = ("", ".fp16")
+_PIPELINE = "model_index.json"
+"""What every diffusers pipeline has."""
 
 
 def open_weights(directory: Path, stems: dict[str, str] = TRANSFORMERS) -> Tensors:
@@ -72,3 +75,23 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds a {type(content).__name__}; it must be a JSON object.")
     return content
+
+
+def licence(directory: Path) -> str:
+    """One line: which licence the directory carries, by its README's header and its files.
+
+    A part of a diffusers pipeline, such as `text_encoder`, goes by what the pipeline carries.
+    """
+    whole = directory.absolute().parent
+    if (whole / _PIPELINE).is_file():
+        directory = whole
+    readme = directory / "README.md"
+    text = readme.read_text(errors="replace") if readme.is_file() else ""
+    header = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    named = re.search(r"^license(?:_name)?: *(.+)$", header[1], re.MULTILINE) if header else None
+    files = sorted(path.name for path in directory.glob("LICEN[SC]E*"))
+    said = [f"README.md says {named[1].strip()}"] if named else []
+    said += [f"see {', '.join(files)} there"] if files else []
+    if not said:
+        return f"{directory} carries no licence; that under which you got the weights holds."
+    return f"The weights are under the licence of {directory}: {'; '.join(said)}."

@@ -3,13 +3,15 @@
 import dataclasses
 
 import jax
+from flax.traverse_util import unflatten_dict
 
 from imagen_jax import config_json
 from imagen_jax.config import Dtype, StageConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath
 from imagen_jax.stage import Params, init_params, init_text_encoder
-from imagen_jax.weights.tensors import nest, read_metadata, read_tensors, write_tensors
+from imagen_jax.weights.stored import open_file
+from imagen_jax.weights.tensors import StoredParams, fit_params, write_tensors
 
 _FORMAT = "imagen-jax stage 1"
 
@@ -34,9 +36,20 @@ def load_stage_file(path: AnyPath) -> tuple[StageConfig, Params]:
         UsageError: no such file, cut short, of another format, or with tensors that are not
             those of its config.
     """
-    config, tensors = read_stage_config(path), read_tensors(path)
+    config, stored = open_stage_file(path)
+    return config, unflatten_dict({name: x.whole("float32") for name, x in stored.items()})
+
+
+def open_stage_file(path: AnyPath) -> tuple[StageConfig, StoredParams]:
+    """Config and parameters of an exported stage; no tensor is read.
+
+    Raises:
+        UsageError: as `load_stage_file`.
+    """
+    header, tensors = open_file(path)
+    config = _config(header, path)
     holds_encoder = any(name.startswith("text_encoder.") for name in tensors)
-    return config, nest(tensors, _abstract(config, holds_encoder), path)
+    return config, fit_params(tensors, _abstract(config, holds_encoder), path)
 
 
 def read_stage_config(path: AnyPath) -> StageConfig:
@@ -45,13 +58,16 @@ def read_stage_config(path: AnyPath) -> StageConfig:
     Raises:
         UsageError: no such file, cut short, or of another format.
     """
-    metadata = read_metadata(path)
-    if metadata.get("format") != _FORMAT:
+    return _config(open_file(path)[0], path)
+
+
+def _config(header: dict[str, str], path: AnyPath) -> StageConfig:
+    if header.get("format") != _FORMAT:
         raise UsageError(
             f"{path} is not an exported stage: its header says format "
-            f"{metadata.get('format')!r}, not {_FORMAT!r}."
+            f"{header.get('format')!r}, not {_FORMAT!r}."
         )
-    return config_json.from_json(metadata.get("config", ""), f"{path} (header)")
+    return config_json.from_json(header.get("config", ""), f"{path} (header)")
 
 
 def _abstract(config: StageConfig, holds_encoder: bool) -> Params:

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, local_copy
+from imagen_jax.files import AnyPath, LocalFile
 from imagen_jax.network_config import Dtype
 
 Index = tuple[slice, ...]
@@ -108,45 +108,45 @@ def place(tensor: StoredTensor, dtype: Dtype, sharding: jax.sharding.Sharding) -
     return jax.block_until_ready(placed)  # Before the host makes room for the next one.
 
 
-@contextlib.contextmanager
-def opened(path: AnyPath) -> Iterator[safetensors.safe_open]:
-    """A safetensors file.
+def open_file(path: AnyPath) -> tuple[dict[str, str], dict[str, StoredTensor]]:
+    """What the header of a safetensors file says, and its tensors by name; none is read.
 
     Raises:
         UsageError: it cannot be read, is not safetensors or is cut short.
     """
+    with _reporting(path):
+        file = LocalFile(path)
+        with safetensors.safe_open(file.path, framework="numpy") as content:
+            pieces = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118
+            tensors = {
+                name: StoredTensor(
+                    origin=f"{path}: {name}",
+                    stored_shape=tuple(piece.get_shape()),
+                    dtype=_SAFETENSORS_DTYPES.get(piece.get_dtype(), piece.get_dtype()),
+                    read=functools.partial(_read_safetensors, file, name),
+                )
+                for name, piece in pieces.items()
+            }
+            return content.metadata() or {}, tensors
+
+
+def _read_safetensors(file: LocalFile, name: str, index: Index) -> np.ndarray:
+    # Opened anew each time: pages of a file that stays mapped are memory of this process.
+    with (
+        _reporting(file.origin),
+        safetensors.safe_open(file.path, framework="numpy") as content,
+    ):
+        return content.get_slice(name)[index]
+
+
+@contextlib.contextmanager
+def _reporting(path: AnyPath) -> Iterator[None]:
     try:
-        with local_copy(path) as local, safetensors.safe_open(local, framework="numpy") as file:
-            yield file
+        yield
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error
     except safetensors.SafetensorError as error:
         raise UsageError(f"{path} is not a safetensors file or is cut short ({error}).") from error
-
-
-def open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """All tensors of a safetensors file by name; none is read.
-
-    Raises:
-        UsageError: as `opened`.
-    """
-    with opened(path) as file:
-        pieces = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        return {
-            name: StoredTensor(
-                origin=f"{path}: {name}",
-                stored_shape=tuple(piece.get_shape()),
-                dtype=_SAFETENSORS_DTYPES.get(piece.get_dtype(), piece.get_dtype()),
-                read=functools.partial(_read_safetensors, path, name),
-            )
-            for name, piece in pieces.items()
-        }
-
-
-def _read_safetensors(path: Path, name: str, index: Index) -> np.ndarray:
-    # Opened anew each time: pages of a file that stays mapped are memory of this process.
-    with opened(path) as file:
-        return file.get_slice(name)[index]
 
 
 def check_fit(

@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from imagen_jax import config_json
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath
 from imagen_jax.network_config import Dtype, T5Config
-from imagen_jax.parallel.mesh import parameter_spec
 from imagen_jax.stage import Params, abstract_frozen_encoder
 from imagen_jax.weights.hugging_face import open_weights, read_json
-from imagen_jax.weights.stored import StoredTensor, check_fit, open_safetensors, opened, place
-from imagen_jax.weights.tensors import write_tensors
-
-ParamPath = tuple[str | int, ...]
+from imagen_jax.weights.stored import check_fit, open_file
+from imagen_jax.weights.tensors import (
+    ParamPath,
+    StoredParams,
+    fit_params,
+    place_params,
+    write_tensors,
+)
 
 _FORMAT = "imagen-jax text encoder 1"
 
@@ -76,11 +79,18 @@ def t5_names(config: T5Config) -> dict[str, ParamPath]:
 def load_t5(source: AnyPath, config: T5Config, mesh: Mesh) -> Params:
     """The parameters of a frozen encoder in `config.dtype`, as `mesh` shards parameters.
 
+    Every process reads only what its own devices hold. Arguments and errors are `open_t5`'s.
+    """
+    return place_params(open_t5(source, config), abstract_frozen_encoder(config), mesh)
+
+
+def open_t5(source: AnyPath, config: T5Config) -> StoredParams:
+    """The parameters of a T5 encoder; no tensor is read.
+
     Args:
         source: a Hugging Face directory (`config.json` beside the weights; a decoder and its
             head are left out), or a file that `convert_t5` wrote.
         config: what the stored sizes must be.
-        mesh: every process reads only what its own devices hold.
 
     Raises:
         UsageError: a file is missing, damaged, not of T5, or not of the given sizes.
@@ -92,13 +102,7 @@ def load_t5(source: AnyPath, config: T5Config, mesh: Mesh) -> Params:
                 f"The T5 encoder in {source} has {name} {getattr(stored_config, name)!r}; the "
                 f"configuration has {getattr(config, name)!r}."
             )
-    fsdp = mesh.shape["fsdp"]
-    return unflatten_dict({
-        path: place(
-            tensor, config.dtype, NamedSharding(mesh, parameter_spec(tensor.shape, fsdp))
-        )
-        for path, tensor in tensors.items()
-    })  # fmt: skip
+    return tensors
 
 
 def convert_t5(directory: Path, out: Path, dtype: Dtype) -> T5Config:
@@ -119,21 +123,16 @@ def is_converted(path: AnyPath) -> bool:
     Raises:
         UsageError: it is not a safetensors file, or is cut short.
     """
-    with opened(path) as file:
-        return (file.metadata() or {}).get("format") == _FORMAT
+    return open_file(path)[0].get("format") == _FORMAT
 
 
-def _open_file(path: AnyPath) -> tuple[T5Config, dict[ParamPath, StoredTensor]]:
-    with opened(path) as file:
-        metadata = file.metadata() or {}
-    config = config_json.from_json(metadata.get("config", ""), f"{path} (header)", T5Config)
-    shapes = {".".join(map(str, name)): (name, shape) for name, shape in _shapes(config).items()}
-    tensors = open_safetensors(path)
-    check_fit(tensors, {key: shape for key, (_, shape) in shapes.items()}, path)
-    return config, {name: tensors[key] for key, (name, _) in shapes.items()}
+def _open_file(path: AnyPath) -> tuple[T5Config, StoredParams]:
+    header, tensors = open_file(path)
+    config = config_json.from_json(header.get("config", ""), f"{path} (header)", T5Config)
+    return config, fit_params(tensors, abstract_frozen_encoder(config), path)
 
 
-def _open_directory(directory: AnyPath) -> tuple[T5Config, dict[ParamPath, StoredTensor]]:
+def _open_directory(directory: AnyPath) -> tuple[T5Config, StoredParams]:
     config = read_t5_config(directory)
     tensors = {
         name: tensor
@@ -143,16 +142,12 @@ def _open_directory(directory: AnyPath) -> tuple[T5Config, dict[ParamPath, Store
     if _EMBEDDING_ALIAS in tensors:  # Two names of one tensor; both or either may be there.
         alias = tensors.pop(_EMBEDDING_ALIAS)
         tensors.setdefault(_EMBEDDING, alias)
-    names, shapes = t5_names(config), _shapes(config)
+    names, abstract = t5_names(config), flatten_dict(abstract_frozen_encoder(config))
     for name, path in names.items():
         if name in tensors and path[-1] == "kernel":
             tensors[name] = dataclasses.replace(tensors[name], transposed=True)
-    check_fit(tensors, {name: shapes[path] for name, path in names.items()}, directory)
+    check_fit(tensors, {name: abstract[path].shape for name, path in names.items()}, directory)
     return config, {path: tensors[name] for name, path in names.items()}
-
-
-def _shapes(config: T5Config) -> dict[ParamPath, tuple[int, ...]]:
-    return {path: x.shape for path, x in flatten_dict(abstract_frozen_encoder(config)).items()}
 
 
 def read_t5_config(directory: AnyPath) -> T5Config:

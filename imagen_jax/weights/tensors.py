@@ -1,5 +1,6 @@
 """Nested parameters as one flat `.safetensors` file, and back."""
 
+import hashlib
 import io
 import json
 import math
@@ -9,14 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 
-from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath, replacing
 from imagen_jax.network_config import Dtype
+from imagen_jax.parallel.mesh import parameter_shardings
 from imagen_jax.stage import Params
-from imagen_jax.weights.stored import Stored, check_names, opened
+from imagen_jax.weights.stored import Stored, StoredTensor, check_fit, place
 
+ParamPath = tuple[str | int, ...]
+"""Of a parameter in nested dicts."""
+StoredParams = dict[ParamPath, StoredTensor]
+"""Parameters of a network, or of several, that stay in their files until they are wanted."""
 _FORMAT_NAMES = {"float32": "F32", "bfloat16": "BF16"}
+_CORNER = 8
 
 
 def write_tensors(path: AnyPath, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
@@ -36,7 +43,7 @@ def _write(file: io.IOBase, params: Params, dtype: Dtype, metadata: dict[str, st
 
     The library's own writer wants all tensors in memory at once.
     """
-    tensors = {".".join(map(str, name)): x for name, x in flatten_dict(params).items()}
+    tensors = {_dotted(name): x for name, x in flatten_dict(params).items()}
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, x in tensors.items():
@@ -57,34 +64,51 @@ def _on_host(x: jax.Array | np.ndarray | Stored, dtype: Dtype) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(x).astype(jnp.dtype(dtype), copy=False))
 
 
-def read_tensors(path: AnyPath) -> dict[str, np.ndarray]:
-    """Tensors as float32.
+def fit_params(tensors: dict[str, StoredTensor], abstract: Params, origin: AnyPath) -> StoredParams:
+    """The tensors of a file that `write_tensors` wrote, as the parameters `abstract`.
 
     Raises:
-        UsageError: no such file, not safetensors, or cut short.
+        UsageError: a name is missing or left over, or a shape differs; `origin` is named.
     """
-    with opened(path) as file:
-        names = list(file.keys())
-        return {name: file.get_tensor(name).astype(np.float32) for name in names}
+    shapes = {path: x.shape for path, x in flatten_dict(abstract).items()}
+    check_fit(tensors, {_dotted(path): shape for path, shape in shapes.items()}, origin)
+    return {path: tensors[_dotted(path)] for path in shapes}
 
 
-def read_metadata(path: AnyPath) -> dict[str, str]:
-    """Of the header; no tensor is read. Raises as `read_tensors` does."""
-    with opened(path) as file:
-        return file.metadata() or {}
+def place_params(stored: StoredParams, abstract: Params, mesh: Mesh) -> Params:
+    """Reads parameters one after another, each into its shards on the mesh and as `abstract` says.
 
-
-def nest(tensors: dict[str, np.ndarray], abstract: Params, path: AnyPath) -> Params:
-    """The tensors as parameters of the structure of `abstract`.
-
-    Raises:
-        UsageError: a name is missing or left over, or a shape differs; `path` is named.
+    The host never holds more than the largest beside what its own devices hold.
     """
-    wanted = {".".join(map(str, key)): (key, x.shape) for key, x in flatten_dict(abstract).items()}
-    check_names(tensors.keys(), wanted.keys(), path)
-    for name, (_, shape) in wanted.items():
-        if tensors[name].shape != shape:
-            raise UsageError(
-                f"{path}: {name} has shape {tensors[name].shape}; its config says {shape}."
-            )
-    return unflatten_dict({wanted[name][0]: x for name, x in tensors.items()})
+    shardings = flatten_dict(parameter_shardings(abstract, mesh))
+    return unflatten_dict({
+        path: place(stored[path], x.dtype.name, shardings[path])
+        for path, x in flatten_dict(abstract).items()
+    })  # fmt: skip
+
+
+def digest(params: Params) -> str:
+    """SHA-256 over the names, shapes, dtypes and values of parameters."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        value = np.asarray(leaf)
+        sha.update(f"{jax.tree_util.keystr(path)} {value.shape} {value.dtype} ".encode())
+        sha.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+    return sha.hexdigest()
+
+
+def fingerprint(params: dict[ParamPath, jax.Array | StoredTensor]) -> str:
+    """SHA-256 over names, shapes and a corner of every parameter, rounded to bfloat16.
+
+    It is cheap, of arrays and of what is still in its files alike, and the same in either dtype.
+    """
+    sha = hashlib.sha256()
+    for name, x in sorted((_dotted(path), x) for path, x in params.items()):
+        index = tuple(slice(0, _CORNER) for _ in x.shape)
+        corner = x.part(index, "bfloat16") if isinstance(x, StoredTensor) else x[index]
+        sha.update(f"{name} {tuple(x.shape)} ".encode() + _on_host(corner, "bfloat16").tobytes())
+    return sha.hexdigest()
+
+
+def _dotted(path: ParamPath) -> str:
+    return ".".join(map(str, path))

@@ -42,9 +42,9 @@ def stage(folder, *, low_resolution=None, crop=None, num_workers=0) -> StageConf
     )
 
 
-def dataset(config, tokenize=tokenize, *, batch_size=5, seed=0, **part):
+def dataset(config, read=tokenize, *, batch_size=5, seed=0, **part):
     source = open_source(config.data, config.low_resolution)
-    return make_dataset(source, config, tokenize, batch_size=batch_size, seed=seed, **part)
+    return make_dataset(source, config, read, batch_size=batch_size, seed=seed, **part)
 
 
 def batches(config, count, **settings):

@@ -62,6 +62,7 @@ STAGE_2 = dict(
     resnet_skip_time_act=True,
     sample_size=32,
     time_embedding_act_fn="gelu",
+    time_embedding_dim=64,
     up_block_types=(*2 * ["SimpleCrossAttnUpBlock2D"], *3 * ["ResnetUpsampleBlock2D"]),
 )
 

@@ -61,6 +61,8 @@ def tensors(stage: dict, width: int, multipliers: tuple[int, ...], text: int) ->
     sizes = {
         "block_out_channels": tuple(width * m for m in multipliers), "cross_attention_dim": text
     }  # fmt: skip
+    if stage is STAGE_2:  # DeepFloyd's own code has the last width in both stages.
+        sizes["time_embedding_dim"] = width * multipliers[-1]
     with torch.device("meta"):
         model = UNet2DConditionModel(**SHARED, **stage, **sizes)
     config = {"_class_name": "UNet2DConditionModel", **model.config}

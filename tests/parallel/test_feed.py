@@ -1,9 +1,5 @@
 """What the devices are fed, and when it is read."""
 
-import time
-from unittest import mock
-
-import jax
 import numpy as np
 import pytest
 
@@ -17,16 +13,15 @@ def batch(number: int) -> dict[str, np.ndarray]:
 
 
 class Reader:
-    """Batches 0, 1, 2 ... each of which takes its time."""
+    """Batches 0, 1, 2 ...."""
 
-    def __init__(self, seconds: float = 0.0):
-        self.seconds, self.read = seconds, 0
+    def __init__(self):
+        self.read = 0
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        time.sleep(self.seconds)
         self.read += 1
         return batch(self.read - 1)
 
@@ -54,21 +49,3 @@ def test_what_was_fetched_is_there_without_reading(mesh):
     assert reader.read == 1
     next(feed)
     assert reader.read == 1
-
-
-def test_the_time_that_reading_takes_is_counted(mesh):
-    feed = DeviceFeed(Reader(seconds=0.05), mesh)
-    for _ in range(3):
-        next(feed)
-    assert 0.15 <= feed.waited < 10
-    feed.fetch()
-    waited = feed.waited
-    next(feed)
-    assert feed.waited == waited >= 0.2
-
-
-@pytest.mark.parametrize("ready", [True, False])
-def test_a_batch_that_comes_before_the_step_ends_was_not_waited_for(mesh, ready):
-    feed = DeviceFeed(Reader(seconds=0.05), mesh)
-    feed.fetch(mock.Mock(spec=jax.Array, is_ready=lambda: ready))
-    assert (feed.waited >= 0.05) == ready

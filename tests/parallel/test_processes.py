@@ -41,11 +41,17 @@ def config(directory):
     encoder = directory / "encoder.safetensors"
     save_stage_file(encoder, tiny.stage(), tiny.random_params(tiny.stage()), "float32")
     return tiny.stage(
-        data=tiny.replace(tiny.folder(directory / "data"), crop=8),
+        data=tiny.replace(
+            tiny.folder(directory / "data"),
+            crop=8, eval_source=tiny.folder(directory / "held_out").source,
+        ),
         text_encoder={"train": False, "source": str(encoder)},
         optimizer={"learning_rate": 1e-4},
-        training={"sample_every": 10**6, "sample_prompts": ("a red apple",)},
-    )
+        training={
+            "sample_every": 10**6, "sample_prompts": ("a red apple",),
+            "eval_every": 10**6, "eval_batches": 2,
+        },
+    )  # fmt: skip
 
 
 def free_port() -> int:
@@ -114,9 +120,9 @@ def train_and_kill(config, workdir: Path) -> int:
     return Checkpoints(workdir).latest_step()
 
 
-def losses(workdir: Path) -> list[tuple[int, float]]:
+def logged(workdir: Path, name: str) -> list[tuple[int, float]]:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
+    return [(line["step"], line[name]) for line in map(json.loads, lines) if name in line]
 
 
 @pytest.fixture(scope="module")
@@ -144,26 +150,44 @@ def test_losses_are_those_of_a_single_device(config, directory, resumed):
     with pytest.MonkeyPatch.context() as patch:
         mesh = meshes.make_mesh(config.mesh, jax.devices()[:1])
         patch.setattr(meshes, "make_mesh", lambda *_: mesh)
-        run(changed_training(config, num_steps=killed + 4, sample_every=0), alone)
-    expected = dict(losses(alone))
-    got = losses(workdir)
-    # Before the kill a step may run whose checkpoint never came: it is done again.
-    assert {step for step, _ in got} >= set(range(1, killed + 5))
-    np.testing.assert_allclose(
-        [loss for _, loss in got], [expected[step] for step, _ in got], rtol=1e-3
-    )
-    assert np.ptp(list(expected.values())) > 1e-2
+        run(changed_training(config, num_steps=killed + 4, sample_every=0, eval_every=1), alone)
+    for name in ("loss", "eval_loss_ema", "eval_loss_raw"):
+        expected, got = dict(logged(alone, name)), logged(workdir, name)
+        np.testing.assert_allclose(
+            [loss for _, loss in got], [expected[step] for step, _ in got], rtol=1e-3
+        )
+        # At the end of a run it is evaluated.
+        steps = range(1, killed + 5) if name == "loss" else (killed + 2, killed + 4)
+        assert [step for step, _ in got] == list(steps)
+    assert np.ptp([loss for _, loss in logged(alone, "loss")]) > 1e-2
 
 
 def test_one_process_writes_what_there_is_one_of(resumed):
     workdir, killed = resumed
     assert len(list((workdir / "tensorboard").iterdir())) == 3  # One for each start.
-    steps = [step for step, _ in losses(workdir)]
-    assert steps[-4:] == list(range(killed + 1, killed + 5))
     assert [path.name for path in (workdir / "samples").iterdir()] == [f"{killed + 2:08d}.png"]
     assert (workdir / "text_encoder.safetensors").is_file()
     assert not list(workdir.glob(".*"))
     assert "step/s" not in log(workdir, 1)
+
+
+def test_too_many_steps_that_are_not_finite_stop_all_and_are_saved_by_all(config, directory):
+    """A rate of 1e16 blows up after the first step."""
+    workdir = directory / "wild"
+    wild = tiny.replace(
+        config,
+        optimizer={"learning_rate": 1e16, "clip_global_norm": None},
+        training={**ENDLESS, "checkpoint_every": 10**6, "max_skipped_in_a_row": 3},
+    )
+    with pair(wild, workdir, by_flags) as processes:
+        codes = [process.wait(TIMEOUT) for process in processes]
+    assert codes == [2, 2], log(workdir, 0) + log(workdir, 1)
+    for number in range(2):
+        assert "3 updates in a row were skipped" in log(workdir, number)
+        assert "Traceback" not in log(workdir, number)
+    stopped = dict(logged(workdir, "skipped"))
+    assert sum(stopped.values()) >= 3
+    assert Checkpoints(workdir).latest_step() == max(stopped) + 1
 
 
 def test_a_mistake_ends_all_processes_with_its_sentence(config, directory):

@@ -1,7 +1,6 @@
 """Interrupted runs go on as if nothing had happened; hopeless ones stop and say why."""
 
 import contextlib
-import json
 import shutil
 import signal
 import time
@@ -11,15 +10,13 @@ import numpy as np
 import pytest
 import runs
 import tiny
-from PIL import Image
-from scripts import call, tree, verbs
+from scripts import tree
 
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.plots import read_metrics
 from imagen_jax.training.checkpoint import Checkpoints, claim_directory, read_config
 from imagen_jax.training.loop import run
-from imagen_jax.training.metrics import NonFiniteMetric
+from imagen_jax.training.metrics_file import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +83,11 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(config, directory, straight)
     assert_same(runs.saved(config, workdir), straight)
 
 
-def test_what_a_run_logs_can_be_read_and_plotted(directory, straight, tmp_path):
+def test_a_run_logs_every_step_once(directory, straight):
     metrics = read_metrics(directory / "straight")
-    np.testing.assert_array_equal(metrics["step"], np.arange(1, 7))
-    np.testing.assert_array_equal(metrics["pictures_seen"], 8 * np.arange(1, 7))
-    assert np.all(np.isfinite(metrics["loss"])) and np.ptp(metrics["loss"]) > 0
-    lines = (directory / "straight" / "metrics.jsonl").read_text().splitlines()
-    assert all(0 <= json.loads(line)["data_wait"] <= 1 for line in lines)
-    result = call(verbs, "plot", directory / "straight", "--out", tmp_path / "loss.png")
-    assert (result.code, result.out) == (0, f"{tmp_path / 'loss.png'}\n")
-    assert Image.open(tmp_path / "loss.png").width > 100
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5, 6]
+    losses = [line["loss"] for line in metrics]
+    assert np.all(np.isfinite(losses)) and np.ptp(losses) > 0
 
 
 def test_a_state_is_the_same_on_another_mesh(config, directory, straight, monkeypatch):
@@ -143,19 +135,3 @@ def test_a_wrong_batch_size_is_refused_before_anything_is_written(config, tmp_pa
     with pytest.raises(UsageError, match="12 pictures does not divide over 8 devices"):
         run(tiny.replace(config, training={"batch_size": 12}), tmp_path / "new")
     assert not (tmp_path / "new").exists()
-
-
-def test_a_nan_stops_the_run_and_leaves_the_last_checkpoint(config, directory):
-    """A rate of 1e16 blows up after the first step, which is still saved."""
-    workdir = directory / "nan"
-    config = tiny.replace(
-        config,
-        optimizer={"learning_rate": 1e16, "clip_global_norm": None},
-        training={"checkpoint_every": 1},
-    )
-    with pytest.raises(NonFiniteMetric, match=r"^Step \d+: \w+ is (nan|inf)") as caught:
-        run(steps(config, 50), workdir)
-    stopped_at = int(str(caught.value).split()[1].rstrip(":"))
-    state = runs.saved(config, workdir)
-    assert state.step == stopped_at - 1
-    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))

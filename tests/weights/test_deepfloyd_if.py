@@ -72,6 +72,7 @@ def test_the_sizes_come_from_the_config():
     assert two.config.attention_resolutions == (4, 2)
     assert one.config.num_res_blocks == (2, 2, 2, 2)
     assert two.config.num_res_blocks == (1, 1, 2, 2, 2)
+    assert (one.config.embedding_dim, two.config.embedding_dim) == (None, 64)
     assert (one.config.residual_scale, two.config.residual_scale) == (1, pytest.approx(2**-0.5))
     assert (one.config.embedding_activation, two.config.embedding_activation) == (
         "per_block", "once",
@@ -92,6 +93,7 @@ def test_the_sizes_come_from_the_config():
         ({"resnet_skip_time_act": True}, "has resnet_skip_time_act True"),
         ({"mid_block_scale_factor": 2}, "must be the same positive number"),
         ({"time_embedding_type": "fourier"}, "has time_embedding_type 'fourier'"),
+        ({"time_embedding_dim": 0}, "has time_embedding_dim 0; it must be a positive integer"),
     ],
 )
 def test_a_config_of_another_network_is_refused(directory, changes, message):
@@ -99,6 +101,12 @@ def test_a_config_of_another_network_is_refused(directory, changes, message):
     with pytest.raises(UsageError, match=message) as caught:
         open_unet(directory)
     assert str(directory / "config.json") in str(caught.value)
+
+
+def test_what_is_null_is_as_if_it_were_not_there(directory):
+    before = read_unet_config(directory / "config.json")
+    change_config(directory, encoder_hid_dim_type=None, time_embedding_dim=None)
+    assert read_unet_config(directory / "config.json") == before
 
 
 def test_missing_and_left_over_tensors_are_listed(directory):
@@ -150,7 +158,7 @@ def test_integers_are_no_weights(directory):
 
 
 COUNTS = {
-    "IF-I-M": 371.6, "IF-I-L": 935.4, "IF-I-XL": 4304.7, "IF-II-M": 461.8, "IF-II-L": 1187.6,
+    "IF-I-M": 371.6, "IF-I-L": 935.4, "IF-I-XL": 4304.7, "IF-II-M": 482.5, "IF-II-L": 1243.3,
 }  # fmt: skip
 """Millions of parameters of diffusers' networks; the model cards say 400, 900, 4300, 450, 1200."""
 

@@ -12,7 +12,7 @@ import tiny
 from imagen_jax.errors import UsageError
 from imagen_jax.loading import load_config, load_stage
 from imagen_jax.weights.stage_file import load_stage_file, save_stage_file
-from imagen_jax.weights.tensors import read_metadata, read_tensors
+from imagen_jax.weights.stored import open_file
 
 CONFIG = tiny.stage()
 
@@ -94,7 +94,7 @@ def test_what_fails_half_way_is_named_and_leaves_the_old_file(exported, params, 
 
 def rewrite(path, *, config=None, drop=None, add=None, reshape=None, metadata=None):
     """The same file with one thing wrong."""
-    tensors, header = read_tensors(path), read_metadata(path)
+    tensors, header = safetensors.numpy.load_file(path), open_file(path)[0]
     if drop:
         del tensors[drop]
     if add:

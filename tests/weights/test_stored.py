@@ -9,6 +9,7 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.weights import stored
 from imagen_jax.weights.stored import StoredTensor, place
+from imagen_jax.weights.tensors import digest
 
 VALUES = np.random.default_rng(0).normal(size=(48, 40)).astype(np.float32)
 
@@ -58,3 +59,15 @@ def test_every_part_is_read_once_for_all_devices_that_hold_it(transposed, spec):
     assert isinstance(x, jax.Array) and x.sharding == sharding
     np.testing.assert_array_equal(x, counter.wanted)
     assert counter.elements == VALUES.size
+
+
+def test_a_digest_depends_on_names_shapes_and_values():
+    params = {"a": {"x": np.zeros((2, 3), np.float32)}, "b": np.ones(2, np.float32)}
+    same = {"b": np.ones(2, np.float32), "a": {"x": np.zeros((2, 3), np.float32)}}
+    others = [
+        {**params, "b": np.float32([1, 1.5])},
+        {**params, "a": {"x": np.zeros((3, 2), np.float32)}},
+        {"a": {"y": params["a"]["x"]}, "b": params["b"]},
+    ]
+    assert digest(params) == digest(same)
+    assert len({digest(tree) for tree in (params, *others)}) == 4

@@ -1,0 +1,100 @@
+"""Prompts as the stages of a cascade read them: embedded before any U-Net is loaded."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float
+
+from imagen_jax.config import StageConfig
+from imagen_jax.files import absolute
+from imagen_jax.loading import StoredStage, load_stage_tokenizer
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.stage import Params, build_networks
+from imagen_jax.weights.tensors import digest
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptEmbeddings:
+    """All prompts as one text encoder embeds them; on the host.
+
+    Attributes:
+        text: float32.
+        mask: True where a token is real.
+        null: embeddings and mask of the empty caption; None where no text is zeros.
+        encoder_sha256: of the encoder's weights.
+    """
+
+    text: Float[np.ndarray, "prompts length text_width"]
+    mask: Bool[np.ndarray, "prompts length"]
+    null: tuple[Float[np.ndarray, "1 length text_width"], Bool[np.ndarray, "1 length"]] | None
+    encoder_sha256: str
+
+
+def check_prompts(configs: Sequence[StageConfig], prompts: Sequence[str]) -> None:
+    """Raises a UsageError for a prompt that some stage cannot read; warns of what is cut off."""
+    for config in configs:
+        load_stage_tokenizer(config)(prompts, config.text_encoder.max_length)
+
+
+def embed_prompts(
+    stages: Sequence[StoredStage], prompts: Sequence[str], *, batch_size: int, mesh: Mesh
+) -> list[PromptEmbeddings]:
+    """The prompts for every stage.
+
+    An encoder is in memory alone. Stages that name the same one share what it gave; where two
+    places hold equal ones, that is found out once they are loaded.
+
+    Args:
+        batch_size: prompts at once, as `meshes.batch_starts` rounds it.
+    """
+    embedded: dict[tuple, PromptEmbeddings] = {}
+
+    def embed(stage: StoredStage) -> PromptEmbeddings:
+        reading = _reading(stage.config)
+        place = (absolute(stage.text_encoder.origin), reading)
+        if place not in embedded:
+            params = stage.text_encoder.load(mesh)
+            sha256 = digest(params)
+            if (sha256, reading) not in embedded:
+                found = _embed(stage.config, params, prompts, batch_size, mesh)
+                embedded[sha256, reading] = PromptEmbeddings(*found, sha256)
+            embedded[place] = embedded[sha256, reading]
+        return embedded[place]
+
+    return [embed(stage) for stage in stages]
+
+
+def _reading(config: StageConfig) -> tuple:
+    """All that a stage's embeddings depend on but the encoder's weights."""
+    text = config.text_encoder
+    t5 = dataclasses.replace(text.t5, remat="none")
+    return (t5, text.tokenizer, text.max_length, text.lowercase, text.null)
+
+
+def _embed(
+    config: StageConfig, params: Params, prompts: Sequence[str], batch_size: int, mesh: Mesh
+) -> tuple:
+    """Embeddings, mask and the empty caption's, which takes a row beside the prompts."""
+    encoder = config.text_encoder
+    tokenizer = load_stage_tokenizer(config)
+    token_ids, mask = tokenizer(prompts, encoder.max_length)
+    if encoder.null == "empty":
+        empty = tokenizer.empty(encoder.max_length)
+        token_ids, mask = (np.concatenate(x) for x in zip((token_ids, mask), empty, strict=True))
+    networks = build_networks(config, functools.partial(meshes.gather_parameters, mesh=mesh))
+    embed, sharding = jax.jit(networks.embed), meshes.batch_sharding(mesh)
+
+    def batch(first: int) -> np.ndarray:
+        rows = np.arange(first, first + starts.step) % len(mask)
+        inputs = jax.device_put((token_ids[rows], mask[rows]), sharding)
+        return np.asarray(embed({"text_encoder": params}, *inputs))
+
+    starts = meshes.batch_starts(len(mask), batch_size, mesh)
+    text = np.concatenate([batch(first) for first in starts])[: len(mask)]
+    count = len(prompts)
+    null = (text[count:], mask[count:]) if encoder.null == "empty" else None
+    return text[:count], mask[:count], null
