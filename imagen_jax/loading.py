@@ -6,13 +6,15 @@ import jax
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
+from imagen_jax import config_json
 from imagen_jax.config import MeshConfig, StageConfig
 from imagen_jax.config_file import read_config_file
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, to_path
+from imagen_jax.files import AnyPath, to_path, write_text
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh, to_host
 from imagen_jax.stage import Params, abstract_frozen_encoder, abstract_sampled_unet
+from imagen_jax.text.cache_format import Metadata
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.training.checkpoint import (
     is_training_directory,
@@ -33,6 +35,7 @@ from imagen_jax.weights.tensors import (
 )
 
 _ENCODER_COPY = "text_encoder.safetensors"
+_EMBEDDINGS = "embeddings.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +79,22 @@ class StoredStage:
     origin: AnyPath
     config: StageConfig
     unet: StoredNetwork
-    text_encoder: StoredNetwork
+    text_encoder: StoredNetwork | None
+
+    def encoder_fingerprint(self) -> str | None:
+        """Of the encoder whose embeddings the stage reads; None where it is not to be found."""
+        if self.text_encoder is not None:
+            return self.text_encoder.fingerprint()
+        trained_on = _trained_on(self.origin)
+        return trained_on.encoder if trained_on else None
 
 
-def open_stage(path: AnyPath) -> StoredStage:
+def open_stage(path: AnyPath, *, needs_encoder: bool = True) -> StoredStage:
     """A stage to sample from, in a training directory or an exported file.
+
+    Args:
+        path: of either.
+        needs_encoder: False takes a stage too whose text encoder is nowhere to be found.
 
     Raises:
         UsageError: neither, without what its config says, or without a text encoder that fits.
@@ -106,7 +120,9 @@ def open_stage(path: AnyPath) -> StoredStage:
     if holds_encoder:
         encoder = network("text_encoder", abstract_frozen_encoder(config.text_encoder.t5))
     else:
-        encoder = open_frozen_encoder(config, path if held is None else None)
+        workdir = path if held is None else None
+        found = needs_encoder or _finds_encoder(config, workdir)
+        encoder = open_frozen_encoder(config, workdir) if found else None
     return StoredStage(path, config, unet, encoder)
 
 
@@ -191,7 +207,8 @@ def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredN
         workdir: training directory of the stage; None where it has none.
 
     Raises:
-        UsageError: no source, or an encoder of other sizes or another tokenizer.
+        UsageError: no source, an encoder of other sizes or another tokenizer, or of other weights
+            than made the embeddings that the stage was trained on.
     """
     t5 = config.text_encoder.t5
     abstract, source = abstract_frozen_encoder(t5), to_path(config.text_encoder.source)
@@ -208,10 +225,36 @@ def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredN
             f"text_encoder.source is {str(source)!r}; there is no such directory or file."
         )
     elif _is_stage(source):
-        return dataclasses.replace(_encoder_of_stage(source, config), abstract=abstract)
+        encoder = dataclasses.replace(_encoder_of_stage(source, config), abstract=abstract)
+        return _checked(encoder, workdir)
     else:
         tensors = open_t5(source, t5)
-    return StoredNetwork("text_encoder", source, abstract, tensors)
+    return _checked(StoredNetwork("text_encoder", source, abstract, tensors), workdir)
+
+
+def _finds_encoder(config: StageConfig, workdir: AnyPath | None) -> bool:
+    source = config.text_encoder.source
+    copied = workdir is not None and (workdir / _ENCODER_COPY).exists()
+    return copied or (bool(source) and to_path(source).exists())
+
+
+def _checked(encoder: StoredNetwork, workdir: AnyPath | None) -> StoredNetwork:
+    """The encoder, if it made the embeddings that `workdir` was trained on, if on any."""
+    trained_on = None if workdir is None else _trained_on(workdir)
+    if trained_on and trained_on.encoder != encoder.fingerprint():
+        raise UsageError(
+            f"{workdir} was trained on embeddings of another text encoder than {encoder.origin}, "
+            f"that of {trained_on.source}."
+        )
+    return encoder
+
+
+def _trained_on(workdir: AnyPath) -> Metadata | None:
+    """What made the embeddings that a training directory keeps account of."""
+    path = workdir / _EMBEDDINGS
+    if not path.is_file():
+        return None
+    return config_json.from_json(path.read_bytes(), str(path), Metadata)
 
 
 def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
@@ -243,6 +286,12 @@ def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: AnyPath) 
     encoder = to_host(encoder)
     if distributed.leads():
         write_tensors(copy, encoder, "float32", {})
+
+
+def keep_account_of_embeddings(metadata: Metadata, workdir: AnyPath) -> None:
+    """Notes in `workdir` what made the embeddings that it is trained on; one process writes."""
+    if distributed.leads():
+        write_text(workdir / _EMBEDDINGS, config_json.to_json(metadata))
 
 
 def _is_stage(path: AnyPath) -> bool:

@@ -10,10 +10,12 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float
 
 from imagen_jax.config import StageConfig
+from imagen_jax.errors import UsageError
 from imagen_jax.files import absolute
 from imagen_jax.loading import StoredStage, load_stage_tokenizer
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.stage import Params, build_networks
+from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.weights.tensors import digest
 
 
@@ -66,6 +68,42 @@ def embed_prompts(
         return embedded[place]
 
     return [embed(stage) for stage in stages]
+
+
+def read_prompts(
+    stages: Sequence[StoredStage], prompts: Sequence[str], cache: EmbeddingCache
+) -> list[PromptEmbeddings]:
+    """The prompts for every stage, from embeddings that `embed` made; no encoder is loaded.
+
+    Raises:
+        UsageError: a prompt is not among them, or a stage reads those of another encoder.
+    """
+    for stage in stages:
+        cache.check(stage.config)
+        if stage.encoder_fingerprint() not in (None, cache.metadata.encoder):
+            raise UsageError(
+                f"{cache.directory} was embedded by another text encoder "
+                f"({cache.metadata.source}) than that of {stage.origin}."
+            )
+    for prompt in cache.missing(prompts):
+        raise UsageError(
+            f"The prompt {prompt!r} has no embedding in {cache.directory}; write it into a file "
+            f"and add it: python -m imagen_jax embed prompts:FILE {cache.directory} --stage "
+            f"{stages[0].origin}"
+        )
+
+    def read(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        found = cache(captions)
+        return found["text"].astype(np.float32), found["mask"]
+
+    embedded, null = read(prompts), read([""])
+    return [
+        PromptEmbeddings(
+            *embedded, null if stage.config.text_encoder.null == "empty" else None,
+            cache.metadata.encoder_sha256,
+        )
+        for stage in stages
+    ]  # fmt: skip
 
 
 def _reading(config: StageConfig) -> tuple:

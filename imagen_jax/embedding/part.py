@@ -1,6 +1,7 @@
 """A part of the embeddings while it is made. What is finished of it outlives a kill.
 
-    PART/plan.json, encoder             what is to be done, and the fingerprint of the encoder
+    PART/plan.json                      what is to be done
+    PART/encoder, encoder_sha256        fingerprint and digest of the encoder
     PART/lists/00000.safetensors ...    captions of some records
     PART/high.u64, low.u64, row.u32     the index; then sizes.json
     PART/00000-of-00003.array_record    the shards
@@ -152,6 +153,15 @@ class UnfinishedPart:
         if writes:
             write_text(path, fingerprint)
 
+    def keep_digest(self, digest: str) -> None:
+        write_text(self.directory / "encoder_sha256", digest)
+
+    def encoder_sha256(self) -> str:
+        """Of the encoder of this part and those before it; once a shard is written."""
+        if self.known is not None:
+            return self.known.metadata.encoder_sha256
+        return (self.directory / "encoder_sha256").read_text()
+
     def write_shard(
         self, number: int, lists: CaptionLists, encoder: CaptionEncoder, on_caption: Callable
     ) -> None:
@@ -177,7 +187,7 @@ class UnfinishedPart:
     def tidy(self) -> None:
         """Removes what only the work on the part needed."""
         shutil.rmtree(self.directory / "lists", ignore_errors=True)
-        for name in ("plan.json", "encoder", "sizes.json"):
+        for name in ("plan.json", "encoder", "encoder_sha256", "sizes.json"):
             (self.directory / name).unlink(missing_ok=True)
 
 

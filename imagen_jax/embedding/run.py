@@ -27,6 +27,7 @@ from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.cache_format import METADATA, Encoding, Metadata, Part, Plan, part_directory
 from imagen_jax.text.tokenizer import Tokenizer
 from imagen_jax.training.checkpoint import package_versions
+from imagen_jax.weights.tensors import digest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,10 +157,12 @@ def _write_shards(part: UnfinishedPart, lists: CaptionLists, work: Work) -> None
         return
     _check_room(part, len(todo) / len(mine))
     mesh = make_mesh(MeshConfig(), jax.local_devices())
+    params = work.encoder.load(mesh)
+    if distributed.leads() and part.known is None:
+        part.keep_digest(digest(params))
     encoder = CaptionEncoder(
-        work.config, work.encoder.load(mesh), mesh, padded=part.plan.encoding.padded,
-        batch_tokens=work.batch_tokens,
-    )  # fmt: skip
+        work.config, params, mesh, padded=part.plan.encoding.padded, batch_tokens=work.batch_tokens
+    )
     captions = sum(in_shards[number] for number in todo)
     done = sum(in_shards[number] for number in mine) - captions
     started = time.monotonic()
@@ -190,6 +193,7 @@ def _finish(part: UnfinishedPart, out: Path, encoder: str, source: str) -> None:
     metadata = Metadata(
         encoding=part.plan.encoding,
         encoder=encoder,
+        encoder_sha256=part.encoder_sha256(),
         source=source,
         parts=(
             *(known.metadata.parts if known else ()),

@@ -65,6 +65,12 @@ class EmbeddingCache:
         text = np.zeros((len(captions), encoding.max_length, encoding.t5.d_model), BFLOAT16)
         mask = np.zeros(text.shape[:2], bool)
         for row, place in enumerate(self._places(captions)):
+            if place is None:
+                raise UsageError(
+                    f"The caption {captions[row]!r} has no embedding in {self.directory}; `python "
+                    f"-m imagen_jax embed DATASET {self.directory} --stage STAGE` adds those of a "
+                    "data set."
+                )
             embedding, tokens = self._read(*place)
             text[row, : len(embedding)] = embedding
             mask[row, :tokens] = True
@@ -79,8 +85,13 @@ class EmbeddingCache:
             known |= index.find(high, low) >= 0
         return known
 
-    def _places(self, captions: Sequence[str]) -> list[tuple[int, int]]:
-        """Part and place in its index of each caption."""
+    def missing(self, captions: Sequence[str]) -> list[str]:
+        """Those without an embedding."""
+        places = zip(captions, self._places(captions), strict=True)
+        return [caption for caption, place in places if place is None]
+
+    def _places(self, captions: Sequence[str]) -> list[tuple[int, int] | None]:
+        """Part and place in its index of each caption, None where it has none."""
         lowercase = self.metadata.encoding.lowercase
         high, low = halves([hash_of(as_read(caption, lowercase)) for caption in captions])
         places: list[tuple[int, int] | None] = [None] * len(captions)
@@ -88,12 +99,6 @@ class EmbeddingCache:
             for row, place in enumerate(index.find(high, low)):
                 if place >= 0:
                     places[row] = (number, int(place))
-        for caption, place in zip(captions, places, strict=True):
-            if place is None:
-                raise UsageError(
-                    f"The caption {caption!r} has no embedding in {self.directory}; `python -m "
-                    f"imagen_jax embed prompts:FILE {self.directory}` adds the lines of a file."
-                )
         return places
 
     def _read(self, number: int, place: int) -> tuple[Shaped[np.ndarray, "rows width"], int]:

@@ -127,7 +127,8 @@ class Metadata(Checked):
     """Of a whole directory.
 
     Attributes:
-        encoder: fingerprint of the encoder's weights.
+        encoder: fingerprint of the encoder's weights, `weights.tensors.fingerprint`.
+        encoder_sha256: of all of them, as `weights.tensors.digest`.
         source: where the weights were read from.
         versions: of the packages that a result depends on.
     """
@@ -135,6 +136,7 @@ class Metadata(Checked):
     format: str = FORMAT
     encoding: Encoding
     encoder: str
+    encoder_sha256: str
     source: str
     parts: tuple[Part, ...]
     versions: dict[str, str]

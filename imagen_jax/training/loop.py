@@ -18,6 +18,7 @@ from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath
 from imagen_jax.loading import (
+    keep_account_of_embeddings,
     keep_frozen_encoder,
     load_frozen_encoder,
     load_stage,
@@ -26,6 +27,7 @@ from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.parallel.feed import DeviceFeed
 from imagen_jax.stage import Params, build_networks
+from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.training.captions import load_caption_reader
 from imagen_jax.training.checkpoint import Checkpoints, claim_directory
 from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
@@ -140,6 +142,8 @@ def run(
     claim_directory(workdir, config)
     if frozen:
         keep_frozen_encoder(config, frozen["text_encoder"], workdir)
+    if isinstance(read, EmbeddingCache):
+        keep_account_of_embeddings(read.metadata, workdir)
     checkpoints = Checkpoints(workdir, keep=config.training.keep_checkpoints)
     try:
         if checkpoints.latest_step() is not None:

@@ -193,4 +193,4 @@ def test_a_caption_without_an_embedding_is_named(cache, embedded):
     with pytest.raises(UsageError) as error:
         cache(["a red apple", "a blue rocket"])
     assert "'a blue rocket' has no embedding" in str(error.value)
-    assert f"imagen_jax embed prompts:FILE {embedded[0]}" in str(error.value)
+    assert f"`python -m imagen_jax embed DATASET {embedded[0]}" in str(error.value)
