@@ -187,7 +187,7 @@ def _train(
             with profiler.step(step, state):
                 state, metrics = trainer.step(state, frozen, next(feed), key)
             if step < training.num_steps:
-                with reporter.waiting():
+                with reporter.waiting(metrics["loss"]):
                     feed.fetch()
             reporter.step_started(step, metrics)
             if is_due(training.checkpoint_every):

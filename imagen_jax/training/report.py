@@ -66,9 +66,12 @@ class Reporter:
         if self._board is not None:
             self._board.close()
 
-    def waiting(self) -> contextlib.AbstractContextManager[None]:
-        """Round what waits for data: its share of the time is `data_wait`."""
-        return self._stopwatch.waiting()
+    def waiting(self, running: jax.Array) -> contextlib.AbstractContextManager[None]:
+        """Round what reads the next batch while a step computes `running`.
+
+        The share of the time that the devices wait for it is `data_wait`.
+        """
+        return self._stopwatch.waiting(running)
 
     def step_started(self, step: int, metrics: Metrics) -> None:
         """Reads the metrics of the step before, and keeps these.

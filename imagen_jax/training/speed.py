@@ -65,11 +65,15 @@ class Stopwatch:
         self._waited = self._paused = 0.0
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """For data."""
+    def waiting(self, running: jax.Array) -> Iterator[None]:
+        """For data, while the step that computes `running` does.
+
+        Data that are there before the step ends nobody waited for; else all of the time counts.
+        """
         began = time.monotonic()
         yield
-        self._waited += time.monotonic() - began
+        if running.is_ready():
+            self._waited += time.monotonic() - began
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Rates of steps, without what is paused; memory where a device says it."""
 
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,13 @@ def clock(monkeypatch):
     return clock
 
 
+def step(*, ended: bool):
+    return mock.Mock(spec=jax.Array, is_ready=lambda: ended)
+
+
 def take_steps(clock, stopwatch, count, *, computing=1.5, waiting=0.5):
     for _ in range(count):
-        with stopwatch.waiting():
+        with stopwatch.waiting(step(ended=True)):
             clock.now += waiting
         clock.now += computing
         stopwatch.step_ended()
@@ -45,6 +50,16 @@ def test_rates_are_those_of_the_steps_after_the_first(clock):
             "model_flops_per_second_per_chip": 10**12,
             "data_wait": 0.25,
         }
+
+
+def test_data_that_come_before_the_step_ends_were_not_waited_for(clock):
+    stopwatch = Stopwatch()
+    for ended in (True, False, True, False, False):
+        with stopwatch.waiting(step(ended=ended)):
+            clock.now += 0.5
+        clock.now += 0.5
+        stopwatch.step_ended()
+    assert stopwatch.lap(WORK)["data_wait"] == 0.5 / 4  # The first step only starts the clock.
 
 
 def test_what_is_paused_belongs_to_no_step(clock):
