@@ -197,6 +197,13 @@ def test_slices_are_told_apart():
     assert [device.slice_index for device in devices] == [0] * 4 + [1] * 4
 
 
+@needs_libtpu
+def test_the_step_is_compiled_for_several_slices(tiny_train):
+    result = tiny_train(*POD, "--num-slices", "2")
+    assert (result.code, result.err) == (0, ""), result
+    assert "compiled for 2 x v5e:2x2 (8 chips)" in result.out
+
+
 @pytest.mark.parametrize("stage", [tiny.stage, tiny.super_resolution])
 @pytest.mark.parametrize("crop", [None, 8])
 def test_the_abstract_batch_is_what_the_pipeline_feeds(stage, crop, tmp_path):
