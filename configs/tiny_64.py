@@ -2,8 +2,9 @@
 
     python train.py tiny_64 --workdir runs/tiny
 
-On two cores shared with other work (2026-11-23) it took three minutes, a stop and a resume
-included; the loss fell from 0.27 (step 20) to 0.07.
+On two cores shared with much other work (2026-11-24) it took 13 minutes, 2.5 of them of CPU time.
+The loss, a mean over 20 steps, fell from 0.46 to 0.086; on held-out pictures (EMA) from 0.129 at
+step 100 to 0.089.
 """
 
 import dataclasses

@@ -16,7 +16,7 @@ from imagen_jax.files import AnyPath
 from imagen_jax.training.metrics_file import Line, read_metrics
 
 _WINDOW = 10
-"""Logged steps in the running mean."""
+"""Logged steps in the running mean of a long run; of a short one, an eighth of it."""
 _END = 0.1
 """Share of a run, at its end, that the loss by time is taken from."""
 _COLUMNS = 3
@@ -63,7 +63,7 @@ def curve(lines: Sequence[Line], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def running_mean(values: np.ndarray) -> np.ndarray:
     """Of each value and its neighbours, `_WINDOW` together; fewer at the ends."""
-    window = np.ones(min(_WINDOW, len(values)))
+    window = np.ones(max(1, min(_WINDOW, len(values) // 8)))
     counts = np.convolve(np.ones_like(values), window, "same")
     return np.convolve(values, window, "same") / counts
 

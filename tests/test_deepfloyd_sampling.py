@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import lzma
 import shutil
 from pathlib import Path
 
@@ -10,19 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import tiny
 from PIL import Image
-from scripts import call, refused, sample, verbs
+from scripts import ROOT, call, refused, sample, verbs
 
 from imagen_jax.config import MeshConfig, SamplingConfig
 from imagen_jax.diffusion import process, samplers
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import load_stage, open_stage
+from imagen_jax.loading import load_config, load_stage, open_stage
+from imagen_jax.network_config import T5_PRESETS
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.prompts import embed_prompts
 from imagen_jax.sampling import make_image_sampler
 from imagen_jax.stage import build_networks
 from imagen_jax.training.loop import Trainer
-from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, licence
+from imagen_jax.weights.deepfloyd_config import read_unet_config
+from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, stage_config
+from imagen_jax.weights.hugging_face import licence
 
 GOLDEN = Path(__file__).parent / "golden" / "deepfloyd_if"
 PROMPTS = ["A red apple ", "two green dragons and a slice of pizza"]
@@ -79,6 +84,34 @@ def test_the_header_says_how_to_sample(converted):
     text = one.text_encoder
     assert (text.max_length, text.lowercase, text.null) == (77, True, "empty")
     assert Path(text.tokenizer) == (GOLDEN / "stage_1" / "tokenizer").absolute()
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("IF-I-M", "i_m"), ("IF-I-L", "i_l"), ("IF-I-XL", "i_xl"), ("IF-II-M", "ii_m"),
+     ("IF-II-L", "ii_l")],
+)  # fmt: skip
+def test_the_configs_without_weights_are_those_of_the_published_sizes(name, file, tmp_path):
+    """But for where the text encoder is, and the rounding of 1 / 0.7071."""
+    shapes = GOLDEN.with_name("deepfloyd_if_shapes.json.xz")
+    published = json.loads(lzma.decompress(shapes.read_bytes()))[name]["config"]
+    stage = GOLDEN / ("stage_2" if "-II-" in name else "stage_1")
+    shutil.copytree(stage, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(GOLDEN / "stage_1" / "tokenizer", tmp_path / "tokenizer", dirs_exist_ok=True)
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(published))
+    xxl = dataclasses.asdict(T5_PRESETS["xxl"])
+    (tmp_path / "text_encoder").mkdir(exist_ok=True)
+    (tmp_path / "text_encoder" / "config.json").write_text(
+        json.dumps(xxl | {"model_type": "t5", "feed_forward_proj": "gated-gelu"})
+    )
+    stored = read_unet_config(tmp_path / "unet" / "config.json")
+    wanted = stage_config(tmp_path, stored, tmp_path, "bfloat16")
+    config = load_config(ROOT / "configs" / "deepfloyd_if" / f"{file}.py")
+    places = {"tokenizer": "", "source": ""}
+    scale = {"residual_scale": 0.7071 if "-II-" in name else 1.0}
+    ours, theirs = (tiny.replace(c, text_encoder=places, unet=scale) for c in (config, wanted))
+    assert ours == theirs
+    assert config.unet.residual_scale == pytest.approx(wanted.unet.residual_scale, rel=1e-4)
 
 
 @pytest.mark.slow

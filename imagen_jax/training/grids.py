@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from imagen_jax.config import StageConfig
@@ -54,14 +55,13 @@ class SampleGrid:
         return grid(list(_rows(pictures)), captions, cell=2 * len(pictures[0])), {}
 
 
-def colour_drift(pictures: np.ndarray, low_res: np.ndarray) -> float:
+def colour_drift(
+    pictures: UInt8[np.ndarray, "batch height width 3"],
+    low_res: UInt8[np.ndarray, "batch low_height low_width 3"],
+) -> float:
     """How far the mean colours of pictures are from those of what they were made of.
 
     Mean |difference| over pictures and channels, in units of 0..255.
-
-    Args:
-        pictures: uint8 [B, H, W, 3].
-        low_res: uint8 [B, h, w, 3].
     """
     return float(np.abs(pictures.mean((1, 2)) - low_res.mean((1, 2))).mean())
 

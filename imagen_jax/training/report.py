@@ -20,6 +20,8 @@ from imagen_jax.training.metrics_file import MetricsFile
 from imagen_jax.training.speed import Stopwatch, Work, memory_use
 from imagen_jax.training.step import Metrics
 
+_LARGEST_SHOWN = 4096
+"""Pixels along the longer side of a picture in TensorBoard, which holds all of them."""
 Measured = float | int | list
 """A number, or numbers and None for equal parts of [0, 1]."""
 
@@ -133,12 +135,15 @@ class Reporter:
     def show(self, step: int, name: str, sheet: Image.Image, measured: Mapping[str, float]) -> None:
         """Writes a picture made after `step`, and what was measured of it.
 
-        The picture becomes WORKDIR/NAME/STEP.png and TensorBoard's NAME.
+        The picture becomes WORKDIR/NAME/STEP.png and, reduced if it is very large,
+        TensorBoard's NAME.
         """
         if self._board is None:
             return
         save_png(sheet, self._workdir / name / f"{step:08d}.png")
-        self._board.add_image(name, np.asarray(sheet.convert("RGB")), step, dataformats="HWC")
+        shown = sheet.convert("RGB")
+        shown.thumbnail((_LARGEST_SHOWN, _LARGEST_SHOWN))
+        self._board.add_image(name, np.asarray(shown), step, dataformats="HWC")
         if measured:
             self.write(step, measured)
 

@@ -82,6 +82,25 @@ def test_the_stages_of_a_cascade_are_compiled_and_reported(tmp_path):
 
 
 @needs_libtpu
+def test_the_text_encoders_of_a_cascade_are_compiled_on_prompts(tmp_path):
+    """Two stages that read prompts in the same way are one program, of a whole batch a chip."""
+    configs = {
+        "base": tiny.stage(),
+        "sr256": tiny.super_resolution(low_resolution=16, resolution=32),
+    }
+    flags = [f"--{name}={tmp_path / name}.safetensors" for name in configs]
+    for name, config in configs.items():
+        path = tmp_path / f"{name}.safetensors"
+        save_stage_file(path, config, tiny.random_params(config), "float32")
+    embed = ["--what", "embedding", "--batch-size", 2]
+    result = call(sample, *POD, *flags, *embed, "--json", tmp_path / "report.json")
+    assert (result.code, result.err) == (0, ""), result
+    (report,) = json.loads((tmp_path / "report.json").read_text())
+    assert (report["what"], report["batch_size"]) == ("text embedding", 4)
+    assert list(report["parameters"]) == ["text_encoder"]
+
+
+@needs_libtpu
 def test_what_does_not_fit_ends_with_code_1_and_the_compilers_sentence(tiny_train):
     huge = ["--what", "embedding", "--text-encoder.t5.d-ff", "2000000000"]
     result = tiny_train(*POD, *huge)
@@ -176,6 +195,13 @@ def test_every_small_topology_that_is_listed_exists(name):
 def test_slices_are_told_apart():
     devices = topology.slice_devices("v5e:2x2", num_slices=2)
     assert [device.slice_index for device in devices] == [0] * 4 + [1] * 4
+
+
+@needs_libtpu
+def test_the_step_is_compiled_for_several_slices(tiny_train):
+    result = tiny_train(*POD, "--num-slices", "2")
+    assert (result.code, result.err) == (0, ""), result
+    assert "compiled for 2 x v5e:2x2 (8 chips)" in result.out
 
 
 @pytest.mark.parametrize("stage", [tiny.stage, tiny.super_resolution])
