@@ -165,7 +165,7 @@ def file_stem(index: int, prompt: str, picture: int) -> str:
 def manifest(flags: Flags, steps: list, files: list[list[str]]) -> dict[str, Any]:
     """All that made the pictures: prompts, seed, stages with their settings, versions."""
     from imagen_jax.cascade import digest
-    from imagen_jax.training.checkpoint import package_versions
+    from imagen_jax.training.directory import package_versions
 
     count = flags.num_images
     pictures = [

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from imagen_jax.config import MeshConfig, StageConfig
+from imagen_jax.config import MeshConfig, StageConfig, Weights
 from imagen_jax.config_file import read_config_file
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath, to_path
@@ -14,8 +14,9 @@ from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh, parameter_shardings, place_parameters, to_host
 from imagen_jax.stage import Params, abstract_frozen_encoder
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
-from imagen_jax.training.checkpoint import is_training_directory, load_directory, read_config
-from imagen_jax.weights.stage_file import load_stage_file, read_stage_config
+from imagen_jax.training.checkpoint import load_directory
+from imagen_jax.training.directory import is_training_directory, read_config
+from imagen_jax.weights.stage_file import load_stage_file, read_stage_config, read_weights
 from imagen_jax.weights.t5_names import is_converted, load_t5
 from imagen_jax.weights.tensors import nest, read_tensors, write_tensors
 
@@ -24,30 +25,52 @@ _ENCODER_COPY = "text_encoder.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class LoadedStage:
-    """A trained stage with its text encoder; what was trained here are EMA weights."""
+    """A trained stage with its text encoder.
+
+    Attributes:
+        origin: where it was loaded from.
+        config: its own.
+        params: "unet" and "text_encoder".
+        weights: which parameters they are.
+    """
 
     origin: AnyPath
     config: StageConfig
     params: Params
+    weights: Weights = "ema"
 
 
-def load_stage(path: AnyPath) -> LoadedStage:
+def load_stage(
+    path: AnyPath, weights: Weights | None = None, *, with_encoder: bool = True
+) -> LoadedStage:
     """A stage from a training directory or an exported file.
 
+    Args:
+        path: of either.
+        weights: None takes the EMA of a training directory, and what a file holds.
+        with_encoder: an encoder that the stage does not train is loaded too.
+
     Raises:
-        UsageError: neither, damaged, or of another format.
+        UsageError: neither, damaged, of another format, or a file with the other weights.
     """
     if is_training_directory(path):
-        config, params = load_directory(path, make_mesh(MeshConfig()))
+        weights = weights or "ema"
+        config, params = load_directory(path, make_mesh(MeshConfig()), weights)
     elif path.is_file():
+        held = read_weights(path)
+        if weights not in (None, held):
+            raise UsageError(
+                f"{path} holds {held} weights and no others; {weights} were asked for."
+            )
+        weights = held
         config, params = load_stage_file(path)
     else:
         raise UsageError(f"{path} is neither a training directory nor an exported stage.")
-    if "text_encoder" not in params:
+    if "text_encoder" not in params and with_encoder:
         workdir = path if path.is_dir() else None
         encoder = load_frozen_encoder(config, workdir, make_mesh(MeshConfig()))
         params = {**params, "text_encoder": encoder}
-    return LoadedStage(path, config, params)
+    return LoadedStage(path, config, params, weights)
 
 
 def load_config(path: AnyPath) -> StageConfig:

@@ -19,7 +19,7 @@ from scripts import ROOT, blank_paint, call, cut, largest, refused, sample, trai
 
 from imagen_jax import cascade, shipped
 from imagen_jax.errors import UsageError, exit_on_usage_error
-from imagen_jax.training.checkpoint import claim_directory
+from imagen_jax.training.directory import claim_directory
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.tensors import read_metadata, read_tensors
 
@@ -120,6 +120,8 @@ def stages(exported, tmp_path):
         (["tiny_64", "--training.batch-size", "33", "--training.accumulation-steps", "2"],
          ["batch_size is 33", "divisible by", "2"]),
         (["tiny_64", "stray"], ["stray"]),
+        (["tiny_64", "--weights", "raw"], ["--weights raw", "--init-from"]),
+        (["tiny_64", "--weights", "best"], ["--weights", "best"]),
     ],
 )  # fmt: skip
 def test_train_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
@@ -312,12 +314,12 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-@pytest.mark.parametrize("item", ["state", "ema"])
-def test_training_stops_at_a_damaged_checkpoint(item, damage, tiny_train, run_copy, unharmed):
+@pytest.mark.parametrize("item", ["params", "opt_state", "about"])
+def test_training_stops_where_no_checkpoint_is_whole(item, damage, tiny_train, run_copy, unharmed):
     damage(run_copy / "checkpoints" / "2" / item)
     with unharmed:
         result = tiny_train("--workdir", run_copy, "--training.num-steps", "2")
-        refused(result, "checkpoints/2", "damaged or incomplete", "move it away")
+        refused(result, "checkpoints/2 is damaged or incomplete", "there is no other")
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -436,6 +438,10 @@ def test_a_conversion_that_fails_on_the_way_leaves_nothing(tmp_path, monkeypatch
         (["--data.source", "no_such_data_set"], ["'no_such_data_set'"]),
         (["--data.source", "captioned_emoji/core_65"], ["'captioned_emoji/core_65'"]),
         (["--data.crop", "32"], ["data.crop is 32", "16"]),
+        (["--optimizer.freeze", "unet.nothing.*"], ["'unet.nothing.*'", "fits no parameter"]),
+        (["--optimizer.freeze", "*"], ["optimizer.freeze", "nothing to train"]),
+        (["--allow-change", "colour"], ["--allow-change colour", "no such field"]),
+        (["--allow-change", "unet.embed-dim"], ["--allow-change unet.embed_dim", "stay as they"]),
     ],
 )  # fmt: skip
 def test_train_refuses_what_cannot_be_used(changes, says, tiny_train, tmp_path, monkeypatch):

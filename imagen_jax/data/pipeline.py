@@ -28,7 +28,7 @@ def make_dataset(
     *,
     batch_size: int,
     rows: Sequence[int] | None = None,
-    first_batch: int = 0,
+    first_picture: int = 0,
     seed: int,
 ) -> grain.IterDataset:
     """An endless data set of batches, or of one process's rows of them.
@@ -36,8 +36,9 @@ def make_dataset(
     A batch holds `image`, uint8 [B, S, S, 3], `token_ids`, int32 [B, L], `mask`, bool [B, L],
     and for a super-resolution stage `low_res`, uint8 [B, s, s, 3], where S is `data.crop` or
     the resolution and s = S / upscale. Row j of batch i (picture, crop and caption) depends
-    on `seed` and i * batch_size + j alone: not on who reads it, nor on where reading began. So
-    a run that goes on needs to know nothing but its step, on any number of processes.
+    on `seed` and first_picture + i * batch_size + j alone: not on who reads it, nor on where
+    reading began. So a run that goes on needs to know nothing but how many pictures it has
+    seen, on any number of processes and with any batch size.
 
     Args:
         source: of the records.
@@ -45,7 +46,7 @@ def make_dataset(
         tokenize: captions -> (token ids, mask).
         batch_size: pictures of a batch over all processes.
         rows: which of them this process reads; None for all.
-        first_batch: number of the first batch, from 0.
+        first_picture: of the first batch; the number of pictures that came before.
         seed: of the order, the captions and the crops.
 
     Raises:
@@ -60,24 +61,27 @@ def make_dataset(
     )
     rows = range(batch_size) if rows is None else rows
     # Picked last, so that no two processes drift apart or share random numbers.
-    picked = grain.MapDataset.source(_Rows(examples, batch_size, rows))
-    batches = picked.batch(len(rows), batch_fn=collate)[first_batch:]
+    picked = grain.MapDataset.source(_Rows(examples, first_picture, batch_size, rows))
+    batches = picked.batch(len(rows), batch_fn=collate)
     # In the caller's thread: tokenizers need be neither thread-safe nor sent to a process.
     return _prefetched(batches, config.data.num_workers).map(TokenizeCaptions(tokenize))
 
 
 class _Rows:
-    """Of every `batch_size` examples those at `rows`, one after another."""
+    """From `first` on, of every `batch_size` examples those at `rows`, one after another."""
 
-    def __init__(self, examples: grain.MapDataset, batch_size: int, rows: Sequence[int]):
-        self._examples, self._batch_size, self._rows = examples, batch_size, rows
+    def __init__(
+        self, examples: grain.MapDataset, first: int, batch_size: int, rows: Sequence[int]
+    ):
+        self._examples, self._first = examples, first
+        self._batch_size, self._rows = batch_size, rows
 
     def __len__(self) -> int:
-        return len(self._examples) // self._batch_size * len(self._rows)
+        return (len(self._examples) - self._first) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, object]:
         batch, place = divmod(index, len(self._rows))
-        return self._examples[batch * self._batch_size + self._rows[place]]
+        return self._examples[self._first + batch * self._batch_size + self._rows[place]]
 
 
 def _prefetched(batches: grain.MapDataset, num_workers: int) -> grain.IterDataset:

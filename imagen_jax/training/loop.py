@@ -4,12 +4,13 @@ One turn: read a batch, start the step, check the metrics of the step before (so
 device never waits for the host), then what is due: log, checkpoint, sample.
 """
 
+import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import jax
 
-from imagen_jax.config import StageConfig
+from imagen_jax.config import StageConfig, Weights
 from imagen_jax.data.pipeline import Batch, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.data.sources import open_source
@@ -18,7 +19,6 @@ from imagen_jax.files import AnyPath
 from imagen_jax.loading import (
     keep_frozen_encoder,
     load_frozen_encoder,
-    load_stage,
     load_stage_tokenizer,
 )
 from imagen_jax.parallel import distributed
@@ -26,11 +26,14 @@ from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pictures import save_png
 from imagen_jax.stage import Params, build_networks
 from imagen_jax.text.tokenizer import Tokenizer
-from imagen_jax.training.checkpoint import Checkpoints, claim_directory
+from imagen_jax.training.checkpoint import Checkpoints, has_checkpoint
+from imagen_jax.training.directory import claim_directory
 from imagen_jax.training.grids import SampleGrid
 from imagen_jax.training.metrics import Reporter, check_finite
 from imagen_jax.training.optim import make_optimizer
-from imagen_jax.training.step import TrainState, init_state, train_step
+from imagen_jax.training.preemption import Preemption, say_stopped
+from imagen_jax.training.start import Start, abstract_state, from_checkpoint, from_stage
+from imagen_jax.training.step import TrainState, first_state, init_state, train_step
 
 
 class Trainer:
@@ -46,12 +49,13 @@ class Trainer:
         gather = functools.partial(meshes.gather_parameters, mesh=mesh)
         self.networks = build_networks(config, gather)
         optimizer = make_optimizer(config.optimizer)
-        init = functools.partial(init_state, config, optimizer)
-        abstract = jax.eval_shape(init, jax.random.key(0))
-        self.shardings: TrainState = meshes.parameter_shardings(abstract, mesh)
-        self.abstract_state: TrainState = meshes.with_shardings(abstract, self.shardings)
+        self.abstract_state = abstract_state(config, mesh)
+        self.shardings: TrainState = jax.tree.map(lambda x: x.sharding, self.abstract_state)
         # Each device makes its own shards: no device ever holds the whole model.
+        init = functools.partial(init_state, config, optimizer)
         self.init = jax.jit(init, out_shardings=self.shardings)
+        start = functools.partial(first_state, optimizer)
+        self.start_from = jax.jit(start, out_shardings=self.shardings, donate_argnums=0)
         self.step = jax.jit(
             functools.partial(train_step, config, self.networks, optimizer, self.shardings),
             out_shardings=(self.shardings, meshes.replicated(mesh)),
@@ -64,25 +68,6 @@ class Trainer:
             return {}
         return {"text_encoder": load_frozen_encoder(self.config, workdir, self.mesh)}
 
-    def init_from(self, stage: AnyPath, key: jax.Array) -> TrainState:
-        """A first state whose parameters are those (EMA) of a trained stage."""
-        wanted = self.abstract_state.params
-        loaded = load_stage(stage).params
-        loaded = {name: loaded[name] for name in wanted}
-        if jax.tree.structure(loaded) != jax.tree.structure(wanted):
-            raise UsageError(f"--init-from {stage} is a network of another structure.")
-        for (path, ours), theirs in zip(
-            jax.tree.leaves_with_path(wanted), jax.tree.leaves(loaded), strict=True
-        ):
-            if ours.shape != theirs.shape:
-                raise UsageError(
-                    f"--init-from {stage}: {jax.tree_util.keystr(path)} has shape "
-                    f"{theirs.shape}; this config has {ours.shape}."
-                )
-        params = meshes.place_parameters(loaded, self.shardings.params)
-        copy = jax.tree.map(lambda x: x.copy(), params)
-        return self.init(key).replace(params=params, ema=copy)
-
 
 def _check_trainable(config: StageConfig) -> None:
     if config.unet.predicts_variance or config.text_encoder.null == "empty":
@@ -92,78 +77,94 @@ def _check_trainable(config: StageConfig) -> None:
         )
 
 
-def run(config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None) -> None:
+def run(
+    config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None,
+    weights: Weights | None = None, allow_change: Collection[str] = (),
+) -> None:  # fmt: skip
     """Trains a stage until `training.num_steps`, going on from the newest checkpoint if any.
+
+    SIGTERM ends the run early, with a checkpoint.
 
     Args:
         config: of the stage.
         workdir: training directory; made if it does not exist.
         init_from: a trained stage whose weights a new run starts from.
+        weights: which of them, as `loading.load_stage` takes it.
+        allow_change: fields of the config that may differ from those of the run so far.
 
     Raises:
         UsageError: a workdir of another config, data or an encoder that cannot be read, sizes
             that do not divide, or a metric that is not finite.
     """
-    trainer = Trainer(config, meshes.make_mesh(config.mesh))
-    tokenizer = load_stage_tokenizer(config)
-    frozen = trainer.load_frozen(workdir)
-    with distributed.leader_first("opened the data"):  # It may have to be built.
-        source = open_source(config.data, config.low_resolution)
-    seed_key, init_key = jax.random.split(jax.random.key(config.training.seed))
-    fresh = trainer.init_from(init_from, init_key) if init_from else None
-    claim_directory(workdir, config)
-    if frozen:
-        keep_frozen_encoder(config, frozen["text_encoder"], workdir)
-    checkpoints = Checkpoints(workdir, keep=config.training.keep_checkpoints)
-    try:
-        if checkpoints.latest_step() is not None:
-            state = checkpoints.restore(trainer.abstract_state)
-        else:
-            state = fresh or trainer.init(init_key)
-        del fresh
-        grid = (
-            SampleGrid(config, trainer.networks, tokenizer, source, meshes.replicated(trainer.mesh))
-            if config.training.sample_every
-            else None
-        )
-        reader = open_reader(trainer, source, tokenizer, first_batch=int(state.step))
-        _train(trainer, state, frozen, reader, seed_key, checkpoints, grid, workdir)
-    finally:
-        checkpoints.close()
+    with Preemption() as preemption:
+        trainer = Trainer(config, meshes.make_mesh(config.mesh))
+        tokenizer = load_stage_tokenizer(config)
+        frozen = trainer.load_frozen(workdir)
+        with distributed.leader_first("opened the data"):  # It may have to be built.
+            source = open_source(config.data, config.low_resolution)
+        params = None
+        if init_from is not None and not has_checkpoint(workdir):
+            params = from_stage(config, trainer.abstract_state.params, init_from, weights)
+        claim_directory(workdir, config, allow_change)
+        if frozen:
+            keep_frozen_encoder(config, frozen["text_encoder"], workdir)
+        seed_key, init_key = jax.random.split(jax.random.key(config.training.seed))
+        with contextlib.closing(Checkpoints(workdir, config.training.keep_checkpoints)) as saved:
+            start = _start(trainer, saved, params, init_key)
+            grid = None
+            if config.training.sample_every:
+                replicated = meshes.replicated(trainer.mesh)
+                grid = SampleGrid(config, trainer.networks, tokenizer, source, replicated)
+            reader = open_reader(trainer, source, tokenizer, first_picture=start.pictures)
+            last = _train(
+                trainer, start, frozen, reader, seed_key, saved, grid, workdir, preemption
+            )
+        if last < config.training.num_steps and distributed.leads():
+            say_stopped(last)
+
+
+def _start(
+    trainer: Trainer, checkpoints: Checkpoints, params: Params | None, key: jax.Array
+) -> Start:
+    """`params`: what a run without a checkpoint starts from; None draws them."""
+    if checkpoints.steps():
+        return from_checkpoint(checkpoints, trainer.config, trainer.mesh, trainer.abstract_state)
+    return Start(trainer.init(key) if params is None else trainer.start_from(params))
 
 
 def _train(
-    trainer: Trainer, state: TrainState, frozen: Params, reader: Iterator[Batch], key: jax.Array,
-    checkpoints: Checkpoints, grid: SampleGrid | None, workdir: AnyPath,
-) -> None:  # fmt: skip
-    """The loop itself."""
+    trainer: Trainer, start: Start, frozen: Params, reader: Iterator[Batch], key: jax.Array,
+    checkpoints: Checkpoints, grid: SampleGrid | None, workdir: AnyPath, preemption: Preemption,
+) -> int:  # fmt: skip
+    """The loop itself; returns the last step."""
     training = trainer.config.training
-    step = int(state.step)
+    state, pictures, step = start.state, start.pictures, int(start.state.step)
     with Reporter(workdir, step, training, writes=distributed.leads()) as reporter:
-        pending = None
-        while step < training.num_steps:
+        pending, stopping = None, preemption.reached(step)
+        while step < training.num_steps and not stopping:
             batch = meshes.global_batch(next(reader), trainer.mesh)
             state, metrics = trainer.step(state, frozen, batch, key)
-            step += 1
+            step, pictures = step + 1, pictures + training.batch_size
             if pending is not None:
                 reporter.report(*pending)
             pending = (step, metrics)
-            last = step == training.num_steps
-            if last or step % training.checkpoint_every == 0:
+            last, stopping = step == training.num_steps, preemption.reached(step)
+            if last or stopping or step % training.checkpoint_every == 0:
                 check_finite(step, metrics)
-                checkpoints.save(state)
-            if grid is not None and (last or step % training.sample_every == 0):
+                checkpoints.save(state, trainer.config, pictures)
+            if grid is not None and (last or step % training.sample_every == 0) and not stopping:
                 picture = grid(state.ema | frozen)
                 if distributed.leads():
                     save_png(picture, workdir / "samples" / f"{step:08d}.png")
         if pending is not None:
             reporter.report(*pending)
+    return step
 
 
 def open_reader(
-    trainer: Trainer, source: Source, tokenizer: Tokenizer, *, first_batch: int
+    trainer: Trainer, source: Source, tokenizer: Tokenizer, *, first_picture: int
 ) -> Iterator[Batch]:
-    """This process's share of the batches from `first_batch` on, without end."""
+    """This process's share of the batches from `first_picture` on, without end."""
     config, batch_size = trainer.config, trainer.config.training.batch_size
     dataset = make_dataset(
         source,
@@ -171,7 +172,7 @@ def open_reader(
         functools.partial(tokenizer, max_length=config.text_encoder.max_length),
         batch_size=batch_size,
         rows=meshes.local_rows(batch_size, trainer.mesh),
-        first_batch=first_batch,
+        first_picture=first_picture,
         seed=config.training.seed,
     )
     return iter(dataset)

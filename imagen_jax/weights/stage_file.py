@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
 import jax
 
 from imagen_jax import config_json
-from imagen_jax.config import FOLDER_PREFIX, Dtype, StageConfig
+from imagen_jax.config import FOLDER_PREFIX, Dtype, StageConfig, Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath
 from imagen_jax.stage import Params, init_params, init_text_encoder
@@ -15,8 +16,10 @@ from imagen_jax.weights.tensors import nest, read_metadata, read_tensors, write_
 _FORMAT = "imagen-jax stage 1"
 
 
-def save_stage_file(path: AnyPath, config: StageConfig, params: Params, dtype: Dtype) -> None:
-    """Writes "unet" and, if it is in `params`, "text_encoder".
+def save_stage_file(
+    path: AnyPath, config: StageConfig, params: Params, dtype: Dtype, weights: Weights = "ema"
+) -> None:
+    """Writes "unet" and, if it is in `params`, "text_encoder"; the header says which `weights`.
 
     Paths of this machine stay out of the header: where the data lies, and where an encoder
     was read that now is in the file. A tokenizer's directory stays, for it is still needed.
@@ -29,7 +32,8 @@ def save_stage_file(path: AnyPath, config: StageConfig, params: Params, dtype: D
     if "text_encoder" in params:
         encoder = dataclasses.replace(config.text_encoder, source="")
         config = dataclasses.replace(config, text_encoder=encoder)
-    write_tensors(path, params, dtype, {"format": _FORMAT, "config": config_json.to_json(config)})
+    metadata = {"format": _FORMAT, "config": config_json.to_json(config), "weights": weights}
+    write_tensors(path, params, dtype, metadata)
 
 
 def load_stage_file(path: AnyPath) -> tuple[StageConfig, Params]:
@@ -50,13 +54,29 @@ def read_stage_config(path: AnyPath) -> StageConfig:
     Raises:
         UsageError: no such file, cut short, or of another format.
     """
+    return config_json.from_json(_read_header(path).get("config", ""), f"{path} (header)")
+
+
+def read_weights(path: AnyPath) -> Weights:
+    """Which weights a file holds. Files of the first versions do not say it: they hold the EMA.
+
+    Raises:
+        UsageError: as `read_stage_config`, or it says anything else.
+    """
+    weights = _read_header(path).get("weights", "ema")
+    if weights not in get_args(Weights):
+        raise UsageError(f"{path} holds {weights!r} weights; its header must say ema or raw.")
+    return weights
+
+
+def _read_header(path: AnyPath) -> dict[str, str]:
     metadata = read_metadata(path)
     if metadata.get("format") != _FORMAT:
         raise UsageError(
             f"{path} is not an exported stage: its header says format "
             f"{metadata.get('format')!r}, not {_FORMAT!r}."
         )
-    return config_json.from_json(metadata.get("config", ""), f"{path} (header)")
+    return metadata
 
 
 def _abstract(config: StageConfig, holds_encoder: bool) -> Params:

@@ -184,7 +184,7 @@ def test_the_abstract_batch_is_what_the_pipeline_feeds(stage, crop, tmp_path):
     config = stage(data=data)
     source = open_source(config.data, config.low_resolution)
     trainer = Trainer(config, make_mesh(MeshConfig()))
-    batch = next(open_reader(trainer, source, load_tokenizer("captions"), first_batch=0))
+    batch = next(open_reader(trainer, source, load_tokenizer("captions"), first_picture=0))
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)  # noqa: E731
     assert shapes(dict(batch)) == shapes(calls.abstract_batch(config, 8))
 
