@@ -15,6 +15,7 @@ from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.rules import require_positive
 
 _SUFFIX = ".safetensors"
+_STAGE = "stage"
 
 
 def _require_suffix(out: Path, suffix: str) -> None:
@@ -174,7 +175,7 @@ class Embed:
 
     dataset: Annotated[Positional[str], arg(metavar="DATASET")]
     """As data.source of train.py; or prompts:FILE, a text file with one prompt a line; or `stage`
-    for all that the stage's own config reads, a mixture too."""
+    for what the stage's config is trained on and judged by, a mixture too."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Directory for the embeddings. To one that holds some already captions are added."""
     stage: str
@@ -185,7 +186,7 @@ class Embed:
     """Tokens that captions are cut to, if not what the stage has; text_encoder.max_length of the
     training must be the same."""
     split: str = ""
-    """Of a tfds data set, if not the stage's data.split."""
+    """Of DATASET, if that is a tfds data set and it is not the stage's data.split."""
     data_dir: str = ""
     """Where tfds keeps prepared data, if not in the stage's data.data_dir."""
     captions_per_shard: int = 2**14
@@ -211,11 +212,12 @@ class Embed:
         if not self.size_only:
             own = not self.text_encoder.source
             encoder = open_encoder(path) if own else open_frozen_encoder(config, None)
-        work = Work(
-            config=config, encoder=encoder, captions_per_shard=self.captions_per_shard,
-            batch_tokens=self.batch_tokens,
-        )  # fmt: skip
-        embed(work, self.out)
+        for data in self._data(config):
+            work = Work(
+                config=config, data=data, encoder=encoder, batch_tokens=self.batch_tokens,
+                captions_per_shard=self.captions_per_shard,
+            )  # fmt: skip
+            embed(work, self.out)
 
     def _check(self) -> None:
         least = {"captions_per_shard": 1, "batch_tokens": 1, "max_length": 2}
@@ -226,21 +228,22 @@ class Embed:
                 raise UsageError(f"--{flag} is {value}; it must be at least {at_least}.")
 
     def _with_flags(self, config: StageConfig) -> StageConfig:
-        """The stage's config, but for what flags say."""
+        """The stage's config with the text encoder that flags name."""
         flags = {
             "source": self.text_encoder.source, "tokenizer": self.text_encoder.tokenizer,
             "max_length": self.max_length,
         }  # fmt: skip
-        encoder = {name: value for name, value in flags.items() if value}
-        data = {"split": self.split, "data_dir": self.data_dir}
-        data = {name: value for name, value in data.items() if value}
-        if self.dataset != "stage":
-            data |= {"source": self.dataset, "mixture": ()}
-        return dataclasses.replace(
-            config,
-            text_encoder=dataclasses.replace(config.text_encoder, train=False, **encoder),
-            data=dataclasses.replace(config.data, **data),
-        )
+        changes = {name: value for name, value in flags.items() if value}
+        encoder = dataclasses.replace(config.text_encoder, train=False, **changes)
+        return dataclasses.replace(config, text_encoder=encoder)
+
+    def _data(self, config: StageConfig) -> list[DataConfig]:
+        """DATASET, or what the stage is trained on and judged by."""
+        if self.dataset == _STAGE:
+            return [config.data, *([config.data.held_out()] if config.training.eval_every else [])]
+        flags = {"split": self.split, "data_dir": self.data_dir}
+        changes = {name: value for name, value in flags.items() if value}
+        return [dataclasses.replace(config.data, source=self.dataset, mixture=(), **changes)]
 
 
 def main() -> None:

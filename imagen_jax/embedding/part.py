@@ -184,11 +184,12 @@ class UnfinishedPart:
         except (RuntimeError, OSError):
             return False
 
-    def tidy(self) -> None:
-        """Removes what only the work on the part needed."""
-        shutil.rmtree(self.directory / "lists", ignore_errors=True)
-        for name in ("plan.json", "encoder", "encoder_sha256", "sizes.json"):
-            (self.directory / name).unlink(missing_ok=True)
+
+def tidy(part: Path) -> None:
+    """Removes what only the work on a part needed."""
+    shutil.rmtree(part / "lists", ignore_errors=True)
+    for name in ("plan.json", "encoder", "encoder_sha256", "sizes.json"):
+        (part / name).unlink(missing_ok=True)
 
 
 def _order(captions: Captions) -> Integer[np.ndarray, " captions"]:

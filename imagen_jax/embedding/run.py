@@ -16,7 +16,7 @@ from imagen_jax import config_json
 from imagen_jax.config import DataConfig, MeshConfig, StageConfig
 from imagen_jax.embedding.captions import CaptionLists, CaptionSource, open_captions
 from imagen_jax.embedding.encoder import CaptionEncoder
-from imagen_jax.embedding.part import UnfinishedPart
+from imagen_jax.embedding.part import UnfinishedPart, tidy
 from imagen_jax.embedding.report import describe, name_of, show, size_in_bytes
 from imagen_jax.errors import UsageError
 from imagen_jax.files import check_writable, write_text
@@ -35,13 +35,15 @@ class Work:
     """What is embedded, with what, and how.
 
     Attributes:
-        config: of a stage; its `data` are read as its `text_encoder` says, for its U-Net.
+        config: of a stage, whose text encoder reads the captions for its U-Net.
+        data: where the captions are.
         encoder: the weights; None to find out sizes only.
         captions_per_shard: about so many; what a kill undoes at most.
         batch_tokens: that a device embeds at once, padding among them.
     """
 
     config: StageConfig
+    data: DataConfig
     encoder: StoredNetwork | None
     captions_per_shard: int
     batch_tokens: int
@@ -66,7 +68,7 @@ def embed(work: Work, out: Path) -> None:
     tokenizer = load_stage_tokenizer(work.config)
     encoding = known.metadata.encoding if known else _encoding(work.config, tokenizer)
     with distributed.leader_first("opened the data"):  # It may have to be built.
-        source = open_captions(work.config.data)
+        source = open_captions(work.data)
     plan = _plan(work, encoding, len(source))
     parts = known.metadata.parts if known else ()
     if any(part.plan == plan for part in parts):
@@ -93,6 +95,9 @@ def _open_known(config: StageConfig, out: Path) -> EmbeddingCache | None:
     if (out / METADATA).is_file():
         known = EmbeddingCache(out)
         known.check(config)
+        if distributed.leads():  # A kill may have left something behind.
+            for number in range(len(known.metadata.parts)):
+                tidy(part_directory(out, number))
         return known
     if out.is_dir() and any(out.iterdir()) and not part_directory(out, 0).is_dir():
         raise UsageError(f"OUT is {out}, which holds something else; name a new directory.")
@@ -110,7 +115,7 @@ def _encoding(config: StageConfig, tokenizer: Tokenizer) -> Encoding:
 
 def _plan(work: Work, encoding: Encoding, records: int) -> Plan:
     matters = ("source", "mixture", "filters", "split", "data_dir")
-    data = DataConfig(**{name: getattr(work.config.data, name) for name in matters})
+    data = DataConfig(**{name: getattr(work.data, name) for name in matters})
     return Plan(
         encoding=encoding, data=data, records=records,
         prompts=work.config.training.sample_prompts,
@@ -170,7 +175,9 @@ def _write_shards(part: UnfinishedPart, lists: CaptionLists, work: Work) -> None
         for number in todo:
             part.write_shard(number, lists, encoder, bar.update)
     seconds = max(time.monotonic() - started, 1e-9)
-    _say(f"{captions:,} captions in {seconds:.1f} s: {captions / seconds:,.1f} captions per second")
+    where = " in this process" if jax.process_count() > 1 else ""
+    rate = f"{captions / seconds:,.1f} captions per second"
+    _say(f"{captions:,} captions in {seconds:.1f} s{where}: {rate}")
 
 
 def _check_room(part: UnfinishedPart, share: int | float) -> None:
@@ -202,7 +209,7 @@ def _finish(part: UnfinishedPart, out: Path, encoder: str, source: str) -> None:
         versions=package_versions(),
     )
     write_text(out / METADATA, config_json.to_json(metadata))
-    part.tidy()
+    tidy(part.directory)
     print(
         f"{part.directory}: {sizes.distinct:,} captions, {show(shard_bytes)}, "
         f"{shard_bytes / sizes.distinct:,.0f} bytes a caption"

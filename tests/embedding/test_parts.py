@@ -97,7 +97,10 @@ def test_the_index_takes_20_bytes_a_caption(made, encoder, tmp_path):
 
 
 def test_a_second_time_nothing_is_done(made, out, encoder):
+    """But that what a kill left behind at the very end goes away."""
     before, calls = tree(out), encoder.calls
+    (out / "00000" / "lists").mkdir()
+    (out / "00000" / "plan.json").write_text("{}")
     result = made.embed(out, "--captions-per-shard", 3)
     assert result.code == 0 and "already" in result.out
     assert tree(out) == before and encoder.calls == calls
@@ -126,11 +129,14 @@ def test_what_is_added_is_a_part_of_what_is_new(made, out, encoder, tmp_path):
 
 
 def test_a_mixture_is_embedded_without_its_broken_records(made, encoder, tmp_path):
-    """All that the stage's own config reads."""
+    """All that the stage's own config reads, and what it is judged by."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a held-out picture")
     records = [msgpack.packb({"image": b"", "captions": ["a kite", "pizza"]}), b"none"]
     write_file(tmp_path / "packed" / "0.arrayrecord", iter(records))
     mixture = (f"0.5*arrayrecord:{tmp_path / 'packed'}", f"2*folder:{made.folder}")
-    config = tiny.stage(data={"source": "folder:nowhere", "mixture": mixture})
+    data = {"source": "folder:nowhere", "mixture": mixture, "eval_source": f"prompts:{prompts}"}
+    config = tiny.stage(data=data, training={"eval_every": 1})
     workdir, out = tmp_path / "run", tmp_path / "out"
     (workdir / "checkpoints").mkdir(parents=True)
     (workdir / "config.json").write_text(config_json.to_json(config))
@@ -141,7 +147,8 @@ def test_a_mixture_is_embedded_without_its_broken_records(made, encoder, tmp_pat
         f"arrayrecord:{tmp_path / 'packed'}, folder:{made.folder}: 7 records (1 broken), 11 "
         in (result.out)
     )
-    assert EmbeddingCache(out)([*sets.DISTINCT, "a kite"])["mask"].any(1).all()
+    captions = [*sets.DISTINCT, "a kite", "a held-out picture"]
+    assert not EmbeddingCache(out).missing(captions)
 
 
 def test_two_lists_give_what_one_gives(made, out, encoder, tmp_path, monkeypatch):
