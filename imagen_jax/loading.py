@@ -23,6 +23,7 @@ from imagen_jax.training.checkpoint import (
     read_config,
     require_checkpoint,
 )
+from imagen_jax.weights.hugging_face import PIPELINE_INDEX
 from imagen_jax.weights.stage_file import load_stage_file, open_stage_file, read_stage_config
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.t5_names import is_converted, open_t5
@@ -155,6 +156,11 @@ def load_stage(path: AnyPath) -> LoadedStage:
 
 
 def _no_stage(path: AnyPath) -> UsageError:
+    if (path / PIPELINE_INDEX).exists():
+        return UsageError(
+            f"{path} is a pipeline of diffusers; make a stage of it by `python -m imagen_jax "
+            "convert deepfloyd-if`."
+        )
     return UsageError(f"{path} is neither a training directory nor an exported stage.")
 
 

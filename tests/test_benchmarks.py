@@ -31,6 +31,16 @@ def test_flags_of_the_data_benchmarks_are_checked(script, arguments, says):
     refused(call(tool(script, "benchmarks"), *arguments), *says)
 
 
+def test_the_pipeline_is_timed_beside_pillow(monkeypatch):
+    """On a few small pictures; what comes out is no figure."""
+    module = tool("pipeline_speed", "benchmarks")
+    monkeypatch.setattr(module, "TASKS", (module.Task(32, 16, 8),))
+    monkeypatch.setattr(module, "ways", lambda: {"pipeline": module.by_pipeline,
+                                                 "Pillow": module.by_pillow})  # fmt: skip
+    result = call(module, "--pictures", "64", "--repeats", "1")
+    assert result.code == 0 and "32 -> 16, crop 8" in result.out and "1.00" in result.out
+
+
 @pytest.mark.slow
 def test_a_million_records_open_in_two_seconds_and_take_under_100_bytes_each(tmp_path):
     """By the lines of the benchmark, which writes and opens them: 9 GB and five minutes."""

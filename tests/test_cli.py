@@ -389,9 +389,13 @@ GOLDEN_T5 = ROOT / "tests" / "golden" / "t5_v1_0"
 
 
 def test_a_conversion_says_how_a_stage_reads_it(tmp_path):
-    file = tmp_path / "t5.safetensors"
-    result = call(verbs, "convert", "t5", GOLDEN_T5, file)
+    file, directory = tmp_path / "t5.safetensors", shutil.copytree(GOLDEN_T5, tmp_path / "t5")
+    (directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    result = call(verbs, "convert", "t5", directory, file)
     assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[2] == (
+        f"The weights are under the licence of {directory}: README.md says apache-2.0."
+    )
     flags = result.out.splitlines()[1].split()
     assert flags[:2] == ["--text-encoder.source", str(file)]
     sizes = dict(zip(flags[2::2], flags[3::2], strict=True))

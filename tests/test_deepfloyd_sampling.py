@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 import tiny
 from PIL import Image
-from scripts import ROOT, call, refused, sample, verbs
+from scripts import ROOT, call, cut, largest, refused, sample, tree, verbs
 
 from imagen_jax.config import MeshConfig, SamplingConfig
 from imagen_jax.diffusion import process, samplers
@@ -196,11 +196,42 @@ def test_a_wrong_directory_is_refused(directory, tmp_path):
     assert not out.exists()
 
 
-def test_the_licence_that_the_directory_carries_is_told(directory):
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: shutil.rmtree(text), ["text_encoder.source is", "no such directory"]),
+        (
+            lambda text: cut(largest(text)),
+            ["model.safetensors is not a safetensors file or is cut"],
+        ),
+        (lambda text: change(text / "config.json", d_ff=48), ["shape (40, 32)", "says (48, 32)"]),
+        (lambda text: largest(text).write_text("<html>"), ["is not a safetensors file"]),
+    ],
+)
+def test_a_text_encoder_that_is_no_longer_what_it_was_is_refused(damage, says, directory, tmp_path):
+    """The exported stage names its directory; nothing is painted or left behind."""
+    convert(directory, tmp_path / "IF-I.safetensors")
+    damage(directory / "text_encoder")
+    before = tree(tmp_path)
+    out = tmp_path / "out"
+    refused(call(sample, "a", "--base", tmp_path / "IF-I.safetensors", "--out", out), *says)
+    assert tree(tmp_path) == before
+
+
+def test_stages_that_cannot_be_painted_from_are_refused(converted, directory):
+    result = call(sample, "a", "--base", converted / "stage_2.safetensors")
+    refused(result, "(deepfloyd_if_2) takes 8-pixel pictures, but it comes first")
+    refused(call(sample, "a", "--base", directory), "a pipeline of diffusers", "convert deepfloyd")
+
+
+def test_the_licence_that_the_directory_carries_is_told(directory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (directory / "README.md").write_text("---\ntags:\n- text\nlicense: deepfloyd-if\n---\nText")
     (directory / "LICENSE.md").write_text("All of it")
     said = licence(directory)
     assert said.endswith("IF-I: README.md says deepfloyd-if; see LICENSE.md there.")
+    assert licence(directory / "text_encoder") == said  # A part of the pipeline.
+    assert "unet carries no licence" in licence(Path(shutil.move(directory / "unet", "unet")))
 
 
 def test_it_is_not_trained(converted):

@@ -66,6 +66,12 @@ def test_the_table_in_the_docs_is_what_the_configs_have(all_counts):
         assert row.endswith(f"| {encoder:,} |")
 
 
+@pytest.mark.slow
+def test_the_table_of_deepfloyd_if_is_what_its_configs_have():
+    table = tool("parameter_table").deepfloyd_if()
+    assert len(table) == 2 + 5 + 1 and set(table) <= set(DOCS.read_text().splitlines())
+
+
 @pytest.mark.parametrize(
     "name",
     ["base_64", "sr_256", "sr_1024"]

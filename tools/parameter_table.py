@@ -17,7 +17,12 @@ from imagen_jax.files import write_text
 from imagen_jax.loading import load_config
 from imagen_jax.models.t5 import T5Encoder
 from imagen_jax.network_config import T5Config
-from imagen_jax.stage import init_params
+from imagen_jax.stage import (
+    Params,
+    abstract_frozen_encoder,
+    abstract_sampled_unet,
+    init_params,
+)
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "parameters.md"
@@ -37,6 +42,11 @@ CONFIGS = {
     "sr_1024_attention_per_block": "400M",
 }
 """Config -> what the paper calls its U-Net."""
+DEEPFLOYD_IF = {
+    "i_m": ("IF-I-M", "400M"), "i_l": ("IF-I-L", "900M"), "i_xl": ("IF-I-XL", "4.3B"),
+    "ii_m": ("IF-II-M", "450M"), "ii_l": ("IF-II-L", "1.2B"),
+}  # fmt: skip
+"""Config in configs/deepfloyd_if -> its name, and the size that its model card gives."""
 
 TEXT = """# Parameters
 
@@ -57,6 +67,13 @@ NeMo's Imagen did. None of the readings gives both of the paper's figures.
 
 **The ablations' widths** are not in the paper. 144, 208 and 320 channels come nearest to 300M, 500M
 and 1B with T5-XXL text.
+
+## DeepFloyd IF
+
+Configs in `configs/deepfloyd_if`. In memory are a U-Net's kernels in bfloat16 and the rest of it in
+float32, and a text encoder in bfloat16, as `sample.py` holds them.
+
+{deepfloyd_if}
 """
 
 
@@ -83,7 +100,23 @@ def page() -> str:
     for name, paper in CONFIGS.items():
         unet, encoder = counts(name)
         lines.append(f"| `{name}` | {unet:,} | {paper} | {encoder:,} |")
-    return TEXT.format(table="\n".join(lines))
+    return TEXT.format(table="\n".join(lines), deepfloyd_if="\n".join(deepfloyd_if()))
+
+
+def deepfloyd_if() -> list[str]:
+    """The second table."""
+    lines = ["| | parameters | the model card | bytes in memory |", "|---|---|---|---|"]
+    for name, (title, card) in DEEPFLOYD_IF.items():
+        config = load_config(ROOT / "configs" / "deepfloyd_if" / f"{name}.py")
+        lines.append(f"| {title} | {_size(abstract_sampled_unet(config), card)} |")
+    t5 = abstract_frozen_encoder(config.text_encoder.t5)
+    return [*lines, f"| T5-XXL, the encoder alone | {_size(t5, '')} |"]
+
+
+def _size(params: Params, card: str) -> str:
+    leaves = jax.tree.leaves(params)
+    held = sum(x.size * x.dtype.itemsize for x in leaves)
+    return f"{sum(x.size for x in leaves):,} | {card} | {held:,}"
 
 
 if __name__ == "__main__":

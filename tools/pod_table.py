@@ -37,6 +37,12 @@ class Row:
     command: tuple[str, ...]
 
 
+def sample(stage: str, batch_size: int) -> tuple[str, ...]:
+    """Sampling of a stage of DeepFloyd IF, in bfloat16."""
+    config = f"configs/deepfloyd_if/{stage}.py"
+    return ("sample.py", "--base", config, "--batch-size", str(batch_size))
+
+
 def rows() -> list[Row]:
     """All rows in the order of the table."""
     steps = [
@@ -47,7 +53,13 @@ def rows() -> list[Row]:
     others = [
         ("t5_xxl", "v5e:16x16", ("train.py", "base_64", "--what", "embedding")),
         ("sample_sr_1024", "v5e:2x4", ("sample.py", "--base", "configs/sr_1024.py",
-         "--sr256", "none", "--batch-size", "1", "--split-height", "8")),
+         "--batch-size", "1", "--split-height", "8")),
+        ("prompts_t5_xxl", "v5e:2x4", (*sample("i_xl", 8), "--what", "embedding")),
+        ("sample_if_1_xl", "v5e:2x4", sample("i_xl", 8)),
+        ("sample_if_2_l", "v5e:2x4", sample("ii_l", 8)),
+        ("prompts_t5_xxl", "v5e:1x1", (*sample("i_xl", 1), "--what", "embedding")),
+        ("sample_if_1_xl", "v5e:1x1", sample("i_xl", 1)),
+        ("sample_if_2_l", "v5e:1x1", sample("ii_l", 1)),
     ]  # fmt: skip
     return [
         Row(

@@ -132,8 +132,8 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One optimizer step; the same `state`, `batch` and `key` give the same result.
 
-    Where loss or gradient is not finite, parameters, EMA and optimizer stay as they are and
-    the metric `skipped` is 1.
+    Where loss, gradient or new parameters are not finite, parameters, EMA and optimizer stay as
+    they are and the metric `skipped` is 1.
 
     `shardings` says where the state lies. Gradients are constrained to lie as their
     parameters, without which the partitioner may choose worse, or wrong, layouts.
@@ -159,6 +159,7 @@ def train_step(
     updated = TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state)
     gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    finite &= jnp.isfinite(optax.tree.norm(updated.params))
     kept = jax.tree.map(functools.partial(jnp.where, finite), updated, state)
     parameter_norm = optax.tree.norm(kept.params)
     distance = optax.tree.norm(jax.tree.map(jnp.subtract, kept.ema, kept.params))

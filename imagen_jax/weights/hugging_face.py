@@ -17,8 +17,8 @@ DIFFUSERS = dict.fromkeys(TRANSFORMERS, "diffusion_pytorch_model")
 """What files of a kind are called."""
 _OPEN = {".safetensors": lambda path: open_file(path)[1], ".bin": open_torch_file}
 _VARIANTS = ("", ".fp16")
-_PIPELINE = "model_index.json"
-"""What every diffusers pipeline has."""
+PIPELINE_INDEX = "model_index.json"
+"""A file that every pipeline of diffusers has."""
 
 
 def open_weights(directory: Path, stems: dict[str, str] = TRANSFORMERS) -> Tensors:
@@ -83,7 +83,7 @@ def licence(directory: Path) -> str:
     A part of a diffusers pipeline, such as `text_encoder`, goes by what the pipeline carries.
     """
     whole = directory.absolute().parent
-    if (whole / _PIPELINE).is_file():
+    if (whole / PIPELINE_INDEX).is_file():
         directory = whole
     readme = directory / "README.md"
     text = readme.read_text(errors="replace") if readme.is_file() else ""

@@ -4,6 +4,7 @@ import pickle
 
 import msgpack
 import pytest
+import storage
 from scripts import call, refused, verbs
 from shards import picture, sample, write_shard
 
@@ -82,6 +83,25 @@ def test_bytes_that_were_changed_break_their_record(tmp_path):
     with pytest.raises(BrokenRecord, match=r"\[4\]: record unreadable"):
         source[4]
     assert source[3].image == picture(3)
+
+
+def test_files_may_lie_in_a_bucket(tmp_path, bucket, monkeypatch):
+    """Listed through fsspec, and read by array_record's own client of Cloud Storage."""
+    files = {}
+    for number in range(2):
+        values = range(10 * number, 10 * number + 10)
+        path = tmp_path / f"{number}.arrayrecord"
+        write(path, *[{"image": picture(v), "captions": [f"{v}"], "score": v} for v in values])
+        (bucket / path.name).write_bytes(path.read_bytes())
+        files[f"bucket/run/{path.name}"] = path.read_bytes()
+    with storage.serving(files) as address:
+        monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", address)
+        source = open_records("gs://bucket/run", filters=("score>=3",))
+        assert len(source) == 17
+        for index in (0, 9, 16):
+            assert source[index].image == picture(index + 3)
+            assert source[index].captions.all() == (f"{index + 3}",)
+    assert [path.suffix for path in (bucket / ".imagen_jax").iterdir()] == [".numbers"]
 
 
 def test_a_source_is_packed_without_its_broken_records(tmp_path):
