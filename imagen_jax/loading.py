@@ -164,9 +164,7 @@ def load_stage(
     elif path.is_file():
         held = read_weights(path)
         if weights not in (None, held):
-            raise UsageError(
-                f"{path} holds {held} weights and no others; {weights} were asked for."
-            )
+            raise UsageError(f"{path} holds {held} weights only; {weights} were asked for.")
         weights = held
         config, params = load_stage_file(path)
     else:
