@@ -120,7 +120,7 @@ def array_records(directory: Path, shards: int, source: Source) -> None:
     report("ArrayRecord, opened", len(opened[0]), opened)
     before = resident_bytes()
     time_reads(opened[0])
-    used = (resident_bytes() - before) / len(opened[0])
+    used = max(resident_bytes() - before, 0) / len(opened[0])
     print(f"  {used:.1f} bytes a record more in memory once every file was read from")
 
 

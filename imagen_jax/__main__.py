@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from imagen_jax.config import DataConfig, Dtype, StageConfig
+from imagen_jax.config import DataConfig, Dtype, StageConfig, Weights
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 from imagen_jax.files import to_path
 from imagen_jax.parallel.machine import DistributedFlags
@@ -26,7 +26,7 @@ def _require_suffix(out: Path, suffix: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write the newest EMA weights of a training directory as one file, config in its header."""
+    """Write the newest weights of a training directory as one file, config in its header."""
 
     workdir: Annotated[Positional[str], arg(metavar="WORKDIR")]
     """Training directory of one stage, which may lie in a bucket (gs://...)."""
@@ -34,15 +34,18 @@ class Export:
     """File to write; it is replaced whole or left alone."""
     dtype: Dtype = "bfloat16"
     """Of the stored weights; bfloat16 takes half the space."""
+    weights: Weights = "ema"
+    """Which: ema is what samples are made with, raw what the optimizer made."""
 
     def run(self) -> None:
         from imagen_jax.loading import load_stage
         from imagen_jax.weights.stage_file import save_stage_file
 
         _require_suffix(self.out, _SUFFIX)
-        stage = load_stage(to_path(self.workdir))
-        save_stage_file(self.out, stage.config, stage.params, self.dtype)
-        print(f"{self.out}: {stage.config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
+        stage = load_stage(to_path(self.workdir), self.weights)
+        save_stage_file(self.out, stage.config, stage.params, self.dtype, stage.weights)
+        size = f"{self.out.stat().st_size / 1e6:.1f} MB"
+        print(f"{self.out}: {stage.config.name}, {stage.weights} weights, {size}")
 
 
 @dataclasses.dataclass(frozen=True)

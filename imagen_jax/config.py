@@ -30,6 +30,8 @@ Thresholding = Literal["none", "static", "dynamic"]
 Spacing = Literal["even", "leading", "trailing"]
 NullText = Literal["zeros", "empty"]
 Augmented = Literal["small", "enlarged"]
+Weights = Literal["ema", "raw"]
+"""Which parameters of a trained stage: their moving average, or what the optimizer made."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,9 @@ class OptimizerConfig(Checked):
     """The paper does not state it."""
     ema_decay: float = 0.9999
     """The paper does not state it; 0.9999 is later Google practice."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameters that are not trained, such as `text_encoder.*` or
+    `unet.down.0.*.kernel`; `*` stands for anything. The paper has none."""
 
     def __post_init__(self) -> None:
         require_choice(self, name=OptimizerName, moment_dtype=Dtype)

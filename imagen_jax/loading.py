@@ -7,7 +7,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from imagen_jax import config_json
-from imagen_jax.config import MeshConfig, StageConfig
+from imagen_jax.config import MeshConfig, StageConfig, Weights
 from imagen_jax.config_file import read_config_file
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath, to_path, write_text
@@ -16,15 +16,15 @@ from imagen_jax.parallel.mesh import make_mesh, to_host
 from imagen_jax.stage import Params, abstract_frozen_encoder, abstract_sampled_unet
 from imagen_jax.text.cache_format import Metadata
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
-from imagen_jax.training.checkpoint import (
-    is_training_directory,
-    load_directory,
-    load_ema,
-    read_config,
-    require_checkpoint,
-)
+from imagen_jax.training.checkpoint import has_checkpoint, load_directory, load_ema
+from imagen_jax.training.directory import is_training_directory, read_config
 from imagen_jax.weights.hugging_face import PIPELINE_INDEX
-from imagen_jax.weights.stage_file import load_stage_file, open_stage_file, read_stage_config
+from imagen_jax.weights.stage_file import (
+    load_stage_file,
+    open_stage_file,
+    read_stage_config,
+    read_weights,
+)
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.t5_names import is_converted, open_t5
 from imagen_jax.weights.tensors import (
@@ -103,7 +103,8 @@ def open_stage(path: AnyPath, *, needs_encoder: bool = True) -> StoredStage:
     held: StoredParams | None = None
     if is_training_directory(path):
         config = read_config(path)
-        require_checkpoint(path)
+        if not has_checkpoint(path):
+            raise UsageError(f"{path} holds no checkpoint yet.")
         holds_encoder = config.text_encoder.train
     elif path.is_file():
         config, held = open_stage_file(path)
@@ -129,30 +130,50 @@ def open_stage(path: AnyPath, *, needs_encoder: bool = True) -> StoredStage:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedStage:
-    """A trained stage with its text encoder; what was trained here are EMA weights."""
+    """A trained stage with its text encoder.
+
+    Attributes:
+        origin: where it was loaded from.
+        config: its own.
+        params: "unet" and "text_encoder".
+        weights: which parameters they are.
+    """
 
     origin: AnyPath
     config: StageConfig
     params: Params
+    weights: Weights = "ema"
 
 
-def load_stage(path: AnyPath) -> LoadedStage:
+def load_stage(
+    path: AnyPath, weights: Weights | None = None, *, with_encoder: bool = True
+) -> LoadedStage:
     """A stage from a training directory or an exported file.
 
+    Args:
+        path: of either.
+        weights: None takes the EMA of a training directory, and what a file holds.
+        with_encoder: an encoder that the stage does not train is loaded too.
+
     Raises:
-        UsageError: neither, damaged, or of another format.
+        UsageError: neither, damaged, of another format, or a file with the other weights.
     """
     if is_training_directory(path):
-        config, params = load_directory(path, make_mesh(MeshConfig()))
+        weights = weights or "ema"
+        config, params = load_directory(path, make_mesh(MeshConfig()), weights)
     elif path.is_file():
+        held = read_weights(path)
+        if weights not in (None, held):
+            raise UsageError(f"{path} holds {held} weights only; {weights} were asked for.")
+        weights = held
         config, params = load_stage_file(path)
     else:
         raise _no_stage(path)
-    if "text_encoder" not in params:
+    if "text_encoder" not in params and with_encoder:
         workdir = path if path.is_dir() else None
         encoder = load_frozen_encoder(config, workdir, make_mesh(MeshConfig()))
         params = {**params, "text_encoder": encoder}
-    return LoadedStage(path, config, params)
+    return LoadedStage(path, config, params, weights)
 
 
 def _no_stage(path: AnyPath) -> UsageError:

@@ -19,7 +19,7 @@ from scripts import ROOT, call, cut, largest, paint_nothing, refused, sample, tr
 
 from imagen_jax import prompts, shipped
 from imagen_jax.errors import UsageError, exit_on_usage_error
-from imagen_jax.training.checkpoint import claim_directory
+from imagen_jax.training.directory import claim_directory
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.stored import open_file
 
@@ -125,6 +125,8 @@ def stages(exported, tmp_path):
         (["tiny_64", "--profile", "0:3"], ["--profile is '0:3'"]),
         (["tiny_64", "--profile", "-1:3"], ["--profile"]),
         (["tiny_64", "--data.source", "folder:mine"], ["'folder:mine'", "eval_every to 0"]),
+        (["tiny_64", "--weights", "raw"], ["--weights raw", "--init-from"]),
+        (["tiny_64", "--weights", "best"], ["--weights", "best"]),
     ],
 )  # fmt: skip
 def test_train_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
@@ -319,12 +321,12 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-@pytest.mark.parametrize("item", ["state", "ema"])
-def test_training_stops_at_a_damaged_checkpoint(item, damage, tiny_train, run_copy, unharmed):
+@pytest.mark.parametrize("item", ["params", "opt_state", "about"])
+def test_training_stops_where_no_checkpoint_is_whole(item, damage, tiny_train, run_copy, unharmed):
     damage(run_copy / "checkpoints" / "2" / item)
     with unharmed:
         result = tiny_train("--workdir", run_copy, "--training.num-steps", "2")
-        refused(result, "checkpoints/2", "damaged or incomplete", "move it away")
+        refused(result, "checkpoints/2 is damaged or incomplete", "there is no other")
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -447,6 +449,10 @@ def test_a_conversion_that_fails_on_the_way_leaves_nothing(tmp_path, monkeypatch
         (["--data.source", "no_such_data_set"], ["'no_such_data_set'"]),
         (["--data.source", "captioned_emoji/core_65"], ["'captioned_emoji/core_65'"]),
         (["--data.crop", "32"], ["data.crop is 32", "16"]),
+        (["--optimizer.freeze", "unet.nothing.*"], ["'unet.nothing.*'", "fits no parameter"]),
+        (["--optimizer.freeze", "*"], ["optimizer.freeze", "nothing to train"]),
+        (["--allow-change", "colour"], ["--allow-change colour", "no such field"]),
+        (["--allow-change", "unet.embed-dim"], ["--allow-change unet.embed_dim", "stay as they"]),
     ],
 )  # fmt: skip
 def test_train_refuses_what_cannot_be_used(changes, says, tiny_train, tmp_path, monkeypatch):

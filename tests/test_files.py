@@ -13,7 +13,7 @@ from PIL import Image
 from imagen_jax.errors import UsageError
 from imagen_jax.files import absolute, replacing, to_path, write_text
 from imagen_jax.pictures import save_png
-from imagen_jax.training.checkpoint import claim_directory, read_config
+from imagen_jax.training.directory import claim_directory, read_config
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.tensors import write_tensors
 

@@ -36,7 +36,7 @@ def make_dataset(
     *,
     batch_size: int,
     rows: Sequence[int] | None = None,
-    first_batch: int = 0,
+    first_picture: int = 0,
     seed: int,
     broken: BrokenRecords | None = None,
 ) -> grain.IterDataset:
@@ -44,9 +44,10 @@ def make_dataset(
 
     A batch holds `image`, uint8 [B, S, S, 3], what `read` gives, and for a super-resolution stage
     `low_res`, uint8 [B, s, s, 3], where S is `data.crop` or the resolution and s = S / upscale.
-    Row j of batch i (picture, crop and caption) depends on `seed` and i * batch_size + j alone:
-    not on who reads it, nor on where reading began. So a run that goes on needs to know nothing
-    but its step, on any number of processes.
+    Row j of batch i (picture, crop and caption) depends on `seed` and first_picture +
+    i * batch_size + j alone: not on who reads it, nor on where reading began. So a run that goes
+    on needs to know nothing but how many pictures it has seen, on any number of processes and
+    with any batch size.
 
     Where a record is broken, its row alone gets another, drawn from all by the row's own random
     numbers.
@@ -58,7 +59,7 @@ def make_dataset(
             several threads and processes.
         batch_size: pictures of a batch over all processes.
         rows: which of them this process reads; None for all.
-        first_batch: number of the first batch, from 0.
+        first_picture: of the first batch; the number of pictures that came before.
         seed: of the order, the captions and the crops.
         broken: counts the broken records of the batches that were read; None for a new one.
 
@@ -70,7 +71,7 @@ def make_dataset(
     rows = range(batch_size) if rows is None else rows
     places = (config.data.data_dir, *(share.source for share in config.data.shares))
     threads = max(map(threads_for, places))
-    batches = grain.MapDataset.source(_Batches(examples, batch_size, rows, threads))[first_batch:]
+    batches = grain.MapDataset.source(_Batches(examples, first_picture, batch_size, rows, threads))
     num_workers, read_batch = config.data.num_workers, ReadBatch(read)
     if config.data.embeddings:  # Many bytes, read ahead like the pictures.
         loaded = _prefetched(batches.map(read_batch), num_workers)
@@ -80,19 +81,24 @@ def make_dataset(
 
 
 class _Batches:
-    """Of every `batch_size` examples those at `rows`, loaded by threads of this object's own."""
+    """From `first` on, of every `batch_size` examples those at `rows`.
+
+    They are loaded by threads of this object's own.
+    """
 
     def __init__(
-        self, examples: grain.MapDataset, batch_size: int, rows: Sequence[int], threads: int
-    ):
-        self._examples, self._batch_size, self._rows = examples, batch_size, rows
-        self._threads = threads
+        self, examples: grain.MapDataset, first: int, batch_size: int, rows: Sequence[int],
+        threads: int,
+    ):  # fmt: skip
+        self._examples, self._first = examples, first
+        self._batch_size, self._rows, self._threads = batch_size, rows, threads
 
     def __len__(self) -> int:
-        return len(self._examples) // self._batch_size
+        return (len(self._examples) - self._first) // self._batch_size
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        places = [index * self._batch_size + row for row in self._rows]
+        start = self._first + index * self._batch_size
+        places = [start + row for row in self._rows]
         return collate(list(self._pool.map(self._examples.__getitem__, places)))
 
     @functools.cached_property

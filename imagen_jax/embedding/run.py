@@ -26,7 +26,7 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.cache_format import METADATA, Encoding, Metadata, Part, Plan, part_directory
 from imagen_jax.text.tokenizer import Tokenizer
-from imagen_jax.training.checkpoint import package_versions
+from imagen_jax.training.directory import package_versions
 from imagen_jax.weights.tensors import digest
 
 

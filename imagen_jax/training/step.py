@@ -12,7 +12,7 @@ from imagen_jax.config import StageConfig
 from imagen_jax.diffusion import process, schedules
 from imagen_jax.sampling import low_res_inputs, noise_level, to_unit
 from imagen_jax.stage import Networks, Params, drop_text, init_params
-from imagen_jax.training.optim import learning_rate, update_ema
+from imagen_jax.training.optim import learning_rate, trained, update_ema
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -57,7 +57,11 @@ class TrainState:
 def init_state(
     config: StageConfig, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> TrainState:
-    params = init_params(config, key)
+    return first_state(optimizer, init_params(config, key))
+
+
+def first_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+    """Step 0 of a run that starts from these parameters: the EMA equals them."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -140,8 +144,10 @@ def train_step(
     """
     keys = jax.random.split(jax.random.fold_in(key, state.step), batch["image"].shape[0])
     parts = config.training.accumulation_steps
+    learns = trained(config.optimizer, state.params)
 
     def loss_of(params: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics]:
+        params = jax.tree.map(lambda t, p: p if t else jax.lax.stop_gradient(p), learns, params)
         losses, t = picture_losses(config, networks, params, frozen, batch, keys)
         return jnp.mean(losses), by_time(losses, t)
 
@@ -156,6 +162,7 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = update_ema(state.ema, params, state.step, config.optimizer.ema_decay)
+    ema = jax.tree.map(lambda t, average, p: average if t else p, learns, ema, params)
     updated = TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state)
     gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)

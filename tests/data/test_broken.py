@@ -78,7 +78,7 @@ def test_only_the_rows_of_broken_records_change(whole, faulty):
 @pytest.mark.filterwarnings("ignore:left out")
 def test_what_takes_the_place_of_a_broken_record_is_always_the_same(faulty):
     expected = numbers(batches(faulty, 12))
-    assert numbers(batches(faulty, 5, first_batch=7)) == expected[7 * BATCH :]
+    assert numbers(batches(faulty, 5, first_picture=7 * BATCH)) == expected[7 * BATCH :]
     rows = [1, 4]
     assert numbers(batches(faulty, 12, rows=rows)) == [
         number for place, number in enumerate(expected) if place % BATCH in rows
@@ -109,7 +109,7 @@ def test_worker_processes_change_nothing(whole, faulty):
                           max_broken_share=1.0)  # fmt: skip
         config, broken = tiny.stage(data=data), BrokenRecords(1.0)
         dataset = make_dataset(open_source(data), config, tokenize, batch_size=BATCH, seed=0,
-                               first_batch=1, broken=broken)  # fmt: skip
+                               first_picture=BATCH, broken=broken)  # fmt: skip
         found.append(list(itertools.islice(iter(dataset), 20)))
         counts.append(broken.counts())
     for batch, expected in zip(*found, strict=True):

@@ -77,7 +77,7 @@ def test_every_batch_has_the_proportions_and_every_source_its_epochs(data):
 def test_a_mixture_is_the_same_for_whoever_reads_it(data):
     whole = batches(data, 9)
     for part, rows, first in (
-        (batches(data, 5, first_batch=4), range(8), 4),
+        (batches(data, 5, first_picture=32), range(8), 4),
         (batches(data, 9, rows=[0, 5]), [0, 5], 0),
     ):
         for batch, expected in zip(part, whole[first:], strict=True):

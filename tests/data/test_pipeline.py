@@ -148,7 +148,7 @@ def test_reading_may_begin_at_any_batch(folder, num_workers):
     config = stage(folder, crop=8)
     expected = batches(config, 12, batch_size=3)[7:]
     config = stage(folder, crop=8, num_workers=num_workers)
-    assert_equal(batches(config, 5, batch_size=3, first_batch=7), expected)
+    assert_equal(batches(config, 5, batch_size=3, first_picture=21), expected)
 
 
 def test_tokenizer_runs_in_the_thread_of_the_caller(folder):

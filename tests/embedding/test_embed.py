@@ -132,7 +132,7 @@ def test_batches_bring_embeddings_of_the_very_captions(made, embedded, num_worke
     )
     source = open_source(made.config.data, 8)
     batches = [
-        next(iter(make_dataset(source, c, r, batch_size=8, seed=0, first_batch=3)))
+        next(iter(make_dataset(source, c, r, batch_size=8, seed=0, first_picture=24)))
         for c, r in zip((made.config, config), read, strict=True)
     ]
     assert batches[0].keys() - batches[1].keys() == {"token_ids"}

@@ -9,14 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import runs
 import tiny
-from scripts import ROOT
+from scripts import ROOT, largest
 
 from imagen_jax import config_json
 from imagen_jax.parallel import mesh as meshes
@@ -117,7 +118,12 @@ def train_and_kill(config, workdir: Path) -> int:
         for process in processes:
             os.kill(process.pid, signal.SIGKILL)
         assert [process.wait() for process in processes] == [-signal.SIGKILL] * 2
-    return Checkpoints(workdir).latest_step()
+    return newest(workdir)
+
+
+def newest(workdir: Path) -> int:
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return max(checkpoints.steps(), default=0)
 
 
 def logged(workdir: Path, name: str) -> list[tuple[int, float]]:
@@ -138,7 +144,7 @@ def resumed(config, directory):
     with pair(until(num_steps=killed + 2), workdir, by_slurm) as processes:
         codes = [process.wait(TIMEOUT) for process in processes]
     assert codes == [0, 0], log(workdir, 0) + log(workdir, 1)
-    assert Checkpoints(workdir).latest_step() == killed + 2
+    assert newest(workdir) == killed + 2
     run(until(num_steps=killed + 4, sample_every=0), workdir)
     return workdir, killed
 
@@ -187,7 +193,7 @@ def test_too_many_steps_that_are_not_finite_stop_all_and_are_saved_by_all(config
         assert "Traceback" not in log(workdir, number)
     stopped = dict(logged(workdir, "skipped"))
     assert sum(stopped.values()) >= 3
-    assert Checkpoints(workdir).latest_step() == max(stopped) + 1
+    assert newest(workdir) == max(stopped) + 1
 
 
 def test_a_mistake_ends_all_processes_with_its_sentence(config, directory):
@@ -198,3 +204,74 @@ def test_a_mistake_ends_all_processes_with_its_sentence(config, directory):
         assert "error: mesh.fsdp is 3" in log(workdir, number)
         assert "Traceback" not in log(workdir, number)
     assert not workdir.exists()
+
+
+def wait_for(happened: Callable[[], bool], processes, workdir: Path) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not happened():
+        assert all(process.poll() is None for process in processes), log(workdir, 0)
+        assert time.monotonic() < deadline, log(workdir, 0)
+        time.sleep(0.002)
+
+
+def finish(config, workdir: Path) -> None:
+    with pair(config, workdir, by_flags) as processes:
+        codes = [process.wait(TIMEOUT) for process in processes]
+    assert codes == [0, 0], log(workdir, 0) + log(workdir, 1)
+
+
+@pytest.fixture(scope="module")
+def learning(config):
+    """A stage that trains its encoder: its embeddings are sharded over both processes."""
+    encoder = {"train": True, "source": ""}
+    return tiny.replace(config, text_encoder=encoder, training={"sample_every": 0})
+
+
+def kill_while_saving(config, workdir: Path) -> int:
+    """Returns the step of the newest checkpoint."""
+    endless = changed_training(config, **ENDLESS | {"checkpoint_every": 1})
+    with pair(endless, workdir, by_flags) as processes:
+        checkpoints = workdir / "checkpoints"
+        wait_for((checkpoints / "2").is_dir, processes, workdir)
+        wait_for(lambda: any(checkpoints.glob("*-tmp")), processes, workdir)
+        for process in processes:
+            os.kill(process.pid, signal.SIGKILL)
+    return newest(workdir)
+
+
+def tell_one_to_stop(config, workdir: Path, after: int) -> int:
+    """SIGTERM, more than once, to the second process alone; returns the last step of both."""
+    endless = changed_training(config, **ENDLESS | {"checkpoint_every": 10**6})
+    with pair(endless, workdir, by_flags) as processes:
+        wait_for(lambda: logged(workdir, "loss")[-1][0] > after, processes, workdir)
+        for _ in range(3):
+            processes[1].send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        assert [process.wait(60) for process in processes] == [0, 0], log(workdir, 0)
+    stopped = newest(workdir)
+    assert f"Stopped by SIGTERM after step {stopped}; it is saved" in log(workdir, 0)
+    assert "Stopped" not in log(workdir, 1)
+    return stopped
+
+
+def test_two_processes_survive_what_may_happen_and_lose_nothing(learning, directory):
+    """Killed while they save, told to stop, and with a file damaged that only one of them reads.
+
+    The end is that of two processes to which nothing happened, bit for bit.
+    """
+    workdir, straight = directory / "survivors", directory / "straight"
+    killed = kill_while_saving(learning, workdir)
+    stopped = tell_one_to_stop(learning, workdir, killed)
+    assert killed >= 2 and stopped > killed + 1
+    damaged = workdir / "checkpoints" / str(stopped) / "params"
+    file = largest(damaged / "ocdbt.process_1")
+    file.write_bytes(bytes(file.stat().st_size))
+    finish(changed_training(learning, num_steps=stopped + 2), workdir)
+    assert f"checkpoints/{stopped} is damaged or incomplete" in log(workdir, 0)
+    assert f"that of step {killed} is used" in log(workdir, 0)
+    assert "is damaged" not in log(workdir, 1)
+    assert (workdir / "damaged" / str(stopped)).is_dir()
+    finish(changed_training(learning, num_steps=stopped + 2), straight)
+    ours, theirs = (runs.saved(learning, path) for path in (workdir, straight))
+    assert ours.step == theirs.step == stopped + 2
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)

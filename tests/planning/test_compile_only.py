@@ -211,7 +211,8 @@ def test_the_abstract_batch_is_what_the_pipeline_feeds(stage, crop, tmp_path):
     config = stage(data=data)
     source = open_source(config.data, config.low_resolution)
     trainer = Trainer(config, make_mesh(MeshConfig()))
-    batch = next(open_reader(trainer, source, load_caption_reader(trainer.config), first_batch=0))
+    read = load_caption_reader(config)
+    batch = next(open_reader(trainer, source, read, first_picture=0))
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)  # noqa: E731
     assert shapes(dict(batch)) == shapes(abstract_batch(config, 8))
 
