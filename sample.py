@@ -65,9 +65,9 @@ class Flags:
     split_height: int = 1
     """Devices that share the height of one picture in the super-resolution stages; the other
     devices take other pictures."""
-    embeddings: Path | None = None
-    """Directory that `python -m imagen_jax embed` wrote and that holds the prompts: no text encoder
-    is loaded."""
+    embeddings: str = ""
+    """Directory that `python -m imagen_jax embed` wrote and that holds the prompts, or one a stage
+    where their text encoders differ: none of these is loaded."""
     out: Path = Path("out")
     """Directory for the pictures."""
     allow_cpu: bool = False
@@ -213,17 +213,18 @@ def run(flags: Flags) -> None:
 
     distributed.require_accelerator(allow_cpu=flags.allow_cpu)
     mesh = make_mesh(flags, jax.devices())
-    cache = EmbeddingCache(flags.embeddings) if flags.embeddings else None
-    stages = [open_stage(path, needs_encoder=cache is None) for path in stage_paths(flags)]
+    paths = stage_paths(flags)
+    directories = per_stage("embeddings", flags.embeddings, Path, len(paths))
+    stages = [open_stage(path, needs_encoder=not flags.embeddings) for path in paths]
     settings = stage_settings(flags, [stage.config.sampling for stage in stages])
     steps = [cascade.Step(*pair) for pair in zip(stages, settings, strict=True)]
     cascade.check_order(steps, mesh)
-    if cache is None:
+    if not flags.embeddings:
         check_prompts([stage.config for stage in stages], flags.prompts)
         tell_what_is_left_out(flags, len(stages))
         texts = embed_prompts(stages, flags.prompts, batch_size=flags.batch_size, mesh=mesh)
     else:
-        texts = read_prompts(stages, flags.prompts, cache)
+        texts = read_prompts(stages, flags.prompts, [EmbeddingCache(d) for d in directories])
         tell_what_is_left_out(flags, len(stages))
     paint(flags, steps, texts, mesh)
 

@@ -71,39 +71,37 @@ def embed_prompts(
 
 
 def read_prompts(
-    stages: Sequence[StoredStage], prompts: Sequence[str], cache: EmbeddingCache
+    stages: Sequence[StoredStage], prompts: Sequence[str], caches: Sequence[EmbeddingCache]
 ) -> list[PromptEmbeddings]:
-    """The prompts for every stage, from embeddings that `embed` made; no encoder is loaded.
+    """The prompts for every stage, from embeddings that `embed` made for it; no encoder is loaded.
 
     Raises:
         UsageError: a prompt is not among them, or a stage reads those of another encoder.
     """
-    for stage in stages:
+    pairs = list(zip(stages, caches, strict=True))
+    for stage, cache in pairs:
         cache.check(stage.config)
         if stage.encoder_fingerprint() not in (None, cache.metadata.encoder):
             raise UsageError(
                 f"{cache.directory} was embedded by another text encoder "
                 f"({cache.metadata.source}) than that of {stage.origin}."
             )
-    for prompt in cache.missing(prompts):
-        raise UsageError(
-            f"The prompt {prompt!r} has no embedding in {cache.directory}; write it into a file "
-            f"and add it: python -m imagen_jax embed prompts:FILE {cache.directory} --stage "
-            f"{stages[0].origin}"
-        )
+        for prompt in cache.missing(prompts):
+            raise UsageError(
+                f"The prompt {prompt!r} has no embedding in {cache.directory}; write it into a "
+                f"file and add it: python -m imagen_jax embed prompts:FILE {cache.directory} "
+                f"--stage {stage.origin}"
+            )
+    return [_stored(stage.config, prompts, cache) for stage, cache in pairs]
 
+
+def _stored(config: StageConfig, prompts: Sequence[str], cache: EmbeddingCache) -> PromptEmbeddings:
     def read(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         found = cache(captions)
         return found["text"].astype(np.float32), found["mask"]
 
-    embedded, null = read(prompts), read([""])
-    return [
-        PromptEmbeddings(
-            *embedded, null if stage.config.text_encoder.null == "empty" else None,
-            cache.metadata.encoder_sha256,
-        )
-        for stage in stages
-    ]  # fmt: skip
+    null = read([""]) if config.text_encoder.null == "empty" else None
+    return PromptEmbeddings(*read(prompts), null, cache.metadata.encoder_sha256)
 
 
 def _reading(config: StageConfig) -> tuple:

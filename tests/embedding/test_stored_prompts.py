@@ -51,7 +51,7 @@ def assert_alike(stored, live):
 def test_they_are_what_the_stage_would_embed(made, embedded):
     stage = open_stage(made.stage)
     (live,) = embed_prompts([stage], PROMPTS, batch_size=4, mesh=make_mesh(MeshConfig()))
-    (stored,) = read_prompts([stage], PROMPTS, EmbeddingCache(embedded))
+    (stored,) = read_prompts([stage], PROMPTS, [EmbeddingCache(embedded)])
     assert_alike(stored, live)
     assert stored.null is None and stored.text.dtype == np.float32
 
@@ -62,7 +62,7 @@ def test_deepfloyd_if_gets_the_padding_and_the_empty_caption_that_it_reads(tmp_p
     cache = EmbeddingCache(embed(tmp_path, path))
     stage = open_stage(path)
     (live,) = embed_prompts([stage], PROMPTS, batch_size=4, mesh=make_mesh(MeshConfig()))
-    (stored,) = read_prompts([stage], PROMPTS, cache)
+    (stored,) = read_prompts([stage], PROMPTS, [cache])
     assert_alike(stored, live)
     np.testing.assert_allclose(stored.text, live.text, rtol=2**-8, atol=2**-9)
     for own, other in zip(stored.null, live.null, strict=True):
@@ -109,6 +109,10 @@ def test_mistakes_are_one_sentence(made, embedded, tmp_path, monkeypatch):
     refused(
         call(sample, "a red apple", "--base", another, *flags),
         f"was embedded by another text encoder ({made.stage}) than that of {another}",
+    )
+    refused(
+        call(sample, "a red apple", "--base", made.stage, *STEPS, "--embeddings", "a,b,c"),
+        "--embeddings has 3 values",
     )
     refused(
         call(sample, "--compile-only", "--topology", "v5e:1x1", "--embeddings", embedded),
