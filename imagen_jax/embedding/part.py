@@ -33,7 +33,7 @@ from imagen_jax.embedding.encoder import CaptionEncoder
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.files import replacing, threads_for, write_text
 from imagen_jax.text.cache import EmbeddingCache
-from imagen_jax.text.cache_format import INDEX, Plan, Sizes, pack, shard_path
+from imagen_jax.text.cache_format import INDEX, Plan, Sizes, pack, shard_path, whole
 from imagen_jax.text.tokenizer import Tokenizer
 
 RECORDS_PER_LIST = 2**17
@@ -170,8 +170,10 @@ class UnfinishedPart:
         captions = captions.take(_order(captions))
         path = self.shard(number)
         with replacing(path) as temporary, _writing(path, temporary) as write:
-            for rows, ids in zip(encoder(captions.ids), captions.ids, strict=True):
-                write(pack(rows, len(ids)))
+            keys = map(whole, captions.high.tolist(), captions.low.tolist())
+            embedded = encoder(captions.ids)
+            for key, ids, rows in zip(keys, captions.ids, embedded, strict=True):
+                write(pack(key, len(ids), rows))
                 on_caption(1)
 
     def is_written(self, number: int) -> bool:

@@ -22,6 +22,7 @@ from imagen_jax.text.cache_format import (
     shard_of,
     shard_path,
     unpack,
+    whole,
 )
 from imagen_jax.text.tokenizer import as_read, load_tokenizer
 
@@ -71,7 +72,7 @@ class EmbeddingCache:
                     f"-m imagen_jax embed DATASET {self.directory} --stage STAGE` adds those of a "
                     "data set."
                 )
-            embedding, tokens = self._read(*place)
+            tokens, embedding = self._read(*place)
             text[row, : len(embedding)] = embedding
             mask[row, :tokens] = True
         return {"text": text, "mask": mask}
@@ -101,24 +102,25 @@ class EmbeddingCache:
                     places[row] = (number, int(place))
         return places
 
-    def _read(self, number: int, place: int) -> tuple[Shaped[np.ndarray, "rows width"], int]:
-        index, part = self._indices[number], self.metadata.parts[number]
-        shards, row = len(part.sizes.shards), int(index.row[place])
-        shard = shard_of(int(index.high[place]), shards)
-        path = shard_path(part_directory(self.directory, number), shard, shards)
-        encoding = self.metadata.encoding
+    def _read(self, number: int, place: int) -> tuple[int, Shaped[np.ndarray, "rows width"]]:
+        """Tokens and embedding at a place of a part's index."""
+        index, encoding = self._indices[number], self.metadata.encoding
+        high, low, row = (int(column[place]) for column in (index.high, index.low, index.row))
+        shards = len(self.metadata.parts[number].sizes.shards)
+        part = part_directory(self.directory, number)
+        path = shard_path(part, shard_of(high, shards), shards)
         try:
             (record,) = self._reader(path).read([row])
-            embedding, tokens = unpack(record, encoding.t5.d_model)
-            if not 0 < tokens <= len(embedding) <= encoding.max_length:
-                raise ValueError(f"row {row} has {tokens} tokens in {len(embedding)} rows")
+            tokens, embedding = unpack(record, whole(high, low), encoding.t5.d_model)
+            if len(embedding) > encoding.max_length:
+                raise ValueError(f"{len(embedding)} rows")
         # RuntimeErrors are array_record's; it has no class for a file that is damaged.
         except (RuntimeError, ValueError, OSError) as error:
             raise UsageError(
-                f"The shard {path} cannot be read or is damaged ({reason(error)}); embed its data "
-                "set anew in another directory."
+                f"The shard {path} or the index beside it cannot be read or is damaged "
+                f"({reason(error)}); embed its data set anew in another directory."
             ) from error
-        return embedding, tokens
+        return tokens, embedding
 
     def check(self, config: StageConfig) -> None:
         """Raises a UsageError unless a stage's own encoder would give these embeddings.

@@ -6,9 +6,9 @@
         00000-of-00003.array_record     a shard: one record a caption
 
 The hash of a caption says which shard it is in and the index its row there, in 20 bytes a
-caption that are mapped into memory and shared by all processes. A record is the number of tokens
-(uint32) and their embeddings, bfloat16 [tokens, width], little-endian. Padding is not stored,
-but where `Encoding.padded` says so: some networks read it.
+caption that are mapped into memory and shared by all processes. A record is the caption's hash, the
+number of tokens (uint32) and their embeddings, bfloat16 [tokens, width], little-endian. Padding is
+not stored, but where `Encoding.padded` says so: some networks read it.
 """
 
 import dataclasses
@@ -32,7 +32,8 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 INDEX = {"high.u64": np.dtype("<u8"), "low.u64": np.dtype("<u8"), "row.u32": np.dtype("<u4")}
 """Files of an index and what they hold."""
 
-_COUNT = struct.Struct("<I")
+_HALVES = struct.Struct(">QQ")
+_HEADER = struct.Struct("<16sI")
 _HASHES = 2**64
 """Of the first half, which decides on order and shard."""
 
@@ -163,6 +164,11 @@ def halves(
     return high.astype(np.uint64), low.astype(np.uint64)
 
 
+def whole(high: int, low: int) -> bytes:
+    """The hash with these halves."""
+    return _HALVES.pack(high, low)
+
+
 def shard_of(high: int, shards: int) -> int:
     """The shard of a caption by the first half of its hash; shards follow the order of hashes."""
     return high * shards // _HASHES
@@ -174,22 +180,29 @@ def shard_starts(shards: int) -> UInt64[np.ndarray, " shards"]:
     return np.array(starts, np.uint64)
 
 
-def pack(embedding: Shaped[np.ndarray, "rows width"], tokens: int) -> bytes:
-    """A record. Of the bfloat16 rows the first `tokens` are no padding."""
-    return _COUNT.pack(tokens) + np.ascontiguousarray(embedding).tobytes()
+def pack(key: bytes, tokens: int, embedding: Shaped[np.ndarray, "rows width"]) -> bytes:
+    """The record of the caption with the hash `key`.
+
+    Of the bfloat16 rows the first `tokens` are no padding.
+    """
+    return _HEADER.pack(key, tokens) + np.ascontiguousarray(embedding).tobytes()
 
 
-def unpack(record: bytes, width: int) -> tuple[Shaped[np.ndarray, "rows width"], int]:
-    """What `pack` was given.
+def unpack(record: bytes, key: bytes, width: int) -> tuple[int, Shaped[np.ndarray, "rows width"]]:
+    """Tokens and embedding that `pack` was given.
 
     Raises:
-        ValueError: the record's size is that of no embedding of this width.
+        ValueError: the record is another caption's, or none of this width.
     """
-    if len(record) < _COUNT.size:
+    if len(record) < _HEADER.size:
         raise ValueError(f"a record of {len(record)} bytes")
-    (tokens,) = _COUNT.unpack_from(record)
-    embedding = np.frombuffer(record, BFLOAT16, offset=_COUNT.size).reshape(-1, width)
-    return embedding, tokens
+    owner, tokens = _HEADER.unpack_from(record)
+    if owner != key:
+        raise ValueError("the record of another caption")
+    embedding = np.frombuffer(record, BFLOAT16, offset=_HEADER.size).reshape(-1, width)
+    if not 0 < tokens <= len(embedding):
+        raise ValueError(f"{tokens} tokens in {len(embedding)} rows")
+    return tokens, embedding
 
 
 def read_metadata(directory: Path) -> Metadata:

@@ -15,6 +15,7 @@ from imagen_jax.text.cache_format import (
     shard_of,
     shard_starts,
     unpack,
+    whole,
 )
 
 
@@ -33,6 +34,7 @@ def test_pairs_of_halves_have_the_order_of_the_hashes():
     hashes = sorted(hash_of(f"caption {number}") for number in range(100))
     pairs = list(zip(*(half.tolist() for half in halves(hashes)), strict=True))
     assert pairs == sorted(pairs)
+    assert [whole(*pair) for pair in pairs] == hashes
     assert halves([])[0].shape == (0,)
 
 
@@ -68,15 +70,18 @@ def test_a_file_of_another_number_of_captions_is_damaged(tmp_path):
         Index(tmp_path, 2)
 
 
-def test_a_record_is_the_number_of_tokens_and_their_rows():
+def test_a_record_is_a_hash_the_number_of_tokens_and_their_rows():
     rows = np.array([[1.0, -2.0], [0.5, 3.0]]).astype(BFLOAT16)
-    record = pack(rows, 1)
-    assert record.hex() == "01000000" + "803f" + "00c0" + "003f" + "4040"
-    read, tokens = unpack(record, 2)
+    key = bytes(range(16))
+    record = pack(key, 1, rows)
+    assert record.hex() == key.hex() + "01000000" + "803f" + "00c0" + "003f" + "4040"
+    tokens, read = unpack(record, key, 2)
     assert tokens == 1 and read.tolist() == rows.tolist()
-    for damaged in (b"", record[:3], record[:-1], record[:-2]):
+    for damaged in (b"", record[:3], record[:-1], record[:-2], record[:20], pack(key, 3, rows)):
         with pytest.raises(ValueError):
-            unpack(damaged, 2)
+            unpack(damaged, key, 2)
+    with pytest.raises(ValueError, match="of another caption"):
+        unpack(record, bytes(16), 2)
 
 
 def test_sizes_of_captions_that_are_cut():
