@@ -65,6 +65,9 @@ class Flags:
     split_height: int = 1
     """Devices that share the height of one picture in the super-resolution stages; the other
     devices take other pictures."""
+    embeddings: str = ""
+    """Directory that `python -m imagen_jax embed` wrote and that holds the prompts, or one a stage
+    where their text encoders differ: none of these is loaded."""
     out: Path = Path("out")
     """Directory for the pictures."""
     allow_cpu: bool = False
@@ -173,6 +176,8 @@ def check(flags: Flags) -> None:
     if not 0 <= flags.seed < 2**32:
         raise UsageError(f"--seed is {flags.seed}; it must lie between 0 and {2**32 - 1}.")
     if flags.compiling.compile_only:
+        if flags.embeddings:
+            raise UsageError("--compile-only embeds no prompts; leave --embeddings out.")
         return
     if flags.what != "steps":
         raise UsageError(f"--what {flags.what} belongs to --compile-only, which is missing.")
@@ -203,17 +208,24 @@ def run(flags: Flags) -> None:
     from imagen_jax import cascade
     from imagen_jax.loading import open_stage
     from imagen_jax.parallel import distributed
-    from imagen_jax.prompts import check_prompts, embed_prompts
+    from imagen_jax.prompts import check_prompts, embed_prompts, read_prompts
+    from imagen_jax.text.cache import EmbeddingCache
 
     distributed.require_accelerator(allow_cpu=flags.allow_cpu)
     mesh = make_mesh(flags, jax.devices())
-    stages = [open_stage(path) for path in stage_paths(flags)]
+    paths = stage_paths(flags)
+    directories = per_stage("embeddings", flags.embeddings, Path, len(paths))
+    stages = [open_stage(path, needs_encoder=not flags.embeddings) for path in paths]
     settings = stage_settings(flags, [stage.config.sampling for stage in stages])
     steps = [cascade.Step(*pair) for pair in zip(stages, settings, strict=True)]
     cascade.check_order(steps, mesh)
-    check_prompts([stage.config for stage in stages], flags.prompts)
-    texts = embed_prompts(stages, flags.prompts, batch_size=flags.batch_size, mesh=mesh)
-    tell_what_is_left_out(flags, len(stages))
+    if not flags.embeddings:
+        check_prompts([stage.config for stage in stages], flags.prompts)
+        tell_what_is_left_out(flags, len(stages))
+        texts = embed_prompts(stages, flags.prompts, batch_size=flags.batch_size, mesh=mesh)
+    else:
+        texts = read_prompts(stages, flags.prompts, [EmbeddingCache(d) for d in directories])
+        tell_what_is_left_out(flags, len(stages))
     paint(flags, steps, texts, mesh)
 
 

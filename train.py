@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from imagen_jax.config import StageConfig
+from imagen_jax.config import StageConfig, Weights
 from imagen_jax.config_file import read_config_file
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 from imagen_jax.files import to_path
@@ -63,10 +63,30 @@ class Flags:
     """Training directory: made, or gone on from. It may lie in a bucket (gs://...)."""
     init_from: str = ""
     """A trained stage (training directory or exported file) whose weights a new run starts
-    from."""
+    from; one that has a checkpoint goes on from that."""
+    weights: Weights | None = None
+    """Of --init-from: ema (what a training directory gives otherwise) or raw."""
+    allow_change: tuple[str, ...] = ()
+    """Fields that may differ from those of the run that is gone on with, such as
+    optimizer.learning_rate or training.batch_size."""
+    profile: str = ""
+    """START:STOP, steps to profile into WORKDIR/profile: from START up to, without, STOP. The
+    signal SIGUSR1 profiles the next few."""
     distributed: DistributedFlags = DistributedFlags()
     allow_cpu: bool = False
     """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
+
+
+def steps_to_profile(window: str) -> range:
+    """START:STOP -> the steps from START to STOP - 1; none for an empty text."""
+    if not window:
+        return range(0)
+    start, _, stop = window.partition(":")
+    if not (start.isdecimal() and stop.isdecimal() and 0 < int(start) < int(stop)):
+        raise UsageError(
+            f"--profile is {window!r}; it must be START:STOP, two steps with 0 < START < STOP."
+        )
+    return range(int(start), int(stop))
 
 
 def parse(arguments: list[str]) -> Flags:
@@ -90,10 +110,15 @@ def parse(arguments: list[str]) -> Flags:
     )
     if not flags.compiling.compile_only and flags.what != "step":
         raise UsageError(f"--what {flags.what} belongs to --compile-only, which is missing.")
-    if flags.compiling.compile_only and (flags.workdir or flags.init_from):
-        raise UsageError("--compile-only trains nothing; leave --workdir and --init-from out.")
+    if flags.compiling.compile_only and (flags.workdir or flags.init_from or flags.profile):
+        raise UsageError(
+            "--compile-only trains nothing; leave --workdir, --init-from and --profile out."
+        )
+    if flags.weights and not flags.init_from:
+        raise UsageError(f"--weights {flags.weights} belongs to --init-from, which is missing.")
     if not flags.compiling.compile_only and not flags.workdir:
         raise UsageError("--workdir is missing; name the training directory.")
+    steps_to_profile(flags.profile)  # A mistake in it shows at once.
     return flags
 
 
@@ -127,7 +152,8 @@ def main() -> None:
         distributed.start(flags.distributed)
         distributed.require_accelerator(allow_cpu=flags.allow_cpu)
         init_from = to_path(flags.init_from) if flags.init_from else None
-        run(flags.config, to_path(flags.workdir), init_from)
+        workdir, profile = to_path(flags.workdir), steps_to_profile(flags.profile)
+        run(flags.config, workdir, init_from, flags.weights, flags.allow_change, profile)
 
 
 if __name__ == "__main__":

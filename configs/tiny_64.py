@@ -2,14 +2,15 @@
 
     python train.py tiny_64 --workdir runs/tiny
 
-On two cores shared with other work (2026-11-23) it took three minutes, a stop and a resume
-included; the loss fell from 0.27 (step 20) to 0.07.
+On two cores shared with much other work (2026-11-24) it took 13 minutes, 2.5 of them of CPU time.
+The loss, a mean over 20 steps, fell from 0.46 to 0.086; on held-out pictures (EMA) from 0.129 at
+step 100 to 0.089.
 """
 
 import dataclasses
 
 from configs import emoji_base_64
-from imagen_jax.config import OptimizerConfig, StageConfig, TrainingConfig, UNetConfig
+from imagen_jax.config import DataConfig, OptimizerConfig, StageConfig, TrainingConfig, UNetConfig
 
 
 def get_config() -> StageConfig:
@@ -25,6 +26,7 @@ def get_config() -> StageConfig:
             patch_size=8,
             norm_groups=8,
         ),
+        data=DataConfig(source="captioned_emoji/core_64", eval_split="test"),
         optimizer=OptimizerConfig(name="adam", learning_rate=1e-3, warmup_steps=20, ema_decay=0.99),
         training=TrainingConfig(
             batch_size=32,
@@ -33,5 +35,7 @@ def get_config() -> StageConfig:
             checkpoint_every=100,
             sample_every=100,
             sample_prompts=("a red apple", "a banana", "a cat face", "a blue heart"),
+            eval_every=100,
+            eval_batches=2,
         ),
     )

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from imagen_jax.data_config import DataConfig
 from imagen_jax.network_config import (
     Checked,
     Dtype,
@@ -26,11 +27,11 @@ Prediction = Literal["eps", "x0", "v"]
 OptimizerName = Literal["adafactor", "adam"]
 SamplerName = Literal["ancestral", "ddim", "dpm++"]
 Thresholding = Literal["none", "static", "dynamic"]
-FOLDER_PREFIX = "folder:"
-"""Of a data source that is a directory of pictures."""
 Spacing = Literal["even", "leading", "trailing"]
 NullText = Literal["zeros", "empty"]
 Augmented = Literal["small", "enlarged"]
+Weights = Literal["ema", "raw"]
+"""Which parameters of a trained stage: their moving average, or what the optimizer made."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,30 +89,6 @@ class DiffusionConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig(Checked):
-    """Captioned pictures: where from and how they are fed."""
-
-    source: str = "captioned_emoji/core_64"
-    """A tfds name with image and text features, or `folder:DIR` of pictures beside `.txt`
-    captions."""
-    data_dir: str = ""
-    """Where tfds keeps prepared data; empty means tfds's own default."""
-    split: str = "train"
-    crop: int | None = None
-    """Side of the random square crops of the target; None trains on whole pictures."""
-    num_workers: int = 0
-    """Worker processes that decode; 0 decodes in threads of the main process."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.num_workers >= 0,
-            f"DataConfig.num_workers is {self.num_workers}; it must not be negative.",
-        )
-        if self.crop is not None:
-            require_positive(self, "crop")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Checked):
     """Optimizer, warm-up and EMA. The defaults are the paper's base stage."""
 
@@ -126,6 +103,9 @@ class OptimizerConfig(Checked):
     """The paper does not state it."""
     ema_decay: float = 0.9999
     """The paper does not state it; 0.9999 is later Google practice."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameters that are not trained, such as `text_encoder.*` or
+    `unet.down.0.*.kernel`; `*` stands for anything. The paper has none."""
 
     def __post_init__(self) -> None:
         require_choice(self, name=OptimizerName, moment_dtype=Dtype)
@@ -159,21 +139,26 @@ class TrainingConfig(Checked):
     sample_every: int = 5_000
     """A grid of pictures every so many steps; 0 for none."""
     sample_prompts: tuple[str, ...] = ()
+    eval_every: int = 0
+    """The loss on held-out pictures every so many steps; 0 for none."""
+    eval_batches: int = 8
+    """Of `batch_size` / `accumulation_steps` held-out pictures each."""
+    max_skipped_in_a_row: int = 10
+    """The run stops when so many updates in a row were skipped because they were not finite."""
 
     def __post_init__(self) -> None:
         require_positive(
             self, "batch_size", "accumulation_steps", "num_steps", "log_every",
-            "checkpoint_every", "keep_checkpoints",
+            "checkpoint_every", "keep_checkpoints", "eval_batches", "max_skipped_in_a_row",
         )  # fmt: skip
         require_fraction(self, "caption_dropout")
         require(
             0 <= self.seed < 2**32,
             f"TrainingConfig.seed is {self.seed}; it must lie between 0 and {2**32 - 1}.",
         )
-        require(
-            self.sample_every >= 0,
-            f"TrainingConfig.sample_every is {self.sample_every}; it must not be negative.",
-        )
+        for name in ("sample_every", "eval_every"):
+            every = getattr(self, name)
+            require(every >= 0, f"TrainingConfig.{name} is {every}; it must not be negative.")
         require(
             self.batch_size % self.accumulation_steps == 0,
             f"TrainingConfig.batch_size is {self.batch_size}; it must be divisible by "
@@ -287,6 +272,18 @@ class StageConfig(Checked):
                 crop % self.upscale == 0,
                 f"data.crop is {crop}; it must be a multiple of the up-scaling, {self.upscale}.",
             )
+        if self.training.eval_every:
+            self.data.held_out()
+        require(
+            not (self.data.embeddings and self.text_encoder.train),
+            f"data.embeddings is {self.data.embeddings!r} and text_encoder.train is on; the "
+            "embeddings of an encoder that is trained change.",
+        )
+
+    @property
+    def runs_frozen_encoder(self) -> bool:
+        """Whether a training step runs a text encoder that it does not train."""
+        return not (self.text_encoder.train or self.data.embeddings)
 
     @property
     def upscale(self) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 
@@ -32,3 +32,16 @@ def from_json(text: str | bytes, origin: str, kind: type[Config] = StageConfig) 
             raise UsageError(f"{origin}: {first['ctx']['error']}") from error
         field = ".".join(str(part) for part in first["loc"]) or "the config"
         raise UsageError(f"{origin}: {field}: {first['msg']}.") from error
+
+
+def first_difference(one: Checked, other: Checked) -> tuple[str, Any, Any] | None:
+    """Name ("part.field") and both values of the first field in which two configs differ."""
+    for field in dataclasses.fields(one):
+        values = getattr(one, field.name), getattr(other, field.name)
+        if values[0] == values[1]:
+            continue
+        if isinstance(values[0], Checked) and type(values[0]) is type(values[1]):
+            name, *inner = first_difference(*values)
+            return f"{field.name}.{name}", *inner
+        return field.name, *values
+    return None

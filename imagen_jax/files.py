@@ -1,6 +1,8 @@
 """Files that appear whole or not at all, here or in a bucket. No JAX here."""
 
 import contextlib
+import dataclasses
+import glob
 import importlib.util
 import os
 import shutil
@@ -9,6 +11,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 from etils import epath
 
 from imagen_jax.errors import UsageError, reason
@@ -16,6 +19,9 @@ from imagen_jax.errors import UsageError, reason
 AnyPath = Path | epath.Path
 """A local path, or one in a bucket; training directories may be either."""
 _BUCKET = "gs://"
+_LOCAL_THREADS, _BUCKET_THREADS = 8, 64
+_VERSIONS = ("generation", "etag", "mtime", "updated", "created")
+"""What file systems of buckets call that which changes with every write of a file."""
 
 
 def to_path(text: str) -> AnyPath:
@@ -57,6 +63,61 @@ class LocalFile:
             self.path = Path(directory) / origin.name
             with origin.open("rb") as source, self.path.open("wb") as copy:
                 shutil.copyfileobj(source, copy)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileState:
+    """A file as it was found; another `size` or `version` is another content."""
+
+    path: AnyPath
+    size: int
+    version: str
+
+
+def list_files(pattern: str) -> list[FileState]:
+    """The files that match `pattern` (*, ?, [...] and ** as in a shell), in order of their names.
+
+    A bucket is asked once, not once a file.
+    """
+    if pattern.startswith(_BUCKET):
+        system, _ = fsspec.url_to_fs(pattern)
+        found = system.glob(pattern, detail=True)
+        files = [_of_bucket(name, info) for name, info in found.items() if info["type"] == "file"]
+    else:
+        paths = map(Path, glob.iglob(pattern, recursive=True))
+        files = [_of_machine(path) for path in paths if path.is_file()]
+    return sorted(files, key=lambda file: str(file.path))
+
+
+def _of_bucket(name: str, info: dict) -> FileState:
+    name = name if name.startswith(_BUCKET) else _BUCKET + name
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+    return FileState(epath.Path(name), info["size"], version)
+
+
+def _of_machine(path: Path) -> FileState:
+    stat = path.stat()
+    return FileState(path, stat.st_size, str(stat.st_mtime_ns))
+
+
+def read_range(path: AnyPath, start: int, size: int) -> bytes:
+    """`size` bytes of a file from `start` on, or fewer where it ends; one request to a bucket.
+
+    From any thread or process: nothing stays open.
+    """
+    if isinstance(path, Path):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            return os.pread(file, size, start)
+        finally:
+            os.close(file)
+    system, name = fsspec.url_to_fs(os.fspath(path))
+    return system.cat_file(name, start=start, end=start + size)
+
+
+def threads_for(place: str) -> int:
+    """How many threads should read from there: a bucket answers late, but many at once."""
+    return _BUCKET_THREADS if _BUCKET in place else min(_LOCAL_THREADS, os.cpu_count() or 1)
 
 
 @contextlib.contextmanager

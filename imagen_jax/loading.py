@@ -2,30 +2,41 @@
 
 import dataclasses
 
+import jax
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from imagen_jax.config import MeshConfig, StageConfig
+from imagen_jax import config_json
+from imagen_jax.config import MeshConfig, StageConfig, Weights
 from imagen_jax.config_file import read_config_file
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, to_path
+from imagen_jax.files import AnyPath, to_path, write_text
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh, to_host
 from imagen_jax.stage import Params, abstract_frozen_encoder, abstract_sampled_unet
+from imagen_jax.text.cache_format import Metadata
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
-from imagen_jax.training.checkpoint import (
-    is_training_directory,
-    load_directory,
-    load_ema,
-    read_config,
-    require_checkpoint,
-)
+from imagen_jax.training.checkpoint import has_checkpoint, load_directory, load_ema
+from imagen_jax.training.directory import is_training_directory, read_config
 from imagen_jax.weights.hugging_face import PIPELINE_INDEX
-from imagen_jax.weights.stage_file import load_stage_file, open_stage_file, read_stage_config
+from imagen_jax.weights.stage_file import (
+    load_stage_file,
+    open_stage_file,
+    read_stage_config,
+    read_weights,
+)
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.t5_names import is_converted, open_t5
-from imagen_jax.weights.tensors import StoredParams, fit_params, place_params, write_tensors
+from imagen_jax.weights.tensors import (
+    StoredParams,
+    fingerprint,
+    fit_params,
+    place_params,
+    write_tensors,
+)
 
 _ENCODER_COPY = "text_encoder.safetensors"
+_EMBEDDINGS = "embeddings.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,32 +65,46 @@ class StoredNetwork:
             return load_ema(self.origin, {self.name: self.abstract}, mesh)[self.name]
         return place_params(self.tensors, self.abstract, mesh)
 
+    def fingerprint(self) -> str:
+        """Of the weights, as `weights.tensors.fingerprint`; files are read but in part."""
+        if self.tensors is None:
+            mesh = make_mesh(MeshConfig(), jax.local_devices())
+            return fingerprint(flatten_dict(self.load(mesh)))
+        return fingerprint(self.tensors)
+
 
 @dataclasses.dataclass(frozen=True)
 class StoredStage:
-    """A trained stage where it is kept: its config and headers are read, its weights are not.
-
-    Attributes:
-        text_encoder: None where the config names one that is kept elsewhere; see
-            `open_text_encoder`.
-    """
+    """A trained stage where it is kept: its config and headers are read, its weights are not."""
 
     origin: AnyPath
     config: StageConfig
     unet: StoredNetwork
     text_encoder: StoredNetwork | None
 
+    def encoder_fingerprint(self) -> str | None:
+        """Of the encoder whose embeddings the stage reads; None where it is not to be found."""
+        if self.text_encoder is not None:
+            return self.text_encoder.fingerprint()
+        trained_on = _trained_on(self.origin)
+        return trained_on.encoder if trained_on else None
 
-def open_stage(path: AnyPath) -> StoredStage:
+
+def open_stage(path: AnyPath, *, needs_encoder: bool = True) -> StoredStage:
     """A stage to sample from, in a training directory or an exported file.
 
+    Args:
+        path: of either.
+        needs_encoder: False takes a stage too whose text encoder is nowhere to be found.
+
     Raises:
-        UsageError: neither, or without what its config says.
+        UsageError: neither, without what its config says, or without a text encoder that fits.
     """
     held: StoredParams | None = None
     if is_training_directory(path):
         config = read_config(path)
-        require_checkpoint(path)
+        if not has_checkpoint(path):
+            raise UsageError(f"{path} holds no checkpoint yet.")
         holds_encoder = config.text_encoder.train
     elif path.is_file():
         config, held = open_stage_file(path)
@@ -93,49 +118,62 @@ def open_stage(path: AnyPath) -> StoredStage:
             tensors = {key[1:]: tensor for key, tensor in held.items() if key[0] == name}
         return StoredNetwork(name, path, abstract, tensors)
 
-    unet, encoder = network("unet", abstract_sampled_unet(config)), None
+    unet = network("unet", abstract_sampled_unet(config))
     if holds_encoder:
         encoder = network("text_encoder", abstract_frozen_encoder(config.text_encoder.t5))
+    else:
+        workdir = path if held is None else None
+        found = needs_encoder or _finds_encoder(config, workdir)
+        encoder = open_frozen_encoder(config, workdir) if found else None
     return StoredStage(path, config, unet, encoder)
-
-
-def open_text_encoder(stage: StoredStage) -> StoredNetwork:
-    """The text encoder of a stage, its own or the one that it names.
-
-    Raises:
-        UsageError: as `open_frozen_encoder`.
-    """
-    if stage.text_encoder is not None:
-        return stage.text_encoder
-    return open_frozen_encoder(stage.config, stage.origin if stage.origin.is_dir() else None)
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedStage:
-    """A trained stage with its text encoder; what was trained here are EMA weights."""
+    """A trained stage with its text encoder.
+
+    Attributes:
+        origin: where it was loaded from.
+        config: its own.
+        params: "unet" and "text_encoder".
+        weights: which parameters they are.
+    """
 
     origin: AnyPath
     config: StageConfig
     params: Params
+    weights: Weights = "ema"
 
 
-def load_stage(path: AnyPath) -> LoadedStage:
+def load_stage(
+    path: AnyPath, weights: Weights | None = None, *, with_encoder: bool = True
+) -> LoadedStage:
     """A stage from a training directory or an exported file.
 
+    Args:
+        path: of either.
+        weights: None takes the EMA of a training directory, and what a file holds.
+        with_encoder: an encoder that the stage does not train is loaded too.
+
     Raises:
-        UsageError: neither, damaged, or of another format.
+        UsageError: neither, damaged, of another format, or a file with the other weights.
     """
     if is_training_directory(path):
-        config, params = load_directory(path, make_mesh(MeshConfig()))
+        weights = weights or "ema"
+        config, params = load_directory(path, make_mesh(MeshConfig()), weights)
     elif path.is_file():
+        held = read_weights(path)
+        if weights not in (None, held):
+            raise UsageError(f"{path} holds {held} weights only; {weights} were asked for.")
+        weights = held
         config, params = load_stage_file(path)
     else:
         raise _no_stage(path)
-    if "text_encoder" not in params:
+    if "text_encoder" not in params and with_encoder:
         workdir = path if path.is_dir() else None
         encoder = load_frozen_encoder(config, workdir, make_mesh(MeshConfig()))
         params = {**params, "text_encoder": encoder}
-    return LoadedStage(path, config, params)
+    return LoadedStage(path, config, params, weights)
 
 
 def _no_stage(path: AnyPath) -> UsageError:
@@ -165,6 +203,20 @@ def load_config(path: AnyPath) -> StageConfig:
     )
 
 
+def open_encoder(path: AnyPath) -> StoredNetwork:
+    """The text encoder of a stage, or the one that a config file names as its source.
+
+    Args:
+        path: as `load_config` takes it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if path.suffix == ".py":
+        return open_frozen_encoder(load_config(path), None)
+    return open_stage(path).text_encoder
+
+
 def load_frozen_encoder(config: StageConfig, workdir: AnyPath | None, mesh: Mesh) -> Params:
     """The encoder that a stage uses but does not train, on the mesh, in its computation's dtype.
 
@@ -182,7 +234,8 @@ def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredN
         workdir: training directory of the stage; None where it has none.
 
     Raises:
-        UsageError: no source, or an encoder of other sizes or another tokenizer.
+        UsageError: no source, an encoder of other sizes or another tokenizer, or of other weights
+            than made the embeddings that the stage was trained on.
     """
     t5 = config.text_encoder.t5
     abstract, source = abstract_frozen_encoder(t5), to_path(config.text_encoder.source)
@@ -199,10 +252,36 @@ def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredN
             f"text_encoder.source is {str(source)!r}; there is no such directory or file."
         )
     elif _is_stage(source):
-        return dataclasses.replace(_encoder_of_stage(source, config), abstract=abstract)
+        encoder = dataclasses.replace(_encoder_of_stage(source, config), abstract=abstract)
+        return _checked(encoder, workdir)
     else:
         tensors = open_t5(source, t5)
-    return StoredNetwork("text_encoder", source, abstract, tensors)
+    return _checked(StoredNetwork("text_encoder", source, abstract, tensors), workdir)
+
+
+def _finds_encoder(config: StageConfig, workdir: AnyPath | None) -> bool:
+    source = config.text_encoder.source
+    copied = workdir is not None and (workdir / _ENCODER_COPY).exists()
+    return copied or (bool(source) and to_path(source).exists())
+
+
+def _checked(encoder: StoredNetwork, workdir: AnyPath | None) -> StoredNetwork:
+    """The encoder, if it made the embeddings that `workdir` was trained on, if on any."""
+    trained_on = None if workdir is None else _trained_on(workdir)
+    if trained_on and trained_on.encoder != encoder.fingerprint():
+        raise UsageError(
+            f"{workdir} was trained on embeddings of another text encoder than {encoder.origin}, "
+            f"that of {trained_on.source}."
+        )
+    return encoder
+
+
+def _trained_on(workdir: AnyPath) -> Metadata | None:
+    """What made the embeddings that a training directory keeps account of."""
+    path = workdir / _EMBEDDINGS
+    if not path.is_file():
+        return None
+    return config_json.from_json(path.read_bytes(), str(path), Metadata)
 
 
 def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
@@ -236,6 +315,12 @@ def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: AnyPath) 
         write_tensors(copy, encoder, "float32", {})
 
 
+def keep_account_of_embeddings(metadata: Metadata, workdir: AnyPath) -> None:
+    """Notes in `workdir` what made the embeddings that it is trained on; one process writes."""
+    if distributed.leads():
+        write_text(workdir / _EMBEDDINGS, config_json.to_json(metadata))
+
+
 def _is_stage(path: AnyPath) -> bool:
     return is_training_directory(path) or (path.is_file() and not is_converted(path))
 
@@ -250,4 +335,4 @@ def _encoder_of_stage(source: AnyPath, config: StageConfig) -> StoredNetwork:
             f"{source} has the text encoder {theirs.t5} with tokenizer {theirs.tokenizer!r}; "
             f"this stage expects {ours.t5} with {ours.tokenizer!r}."
         )
-    return open_text_encoder(stage)
+    return stage.text_encoder

@@ -117,6 +117,11 @@ class UNetConfig(Checked):
         """Height and width must be divisible by this."""
         return self.patch_size * 2 ** (len(self.channel_mult) - 1)
 
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the prediction depends on the embeddings of padding."""
+        return not self.mask_padding or self.text_norm == "group"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EfficientUNetConfig(Checked):
@@ -147,6 +152,7 @@ class EfficientUNetConfig(Checked):
     """Of the computation; parameters are float32."""
     time_input: ClassVar[TimeInput] = "log_snr"
     predicts_variance: ClassVar[bool] = False
+    reads_padding: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_choice(self, dtype=Dtype)

@@ -10,15 +10,12 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float
 
 from imagen_jax.config import StageConfig
+from imagen_jax.errors import UsageError
 from imagen_jax.files import absolute
-from imagen_jax.loading import (
-    StoredNetwork,
-    StoredStage,
-    load_stage_tokenizer,
-    open_text_encoder,
-)
+from imagen_jax.loading import StoredStage, load_stage_tokenizer
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.stage import Params, build_networks
+from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.weights.tensors import digest
 
 
@@ -50,32 +47,61 @@ def embed_prompts(
 ) -> list[PromptEmbeddings]:
     """The prompts for every stage.
 
-    All encoders are found before one is read, and each is in memory alone. Stages that name the
-    same one share what it gave; where two places hold equal ones, that is found out once they
-    are loaded.
+    An encoder is in memory alone. Stages that name the same one share what it gave; where two
+    places hold equal ones, that is found out once they are loaded.
 
     Args:
         batch_size: prompts at once, as `meshes.batch_starts` rounds it.
-
-    Raises:
-        UsageError: an encoder is missing, damaged or does not fit its stage.
     """
-    encoders = [open_text_encoder(stage) for stage in stages]
     embedded: dict[tuple, PromptEmbeddings] = {}
 
-    def embed(config: StageConfig, encoder: StoredNetwork) -> PromptEmbeddings:
-        reading = _reading(config)
-        place = (absolute(encoder.origin), reading)
+    def embed(stage: StoredStage) -> PromptEmbeddings:
+        reading = _reading(stage.config)
+        place = (absolute(stage.text_encoder.origin), reading)
         if place not in embedded:
-            params = encoder.load(mesh)
+            params = stage.text_encoder.load(mesh)
             sha256 = digest(params)
             if (sha256, reading) not in embedded:
-                found = _embed(config, params, prompts, batch_size, mesh)
+                found = _embed(stage.config, params, prompts, batch_size, mesh)
                 embedded[sha256, reading] = PromptEmbeddings(*found, sha256)
             embedded[place] = embedded[sha256, reading]
         return embedded[place]
 
-    return [embed(stage.config, encoder) for stage, encoder in zip(stages, encoders, strict=True)]
+    return [embed(stage) for stage in stages]
+
+
+def read_prompts(
+    stages: Sequence[StoredStage], prompts: Sequence[str], caches: Sequence[EmbeddingCache]
+) -> list[PromptEmbeddings]:
+    """The prompts for every stage, from embeddings that `embed` made for it; no encoder is loaded.
+
+    Raises:
+        UsageError: a prompt is not among them, or a stage reads those of another encoder.
+    """
+    pairs = list(zip(stages, caches, strict=True))
+    for stage, cache in pairs:
+        cache.check(stage.config)
+        if stage.encoder_fingerprint() not in (None, cache.metadata.encoder):
+            raise UsageError(
+                f"{cache.directory} was embedded by another text encoder "
+                f"({cache.metadata.source}) than that of {stage.origin}."
+            )
+        for prompt in cache.missing(prompts):
+            raise UsageError(
+                f"The prompt {prompt!r} has no embedding in {cache.directory}; write it into a "
+                f"file and add it: python -m imagen_jax embed prompts:FILE {cache.directory} "
+                f"--stage {stage.origin}"
+            )
+    return [_stored(stage.config, prompts, cache) for stage, cache in pairs]
+
+
+def _stored(config: StageConfig, prompts: Sequence[str], cache: EmbeddingCache) -> PromptEmbeddings:
+    def read(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        found = cache(captions)
+        return found["text"].astype(np.float32), found["mask"]
+
+    null = read([""]) if config.text_encoder.null == "empty" else None
+    return PromptEmbeddings(*read(prompts), null, cache.metadata.encoder_sha256)
 
 
 def _reading(config: StageConfig) -> tuple:

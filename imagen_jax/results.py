@@ -13,7 +13,7 @@ from imagen_jax.cascade import Painted, Step
 from imagen_jax.files import absolute, write_text
 from imagen_jax.pictures import grid, save_png
 from imagen_jax.prompts import PromptEmbeddings
-from imagen_jax.training.checkpoint import package_versions
+from imagen_jax.training.directory import package_versions
 
 _COLUMNS = 6
 """Of the contact sheet, where each prompt has one picture."""

@@ -43,6 +43,12 @@ class Networks:
         encoder = nnx.merge(self.text_encoder, params["text_encoder"])
         return encoder(token_ids, mask, gather=self.gather_text_encoder)
 
+    def text_of(self, params: Params, batch: dict[str, jax.Array]) -> TextEmbeddings:
+        """T5 embeddings of a batch, float32: those that it brings, or of its tokens."""
+        if "text" in batch:
+            return batch["text"].astype(jnp.float32)
+        return self.embed(params, batch["token_ids"], batch["mask"])
+
     def encode_text(self, params: Params, text: TextEmbeddings, mask: TextMask) -> TextState:
         """What the U-Net needs of a text, once for all steps."""
         unet = nnx.merge(self.unet, params["unet"])

@@ -1,11 +1,14 @@
 """Set-up of all tests: eight virtual CPU devices and quick compilation."""
 
+import importlib.util
 import os
 from pathlib import Path
 
 import jax
 import jaxtyping
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 # Before anything starts the backend, which fixes the number of devices.
 jax.config.update("jax_platforms", "cpu")
@@ -29,3 +32,23 @@ def pytest_configure() -> None:
 def no_type_checks(monkeypatch):
     """A user's run has none: the configs' own rules must do."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A directory in gs://bucket, held in memory."""
+    from imagen_jax.files import to_path  # Not before pytest's plugin that checks types.
+
+    for protocol in ("gs", "gcs"):
+        monkeypatch.setitem(_registry, protocol, MemoryFileSystem)
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: "gcsfs" if name == "gcsfs" else None
+    )
+    return to_path("gs://bucket/run")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What loads the TPU compiler comes last: JAX 0.10's profiler crashes beside it."""
+    items.sort(key=lambda item: hasattr(item.module, "needs_libtpu"))

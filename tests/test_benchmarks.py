@@ -1,5 +1,7 @@
 """The benchmarks' flags; what they measure is no test's matter."""
 
+import re
+
 import pytest
 from scripts import call, refused, tool
 
@@ -15,3 +17,37 @@ from scripts import call, refused, tool
 )
 def test_flags_that_measure_nothing_are_refused(arguments, says):
     refused(call(tool("unet_speed", "benchmarks"), *arguments), *says)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "says"),
+    [
+        ("pipeline_speed", ["--repeats", "0"], ["repeats is 0", "must be positive"]),
+        ("pipeline_speed", ["--pictures", "31"], ["--pictures is 31", "at least 32"]),
+        ("data_at_scale", ["--records", "0"], ["records is 0", "must be positive"]),
+    ],
+)
+def test_flags_of_the_data_benchmarks_are_checked(script, arguments, says):
+    refused(call(tool(script, "benchmarks"), *arguments), *says)
+
+
+def test_the_pipeline_is_timed_beside_pillow(monkeypatch):
+    """On a few small pictures; what comes out is no figure."""
+    module = tool("pipeline_speed", "benchmarks")
+    monkeypatch.setattr(module, "TASKS", (module.Task(32, 16, 8),))
+    monkeypatch.setattr(module, "ways", lambda: {"pipeline": module.by_pipeline,
+                                                 "Pillow": module.by_pillow})  # fmt: skip
+    result = call(module, "--pictures", "64", "--repeats", "1")
+    assert result.code == 0 and "32 -> 16, crop 8" in result.out and "1.00" in result.out
+
+
+@pytest.mark.slow
+def test_a_million_records_open_in_two_seconds_and_take_under_100_bytes_each(tmp_path):
+    """By the lines of the benchmark, which writes and opens them: 9 GB and five minutes."""
+    out = call(tool("data_at_scale", "benchmarks"), "--directory", tmp_path).out
+    numbers = r"of 1,000,000 records in ([\d.]+) s; bytes a record: ([\d.]+) .*, ([\d.]+) in memory"
+    lines = [line for line in out.splitlines() if "again" in line or "ArrayRecord, op" in line]
+    assert len(lines) == 3
+    for line in lines:
+        seconds, on_disk, in_memory = map(float, re.search(numbers, line).groups())
+        assert seconds < 2 and on_disk + in_memory < 100

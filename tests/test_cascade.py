@@ -15,7 +15,8 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.loading import StoredNetwork, open_stage
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.prompts import embed_prompts
-from imagen_jax.training.checkpoint import Checkpoints, claim_directory
+from imagen_jax.training.checkpoint import Checkpoints
+from imagen_jax.training.directory import claim_directory
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.tensors import digest
 
@@ -242,7 +243,7 @@ def test_a_training_directory_and_its_export_paint_the_same_bytes(tmp_path):
     ema = tiny.random_params(config, 8)
     state = tiny.state(config, 5, seed=7).replace(ema=ema)
     checkpoints = Checkpoints(workdir, keep=1)
-    checkpoints.save(jax.tree.map(jax.numpy.asarray, state))
+    checkpoints.save(jax.tree.map(jax.numpy.asarray, state), config, pictures=40)
     checkpoints.close()
     file = tmp_path / "base.safetensors"
     assert call(verbs, "export", workdir, file, "--dtype", "float32").code == 0

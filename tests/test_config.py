@@ -66,6 +66,9 @@ BAD_FIELDS = [
     (DiffusionConfig, {"min_snr_gamma": 0.0}, "min_snr_gamma is 0.0"),
     (DataConfig, {"num_workers": -1}, "num_workers is -1"),
     (DataConfig, {"crop": 0}, "crop is 0"),
+    (DataConfig, {"max_broken_share": 1.5}, "max_broken_share is 1.5"),
+    (DataConfig, {"filters": ("side",)}, "data.filters has 'side'"),
+    (DataConfig, {"mixture": ("folder:a",)}, "data.mixture has 'folder:a'"),
     (TrainingConfig, {"seed": -1}, "seed is -1"),
     (OptimizerConfig, {"learning_rate": 0.0}, "learning_rate is 0.0"),
     (OptimizerConfig, {"learning_rate": float("nan")}, "learning_rate is nan"),
@@ -118,8 +121,18 @@ def test_sizes_that_do_not_fit_are_refused(changes, says):
 
 @pytest.mark.parametrize("config", [tiny.stage(), tiny.super_resolution()], ids=["base", "sr"])
 def test_json_round_trip(config):
-    config = tiny.replace(config, training={"sample_prompts": ("a cat", "ein Äpfelchen")})
+    data = {"filters": ("side>=8", "similarity>=0.3"), "mixture": ("0.7*folder:a", "1*b/c")}
+    prompts = {"sample_prompts": ("a cat", "ein Äpfelchen")}
+    config = tiny.replace(config, training=prompts, data=data)
     assert config_json.from_json(config_json.to_json(config), "here") == config
+
+
+def test_mixture_and_filters_are_flags():
+    flags = ["--data.mixture", "0.7*webdataset:a/*.tar", "0.3*folder:b"]
+    flags += ["--data.filters", "side>=8", "aspect<=2"]
+    data = train.parse(["tiny_64", "--workdir", "x", *flags]).config.data
+    assert [share.weight for share in data.shares] == [0.7, 0.3]
+    assert [str(condition) for condition in data.conditions] == ["side>=8", "aspect<=2"]
 
 
 def changed(*path, value):

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import tiny
 from fsspec.implementations.memory import MemoryFileSystem
-from fsspec.registry import _registry
 from PIL import Image
 
 from imagen_jax.errors import UsageError
 from imagen_jax.files import absolute, replacing, to_path, write_text
 from imagen_jax.pictures import save_png
-from imagen_jax.training.checkpoint import claim_directory, read_config
+from imagen_jax.training.directory import claim_directory, read_config
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.tensors import write_tensors
 
@@ -52,19 +51,6 @@ def test_a_path_that_can_be_no_file_is_named(path, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=f"{Path(path)} cannot be written: .+"):
         write_text(Path(path), "text")
     assert names(tmp_path) == ["directory", "file"] and (tmp_path / "file").read_text() == "kept"
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """gs://bucket, held in memory."""
-    for protocol in ("gs", "gcs"):
-        monkeypatch.setitem(_registry, protocol, MemoryFileSystem)
-    monkeypatch.setattr(MemoryFileSystem, "store", {})
-    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: "gcsfs" if name == "gcsfs" else None
-    )
-    return to_path("gs://bucket/run")
 
 
 def test_files_of_a_bucket_are_replaced_whole(bucket):

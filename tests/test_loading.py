@@ -15,7 +15,8 @@ from imagen_jax.loading import load_frozen_encoder, load_stage, open_stage
 from imagen_jax.parallel.mesh import make_mesh, parameter_shardings
 from imagen_jax.sampling import make_sampler, picture_keys
 from imagen_jax.stage import build_networks
-from imagen_jax.training.checkpoint import Checkpoints, claim_directory
+from imagen_jax.training.checkpoint import Checkpoints
+from imagen_jax.training.directory import claim_directory
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.t5_names import convert_t5
 
@@ -94,7 +95,7 @@ def test_of_a_training_directory_one_network_is_read_at_a_time(tmp_path):
     claim_directory(tmp_path, config)
     state = tiny.state(config, 5)
     with contextlib.closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
-        checkpoints.save(jax.tree.map(jnp.asarray, state))
+        checkpoints.save(jax.tree.map(jnp.asarray, state), config, pictures=40)
     stage, mesh = open_stage(tmp_path), make_mesh(MeshConfig())
     for network, name in ((stage.unet, "unet"), (stage.text_encoder, "text_encoder")):
         loaded = network.load(mesh)

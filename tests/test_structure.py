@@ -1,10 +1,12 @@
 """What the source itself must keep to: directions of imports, sizes of functions and files."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
+PLANNING = re.compile(r"imagen_jax\.planning\.\w+")
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "imagen_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -19,6 +21,7 @@ FORBIDDEN = {
     "arrays": {"errors", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
     "config": {"arrays", "diffusion", "models", "weights", "text", "data", "parallel", "stage"},
     "diffusion": {"models", "config", "weights", "text", "data", "parallel", "stage"},
+    "data_config": {"arrays", "config", "diffusion", "models", "weights", "text", "data"},
     "network_config": {"arrays", "config", "diffusion", "models", "weights", "text", "data"},
     "models": {"config", "diffusion", "weights", "text", "data", "parallel", "stage"},
     "text": {"diffusion", "models", "weights", "data", "parallel", "stage"},
@@ -29,8 +32,8 @@ FORBIDDEN = {
 }
 """Part of the package -> what it must not import. Nothing above imports what is on top."""
 TOP = {
-    "sampling", "training", "loading", "prompts", "cascade", "results", "planning", "pictures",
-    "plots", "__main__",
+    "sampling", "training", "loading", "embedding", "prompts", "cascade", "results", "planning",
+    "pictures", "plots", "__main__",
 }  # fmt: skip
 
 
@@ -55,9 +58,20 @@ def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+COUNTING = {"chips", "collectives", "hlo", "hlo_costs", "model_flops"}
+"""Of planning, what counts work and knows chips: it imports nothing else of the package."""
+
+
 def test_nothing_but_scripts_and_verbs_plans():
-    users = {part_of(path) for path in FILES if "planning" in parts(path)}
-    assert users <= {"planning", "__main__"}
+    """A run only asks for the work of its step and the peak of its chips."""
+    for path in FILES:
+        named = {name.split(".")[2] for name in imported(path) if PLANNING.match(name)}
+        if part_of(path) == "training":
+            assert named <= {"chips", "model_flops"}, path
+        elif part_of(path) not in ("planning", "__main__"):
+            assert not named, path
+        elif part_of(path) == "planning" and path.stem in COUNTING:
+            assert named <= COUNTING and parts(path) <= {"planning"}, path
 
 
 @pytest.mark.parametrize("part", FORBIDDEN)

@@ -1,5 +1,7 @@
 """Captions from a label, keywords and a style: another wording at every draw."""
 
+import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -66,6 +68,27 @@ def caption(label: str, keywords: Sequence[str], style: str, rng: np.random.Gene
         added = rng.permutation(len(keywords))[: rng.integers(1, 3)]
         drawn = ", ".join([drawn, *(plain_quotes(keywords[index]) for index in added)])
     return drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class WordedCaptions:
+    """The captions of one picture, worded anew at every draw."""
+
+    label: str
+    keywords: tuple[str, ...]
+    style: str
+
+    def draw(self, rng: np.random.Generator) -> str:
+        return caption(self.label, self.keywords, self.style, rng)
+
+    def all(self) -> Iterator[str]:
+        """Each wording bare, with one keyword, and with two in either order."""
+        label, keywords = plain_quotes(self.label), [plain_quotes(word) for word in self.keywords]
+        wordings = plain_captions(label, keywords) + styled_captions(label, self.style)
+        for wording in wordings:
+            for count in (0, 1, 2):
+                for added in itertools.permutations(keywords, count):
+                    yield ", ".join([wording, *added])
 
 
 def _one_of(wordings: Sequence[str], rng: np.random.Generator) -> str:

@@ -1,50 +1,112 @@
-"""A folder of pictures, each beside a `.txt` file with one caption a line."""
+"""A folder of pictures, each beside a `.txt` file with one caption a line, or a `.json` file."""
 
-import functools
-from pathlib import Path
+import hashlib
+import os
+from pathlib import PurePosixPath
 
-from imagen_jax.data.records import Record, pick_caption
+import numpy as np
+
+from imagen_jax.data import annotations
+from imagen_jax.data.broken import Tally
+from imagen_jax.data.places import files_of
+from imagen_jax.data.records import BrokenRecord, ListedCaptions, Metadata, Record
 from imagen_jax.errors import UsageError
+from imagen_jax.files import read_range, to_path
 
-PICTURE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_TEXT, _JSON = 1, 2
+"""Which files are beside a picture."""
 
 
 class FolderSource:
-    """All pictures below a directory, in the order of their paths."""
+    """All pictures below a directory that have captions, in the order of their paths.
 
-    def __init__(self, directory: Path):
-        """Reads all captions, so that a missing one shows before training.
+    Only the names are kept in memory: as one string, some tens of bytes a record.
+    """
+
+    def __init__(self, place: str, data_dir: str = ""):
+        """Lists the directory; reads no file.
+
+        Args:
+            place: the directory, here or in a bucket.
+            data_dir: where numbers for filters are kept; empty for in the directory.
 
         Raises:
-            UsageError: no such directory, no picture, or a picture without a caption.
+            UsageError: no such directory, or no picture with a caption.
         """
-        if not directory.is_dir():
-            raise UsageError(f"data.source is 'folder:{directory}'; there is no such directory.")
-        files = (path for path in directory.rglob("*") if path.is_file())
-        self._paths = sorted(path for path in files if path.suffix.lower() in PICTURE_SUFFIXES)
-        if not self._paths:
-            known = ", ".join(PICTURE_SUFFIXES)
-            raise UsageError(f"data.source is 'folder:{directory}'; it holds no picture ({known}).")
-        self._captions = [read_captions(path.with_suffix(".txt")) for path in self._paths]
+        self.name = f"folder:{place}"
+        if not to_path(place).expanduser().is_dir():
+            raise UsageError(f"data.source is {self.name!r}; there is no such directory.")
+        found = files_of(self.name, place, "**", data_dir)
+        self.home, self._directory = found.home, found.directory
+        self.fingerprint = hashlib.sha256(repr(found.files).encode()).hexdigest()
+        start = len(str(found.directory)) + 1
+        self._take([str(file.path)[start:] for file in found.files])
+
+    def _take(self, names: list[str]) -> None:
+        """Of all files, those that are pictures with captions."""
+        pictures = [name for name in names if _suffix(name) in annotations.PICTURE_SUFFIXES]
+        pictures.sort(key=lambda name: name.split("/"))
+        beside = {name for name in names if _suffix(name) in (".txt", ".json")}
+        self.left_out, kept, kinds = Tally(), [], []
+        for name in pictures:
+            kind = _TEXT * (_with_suffix(name, ".txt") in beside)
+            kind |= _JSON * (_with_suffix(name, ".json") in beside)
+            if kind:
+                kept.append(os.fsencode(name))
+                kinds.append(kind)
+            else:
+                self.left_out.add("no caption", name)
+        if not kept:
+            known = ", ".join(annotations.PICTURE_SUFFIXES)
+            raise UsageError(
+                f"data.source is {self.name!r}; it holds no picture ({known}) beside a .txt or "
+                ".json file of the same name."
+            )
+        self._names = b"".join(kept)
+        self._ends = np.cumsum([len(name) for name in kept])
+        self._kinds = np.array(kinds, np.uint8)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._ends)
 
     def __getitem__(self, index: int) -> Record:
-        path = self._paths[index]
-        draw_caption = functools.partial(pick_caption, self._captions[index])
-        return Record(str(path), path.read_bytes(), None, draw_caption)
+        name = self._name(index)
+        image = self._read(name, annotations.MAX_PICTURE_BYTES)
+        if len(image) > annotations.MAX_PICTURE_BYTES:
+            raise annotations.too_large(name, len(image))
+        has_text = self._kinds[index] & _TEXT
+        captions = self._text(name) if has_text else annotations.captions_of(self._json(name), name)
+        return Record(name, image, None, captions)
+
+    def metadata(self, index: int) -> Metadata:
+        name = self._name(index)
+        values = self._json(name) if self._kinds[index] & _JSON else {}
+        has_text = self._kinds[index] & _TEXT
+        captions = self._text(name) if has_text else annotations.captions_of(values, name)
+        return Metadata(captions, annotations.numbers_of(values))
+
+    def _name(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return os.fsdecode(self._names[start : self._ends[index]])
+
+    def _read(self, name: str, limit: int) -> bytes:
+        try:
+            return read_range(self._directory / name, 0, limit + 1)
+        except FileNotFoundError:
+            raise BrokenRecord(name, "file missing") from None
+
+    def _text(self, picture: str) -> ListedCaptions:
+        data = self._read(_with_suffix(picture, ".txt"), annotations.MAX_TEXT_BYTES)
+        return annotations.listed(annotations.read_text(data, picture).splitlines(), picture)
+
+    def _json(self, picture: str) -> dict:
+        data = self._read(_with_suffix(picture, ".json"), annotations.MAX_TEXT_BYTES)
+        return annotations.read_json(data, picture)
 
 
-def read_captions(path: Path) -> list[str]:
-    """The lines of `path` that are not blank; at least one."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UsageError(f"{path} is missing; it must hold its picture's captions.") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: {error}.") from error
-    captions = [line.strip() for line in lines if line.strip()]
-    if not captions:
-        raise UsageError(f"{path} has no caption; it must hold one a line.")
-    return captions
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _with_suffix(name: str, suffix: str) -> str:
+    return str(PurePosixPath(name).with_suffix(suffix))

@@ -1,7 +1,9 @@
 """Batches for training: shuffled, captioned anew each epoch, shared out, endless."""
 
-import os
+import concurrent.futures
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -10,82 +12,108 @@ from PIL import Image
 
 from imagen_jax.config import StageConfig
 from imagen_jax.data import transforms
-from imagen_jax.data.records import Record, Source
+from imagen_jax.data.broken import Broken, BrokenRecords
+from imagen_jax.data.order import shuffled
+from imagen_jax.data.records import BrokenRecord, Record, Source
+from imagen_jax.errors import UsageError
+from imagen_jax.files import threads_for
 
 Batch = dict[str, np.ndarray]
-Tokenize = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
-"""Captions -> token ids, int32 [batch, length], and mask, bool [batch, length]."""
+ReadCaptions = Callable[[Sequence[str]], Batch]
+"""Captions -> what a batch holds of them: `mask`, bool [B, L], and `token_ids`, int32 [B, L], or
+`text`, their embeddings, bfloat16 [B, L, D]."""
 
-_CAPTION = "caption"
-MAX_THREADS = 8
+_CAPTION, _BROKEN = "caption", "broken"
+_TRIES = 100
+"""So many broken records, drawn one after another, are no accident."""
 BATCHES_AHEAD = 2
 
 
 def make_dataset(
     source: Source,
     config: StageConfig,
-    tokenize: Tokenize,
+    read: ReadCaptions,
     *,
     batch_size: int,
     rows: Sequence[int] | None = None,
-    first_batch: int = 0,
+    first_picture: int = 0,
     seed: int,
+    broken: BrokenRecords | None = None,
 ) -> grain.IterDataset:
     """An endless data set of batches, or of one process's rows of them.
 
-    A batch holds `image`, uint8 [B, S, S, 3], `token_ids`, int32 [B, L], `mask`, bool [B, L],
-    and for a super-resolution stage `low_res`, uint8 [B, s, s, 3], where S is `data.crop` or
-    the resolution and s = S / upscale. Row j of batch i (picture, crop and caption) depends
-    on `seed` and i * batch_size + j alone: not on who reads it, nor on where reading began. So
-    a run that goes on needs to know nothing but its step, on any number of processes.
+    A batch holds `image`, uint8 [B, S, S, 3], what `read` gives, and for a super-resolution stage
+    `low_res`, uint8 [B, s, s, 3], where S is `data.crop` or the resolution and s = S / upscale.
+    Row j of batch i (picture, crop and caption) depends on `seed` and first_picture +
+    i * batch_size + j alone: not on who reads it, nor on where reading began. So a run that goes
+    on needs to know nothing but how many pictures it has seen, on any number of processes and
+    with any batch size.
+
+    Where a record is broken, its row alone gets another, drawn from all by the row's own random
+    numbers.
 
     Args:
         source: of the records.
         config: of the stage.
-        tokenize: captions -> (token ids, mask).
+        read: of the captions. Where `data.embeddings` names a directory, it must be fit for
+            several threads and processes.
         batch_size: pictures of a batch over all processes.
         rows: which of them this process reads; None for all.
-        first_batch: number of the first batch, from 0.
+        first_picture: of the first batch; the number of pictures that came before.
         seed: of the order, the captions and the crops.
+        broken: counts the broken records of the batches that were read; None for a new one.
 
     Raises:
-        UsageError: when iterated, a picture does not decode.
+        UsageError: when iterated, too many records are broken.
     """
-    examples = (
-        grain.MapDataset.source(source)
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .random_map(LoadExample(config.resolution, config.low_resolution, config.data.crop))
-    )
+    load = LoadExample(source, config.resolution, config.low_resolution, config.data.crop)
+    examples = shuffled(source, seed).random_map(load)
     rows = range(batch_size) if rows is None else rows
-    # Picked last, so that no two processes drift apart or share random numbers.
-    picked = grain.MapDataset.source(_Rows(examples, batch_size, rows))
-    batches = picked.batch(len(rows), batch_fn=collate)[first_batch:]
-    # In the caller's thread: tokenizers need be neither thread-safe nor sent to a process.
-    return _prefetched(batches, config.data.num_workers).map(TokenizeCaptions(tokenize))
+    places = (config.data.data_dir, *(share.source for share in config.data.shares))
+    threads = max(map(threads_for, places))
+    batches = grain.MapDataset.source(_Batches(examples, first_picture, batch_size, rows, threads))
+    num_workers, read_batch = config.data.num_workers, ReadBatch(read)
+    if config.data.embeddings:  # Many bytes, read ahead like the pictures.
+        loaded = _prefetched(batches.map(read_batch), num_workers)
+    else:  # In the caller's thread: a tokenizer need be neither thread-safe nor sent to a process.
+        loaded = _prefetched(batches, num_workers).map(read_batch)
+    return loaded.map(CountBroken(broken or BrokenRecords(config.data.max_broken_share)))
 
 
-class _Rows:
-    """Of every `batch_size` examples those at `rows`, one after another."""
+class _Batches:
+    """From `first` on, of every `batch_size` examples those at `rows`.
 
-    def __init__(self, examples: grain.MapDataset, batch_size: int, rows: Sequence[int]):
-        self._examples, self._batch_size, self._rows = examples, batch_size, rows
+    They are loaded by threads of this object's own.
+    """
+
+    def __init__(
+        self, examples: grain.MapDataset, first: int, batch_size: int, rows: Sequence[int],
+        threads: int,
+    ):  # fmt: skip
+        self._examples, self._first = examples, first
+        self._batch_size, self._rows, self._threads = batch_size, rows, threads
 
     def __len__(self) -> int:
-        return len(self._examples) // self._batch_size * len(self._rows)
+        return (len(self._examples) - self._first) // self._batch_size
 
-    def __getitem__(self, index: int) -> dict[str, object]:
-        batch, place = divmod(index, len(self._rows))
-        return self._examples[batch * self._batch_size + self._rows[place]]
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        start = self._first + index * self._batch_size
+        places = [start + row for row in self._rows]
+        return collate(list(self._pool.map(self._examples.__getitem__, places)))
+
+    @functools.cached_property
+    def _pool(self) -> concurrent.futures.ThreadPoolExecutor:
+        return concurrent.futures.ThreadPoolExecutor(self._threads)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Worker processes have pools of their own."""
+        return {name: value for name, value in vars(self).items() if name != "_pool"}
 
 
 def _prefetched(batches: grain.MapDataset, num_workers: int) -> grain.IterDataset:
     """Batches made ahead by threads of this process or by worker processes."""
-    threads = min(MAX_THREADS, os.cpu_count() or 1)
     if num_workers == 0:
-        ahead = max(threads, BATCHES_AHEAD)
-        return batches.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=ahead))
+        return batches.to_iter_dataset(grain.ReadOptions(BATCHES_AHEAD, BATCHES_AHEAD))
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags.
     one_by_one = batches.to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=1))
@@ -94,15 +122,32 @@ def _prefetched(batches: grain.MapDataset, num_workers: int) -> grain.IterDatase
 
 
 class LoadExample:
-    """Record -> one example: its pictures and a freshly drawn caption."""
+    """Index of a record -> one example: its pictures and a freshly drawn caption."""
 
-    def __init__(self, resolution: int, low_resolution: int | None, crop: int | None):
+    def __init__(
+        self, source: Source, resolution: int, low_resolution: int | None, crop: int | None
+    ):
+        self._source = source
         self._resolution = resolution
         self._low_resolution = low_resolution
         self._crop = crop
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> dict[str, object]:
-        return {_CAPTION: record.draw_caption(rng), **self._pictures(record, rng)}
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """The example, and which broken records were met before one was found that is good.
+
+        Raises:
+            UsageError: none is.
+        """
+        broken = []
+        while len(broken) < _TRIES:
+            try:
+                record = self._source[index]
+                caption = record.captions.draw(rng)
+                return {_CAPTION: caption, **self._pictures(record, rng), _BROKEN: broken}
+            except BrokenRecord as error:
+                broken.append(Broken(error.name, error.reason, str(error)))
+                index = int(rng.integers(len(self._source)))
+        raise UsageError(f"{_TRIES} records in a row are broken; the last: {broken[-1].message}")
 
     def _pictures(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         decoded = transforms.decode(record.image, record.name, self._resolution)
@@ -121,20 +166,32 @@ class LoadExample:
         return transforms.decode(record.low_res, record.name, self._low_resolution)
 
 
-def collate(examples: Sequence[dict[str, object]]) -> dict[str, object]:
-    """Examples -> one batch: stacked pictures, and the captions as a list."""
-    names = [name for name in examples[0] if name != _CAPTION]
+def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Examples -> one batch: stacked pictures, the captions as a list, and all that was broken."""
+    names = [name for name in examples[0] if name not in (_CAPTION, _BROKEN)]
     pictures = {name: np.stack([example[name] for example in examples]) for name in names}
-    return {**pictures, _CAPTION: [example[_CAPTION] for example in examples]}
+    captions = [example[_CAPTION] for example in examples]
+    broken = [one for example in examples for one in example[_BROKEN]]
+    return {**pictures, _CAPTION: captions, _BROKEN: broken}
 
 
-class TokenizeCaptions:
-    """Puts token ids and mask in the place of a batch's captions."""
+class ReadBatch:
+    """Puts what is read of a batch's captions in their place."""
 
-    def __init__(self, tokenize: Tokenize):
-        self._tokenize = tokenize
+    def __init__(self, read: ReadCaptions):
+        self._read = read
 
-    def __call__(self, batch: dict[str, object]) -> Batch:
-        token_ids, mask = self._tokenize(batch[_CAPTION])
-        pictures = {name: array for name, array in batch.items() if name != _CAPTION}
-        return {**pictures, "token_ids": token_ids, "mask": mask}
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        others = {name: array for name, array in batch.items() if name != _CAPTION}
+        return {**others, **self._read(batch[_CAPTION])}
+
+
+class CountBroken:
+    """Takes the broken records out of a batch and counts them."""
+
+    def __init__(self, broken: BrokenRecords):
+        self._broken = broken
+
+    def __call__(self, batch: dict[str, Any]) -> Batch:
+        self._broken.take(len(batch["image"]), batch.pop(_BROKEN))
+        return batch

@@ -1,10 +1,38 @@
 """What a source of captioned pictures gives: the interface between sources and pipeline."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+from imagen_jax.errors import UsageError
+
+
+@runtime_checkable
+class Captions(Protocol):
+    """The captions of one picture."""
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """One of them."""
+        ...
+
+    def all(self) -> Iterable[str]:
+        """Every text that `draw` may give; a text may come more than once."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedCaptions:
+    """Captions written beside a picture; each is as likely to be drawn."""
+
+    texts: tuple[str, ...]
+
+    def draw(self, rng: np.random.Generator) -> str:
+        return self.texts[int(rng.integers(len(self.texts)))]
+
+    def all(self) -> tuple[str, ...]:
+        return self.texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,18 +45,43 @@ class Record:
     """An encoded picture."""
     low_res: bytes | None
     """The same picture at the stage's low resolution, where the source has a true one."""
-    draw_caption: Callable[[np.random.Generator], str]
+    captions: Captions
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What is known of a record beside its picture."""
+
+    captions: Captions
+    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Such as `similarity`, by the names that the source has for them."""
+
+
+class BrokenRecord(UsageError):
+    """A record that cannot be used.
+
+    Args:
+        name: of the record.
+        reason: the same for all records that are broken in the same way.
+        detail: of this one.
+    """
+
+    def __init__(self, name: str, reason: str, detail: str = ""):
+        super().__init__(f"{name}: {reason}{f' ({detail})' if detail else ''}.")
+        self.name, self.reason = name, reason
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to records, from several threads or processes at once."""
+    """Random access to records, from several threads or processes at once.
+
+    Both ways to read raise a BrokenRecord where the record cannot be used.
+    """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
 
-
-def pick_caption(texts: Sequence[str], rng: np.random.Generator) -> str:
-    """One of `texts`, drawn uniformly."""
-    return texts[int(rng.integers(len(texts)))]
+    def metadata(self, index: int) -> Metadata:
+        """Of the record `index`, without reading its picture where that can be helped."""
+        ...

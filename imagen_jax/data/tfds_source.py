@@ -1,15 +1,19 @@
 """Any tfds data set that has an image and a text feature, read without TensorFlow."""
 
 import functools
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from imagen_jax.data import captioned_emoji, captions
-from imagen_jax.data.records import Record, pick_caption
+from imagen_jax.data import annotations, captioned_emoji
+from imagen_jax.data.broken import Tally
+from imagen_jax.data.captions import WordedCaptions
+from imagen_jax.data.records import BrokenRecord, Captions, Metadata, Record
 from imagen_jax.errors import UsageError, reason
+from imagen_jax.files import list_files, to_path
 
 CAPTION_FEATURES = ("caption", "captions", "text", "description", "title")
 """The first of these that stands in a text feature's path wins over other text features."""
@@ -39,39 +43,61 @@ class TfdsSource:
             UsageError: unknown name or split, no image feature, or no text feature.
         """
         builder = open_builder(name, data_dir)
-        self._name = f"{name}:{split}"
+        self.name, self.left_out = f"{name}:{split}", Tally()
         self._image = image_feature(builder)
         self._low_res = low_res_feature(builder, low_resolution)
         self._is_emoji = builder.name == captioned_emoji.NAME
         self._text = () if self._is_emoji else text_feature(builder)
         # Only now: to prepare may take hours.
         builder.download_and_prepare(file_format="array_record")
-        self._records = read_split(builder, split)
+        self._records = _read_split(builder, split)
+        self.home = to_path(str(builder.data_path))
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the files of the data set, and with the split."""
+        files = list_files(f"{self.home}/*.array_record*")
+        return hashlib.sha256(repr((self.name, files)).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._records[index]
-        name = f"{self._name}[{index}]"
+        name, record = self._read(index)
         low_res = record[self._low_res] if self._low_res else None
-        draw = _emoji_caption(record) if self._is_emoji else _caption(record, self._text, name)
-        return Record(name, record[self._image], low_res, draw)
+        return Record(name, record[self._image], low_res, self._captions(record, name))
+
+    def metadata(self, index: int) -> Metadata:
+        name, record = self._read(index)
+        return Metadata(self._captions(record, name), _numbers(record))
+
+    def _read(self, index: int) -> tuple[str, dict[str, Any]]:
+        name = f"{self.name}[{index}]"
+        try:
+            return name, self._records[index]
+        except (ValueError, IndexError, RuntimeError) as error:  # Of array_record and protobuf.
+            raise BrokenRecord(name, "record unreadable", reason(error)) from error
+
+    def _captions(self, record: dict[str, Any], name: str) -> Captions:
+        if self._is_emoji:
+            return _emoji_captions(record)
+        value = functools.reduce(lambda part, key: part[key], self._text, record)
+        texts = np.ravel(np.asarray(value, dtype=object))
+        return annotations.listed([annotations.read_text(text, name) for text in texts], name)
 
 
-def _emoji_caption(record: dict[str, bytes]) -> functools.partial[str]:
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Scalar features, by name."""
+    scalars = {
+        name: x for name, x in record.items() if isinstance(x, np.generic) or np.ndim(x) == 0
+    }
+    return annotations.numbers_of({name: np.asarray(x).item() for name, x in scalars.items()})
+
+
+def _emoji_captions(record: dict[str, bytes]) -> WordedCaptions:
     label, keywords, style = (record[word].decode() for word in EMOJI_WORDS)
     split = keywords.split(captioned_emoji.KEYWORD_SEPARATOR) if keywords else []
-    return functools.partial(captions.caption, label, split, style)
-
-
-def _caption(record: dict[str, Any], path: FeaturePath, name: str) -> functools.partial[str]:
-    value = functools.reduce(lambda part, key: part[key], path, record)
-    texts = [text.decode().strip() for text in np.ravel(np.asarray(value, dtype=object))]
-    texts = [text for text in texts if text]
-    if not texts:
-        raise UsageError(f"{name} has no caption in its feature {'/'.join(path)!r}.")
-    return functools.partial(pick_caption, texts)
+    return WordedCaptions(label, tuple(split), style)
 
 
 def open_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
@@ -138,7 +164,7 @@ def text_feature(builder: tfds.core.DatasetBuilder) -> FeaturePath:
     return paths[0]
 
 
-def read_split(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[dict[str, Any]]:
+def _read_split(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[dict[str, Any]]:
     """Random access to the records of a split; images stay encoded."""
     encoded = {name: tfds.decode.SkipDecoding() for name in image_features(builder)}
     try:

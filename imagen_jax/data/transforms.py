@@ -1,46 +1,103 @@
 """From encoded bytes to the uint8 arrays of a training example."""
 
 import io
-import struct
+import warnings
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
-from imagen_jax.errors import UsageError
+from imagen_jax.data.records import BrokenRecord
 
 RGB = UInt8[np.ndarray, "height width 3"]
 LowResRGB = UInt8[np.ndarray, "low_height low_width 3"]
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises on bytes that are no whole picture."""
+MAX_PIXELS = 5 * 10**7
+"""A picture that decodes to more is left out: it may be meant to fill the memory."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""No other decoder of Pillow's gets to see the bytes."""
+_TRUNCATED = ("truncated", "not enough image data", "unexpected end", "broken data stream")
+"""What Pillow says of pictures that end early; it has no class for it."""
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the picture upright."""
+# Pillow warns of large pictures and damaged EXIF data, without saying which pictures'.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(data: bytes, name: str, side: int) -> Image.Image:
-    """The picture upright, in RGB, anything transparent on white.
+    """The picture upright, in RGB, anything transparent on white; of several frames the first.
 
     Args:
-        data: a file of any format that Pillow reads.
+        data: a file of any of `FORMATS`.
         name: of the record, for the error.
         side: in pixels; a JPEG that is much larger is decoded at a fraction of its size.
 
     Raises:
-        UsageError: the bytes do not decode.
+        BrokenRecord: the bytes do not decode, or to too much.
     """
+    image = _open(data, name)
     try:
-        image = Image.open(io.BytesIO(data))
         image.draft(None, (2 * side, 2 * side))
+        if image.width * image.height > MAX_PIXELS:
+            raise BrokenRecord(name, "picture too large", f"{image.width}x{image.height}")
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-    except _BROKEN as error:
-        raise UsageError(f"The picture of {name} does not decode: {error}.") from error
-    return _to_rgb(image)
+    except BrokenRecord:
+        raise
+    except Exception as error:  # Pillow's plugins raise what they happen to come upon.
+        raise _broken(name, error) from error
+    return _to_rgb(_upright(image), name)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def size_of(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) as the header says, before any turning.
+
+    Raises:
+        BrokenRecord: it has no header that can be read.
+    """
+    return _open(data, name).size
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BrokenRecord(name, "picture too large", str(error)) from error
+    except Exception as error:  # As in `decode`.
+        raise _broken(name, error) from error
+
+
+def _broken(name: str, error: Exception) -> BrokenRecord:
+    if isinstance(error, UnidentifiedImageError):
+        return BrokenRecord(name, "picture undecodable", "of no format that is known")
+    said = str(error) or type(error).__name__
+    truncated = isinstance(error, EOFError) or any(what in said.lower() for what in _TRUNCATED)
+    reason = "picture truncated" if truncated else "picture undecodable"
+    return BrokenRecord(name, reason, said.partition("\n")[0])
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # Of EXIF data that is damaged, and says nothing.
+        return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):  # 16 bits of grey, which convert() would clip.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):  # 32 bits of grey, without a white that is agreed on.
+        raise BrokenRecord(name, "picture undecodable", f"mode {image.mode}")
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

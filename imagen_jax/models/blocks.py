@@ -88,5 +88,7 @@ def run_blocks(
     # Inside a scan the loop itself keeps XLA from merging both computations.
     step = jax.checkpoint(step, policy=_POLICIES[remat], prevent_cse=False)
     stack = functools.partial(jax.tree.map, lambda *leaves: jnp.stack(leaves))
-    _, outputs = jax.lax.scan(step, x, (stack(*states), stack(*inputs)))
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], outputs) for i in range(len(blocks))]
+    last, outputs = jax.lax.scan(step, x, (stack(*states), stack(*inputs)))
+    # The last is not read from the stack: where the others are not needed, no stack is made.
+    before = range(len(blocks) - 1)
+    return [*(jax.tree.map(lambda leaf, i=i: leaf[i], outputs) for i in before), last]

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from imagen_jax.errors import UsageError
@@ -21,6 +22,8 @@ _CONNECT_SECONDS = 300
 """The processes of a run may come so far apart."""
 _SHUTDOWN_SECONDS = 60
 """A process that ends waits so long for the others: after a mistake on one, all end then."""
+_MOST_SAID = 1024
+"""Bytes of a text that processes tell each other."""
 
 
 def start(flags: DistributedFlags, machine: Machine | None = None) -> None:
@@ -100,6 +103,15 @@ def leads() -> bool:
 def wait_for_all(what: str) -> None:
     """Every process waits here until all have come; `what` must be the same."""
     multihost_utils.sync_global_devices(what)
+
+
+def said_by_all(text: str) -> list[str]:
+    """What each process says, in their order; of long texts the beginning. All must call it."""
+    if jax.process_count() == 1:
+        return [text]
+    said = np.frombuffer(text.encode()[:_MOST_SAID].ljust(_MOST_SAID, b"\0"), np.uint8)
+    rows = multihost_utils.process_allgather(said)
+    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
 
 
 @contextlib.contextmanager

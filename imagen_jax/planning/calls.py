@@ -21,7 +21,8 @@ from imagen_jax.stage import (
     build_networks,
 )
 from imagen_jax.training.loop import Trainer
-from imagen_jax.training.step import stage_loss
+from imagen_jax.training.speed import step_flops
+from imagen_jax.training.step import abstract_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +50,6 @@ class Call:
     count_flops: Callable[[], int]
 
 
-def abstract_batch(config: StageConfig, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the data pipeline feeds a training step with."""
-    side, length = config.data.crop or config.resolution, config.text_encoder.max_length
-    array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)  # noqa: E731
-    batch = {
-        "image": array(jnp.uint8, side, side, 3),
-        "token_ids": array(jnp.int32, length),
-        "mask": array(jnp.bool_, length),
-    }
-    if config.low_resolution is not None:
-        batch["low_res"] = array(jnp.uint8, side // config.upscale, side // config.upscale, 3)
-    return batch
-
-
 def training_step(config: StageConfig, mesh: Mesh) -> Call:
     """The step of `Trainer`.
 
@@ -71,7 +58,7 @@ def training_step(config: StageConfig, mesh: Mesh) -> Call:
     """
     trainer = Trainer(config, mesh)
     state, frozen = trainer.abstract_state, {}
-    if not config.text_encoder.train:
+    if config.runs_frozen_encoder:
         frozen = {"text_encoder": _placed_encoder(config, mesh)}
     size = config.training.batch_size
     batch = abstract_batch(config, size)
@@ -79,8 +66,7 @@ def training_step(config: StageConfig, mesh: Mesh) -> Call:
     key = _all_at(jax.eval_shape(lambda: jax.random.key(0)), meshes.replicated(mesh))
 
     def count_flops() -> int:
-        loss = functools.partial(stage_loss, config, trainer.networks)
-        return model_flops(loss, state.params, frozen, batch, _keys(size), trained=True)
+        return step_flops(config, trainer.networks, state.params, frozen)
 
     return Call(
         "training step", config, mesh.size, size, trainer.step, (state, frozen, batch, key),
@@ -96,7 +82,8 @@ def embedding(config: StageConfig, batch_size: int, mesh: Mesh) -> Call:
     """
     meshes.check_batch_size(batch_size, mesh)
     params = {"text_encoder": _placed_encoder(config, mesh)}
-    batch = abstract_batch(config, batch_size)
+    data = dataclasses.replace(config.data, embeddings="")  # They spare the training this call.
+    batch = abstract_batch(dataclasses.replace(config, data=data), batch_size)
     batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
     embed = _networks(config, mesh).embed
     arguments = (params, batch["token_ids"], batch["mask"])

@@ -16,6 +16,7 @@ class Chip:
         hbm_bandwidth: bytes per second.
         ici_bandwidth: bytes per second that leave a chip over all its links to other chips.
         slices: chips along each side of the slices that can be had.
+        kind: what JAX calls the device.
     """
 
     flops: float
@@ -23,6 +24,7 @@ class Chip:
     hbm_bandwidth: float
     ici_bandwidth: float
     slices: tuple[str, ...]
+    kind: str
 
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -38,19 +40,19 @@ _CUBES = (
 CHIPS = {
     "v4": Chip(
         flops=275e12, hbm_bytes=int(30.75 * GIB), hbm_bandwidth=1228e9, ici_bandwidth=300e9,
-        slices=_CUBES,
+        slices=_CUBES, kind="TPU v4",
     ),
     "v5e": Chip(
         flops=197e12, hbm_bytes=int(15.75 * GIB), hbm_bandwidth=819e9, ici_bandwidth=200e9,
-        slices=_FLAT,
+        slices=_FLAT, kind="TPU v5 lite",
     ),
     "v5p": Chip(
         flops=459e12, hbm_bytes=int(95.73 * GIB), hbm_bandwidth=2765e9, ici_bandwidth=600e9,
-        slices=(*_CUBES, "16x16x24"),
+        slices=(*_CUBES, "16x16x24"), kind="TPU v5",
     ),
     "v6e": Chip(
         flops=918e12, hbm_bytes=int(31.24 * GIB), hbm_bandwidth=1638e9, ici_bandwidth=400e9,
-        slices=_FLAT,
+        slices=_FLAT, kind="TPU v6 lite",
     ),
 }  # fmt: skip
 """Generation -> chip."""
@@ -63,6 +65,11 @@ def known_topologies() -> list[str]:
 
 def chip_of(topology: str) -> Chip:
     return CHIPS[topology.partition(":")[0]]
+
+
+def chip_of_kind(kind: str) -> Chip | None:
+    """The chip that JAX calls `kind`; None of a CPU, a GPU and a chip that is not known here."""
+    return next((chip for chip in CHIPS.values() if chip.kind == kind), None)
 
 
 def chip_count(topology: str) -> int:

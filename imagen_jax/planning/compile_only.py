@@ -14,7 +14,7 @@ from imagen_jax.planning.hlo import Program
 from imagen_jax.planning.options import CompileOptions
 from imagen_jax.planning.report import Memory, Report, bound, to_json, to_text
 from imagen_jax.planning.topology import slice_devices
-from imagen_jax.training.checkpoint import package_versions
+from imagen_jax.training.directory import package_versions
 
 _KNOBS = (
     "More chips, more training.accumulation_steps, a smaller training.batch_size, more remat in "

@@ -10,11 +10,10 @@ from jax.sharding import AbstractMesh, AxisType
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.planning.calls import abstract_batch
 from imagen_jax.planning.liveness import peak_bytes
 from imagen_jax.stage import abstract_frozen_encoder, build_networks
 from imagen_jax.training.optim import make_optimizer
-from imagen_jax.training.step import init_state, stage_loss
+from imagen_jax.training.step import abstract_batch, init_state, stage_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ def estimate(config: StageConfig, chips: int) -> Estimate:
         functools.partial(init_state, config, make_optimizer(config.optimizer)), key
     )
     frozen = {}
-    if not config.text_encoder.train:
+    if config.runs_frozen_encoder:
         frozen["text_encoder"] = abstract_frozen_encoder(config.text_encoder.t5)
     shard_bytes = functools.partial(_shard_bytes, mesh=mesh)
     here = config.training.batch_size // meshes.batch_parts(mesh)

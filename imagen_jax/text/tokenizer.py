@@ -6,6 +6,7 @@ transformers, because it has no byte fallback: it makes `<unk>` of every charact
 small vocabulary lacks.
 """
 
+import hashlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ class SentencePieceVocabulary:
         except (RuntimeError, OSError) as error:
             raise UsageError(f"{path} is not a readable SentencePiece model: {error}.") from error
         _require_t5_ids(path, self._model.pad_id(), self._model.eos_id())
-        self.size = self._model.vocab_size()
+        self.path, self.size = path, self._model.vocab_size()
 
     def encode(self, text: str) -> list[int]:
         return self._model.encode(text)
@@ -59,7 +60,7 @@ class JsonVocabulary:
             raise UsageError(f"{path} is no tokenizer file of Hugging Face: {error!r}.") from error
         ids = self._tokenizer.get_vocab()
         _require_t5_ids(path, ids.get("<pad>"), ids.get("</s>"))
-        self.size = len(self._tokenizer)
+        self.path, self.size = path, len(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -75,12 +76,17 @@ class Tokenizer:
         self, vocabulary: SentencePieceVocabulary | JsonVocabulary, lowercase: bool = False
     ) -> None:
         self._vocabulary = vocabulary
-        self._lowercase = lowercase
+        self.lowercase = lowercase
 
     @property
     def vocab_size(self) -> int:
         """Every id is below this."""
         return self._vocabulary.size
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the vocabulary's file."""
+        return hashlib.sha256(self._vocabulary.path.read_bytes()).hexdigest()
 
     def __call__(
         self, texts: Sequence[str], max_length: int
@@ -113,7 +119,7 @@ class Tokenizer:
         return np.where(first, EOS_ID, PAD_ID).astype(np.int32), first
 
     def _fitted(self, text: str, room: int) -> list[int]:
-        ids = self._ids(text)
+        ids = self.ids(text)
         if len(ids) > room:
             dropped = self._vocabulary.decode(ids[room:])
             warnings.warn(
@@ -123,17 +129,29 @@ class Tokenizer:
             )
         return ids[:room]
 
-    def _ids(self, text: str) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"The caption {text!r} is not valid Unicode: {error.reason}."
-            ) from error
-        ids = self._vocabulary.encode(text.lower().strip() if self._lowercase else text)
+    def ids(self, text: str) -> list[int]:
+        """All ids of a text, without `</s>`.
+
+        Raises:
+            UsageError: it is blank or not valid Unicode.
+        """
+        ids = self._vocabulary.encode(as_read(text, self.lowercase))
         if not ids:
             raise UsageError(f"The caption {text!r} is blank; a caption must have some text.")
         return ids
+
+
+def as_read(text: str, lowercase: bool) -> str:
+    """What of a caption is read: all of it, or in lower case without spaces around it.
+
+    Raises:
+        UsageError: it is not valid Unicode.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"The caption {text!r} is not valid Unicode: {error.reason}.") from error
+    return text.lower().strip() if lowercase else text
 
 
 def load_tokenizer(name_or_dir: str, *, lowercase: bool = False) -> Tokenizer:

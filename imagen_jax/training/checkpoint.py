@@ -1,132 +1,136 @@
-"""A training directory: config, versions and Orbax checkpoints. All of Orbax is in this file."""
+"""Checkpoints of a training directory, and the way back from damaged ones. All of Orbax is here.
+
+A checkpoint holds four items: `params`, `ema` and `opt_state`, each read without the others, and
+`about`, which says of what config and position it is and what the arrays add up to. It appears
+under its step's name when all of it is written, or not at all; so a run may be killed at any
+moment. What happens to a file later (a disk that lost its last writes, a copy that was cut short)
+shows when the arrays no longer add up.
+"""
 
 import contextlib
 import dataclasses
 import gc
-import importlib.metadata
+import itertools
 import json
+import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import absl.logging
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-import imagen_jax
 from imagen_jax import config_json
-from imagen_jax.config import StageConfig
+from imagen_jax.config import StageConfig, Weights
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.files import AnyPath, absolute, write_text
+from imagen_jax.files import AnyPath, absolute
+from imagen_jax.network_config import Checked
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import parameter_shardings, with_shardings
 from imagen_jax.stage import Params, init_params
+from imagen_jax.training.checksums import checksums
+from imagen_jax.training.directory import package_versions, read_config
 from imagen_jax.training.step import TrainState
 
-_MAY_CHANGE = {
-    "training": {
-        "num_steps", "log_every", "checkpoint_every", "keep_checkpoints", "sample_every",
-        "sample_prompts",
-    },
-    "data": {"data_dir", "num_workers"},
-    "mesh": {"fsdp", "spatial"},
-}  # fmt: skip
-"""Fields that change nothing about what is learned, so that a resumed run may change them."""
 _DAMAGE = (ValueError, KeyError, OSError, TypeError)
 _FORBIDDEN = "PERMISSION_DENIED"
 """So begins what TensorStore says, in a ValueError, of a file that it may not read."""
-_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
+_UNREADABLE = "cannot be read"
+_READ_SECONDS = 0.1
+"""What is being read when another read fails gets so long to find that nobody waits for it."""
+_LISTED = 50
+"""Checkpoints that are tried at most."""
+
+# What Orbax logs of an error, with a trace, it also raises.
+absl.logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+
+Items = dict[str, Any]
+"""Item of a checkpoint -> its arrays, or abstract ones that say where they shall lie."""
 
 
-def package_versions() -> dict[str, str]:
-    """Of the packages that a result depends on."""
-    installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"imagen-jax": imagen_jax.__version__, **installed}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About(Checked):
+    """What a checkpoint says of itself.
 
-
-def claim_directory(workdir: AnyPath, config: StageConfig) -> None:
-    """Makes `workdir` the training directory of `config`, or checks that it already is.
-
-    Every process checks before the first one writes; when this returns, all can read it.
-
-    Raises:
-        UsageError: it belongs to another stage or config, and names the first field that
-            differs; or it cannot be written to.
+    Attributes:
+        config: that it was trained with.
+        pictures: seen so far; the data goes on with the next one.
+        checksums: of each item, by `checksums.checksums`.
+        versions: of the packages that wrote it.
     """
-    if (workdir / "config.json").exists():
-        _require_same(read_config(workdir), config, workdir)
-    elif workdir.is_dir() and any(workdir.iterdir()):
-        raise UsageError(
-            f"{workdir} is not empty and holds no config.json; choose a new directory."
-        )
-    distributed.wait_for_all("checked the training directory")
-    if distributed.leads():
-        write_text(workdir / "config.json", config_json.to_json(config))
-        write_text(workdir / "versions.json", json.dumps(package_versions(), indent=2))
-    distributed.wait_for_all("claimed the training directory")
+
+    config: StageConfig
+    pictures: int
+    checksums: dict[str, dict[str, int]]
+    versions: dict[str, str]
 
 
-def is_training_directory(path: AnyPath) -> bool:
-    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint that is whole.
+
+    Attributes:
+        step: batches taken in.
+        about: it.
+        items: those that were asked for.
+    """
+
+    step: int
+    about: About
+    items: Items
 
 
-def read_config(workdir: AnyPath) -> StageConfig:
-    """The config of a training directory."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise UsageError(f"{workdir} is not a training directory: it holds no config.json.")
-    return config_json.from_json(path.read_bytes(), str(path))
+class _Manager(ocp.CheckpointManager):
+    """Never asks whether the run is preempted.
 
+    The loop asks. Its processes agree on a step by counting what each has asked about, and
+    Orbax would ask from a thread of its own, about steps that have long passed.
+    """
 
-def _require_same(stored: StageConfig, config: StageConfig, workdir: AnyPath) -> None:
-    for name, was in dataclasses.asdict(stored).items():
-        now = dataclasses.asdict(config)[name]
-        if isinstance(was, dict):
-            ignored = _MAY_CHANGE.get(name, set())
-            fields = [field for field in {**was, **now} if field not in ignored]
-            differing = [f for f in fields if was.get(f) != now.get(f)]
-            if differing:
-                name, was, now = (
-                    f"{name}.{differing[0]}",
-                    was.get(differing[0]),
-                    now.get(differing[0]),
-                )
-            else:
-                continue
-        if was != now:
-            raise UsageError(
-                f"{workdir} was trained with {name} = {was!r} and this run has {now!r}; "
-                "resume with the same value or choose a new directory."
-            )
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 class Checkpoints:
     """The checkpoints of one training directory; saving goes on in the background.
 
-    A checkpoint is {state: step, params, opt_state; ema}. The EMA is an item of its own, so
-    that sampling reads nothing else. All processes save and restore together, each its parts
-    of the arrays; any number of processes reads what another number saved. The step is also
-    where the data goes on.
+    All processes save and restore together, each its parts of the arrays; any number of
+    processes reads what another number saved.
     """
 
     def __init__(self, workdir: AnyPath, keep: int | None = None):
+        """`keep`: how many stay; None for a reader, who changes nothing."""
         self.directory = absolute(workdir / "checkpoints")  # Orbax refuses relative ones.
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._aside = absolute(workdir / "damaged")
+        writes = keep is not None
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=writes,
+            cleanup_tmp_directories=writes,
+            # Where it fails in the background, other threads wait for it for minutes.
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+        )
+        self._manager = _Manager(self.directory, options=options)
 
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+    def steps(self) -> list[int]:
+        """Of all checkpoints, whole or damaged, from the newest; as the first process sees them."""
+        steps = sorted(self._manager.all_steps(), reverse=True)[:_LISTED]
+        return json.loads(distributed.said_by_all(json.dumps(steps))[0])
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, config: StageConfig, pictures: int) -> None:
         """Starts to save; the arrays may be donated once this returns."""
-        rest = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+        items = {"params": state.params, "ema": state.ema, "opt_state": state.opt_state}
+        about = About(
+            config=config, pictures=pictures, versions=package_versions(),
+            checksums={name: checksums(item) for name, item in items.items()},
+        )  # fmt: skip
+        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        arguments["about"] = ocp.args.JsonSave(json.loads(config_json.to_json(about)))
         with self._writing():
-            self._manager.save(
-                int(state.step),
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(rest),
-                    ema=ocp.args.StandardSave(state.ema),
-                ),
-            )
+            self._manager.save(int(state.step), args=ocp.args.Composite(**arguments), force=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -140,42 +144,110 @@ class Checkpoints:
                 f"A checkpoint in {self.directory} cannot be written: {reason(error)}."
             ) from error
 
-    def restore(self, abstract: TrainState) -> TrainState:
-        """The newest state, placed as `abstract` says."""
-        rest = {"step": abstract.step, "params": abstract.params, "opt_state": abstract.opt_state}
-        restored = self._read(
-            state=ocp.args.StandardRestore(rest),
-            ema=ocp.args.StandardRestore(abstract.ema),
-        )
-        return TrainState(ema=restored.ema, **restored.state)
+    def restore(self, wanted: Callable[[StageConfig], Items]) -> Restored:
+        """The newest checkpoint that is whole, the same on all processes.
 
-    def restore_ema(self, abstract: Params) -> Params:
-        """The newest EMA parameters of the networks in `abstract` alone, as it says."""
-        how = ocp.checkpoint_utils.construct_restore_args(abstract)
-        return self._read(ema=ocp.args.PyTreeRestore(abstract, how, partial_restore=True)).ema
+        Args:
+            wanted: the config of a checkpoint -> abstract arrays of the items to read.
 
-    def _read(self, **items: Any) -> Any:
-        step = self.latest_step()
+        Raises:
+            UsageError: there is none, or a file may not be read.
+        """
+        steps = self.steps()
+        problems = []
+        for step in steps:
+            restored, problem = self._try(step, wanted)
+            if problem.startswith(_UNREADABLE):
+                raise UsageError(f"{self._name(step)} {problem}.")
+            if restored is not None:
+                self._warn(zip(steps, problems, strict=False), step)
+                return restored
+            problems.append(problem)
+        if not steps:
+            raise UsageError(f"{self.directory.parent} holds no checkpoint yet.")
+        others = ", and so are all before it" if len(steps) > 1 else "; there is no other"
+        raise UsageError(f"{self._name(steps[0])} {problems[0]}{others}.")
+
+    def _name(self, step: int) -> str:
+        return f"The checkpoint {self.directory / str(step)}"
+
+    def _warn(self, problems: Iterable[tuple[int, str]], used: int) -> None:
+        for step, problem in problems if distributed.leads() else ():
+            warnings.warn(
+                f"{self._name(step)} {problem}; that of step {used} is used.", stacklevel=4
+            )
+
+    def _try(
+        self, step: int, wanted: Callable[[StageConfig], Items]
+    ) -> tuple[Restored | None, str]:
+        """The checkpoint, or None and what is wrong with it, as all processes find together."""
+        restored, problem = self._read(step, wanted)
+        problem = _first(distributed.said_by_all(problem))
+        # Only of what all have read: summing up an array may take every process.
+        if restored is not None and not problem:
+            problem = _first(distributed.said_by_all(_check(restored)))
+        return (None, problem) if problem else (restored, "")
+
+    def _read(
+        self, step: int, wanted: Callable[[StageConfig], Items]
+    ) -> tuple[Restored | None, str]:
+        """This process's part of it. Orbax's managers would wait for processes that failed."""
+        directory = self.directory / str(step)
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
+                about = json.dumps(handler.restore(directory / "about"))
+            about = config_json.from_json(about, str(directory / "about"), About)
+            items = wanted(about.config)
+            items = {name: _read_arrays(directory / name, x) for name, x in items.items()}
+            return Restored(step, about, items), ""
         except Exception as error:  # Of many classes: see `_is_of_files`.
             if not _is_of_files(error):
                 raise
             said = reason(error)
             forbidden = isinstance(error, PermissionError) or said.startswith(_FORBIDDEN)
-        _drop_unawaited_reads()
-        checkpoint = self.directory / str(step)
+        _drop_abandoned_reads()
         if forbidden:
-            raise UsageError(f"The checkpoint {checkpoint} cannot be read: {said}.")
-        raise UsageError(
-            f"The checkpoint {checkpoint} is damaged or incomplete ({said}); "
-            "move it away to go on from the one before."
-        )
+            return None, f"{_UNREADABLE}: {said}"
+        return None, f"is damaged or incomplete ({said})"
+
+    def set_aside(self, newer_than: int) -> None:
+        """Moves newer checkpoints, which are damaged, out of the way of what will be saved."""
+        steps = [step for step in self.steps() if step > newer_than]
+        for step in steps if distributed.leads() else ():
+            self._aside.mkdir(parents=True, exist_ok=True)
+            names = (f"{step}.{number}" if number else str(step) for number in itertools.count())
+            target = next(path for path in map(self._aside.joinpath, names) if not path.exists())
+            (self.directory / str(step)).rename(target)
+            warnings.warn(f"{self._name(step)} is kept as {target}.", stacklevel=2)
+        distributed.wait_for_all("set damaged checkpoints aside")
+        self._manager.reload()
 
     def close(self) -> None:
         """Waits for the last save."""
         with self._writing():
             self._manager.close()
+
+
+def _read_arrays(path: AnyPath, abstract: Any) -> Any:
+    """An item, or the part of it that `abstract` names."""
+    how = ocp.checkpoint_utils.construct_restore_args(abstract)
+    arguments = ocp.args.PyTreeRestore(abstract, how, partial_restore=True)
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        return handler.restore(path, args=arguments)
+
+
+def _first(problems: list[str]) -> str:
+    return next(filter(None, problems), "")
+
+
+def _check(restored: Restored) -> str:
+    """What is wrong with the numbers of a checkpoint that could be read; empty if nothing is."""
+    for name, item in restored.items.items():
+        saved = restored.about.checksums.get(name, {})
+        wrong = [path for path, total in checksums(item).items() if saved.get(path) != total]
+        if wrong:
+            return f"is damaged or incomplete ({len(wrong)} arrays of {name} do not add up)"
+    return ""
 
 
 def _is_of_files(error: Exception) -> bool:
@@ -187,33 +259,66 @@ def _is_of_files(error: Exception) -> bool:
     return type(error) is Exception or isinstance(error, _DAMAGE)
 
 
-def _drop_unawaited_reads() -> None:
-    """Collects what Orbax was about to read when it failed.
+def _drop_abandoned_reads() -> None:
+    """Collects what Orbax was about to read, or was reading, when it failed.
 
-    Python would warn of each of them, whenever it happens to collect it.
+    Python would show warnings and traces of each of them, whenever it happens to collect it.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        gc.collect()
+    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            time.sleep(_READ_SECONDS)
+            gc.collect()
+    finally:
+        sys.unraisablehook = before
 
 
-def load_directory(workdir: AnyPath, mesh: jax.sharding.Mesh) -> tuple[StageConfig, Params]:
-    """Config and newest EMA parameters of a training directory."""
-    config = read_config(workdir)
+def has_checkpoint(workdir: AnyPath) -> bool:
+    """Whether there is one, whole or damaged, as the first process sees it."""
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return bool(checkpoints.steps())
+
+
+def load_directory(
+    workdir: AnyPath, mesh: jax.sharding.Mesh, weights: Weights = "ema"
+) -> tuple[StageConfig, Params]:
+    """Config of a training directory, and parameters of its newest checkpoint.
+
+    Args:
+        workdir: the directory; nothing in it is changed.
+        mesh: that the parameters are placed on.
+        weights: "ema" is their moving average, "raw" what the optimizer made.
+
+    Raises:
+        UsageError: it holds no checkpoint that is whole.
+    """
+    config, item = read_config(workdir), {"ema": "ema", "raw": "params"}[weights]
     abstract = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    return config, load_ema(workdir, abstract, mesh)
+    return config, _load_item(workdir, item, abstract, mesh)
 
 
 def load_ema(workdir: AnyPath, abstract: Params, mesh: jax.sharding.Mesh) -> Params:
-    """The newest EMA parameters of the networks in `abstract`, in its dtypes, on the mesh."""
+    """The newest EMA parameters of the networks in `abstract`, in its dtypes, on the mesh.
+
+    Raises:
+        UsageError: as `load_directory`.
+    """
+    stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), abstract)
+    params = _load_item(workdir, "ema", stored, mesh)
+    return jax.tree.map(_cast, params, abstract)
+
+
+def _cast(x: jax.Array, abstract: jax.ShapeDtypeStruct) -> jax.Array:
+    """In another dtype, the memory of the old one free again."""
+    if x.dtype == abstract.dtype:
+        return x
+    cast = x.astype(abstract.dtype)
+    x.delete()
+    return cast
+
+
+def _load_item(workdir: AnyPath, item: str, abstract: Params, mesh: jax.sharding.Mesh) -> Params:
     abstract = with_shardings(abstract, parameter_shardings(abstract, mesh))
-    require_checkpoint(workdir)
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        return checkpoints.restore_ema(abstract)
-
-
-def require_checkpoint(workdir: AnyPath) -> None:
-    """Raises a UsageError for a training directory without any checkpoint."""
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        if checkpoints.latest_step() is None:
-            raise UsageError(f"{workdir} holds no checkpoint yet.")
+        return checkpoints.restore(lambda _: {item: abstract}).items[item]

@@ -1,19 +1,18 @@
 """The sheet of pictures that a run paints now and then, always from the same noise."""
 
-import functools
 from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from imagen_jax.config import StageConfig
-from imagen_jax.data.pipeline import make_dataset
+from imagen_jax.data.pipeline import ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.pictures import grid
 from imagen_jax.sampling import make_sampler, picture_keys
 from imagen_jax.stage import Networks, Params
-from imagen_jax.text.tokenizer import Tokenizer
 
 _PICTURES = 16
 _COLUMNS = 4
@@ -26,30 +25,45 @@ class SampleGrid:
     """
 
     def __init__(
-        self, config: StageConfig, networks: Networks, tokenizer: Tokenizer, source: Source,
+        self, config: StageConfig, networks: Networks, read: ReadCaptions, source: Source,
         replicated: jax.sharding.Sharding,
     ):  # fmt: skip
-        """`source`: of the training data. `replicated` lays an array on every device, so that
-        every process has it.
+        """`read`: of captions. `source`: of the training data. `replicated` lays an array on every
+        device, so that every process has it.
         """
         self._config = config
-        self._batch = _prompts_or_data(config, tokenizer, source)
+        self._batch = _prompts_or_data(config, read, source)
         side = config.data.crop or config.resolution
         self._sample = make_sampler(config, config.sampling, networks, size=(side, side))
-        self._embed = jax.jit(networks.embed)
+        self._text = jax.jit(networks.text_of)
         self._gather = jax.jit(lambda x: x, out_shardings=replicated)
 
-    def __call__(self, params: Params) -> Image.Image:
-        """`params` holds U-Net and text encoder."""
+    def __call__(self, params: Params) -> tuple[Image.Image, dict[str, float]]:
+        """The sheet and, for super-resolution, its `colour_drift`.
+
+        `params` holds U-Net and text encoder.
+        """
         batch = self._batch
-        text = self._embed(params, batch["token_ids"], batch["mask"])
+        text = self._text(params, batch)
         keys = picture_keys(self._config.training.seed, self._config.resolution, len(text))
         pictures = self._sample(params, text, batch["mask"], keys, batch.get("low_res"))
         pictures = np.asarray(self._gather(pictures))
         if self._config.low_resolution is not None:
-            return grid([list(batch["low_res"]), list(pictures), list(batch["image"])])
-        prompts = self._config.training.sample_prompts
-        return grid(list(_rows(pictures)), list(_rows(prompts)) or None, cell=2 * len(pictures[0]))
+            sheet = grid([list(batch["low_res"]), list(pictures), list(batch["image"])])
+            return sheet, {"colour_drift": colour_drift(pictures, batch["low_res"])}
+        captions = list(_rows(self._config.training.sample_prompts)) or None
+        return grid(list(_rows(pictures)), captions, cell=2 * len(pictures[0])), {}
+
+
+def colour_drift(
+    pictures: UInt8[np.ndarray, "batch height width 3"],
+    low_res: UInt8[np.ndarray, "batch low_height low_width 3"],
+) -> float:
+    """How far the mean colours of pictures are from those of what they were made of.
+
+    Mean |difference| over pictures and channels, in units of 0..255.
+    """
+    return float(np.abs(pictures.mean((1, 2)) - low_res.mean((1, 2))).mean())
 
 
 def _rows(items) -> Iterator[list]:
@@ -58,12 +72,9 @@ def _rows(items) -> Iterator[list]:
 
 
 def _prompts_or_data(
-    config: StageConfig, tokenizer: Tokenizer, source: Source
+    config: StageConfig, read: ReadCaptions, source: Source
 ) -> dict[str, np.ndarray]:
-    prompts, length = config.training.sample_prompts, config.text_encoder.max_length
-    if config.low_resolution is None and prompts:
-        token_ids, mask = tokenizer(prompts, length)
-        return {"token_ids": token_ids, "mask": mask}
-    tokenize = functools.partial(tokenizer, max_length=length)
+    if config.low_resolution is None and config.training.sample_prompts:
+        return read(config.training.sample_prompts)
     seed = config.training.seed
-    return next(iter(make_dataset(source, config, tokenize, batch_size=_PICTURES, seed=seed)))
+    return next(iter(make_dataset(source, config, read, batch_size=_PICTURES, seed=seed)))

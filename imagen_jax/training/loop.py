@@ -1,36 +1,47 @@
 """The training loop: config -> mesh -> state -> step -> checkpoint.
 
-One turn: read a batch, start the step, check the metrics of the step before (so that the
-device never waits for the host), then what is due: log, checkpoint, sample.
+One turn: start the step on the batch that was sent ahead, read and send the next one while it
+runs, read the metrics of the step before (so that the device never waits for the host) and log
+them, then what is due: checkpoint, loss on held-out pictures, samples.
 """
 
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import jax
 
-from imagen_jax.config import StageConfig
-from imagen_jax.data.pipeline import Batch, make_dataset
+from imagen_jax.config import StageConfig, Weights
+from imagen_jax.data.broken import BrokenRecords
+from imagen_jax.data.pipeline import Batch, ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath
 from imagen_jax.loading import (
+    keep_account_of_embeddings,
     keep_frozen_encoder,
     load_frozen_encoder,
-    load_stage,
-    load_stage_tokenizer,
 )
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.pictures import save_png
+from imagen_jax.parallel.feed import DeviceFeed
 from imagen_jax.stage import Params, build_networks
-from imagen_jax.text.tokenizer import Tokenizer
-from imagen_jax.training.checkpoint import Checkpoints, claim_directory
+from imagen_jax.text.cache import EmbeddingCache
+from imagen_jax.training.captions import load_caption_reader
+from imagen_jax.training.checkpoint import Checkpoints, has_checkpoint
+from imagen_jax.training.directory import claim_directory
+from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
 from imagen_jax.training.grids import SampleGrid
-from imagen_jax.training.metrics import Reporter, check_finite
+from imagen_jax.training.metrics import TooManySkipped
 from imagen_jax.training.optim import make_optimizer
-from imagen_jax.training.step import TrainState, init_state, train_step
+from imagen_jax.training.preemption import Preemption, say_stopped
+from imagen_jax.training.profiling import Profiler
+from imagen_jax.training.report import Reporter
+from imagen_jax.training.speed import Work, step_flops
+from imagen_jax.training.start import Start, abstract_state, from_checkpoint, from_stage
+from imagen_jax.training.step import TrainState, first_state, init_state, train_step
 
 
 class Trainer:
@@ -46,12 +57,13 @@ class Trainer:
         gather = functools.partial(meshes.gather_parameters, mesh=mesh)
         self.networks = build_networks(config, gather)
         optimizer = make_optimizer(config.optimizer)
-        init = functools.partial(init_state, config, optimizer)
-        abstract = jax.eval_shape(init, jax.random.key(0))
-        self.shardings: TrainState = meshes.parameter_shardings(abstract, mesh)
-        self.abstract_state: TrainState = meshes.with_shardings(abstract, self.shardings)
+        self.abstract_state = abstract_state(config, mesh)
+        self.shardings: TrainState = jax.tree.map(lambda x: x.sharding, self.abstract_state)
         # Each device makes its own shards: no device ever holds the whole model.
+        init = functools.partial(init_state, config, optimizer)
         self.init = jax.jit(init, out_shardings=self.shardings)
+        start = functools.partial(first_state, optimizer)
+        self.start_from = jax.jit(start, out_shardings=self.shardings, donate_argnums=0)
         self.step = jax.jit(
             functools.partial(train_step, config, self.networks, optimizer, self.shardings),
             out_shardings=(self.shardings, meshes.replicated(mesh)),
@@ -60,28 +72,25 @@ class Trainer:
 
     def load_frozen(self, workdir: AnyPath) -> Params:
         """What the step needs but does not train, on the mesh."""
-        if self.config.text_encoder.train:
+        if not self.config.runs_frozen_encoder:
             return {}
         return {"text_encoder": load_frozen_encoder(self.config, workdir, self.mesh)}
 
-    def init_from(self, stage: AnyPath, key: jax.Array) -> TrainState:
-        """A first state whose parameters are those (EMA) of a trained stage."""
-        wanted = self.abstract_state.params
-        loaded = load_stage(stage).params
-        loaded = {name: loaded[name] for name in wanted}
-        if jax.tree.structure(loaded) != jax.tree.structure(wanted):
-            raise UsageError(f"--init-from {stage} is a network of another structure.")
-        for (path, ours), theirs in zip(
-            jax.tree.leaves_with_path(wanted), jax.tree.leaves(loaded), strict=True
-        ):
-            if ours.shape != theirs.shape:
-                raise UsageError(
-                    f"--init-from {stage}: {jax.tree_util.keystr(path)} has shape "
-                    f"{theirs.shape}; this config has {ours.shape}."
-                )
-        params = meshes.place_parameters(loaded, self.shardings.params)
-        copy = jax.tree.map(lambda x: x.copy(), params)
-        return self.init(key).replace(params=params, ema=copy)
+    def work(self, frozen: Params) -> Work:
+        """What a step does, for figures of speed."""
+        return Work(
+            pictures=self.config.training.batch_size,
+            flops=step_flops(self.config, self.networks, self.abstract_state.params, frozen),
+            chips=self.mesh.size,
+            kind=self.mesh.devices.flat[0].device_kind,
+        )
+
+    def held_out_loss(self, read: ReadCaptions, source: Source) -> HeldOutLoss:
+        return HeldOutLoss(self.config, self.networks, read, source, self.mesh)
+
+    def sample_grid(self, read: ReadCaptions, source: Source) -> SampleGrid:
+        everywhere = meshes.replicated(self.mesh)
+        return SampleGrid(self.config, self.networks, read, source, everywhere)
 
 
 def _check_trainable(config: StageConfig) -> None:
@@ -92,86 +101,149 @@ def _check_trainable(config: StageConfig) -> None:
         )
 
 
-def run(config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None) -> None:
+def run(
+    config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None,
+    weights: Weights | None = None, allow_change: Collection[str] = (), profile: range = range(0),
+) -> None:  # fmt: skip
     """Trains a stage until `training.num_steps`, going on from the newest checkpoint if any.
+
+    SIGTERM ends the run early, with a checkpoint.
 
     Args:
         config: of the stage.
         workdir: training directory; made if it does not exist.
         init_from: a trained stage whose weights a new run starts from.
+        weights: which of them, as `loading.load_stage` takes it.
+        allow_change: fields of the config that may differ from those of the run so far.
+        profile: steps to profile, the first one being 1.
 
     Raises:
         UsageError: a workdir of another config, data or an encoder that cannot be read, sizes
-            that do not divide, or a metric that is not finite.
+            that do not divide, or too many updates in a row that are not finite.
     """
-    trainer = Trainer(config, meshes.make_mesh(config.mesh))
-    tokenizer = load_stage_tokenizer(config)
-    frozen = trainer.load_frozen(workdir)
-    with distributed.leader_first("opened the data"):  # It may have to be built.
-        source = open_source(config.data, config.low_resolution)
-    seed_key, init_key = jax.random.split(jax.random.key(config.training.seed))
-    fresh = trainer.init_from(init_from, init_key) if init_from else None
-    claim_directory(workdir, config)
-    if frozen:
-        keep_frozen_encoder(config, frozen["text_encoder"], workdir)
-    checkpoints = Checkpoints(workdir, keep=config.training.keep_checkpoints)
-    try:
-        if checkpoints.latest_step() is not None:
-            state = checkpoints.restore(trainer.abstract_state)
-        else:
-            state = fresh or trainer.init(init_key)
-        del fresh
-        grid = (
-            SampleGrid(config, trainer.networks, tokenizer, source, meshes.replicated(trainer.mesh))
-            if config.training.sample_every
-            else None
-        )
-        reader = open_reader(trainer, source, tokenizer, first_batch=int(state.step))
-        _train(trainer, state, frozen, reader, seed_key, checkpoints, grid, workdir)
-    finally:
-        checkpoints.close()
+    with Preemption() as preemption:
+        trainer = Trainer(config, meshes.make_mesh(config.mesh))
+        read = load_caption_reader(config)
+        frozen = trainer.load_frozen(workdir)
+        with distributed.leader_first("opened the data"):  # It may have to be built.
+            source = open_source(config.data, config.low_resolution)
+            held_out = open_held_out(config) if config.training.eval_every else None
+        params = None
+        if init_from is not None and not has_checkpoint(workdir):
+            params = from_stage(config, trainer.abstract_state.params, init_from, weights)
+        claim_directory(workdir, config, allow_change)
+        if frozen:
+            keep_frozen_encoder(config, frozen["text_encoder"], workdir)
+        if isinstance(read, EmbeddingCache):
+            keep_account_of_embeddings(read.metadata, workdir)
+        seed_key, init_key = jax.random.split(jax.random.key(config.training.seed))
+        with contextlib.closing(Checkpoints(workdir, config.training.keep_checkpoints)) as saved:
+            start = _start(trainer, saved, params, init_key)
+            broken = BrokenRecords(config.data.max_broken_share)
+            reader = open_reader(
+                trainer, source, read, first_picture=start.pictures, broken=broken
+            )  # fmt: skip
+            feed = DeviceFeed(reader, trainer.mesh)
+            work = trainer.work(frozen)
+            with _watching(trainer, start, work, broken, workdir, profile) as (reporter, profiler):
+                hooks = Hooks(
+                    reporter,
+                    profiler,
+                    trainer.held_out_loss(read, held_out) if held_out is not None else None,
+                    trainer.sample_grid(read, source) if config.training.sample_every else None,
+                )
+                last = _train(trainer, start, frozen, feed, seed_key, saved, hooks, preemption)
+        if last < config.training.num_steps and distributed.leads():
+            say_stopped(last)
+
+
+def _start(
+    trainer: Trainer, checkpoints: Checkpoints, params: Params | None, key: jax.Array
+) -> Start:
+    """`params`: what a run without a checkpoint starts from; None draws them."""
+    if checkpoints.steps():
+        return from_checkpoint(checkpoints, trainer.config, trainer.mesh, trainer.abstract_state)
+    return Start(trainer.init(key) if params is None else trainer.start_from(params))
+
+
+@contextlib.contextmanager
+def _watching(
+    trainer: Trainer, start: Start, work: Work, broken: BrokenRecords, workdir: AnyPath,
+    profile: range,
+) -> Iterator[tuple[Reporter, Profiler]]:  # fmt: skip
+    leads, training = distributed.leads(), trainer.config.training
+    step = int(start.state.step)
+    with (
+        Reporter(workdir, step, start.pictures, training, work, broken, writes=leads) as reporter,
+        Profiler(workdir, profile if leads else range(0)) as profiler,
+    ):
+        yield reporter, profiler
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What is done beside the steps, each where it is due; None for what is never due."""
+
+    reporter: Reporter
+    profiler: Profiler
+    evaluate: HeldOutLoss | None
+    grid: SampleGrid | None
 
 
 def _train(
-    trainer: Trainer, state: TrainState, frozen: Params, reader: Iterator[Batch], key: jax.Array,
-    checkpoints: Checkpoints, grid: SampleGrid | None, workdir: AnyPath,
-) -> None:  # fmt: skip
-    """The loop itself."""
-    training = trainer.config.training
-    step = int(state.step)
-    with Reporter(workdir, step, training, writes=distributed.leads()) as reporter:
-        pending = None
-        while step < training.num_steps:
-            batch = meshes.global_batch(next(reader), trainer.mesh)
-            state, metrics = trainer.step(state, frozen, batch, key)
-            step += 1
-            if pending is not None:
-                reporter.report(*pending)
-            pending = (step, metrics)
-            last = step == training.num_steps
-            if last or step % training.checkpoint_every == 0:
-                check_finite(step, metrics)
-                checkpoints.save(state)
-            if grid is not None and (last or step % training.sample_every == 0):
-                picture = grid(state.ema | frozen)
-                if distributed.leads():
-                    save_png(picture, workdir / "samples" / f"{step:08d}.png")
-        if pending is not None:
-            reporter.report(*pending)
+    trainer: Trainer, start: Start, frozen: Params, feed: DeviceFeed, key: jax.Array,
+    checkpoints: Checkpoints, hooks: Hooks, preemption: Preemption,
+) -> int:  # fmt: skip
+    """The loop itself; returns the last step."""
+    training, reporter = trainer.config.training, hooks.reporter
+    state, pictures, step = start.state, start.pictures, int(start.state.step)
+    stopping = preemption.reached(step)
+
+    def is_due(every: int) -> bool:
+        return step % every == 0 or step == training.num_steps
+
+    try:
+        while step < training.num_steps and not stopping:
+            step, pictures = step + 1, pictures + training.batch_size
+            with hooks.profiler.step(step, state):
+                state, metrics = trainer.step(state, frozen, next(feed), key)
+            stopping = preemption.reached(step)
+            if step < training.num_steps and not stopping:
+                with reporter.waiting(metrics["loss"]):
+                    feed.fetch()
+            reporter.step_started(step, metrics)
+            if stopping or is_due(training.checkpoint_every):
+                with reporter.paused():
+                    checkpoints.save(state, trainer.config, pictures)
+            if hooks.evaluate is not None and is_due(training.eval_every) and not stopping:
+                with reporter.paused():
+                    reporter.write(step, hooks.evaluate(state, frozen))
+            if hooks.grid is not None and is_due(training.sample_every) and not stopping:
+                with reporter.paused():
+                    reporter.show(step, "samples", *hooks.grid(state.ema | frozen))
+    except TooManySkipped:
+        checkpoints.save(state, trainer.config, pictures)
+        raise
+    return step
 
 
 def open_reader(
-    trainer: Trainer, source: Source, tokenizer: Tokenizer, *, first_batch: int
-) -> Iterator[Batch]:
-    """This process's share of the batches from `first_batch` on, without end."""
+    trainer: Trainer, source: Source, read: ReadCaptions, *, first_picture: int,
+    broken: BrokenRecords | None = None,
+) -> Iterator[Batch]:  # fmt: skip
+    """This process's share of the batches from `first_picture` on, without end.
+
+    `broken` counts the records of it that could not be used.
+    """
     config, batch_size = trainer.config, trainer.config.training.batch_size
     dataset = make_dataset(
         source,
         config,
-        functools.partial(tokenizer, max_length=config.text_encoder.max_length),
+        read,
         batch_size=batch_size,
         rows=meshes.local_rows(batch_size, trainer.mesh),
-        first_batch=first_batch,
+        first_picture=first_picture,
         seed=config.training.seed,
+        broken=broken,
     )
     return iter(dataset)

@@ -1,92 +1,86 @@
-"""Where a run's numbers go: progress bar, TensorBoard, metrics.jsonl; and a finiteness check."""
+"""From the metrics of single steps to those of the steps between two logs; and when to give up."""
 
-import json
 import math
-import time
+from typing import Any
 
-import jax
-import tensorboardX
-from tqdm import tqdm
+import numpy as np
 
-from imagen_jax.config import TrainingConfig
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, write_text
-from imagen_jax.training.step import Metrics
 
-METRICS_FILE = "metrics.jsonl"
-
-
-class NonFiniteMetric(UsageError):
-    """A loss or norm became NaN or infinite; nothing after it is worth keeping."""
+Values = dict[str, Any]
+"""A step's metrics on the host: numbers, and arrays with one number for each bin of time."""
+_AVERAGED = ("loss", "gradient_norm", "bin_losses", "bin_shares")
+"""Of these the mean over the updates that were not skipped counts; of others the last value."""
 
 
-def check_finite(step: int, metrics: Metrics) -> dict[str, float]:
-    """Metrics as floats; waits for the device.
-
-    Raises:
-        NonFiniteMetric: names the step and the metric.
-    """
-    fetched = jax.device_get(metrics)
-    values = {name: float(value) for name, value in fetched.items() if not value.ndim}
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise NonFiniteMetric(
-                f"Step {step}: {name} is {value}; the run stops before it is saved. Lower "
-                "optimizer.learning_rate or go on from the last checkpoint."
-            )
-    return values
+class TooManySkipped(UsageError):
+    """Updates in a row were not finite; the state is that from before them."""
 
 
-class Reporter:
-    """A progress bar with loss, pictures per second and ETA; scalars for TensorBoard and scripts.
+class BrokenParameters(UsageError):
+    """Parameters became infinite or NaN; no step will ever be finite again."""
 
-    `metrics.jsonl` gets one object per logged step; a resumed run appends to it.
 
-    Only the process that `writes` reports; all of them check.
-    """
+class Interval:
+    """The steps since the last log."""
 
-    def __init__(
-        self, workdir: AnyPath, first_step: int, training: TrainingConfig, *, writes: bool
-    ):
-        self._training = training
-        # Files in buckets cannot be appended to, so that all of it is written each time. Read
-        # first, as it may fail: a board that nobody closes complains at the end of the process.
-        self._file = workdir / METRICS_FILE
-        self._text = self._file.read_text("utf-8") if writes and self._file.exists() else ""
-        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard")) if writes else None
-        self._bar = tqdm(
-            total=training.num_steps, initial=first_step, unit="step", disable=not writes,
-            dynamic_ncols=True,
-        )  # fmt: skip
-        self._started_at = self._logged_at = time.monotonic()
-        self._logged_step = first_step
+    def __init__(self) -> None:
+        self._sums: dict[str, np.ndarray] = {}
+        self._last: Values = {}
+        self._taken = self._skipped = 0
 
-    def __enter__(self) -> "Reporter":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
-        if self._board is not None:
-            self._board.close()
-
-    def report(self, step: int, metrics: Metrics) -> None:
-        """Takes in a finished step; every `log_every`-th is shown and written.
-
-        Raises:
-            NonFiniteMetric: as `check_finite`.
-        """
-        values = check_finite(step, metrics)
-        self._bar.update()
-        if step % self._training.log_every and step != self._training.num_steps:
+    def add(self, values: Values) -> None:
+        self._last = {name: value for name, value in values.items() if name not in _AVERAGED}
+        if self._last.pop("skipped"):
+            self._skipped += 1
             return
-        now, batch_size = time.monotonic(), self._training.batch_size
-        speed = (step - self._logged_step) * batch_size / max(now - self._logged_at, 1e-9)
-        self._logged_at, self._logged_step = now, step
-        self._bar.set_postfix(loss=f"{values['loss']:.4f}", pictures_per_s=f"{speed:.1f}")
-        if self._board is not None:
-            speeds = {"pictures_per_second": speed, "pictures_seen": step * batch_size}
-            scalars = {**values, **speeds, "seconds": now - self._started_at}
-            for name, value in scalars.items():
-                self._board.add_scalar(name, value, step)
-            self._text += json.dumps({"step": step, **scalars}) + "\n"
-            write_text(self._file, self._text)
+        self._taken += 1
+        for name in _AVERAGED:
+            value = np.asarray(values[name], np.float64)
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def summary(self) -> Values:
+        """Numbers, and `loss_by_time`, a list: None stands for a bin without a picture.
+
+        `skipped` is how many updates were. Where all were, there is no loss.
+        """
+        means = {name: total / self._taken for name, total in self._sums.items()}
+        losses, shares = means.pop("bin_losses", ()), means.pop("bin_shares", ())
+        summary = {name: float(value) for name, value in {**means, **self._last}.items()}
+        if self._taken:
+            summary["loss_by_time"] = [
+                float(loss / share) if share else None
+                for loss, share in zip(losses, shares, strict=True)
+            ]
+        return {**summary, "skipped": self._skipped}
+
+
+class SkipCounter:
+    """Counts updates that were skipped: in all, and in a row."""
+
+    def __init__(self, most_in_a_row: int):
+        self.total = 0
+        self._most, self._in_a_row = most_in_a_row, 0
+
+    def add(self, step: int, values: Values) -> UsageError | None:
+        """Takes in a step; returns why the run must stop, if it must."""
+        if not math.isfinite(values["parameter_norm"]):
+            return BrokenParameters(
+                f"Step {step}: parameter_norm is {values['parameter_norm']}; the run stops before "
+                "it is saved. Start a new run with a lower optimizer.learning_rate, with "
+                "--init-from the last checkpoint if there is one."
+            )
+        if not values["skipped"]:
+            self._in_a_row = 0
+            return None
+        self.total += 1
+        self._in_a_row += 1
+        if self._in_a_row < self._most:
+            return None
+        name = "gradient_norm" if math.isfinite(values["loss"]) else "loss"
+        return TooManySkipped(
+            f"Step {step}: {name} is {values[name]}, and {self._in_a_row} updates in a row were "
+            "skipped (training.max_skipped_in_a_row); the state from before them is saved. Look "
+            "at the data of these steps, or start a new run with a lower "
+            "optimizer.learning_rate, with --init-from this one."
+        )

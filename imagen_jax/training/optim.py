@@ -1,5 +1,6 @@
-"""Learning rate, optimizer and EMA."""
+"""Learning rate, optimizer, EMA, and which parameters they leave alone."""
 
+import fnmatch
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from imagen_jax.config import OptimizerConfig
+from imagen_jax.errors import UsageError
 
 
 def learning_rate(config: OptimizerConfig) -> optax.Schedule:
@@ -25,7 +27,8 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Clip by global norm, then the configured optimizer with its schedule.
 
     Adafactor has optax's defaults, so its rate is relative to each parameter's scale; Adam
-    has 0.9, 0.999, 1e-8 (appendix F.2).
+    has 0.9, 0.999, 1e-8 (appendix F.2). Frozen parameters have no moments, no update and no
+    part in the norm.
     """
     rate = learning_rate(config)
     optimizer = {
@@ -37,7 +40,49 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         if config.clip_global_norm is None
         else optax.clip_by_global_norm(config.clip_global_norm)
     )
-    return optax.chain(clip, optimizer)
+    optimizer = optax.chain(clip, optimizer)
+    if not config.freeze:
+        return optimizer
+
+    def labels(params: Any) -> Any:
+        return jax.tree.map(lambda t: "trained" if t else "frozen", trained(config, params))
+
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+
+def trained(config: OptimizerConfig, params: Any) -> Any:
+    """True for every parameter that is trained: no pattern of `freeze` fits its name.
+
+    A name is a parameter's path with dots, as in exported files ("unet.conv_in.kernel").
+
+    Raises:
+        UsageError: a pattern fits none, or nothing is left to train.
+    """
+    paths = [path for path, _ in jax.tree.leaves_with_path(params)]
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
+    for pattern in config.freeze:
+        if not fnmatch.filter(names, pattern):
+            raise UsageError(
+                f"optimizer.freeze has {pattern!r}, which fits no parameter; their names are like "
+                f"{names[0]} and {names[-1]}."
+            )
+    chosen = [not any(fnmatch.fnmatchcase(name, p) for p in config.freeze) for name in names]
+    if not any(chosen):
+        raise UsageError(f"optimizer.freeze is {config.freeze}; it leaves nothing to train.")
+    return jax.tree.unflatten(jax.tree.structure(params), chosen)
+
+
+def with_schedule_at(opt_state: Any, step: jax.Array) -> Any:
+    """A new optimizer's state whose learning rate goes on from `step`."""
+
+    def count(state: Any) -> Any:
+        return state._replace(count=step) if _is_schedule(state) else state
+
+    return jax.tree.map(count, opt_state, is_leaf=_is_schedule)
+
+
+def _is_schedule(state: Any) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)
 
 
 def update_ema(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:

@@ -12,12 +12,29 @@ from imagen_jax.config import StageConfig
 from imagen_jax.diffusion import process, schedules
 from imagen_jax.sampling import low_res_inputs, noise_level, to_unit
 from imagen_jax.stage import Networks, Params, drop_text, init_params
-from imagen_jax.training.optim import learning_rate, update_ema
+from imagen_jax.training.optim import learning_rate, trained, update_ema
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 TIME_BINS = 10
 """Equal parts of t in [0, 1] whose losses are told apart."""
+
+
+def abstract_batch(config: StageConfig, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the data pipeline feeds a training step with."""
+    side, text = config.data.crop or config.resolution, config.text_encoder
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)  # noqa: E731
+    batch = {
+        "image": array(jnp.uint8, side, side, 3),
+        "mask": array(jnp.bool_, text.max_length),
+    }
+    if config.data.embeddings:
+        batch["text"] = array(jnp.bfloat16, text.max_length, text.t5.d_model)
+    else:
+        batch["token_ids"] = array(jnp.int32, text.max_length)
+    if config.low_resolution is not None:
+        batch["low_res"] = array(jnp.uint8, side // config.upscale, side // config.upscale, 3)
+    return batch
 
 
 @dataclass
@@ -40,7 +57,11 @@ class TrainState:
 def init_state(
     config: StageConfig, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> TrainState:
-    params = init_params(config, key)
+    return first_state(optimizer, init_params(config, key))
+
+
+def first_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+    """Step 0 of a run that starts from these parameters: the EMA equals them."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -64,7 +85,7 @@ def picture_losses(
     Args:
         params: trained parameters.
         frozen: parameters that are not trained (a frozen text encoder), or {}.
-        batch: image and, for super-resolution, low_res (uint8); token_ids and mask.
+        batch: image and, for super-resolution, low_res (uint8); mask, and token_ids or text.
         keys: one per picture.
     """
     x = to_unit(batch["image"])
@@ -73,7 +94,7 @@ def picture_losses(
     )(keys)
     t = jax.vmap(jax.random.uniform)(times)
     drop = jax.vmap(jax.random.uniform)(drops) < config.training.caption_dropout
-    text = networks.embed(params | frozen, batch["token_ids"], batch["mask"])
+    text = networks.text_of(params | frozen, batch)
     state = networks.encode_text(params, *drop_text(text, batch["mask"], drop))
     inputs = {}
     if config.low_resolution is not None:
@@ -115,16 +136,18 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One optimizer step; the same `state`, `batch` and `key` give the same result.
 
-    Where loss or gradient is not finite, parameters, EMA and optimizer stay as they are and
-    the metric `skipped` is 1.
+    Where loss, gradient or new parameters are not finite, parameters, EMA and optimizer stay as
+    they are and the metric `skipped` is 1.
 
     `shardings` says where the state lies. Gradients are constrained to lie as their
     parameters, without which the partitioner may choose worse, or wrong, layouts.
     """
     keys = jax.random.split(jax.random.fold_in(key, state.step), batch["image"].shape[0])
     parts = config.training.accumulation_steps
+    learns = trained(config.optimizer, state.params)
 
     def loss_of(params: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics]:
+        params = jax.tree.map(lambda t, p: p if t else jax.lax.stop_gradient(p), learns, params)
         losses, t = picture_losses(config, networks, params, frozen, batch, keys)
         return jnp.mean(losses), by_time(losses, t)
 
@@ -139,9 +162,11 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = update_ema(state.ema, params, state.step, config.optimizer.ema_decay)
+    ema = jax.tree.map(lambda t, average, p: average if t else p, learns, ema, params)
     updated = TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state)
     gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    finite &= jnp.isfinite(optax.tree.norm(updated.params))
     kept = jax.tree.map(functools.partial(jnp.where, finite), updated, state)
     parameter_norm = optax.tree.norm(kept.params)
     distance = optax.tree.norm(jax.tree.map(jnp.subtract, kept.ema, kept.params))

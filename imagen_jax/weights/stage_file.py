@@ -1,13 +1,13 @@
 """One stage as one `.safetensors` file: its parameters, its config in the header."""
 
 import dataclasses
-from pathlib import Path
+from typing import get_args
 
 import jax
 from flax.traverse_util import unflatten_dict
 
 from imagen_jax import config_json
-from imagen_jax.config import FOLDER_PREFIX, Dtype, StageConfig
+from imagen_jax.config import Dtype, StageConfig, Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath
 from imagen_jax.stage import Params, init_params, init_text_encoder
@@ -17,21 +17,20 @@ from imagen_jax.weights.tensors import StoredParams, fit_params, write_tensors
 _FORMAT = "imagen-jax stage 1"
 
 
-def save_stage_file(path: AnyPath, config: StageConfig, params: Params, dtype: Dtype) -> None:
-    """Writes "unet" and, if it is in `params`, "text_encoder".
+def save_stage_file(
+    path: AnyPath, config: StageConfig, params: Params, dtype: Dtype, weights: Weights = "ema"
+) -> None:
+    """Writes "unet" and, if it is in `params`, "text_encoder"; the header says which `weights`.
 
     Paths of this machine stay out of the header: where the data lies, and where an encoder
     was read that now is in the file. A tokenizer's directory stays, for it is still needed.
     """
-    source = config.data.source
-    if source.startswith(FOLDER_PREFIX):
-        source = FOLDER_PREFIX + Path(source.removeprefix(FOLDER_PREFIX)).name
-    data = dataclasses.replace(config.data, data_dir="", source=source)
-    config = dataclasses.replace(config, data=data)
+    config = dataclasses.replace(config, data=config.data.without_places())
     if "text_encoder" in params:
         encoder = dataclasses.replace(config.text_encoder, source="")
         config = dataclasses.replace(config, text_encoder=encoder)
-    write_tensors(path, params, dtype, {"format": _FORMAT, "config": config_json.to_json(config)})
+    metadata = {"format": _FORMAT, "config": config_json.to_json(config), "weights": weights}
+    write_tensors(path, params, dtype, metadata)
 
 
 def load_stage_file(path: AnyPath) -> tuple[StageConfig, Params]:
@@ -64,6 +63,20 @@ def read_stage_config(path: AnyPath) -> StageConfig:
         UsageError: no such file, cut short, or of another format.
     """
     return _config(open_file(path)[0], path)
+
+
+def read_weights(path: AnyPath) -> Weights:
+    """Which weights a file holds. Files of the first versions do not say it: they hold the EMA.
+
+    Raises:
+        UsageError: as `read_stage_config`, or it says anything else.
+    """
+    header = open_file(path)[0]
+    _config(header, path)
+    weights = header.get("weights", "ema")
+    if weights not in get_args(Weights):
+        raise UsageError(f"{path} holds {weights!r} weights; its header must say ema or raw.")
+    return weights
 
 
 def _config(header: dict[str, str], path: AnyPath) -> StageConfig:

@@ -44,6 +44,14 @@ def test_every_draw_is_one_of_the_wordings_and_perhaps_keywords():
         assert ", ".join(words) in wordings
 
 
+def test_all_captions_that_may_be_drawn_are_listed():
+    words = captions.WordedCaptions("pizza", KEYWORDS, "noto")
+    rng, listed = np.random.default_rng(0), list(words.all())
+    drawn = {words.draw(rng) for _ in range(5000)}
+    assert drawn <= set(listed) and len(listed) == len(set(listed))
+    assert len(drawn) > 0.9 * len(listed)
+
+
 def test_shares_of_style_and_keywords_are_as_stated():
     drawn = draws(4000)
     styled = np.mean(["noto" in text for text in drawn])

@@ -6,11 +6,13 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import shards
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from imagen_jax.config import DataConfig
 from imagen_jax.data import emoji_concepts, emoji_vectors, tfds_source
+from imagen_jax.data.records import BrokenRecord
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
 
@@ -22,8 +24,11 @@ def png(value: int) -> bytes:
 
 
 def all_captions(record) -> set[str]:
+    """What is drawn, which is all that is listed."""
     rng = np.random.default_rng(0)
-    return {record.draw_caption(rng) for _ in range(50)}
+    drawn = {record.captions.draw(rng) for _ in range(50)}
+    assert drawn <= set(record.captions.all())
+    return drawn
 
 
 @pytest.fixture
@@ -47,6 +52,7 @@ def test_folder_pairs_pictures_with_the_lines_beside_them(folder):
     assert source[1].image == (folder / "sub" / "b.PNG").read_bytes()
     assert source[1].name.endswith("b.PNG")
     assert source[0].low_res is None
+    assert source.metadata(0).captions.all() == ("one", "two")
 
 
 def test_folder_source_can_go_to_a_worker_process(folder):
@@ -57,17 +63,57 @@ def test_folder_mistakes_are_named(folder):
     with pytest.raises(UsageError, match="no such directory"):
         open_folder(folder / "nowhere")
     (folder / "empty").mkdir()
-    with pytest.raises(UsageError, match="holds no picture"):
+    with pytest.raises(UsageError, match=r"there is no file .*empty/\*\*"):
         open_folder(folder / "empty")
-    (folder / "a.txt").write_text(" \n")
-    with pytest.raises(UsageError, match=r"a\.txt has no caption"):
-        open_folder(folder)
-    (folder / "a.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match="not UTF-8"):
-        open_folder(folder)
     (folder / "a.txt").unlink()
-    with pytest.raises(UsageError, match=r"a\.txt is missing"):
+    with pytest.raises(UsageError, match=r"1 of 2 .* 1 no caption \(as a\.png\)"):
         open_folder(folder)
+    (folder / "sub" / "b.txt").unlink()
+    with pytest.raises(UsageError, match="holds no picture .* beside a .txt or .json file"):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [(b" \n", "no caption"), (b"\xff\xfe", "caption not UTF-8")]
+)
+def test_a_broken_caption_of_a_folder_is_named(text, says, folder):
+    (folder / "a.txt").write_bytes(text)
+    source = open_folder(folder)
+    with pytest.raises(BrokenRecord, match=rf"a\.png: {says}"):
+        source[0]
+    assert all_captions(source[1]) == {"drei"}
+
+
+def test_a_file_that_goes_is_a_broken_record(folder):
+    source = open_folder(folder)
+    (folder / "a.png").unlink()
+    with pytest.raises(BrokenRecord, match=r"a\.png: file missing"):
+        source[0]
+
+
+def test_folders_have_json_too(folder):
+    (folder / "a.json").write_text('{"caption": "other", "similarity": 0.5}')
+    (folder / "sub" / "b.txt").rename(folder / "sub" / "b.json")
+    (folder / "sub" / "b.json").write_text('{"caption": "vier"}')
+    source = open_folder(folder)
+    assert [all_captions(source[index]) for index in (0, 1)] == [{"one", "two"}, {"vier"}]
+    assert source.metadata(0).numbers == {"similarity": 0.5}
+    assert source.metadata(1).captions.all() == ("vier",)
+
+
+def test_a_folder_takes_few_bytes_a_record(tmp_path):
+    for number in range(1000):
+        (tmp_path / f"{number:06}.jpg").touch()
+        (tmp_path / f"{number:06}.txt").touch()
+    assert len(pickle.dumps(open_folder(tmp_path))) < 30 * 1000
+
+
+def test_a_folder_may_lie_in_a_bucket(folder, bucket):
+    for path in folder.rglob("*.*"):
+        (bucket / path.relative_to(folder)).write_bytes(path.read_bytes())
+    source = open_folder("gs://bucket/run")
+    assert [all_captions(source[index]) for index in (0, 1)] == [{"one", "two"}, {"drei"}]
+    assert source[1].image == (folder / "sub" / "b.PNG").read_bytes()
 
 
 class _Tiny(tfds.core.GeneratorBasedBuilder):
@@ -108,6 +154,50 @@ class TinyNested(_Tiny):
         texts = [{"text": f"caption {number}"}, {"text": f"other {number}"}]
         low_res = png(100 + number)
         return {"image": png(number), "low_res": low_res, "captions": texts, "file_name": "x"}
+
+
+class TinyLaion(_Tiny):
+    """The features of laion400m/images."""
+
+    FEATURES: ClassVar = {
+        "image": tfds.features.Image(), "caption": tfds.features.Text(),
+        "nsfw": tfds.features.ClassLabel(names=["UNLIKELY", "UNSURE", "NSFW", "UNTAGGED"]),
+        "similarity": tfds.features.Scalar(np.float64), "license": tfds.features.Text(),
+        "url": tfds.features.Text(), "original_width": tfds.features.Scalar(np.int32),
+        "original_height": tfds.features.Scalar(np.int32),
+    }  # fmt: skip
+
+    def example(self, number):
+        return {
+            "image": png(number), "caption": f"é {number}", "nsfw": "UNSURE",
+            "similarity": number / 10, "license": "?", "url": "http://x",
+            "original_width": 100 + number, "original_height": 50,
+        }  # fmt: skip
+
+
+class TinyCoco(_Tiny):
+    """The features of coco_captions."""
+
+    FEATURES: ClassVar = {
+        "image": tfds.features.Image(encoding_format="jpeg"),
+        "image/filename": tfds.features.Text(),
+        "image/id": np.int64,
+        "captions": tfds.features.Sequence({"text": tfds.features.Text(), "id": np.int64}),
+        "objects": tfds.features.Sequence(
+            {
+                "id": np.int64, "area": np.int64, "bbox": tfds.features.BBoxFeature(),
+                "label": tfds.features.ClassLabel(num_classes=80), "is_crowd": np.bool_,
+            }
+        ),
+    }  # fmt: skip
+
+    def example(self, number):
+        captions = [{"text": f"caption {number} {place}", "id": place} for place in range(5)]
+        image = shards.picture(number, kind="JPEG")
+        return {
+            "image": image, "image/filename": "x.jpg", "image/id": number, "captions": captions,
+            "objects": [],
+        }  # fmt: skip
 
 
 class TinyOtherNames(_Tiny):
@@ -156,6 +246,28 @@ def all_captions_key(record) -> str:
     return first
 
 
+def test_features_of_laion_are_read(tmp_path):
+    source = open_tfds("tiny_laion", tmp_path)
+    for index in range(4):
+        (text,) = source[index].captions.all()
+        number = int(text.removeprefix("é "))
+        assert source[index].image == png(number)
+        assert source.metadata(index).captions.all() == (text,)
+        assert source.metadata(index).numbers == {
+            "similarity": pytest.approx(number / 10), "original_width": 100.0 + number,
+            "original_height": 50.0, "nsfw": 1.0,
+        }  # fmt: skip
+
+
+def test_features_of_coco_are_read(tmp_path):
+    source = open_tfds("tiny_coco", tmp_path)
+    for index in range(4):
+        texts = source[index].captions.all()
+        number = int(source.metadata(index).numbers["image/id"])
+        assert texts == tuple(f"caption {number} {place}" for place in range(5))
+        assert source[index].image == shards.picture(number, kind="JPEG")
+
+
 def test_low_res_is_given_only_at_the_size_of_the_stage(tmp_path):
     assert open_tfds("tiny_nested", tmp_path, low_resolution=8)[0].low_res is not None
     assert open_tfds("tiny_nested", tmp_path, low_resolution=4)[0].low_res is None
@@ -168,8 +280,8 @@ def test_the_only_image_and_the_only_text_need_no_common_name(tmp_path):
     for index in range(4):
         try:
             found.append(source[index])
-        except UsageError as error:
-            assert f"[{index}] has no caption" in str(error)
+        except BrokenRecord as error:
+            assert f"[{index}]: no caption" in str(error)
     assert len(found) == 3 and all_captions(found[0]) == {"ein Bild"}
 
 

@@ -1,13 +1,15 @@
 """Decoding and cropping against pictures whose pixels are known."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from imagen_jax.data import transforms
-from imagen_jax.errors import UsageError
+from imagen_jax.data.records import BrokenRecord
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -77,10 +79,126 @@ def test_large_jpeg_is_decoded_at_a_fraction_that_is_large_enough():
     assert 64 <= side < 512
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", encode(Image.new("RGB", (64, 64)))[:60]])
-def test_broken_picture_names_the_record(data):
-    with pytest.raises(UsageError, match="record 7 does not decode"):
+def noise(side: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def zeros(width: int, height: int) -> bytes:
+    """A PNG whose pixels, all zero, take a thousandth of their space."""
+    rows = zlib.compress(bytes(height * (1 + (width + 7) // 8)), 9)
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND")
+
+
+def chunk(kind: bytes, data: bytes = b"") -> bytes:
+    checked = kind + data
+    return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+
+def text_bomb() -> bytes:
+    """A PNG whose text takes 100 MB and whose file takes 100 kB."""
+    text = b"Comment\0\0" + zlib.compress(bytes(10**8), 9)
+    png = encode(Image.new("RGB", (4, 4)))
+    return png[:33] + chunk(b"zTXt", text) + png[33:]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "picture undecodable"),
+        (b"no picture", "picture undecodable"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "picture undecodable"),
+        (encode(noise(64))[:6000], "picture truncated"),
+        (encode(noise(64), "JPEG")[:900], "picture truncated"),
+        (encode(noise(64), "GIF")[:3000], "picture truncated"),
+        (encode(noise(64), "WEBP")[:900], "picture undecodable"),
+        (encode(noise(64), "TIFF", compression="tiff_deflate")[:3000], "picture undecodable"),
+        (encode(Image.new("RGB", (64, 64)))[:40], "picture undecodable"),
+        (zeros(20_000, 20_000), "picture too large"),
+        (zeros(7_100, 7_100), "picture too large"),
+        (encode(Image.new("L", (7_100, 7_100)), "TIFF"), "picture too large"),
+        (text_bomb(), "picture undecodable"),
+        (encode(Image.new("F", (4, 4)), "TIFF"), "picture undecodable"),
+        (encode(Image.new("I", (4, 4)), "TIFF"), "picture undecodable"),
+    ],
+    ids=[
+        "nothing", "text", "postscript", "png", "jpeg", "gif", "webp", "tiff", "header", "bomb",
+        "large png", "large tiff", "text bomb", "float", "int32",
+    ],
+)  # fmt: skip
+def test_broken_pictures_are_named_with_their_reason(data, reason):
+    with pytest.raises(BrokenRecord, match=f"record 7: {reason}") as raised:
         decode(data)
+    assert raised.value.reason == reason and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_bytes_that_were_changed_anywhere_break_nothing_but_their_record(kind):
+    """Whatever Pillow makes of them: a picture, or a record that is named."""
+    whole, rng = encode(noise(24), kind), np.random.default_rng(0)
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for place in rng.integers(len(damaged), size=4):
+            damaged[place] = int(rng.integers(256))
+        try:
+            assert decode(bytes(damaged)).shape[2] == 3
+        except BrokenRecord as error:
+            assert error.reason.startswith("picture")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_is_taken(kind):
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue", "lime")]
+    decoded = decode(encode(frames[0], kind, save_all=True, append_images=frames[1:]))
+    np.testing.assert_allclose(decoded, np.broadcast_to((255, 0, 0), (4, 4, 3)), atol=4)
+
+
+def test_a_jpeg_of_four_inks_has_its_colours():
+    """As Photoshop writes it, the inks are inverted; Pillow's own writer does as Photoshop."""
+    inks = Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK")
+    np.testing.assert_allclose(decode(encode(inks, "JPEG"))[8, 8], (200, 30, 60), atol=6)
+
+
+def test_sixteen_bits_a_channel_are_scaled():
+    """A PNG of 48 bits a pixel, which Pillow cannot write."""
+    row = b"\0" + struct.pack(">6H", 0, 0x8000, 0xFFFF, 0xFFFF, 0x0100, 0)
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row))
+    assert decode(data + chunk(b"IEND")).tolist() == [[[0, 128, 255], [255, 1, 0]]]
+
+
+def test_palette_with_alpha_for_every_colour_is_on_white():
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30] * 3)
+    image.putdata([0, 1, 2])
+    decoded = decode(encode(image, transparency=bytes([0, 255, 128])))
+    np.testing.assert_allclose(decoded[0], [(255, 255, 255), (10, 20, 30), (132, 137, 142)], atol=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_as_pillow_turns_it(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(gradient(8)[:, :6])
+    data = encode(picture, "PNG", exif=exif)
+    oracle = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(decode(data), np.asarray(oracle))
+
+
+def test_exif_that_is_damaged_says_nothing():
+    data = encode(Image.new("RGB", (4, 2), "red"), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\xff")
+    assert decode(data).shape == (2, 4, 3)
+
+
+def test_the_size_is_told_from_the_header():
+    data = encode(noise(64), "JPEG")
+    assert transforms.size_of(data[:700], "a") == (64, 64)
+    assert transforms.size_of(zeros(20_000, 9), "a") == (20_000, 9)
+    with pytest.raises(BrokenRecord, match="a: picture undecodable"):
+        transforms.size_of(b"no picture", "a")
+    with pytest.raises(BrokenRecord, match="a: picture too large"):
+        transforms.size_of(zeros(20_000, 20_000), "a")
 
 
 def test_to_square_takes_the_centre():

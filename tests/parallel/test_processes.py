@@ -9,14 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import runs
 import tiny
-from scripts import ROOT
+from scripts import ROOT, largest
 
 from imagen_jax import config_json
 from imagen_jax.parallel import mesh as meshes
@@ -41,11 +42,17 @@ def config(directory):
     encoder = directory / "encoder.safetensors"
     save_stage_file(encoder, tiny.stage(), tiny.random_params(tiny.stage()), "float32")
     return tiny.stage(
-        data=tiny.replace(tiny.folder(directory / "data"), crop=8),
+        data=tiny.replace(
+            tiny.folder(directory / "data"),
+            crop=8, eval_source=tiny.folder(directory / "held_out").source,
+        ),
         text_encoder={"train": False, "source": str(encoder)},
         optimizer={"learning_rate": 1e-4},
-        training={"sample_every": 10**6, "sample_prompts": ("a red apple",)},
-    )
+        training={
+            "sample_every": 10**6, "sample_prompts": ("a red apple",),
+            "eval_every": 10**6, "eval_batches": 2,
+        },
+    )  # fmt: skip
 
 
 def free_port() -> int:
@@ -111,12 +118,17 @@ def train_and_kill(config, workdir: Path) -> int:
         for process in processes:
             os.kill(process.pid, signal.SIGKILL)
         assert [process.wait() for process in processes] == [-signal.SIGKILL] * 2
-    return Checkpoints(workdir).latest_step()
+    return newest(workdir)
 
 
-def losses(workdir: Path) -> list[tuple[int, float]]:
+def newest(workdir: Path) -> int:
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return max(checkpoints.steps(), default=0)
+
+
+def logged(workdir: Path, name: str) -> list[tuple[int, float]]:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
+    return [(line["step"], line[name]) for line in map(json.loads, lines) if name in line]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +144,7 @@ def resumed(config, directory):
     with pair(until(num_steps=killed + 2), workdir, by_slurm) as processes:
         codes = [process.wait(TIMEOUT) for process in processes]
     assert codes == [0, 0], log(workdir, 0) + log(workdir, 1)
-    assert Checkpoints(workdir).latest_step() == killed + 2
+    assert newest(workdir) == killed + 2
     run(until(num_steps=killed + 4, sample_every=0), workdir)
     return workdir, killed
 
@@ -144,26 +156,44 @@ def test_losses_are_those_of_a_single_device(config, directory, resumed):
     with pytest.MonkeyPatch.context() as patch:
         mesh = meshes.make_mesh(config.mesh, jax.devices()[:1])
         patch.setattr(meshes, "make_mesh", lambda *_: mesh)
-        run(changed_training(config, num_steps=killed + 4, sample_every=0), alone)
-    expected = dict(losses(alone))
-    got = losses(workdir)
-    # Before the kill a step may run whose checkpoint never came: it is done again.
-    assert {step for step, _ in got} >= set(range(1, killed + 5))
-    np.testing.assert_allclose(
-        [loss for _, loss in got], [expected[step] for step, _ in got], rtol=1e-3
-    )
-    assert np.ptp(list(expected.values())) > 1e-2
+        run(changed_training(config, num_steps=killed + 4, sample_every=0, eval_every=1), alone)
+    for name in ("loss", "eval_loss_ema", "eval_loss_raw"):
+        expected, got = dict(logged(alone, name)), logged(workdir, name)
+        np.testing.assert_allclose(
+            [loss for _, loss in got], [expected[step] for step, _ in got], rtol=1e-3
+        )
+        # At the end of a run it is evaluated.
+        steps = range(1, killed + 5) if name == "loss" else (killed + 2, killed + 4)
+        assert [step for step, _ in got] == list(steps)
+    assert np.ptp([loss for _, loss in logged(alone, "loss")]) > 1e-2
 
 
 def test_one_process_writes_what_there_is_one_of(resumed):
     workdir, killed = resumed
     assert len(list((workdir / "tensorboard").iterdir())) == 3  # One for each start.
-    steps = [step for step, _ in losses(workdir)]
-    assert steps[-4:] == list(range(killed + 1, killed + 5))
     assert [path.name for path in (workdir / "samples").iterdir()] == [f"{killed + 2:08d}.png"]
     assert (workdir / "text_encoder.safetensors").is_file()
     assert not list(workdir.glob(".*"))
     assert "step/s" not in log(workdir, 1)
+
+
+def test_too_many_steps_that_are_not_finite_stop_all_and_are_saved_by_all(config, directory):
+    """A rate of 1e16 blows up after the first step."""
+    workdir = directory / "wild"
+    wild = tiny.replace(
+        config,
+        optimizer={"learning_rate": 1e16, "clip_global_norm": None},
+        training={**ENDLESS, "checkpoint_every": 10**6, "max_skipped_in_a_row": 3},
+    )
+    with pair(wild, workdir, by_flags) as processes:
+        codes = [process.wait(TIMEOUT) for process in processes]
+    assert codes == [2, 2], log(workdir, 0) + log(workdir, 1)
+    for number in range(2):
+        assert "3 updates in a row were skipped" in log(workdir, number)
+        assert "Traceback" not in log(workdir, number)
+    stopped = dict(logged(workdir, "skipped"))
+    assert sum(stopped.values()) >= 3
+    assert newest(workdir) == max(stopped) + 1
 
 
 def test_a_mistake_ends_all_processes_with_its_sentence(config, directory):
@@ -174,3 +204,74 @@ def test_a_mistake_ends_all_processes_with_its_sentence(config, directory):
         assert "error: mesh.fsdp is 3" in log(workdir, number)
         assert "Traceback" not in log(workdir, number)
     assert not workdir.exists()
+
+
+def wait_for(happened: Callable[[], bool], processes, workdir: Path) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not happened():
+        assert all(process.poll() is None for process in processes), log(workdir, 0)
+        assert time.monotonic() < deadline, log(workdir, 0)
+        time.sleep(0.002)
+
+
+def finish(config, workdir: Path) -> None:
+    with pair(config, workdir, by_flags) as processes:
+        codes = [process.wait(TIMEOUT) for process in processes]
+    assert codes == [0, 0], log(workdir, 0) + log(workdir, 1)
+
+
+@pytest.fixture(scope="module")
+def learning(config):
+    """A stage that trains its encoder: its embeddings are sharded over both processes."""
+    encoder = {"train": True, "source": ""}
+    return tiny.replace(config, text_encoder=encoder, training={"sample_every": 0})
+
+
+def kill_while_saving(config, workdir: Path) -> int:
+    """Returns the step of the newest checkpoint."""
+    endless = changed_training(config, **ENDLESS | {"checkpoint_every": 1})
+    with pair(endless, workdir, by_flags) as processes:
+        checkpoints = workdir / "checkpoints"
+        wait_for((checkpoints / "2").is_dir, processes, workdir)
+        wait_for(lambda: any(checkpoints.glob("*-tmp")), processes, workdir)
+        for process in processes:
+            os.kill(process.pid, signal.SIGKILL)
+    return newest(workdir)
+
+
+def tell_one_to_stop(config, workdir: Path, after: int) -> int:
+    """SIGTERM, more than once, to the second process alone; returns the last step of both."""
+    endless = changed_training(config, **ENDLESS | {"checkpoint_every": 10**6})
+    with pair(endless, workdir, by_flags) as processes:
+        wait_for(lambda: logged(workdir, "loss")[-1][0] > after, processes, workdir)
+        for _ in range(3):
+            processes[1].send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        assert [process.wait(60) for process in processes] == [0, 0], log(workdir, 0)
+    stopped = newest(workdir)
+    assert f"Stopped by SIGTERM after step {stopped}; it is saved" in log(workdir, 0)
+    assert "Stopped" not in log(workdir, 1)
+    return stopped
+
+
+def test_two_processes_survive_what_may_happen_and_lose_nothing(learning, directory):
+    """Killed while they save, told to stop, and with a file damaged that only one of them reads.
+
+    The end is that of two processes to which nothing happened, bit for bit.
+    """
+    workdir, straight = directory / "survivors", directory / "straight"
+    killed = kill_while_saving(learning, workdir)
+    stopped = tell_one_to_stop(learning, workdir, killed)
+    assert killed >= 2 and stopped > killed + 1
+    damaged = workdir / "checkpoints" / str(stopped) / "params"
+    file = largest(damaged / "ocdbt.process_1")
+    file.write_bytes(bytes(file.stat().st_size))
+    finish(changed_training(learning, num_steps=stopped + 2), workdir)
+    assert f"checkpoints/{stopped} is damaged or incomplete" in log(workdir, 0)
+    assert f"that of step {killed} is used" in log(workdir, 0)
+    assert "is damaged" not in log(workdir, 1)
+    assert (workdir / "damaged" / str(stopped)).is_dir()
+    finish(changed_training(learning, num_steps=stopped + 2), straight)
+    ours, theirs = (runs.saved(learning, path) for path in (workdir, straight))
+    assert ours.step == theirs.step == stopped + 2
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)

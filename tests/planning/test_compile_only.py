@@ -21,8 +21,9 @@ from imagen_jax.planning import calls, chips, compile_only, topology
 from imagen_jax.planning.collectives import Traffic
 from imagen_jax.planning.options import CompileOptions
 from imagen_jax.planning.report import Memory, bound
-from imagen_jax.text.tokenizer import load_tokenizer
+from imagen_jax.training.captions import load_caption_reader
 from imagen_jax.training.loop import Trainer, open_reader
+from imagen_jax.training.step import abstract_batch
 from imagen_jax.weights.stage_file import save_stage_file
 
 POD = ["--compile-only", "--topology", "v5e:2x2"]
@@ -196,6 +197,13 @@ def test_slices_are_told_apart():
     assert [device.slice_index for device in devices] == [0] * 4 + [1] * 4
 
 
+@needs_libtpu
+def test_the_step_is_compiled_for_several_slices(tiny_train):
+    result = tiny_train(*POD, "--num-slices", "2")
+    assert (result.code, result.err) == (0, ""), result
+    assert "compiled for 2 x v5e:2x2 (8 chips)" in result.out
+
+
 @pytest.mark.parametrize("stage", [tiny.stage, tiny.super_resolution])
 @pytest.mark.parametrize("crop", [None, 8])
 def test_the_abstract_batch_is_what_the_pipeline_feeds(stage, crop, tmp_path):
@@ -203,9 +211,10 @@ def test_the_abstract_batch_is_what_the_pipeline_feeds(stage, crop, tmp_path):
     config = stage(data=data)
     source = open_source(config.data, config.low_resolution)
     trainer = Trainer(config, make_mesh(MeshConfig()))
-    batch = next(open_reader(trainer, source, load_tokenizer("captions"), first_batch=0))
+    read = load_caption_reader(config)
+    batch = next(open_reader(trainer, source, read, first_picture=0))
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)  # noqa: E731
-    assert shapes(dict(batch)) == shapes(calls.abstract_batch(config, 8))
+    assert shapes(dict(batch)) == shapes(abstract_batch(config, 8))
 
 
 def test_the_sampler_works_once_for_each_step_and_twice_for_guidance():
@@ -234,3 +243,10 @@ def test_memory_adds_up():
         arguments=10, outputs=9, aliased=8, temporaries=5, code=1, peak=12, available=20
     )
     assert (memory.needed, memory.free) == (17, 3)
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name", chips.CHIPS)
+def test_a_chip_is_known_by_what_jax_calls_it(name):
+    device = topology.slice_devices(f"{name}:{chips.CHIPS[name].slices[1]}")[0]
+    assert chips.chip_of_kind(device.device_kind) is chips.CHIPS[name]

@@ -1,45 +1,90 @@
-"""Checkpoints: what they hold, and what is said of damaged ones."""
+"""Checkpoints: what they hold, and the way back from damaged ones."""
 
 import contextlib
 import gc
 import json
 import shutil
+import types
 import warnings
+from pathlib import Path
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from scripts import cut, largest
+from scripts import cut, largest, tree
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.loading import load_stage
+from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.training.checkpoint import (
-    Checkpoints,
-    claim_directory,
-    is_training_directory,
-    load_directory,
-    read_config,
-)
+from imagen_jax.training import checkpoint
+from imagen_jax.training.checkpoint import Checkpoints, has_checkpoint, load_directory
+from imagen_jax.training.checksums import checksums
+from imagen_jax.training.directory import claim_directory, is_training_directory, read_config
+from imagen_jax.training.step import TrainState
+
+CONFIG = tiny.stage()
 
 
 def make_state(config, step, seed=0):
-    return jax.tree.map(jax.numpy.asarray, tiny.state(config, step, seed))
+    return jax.tree.map(jnp.asarray, tiny.state(config, step, seed))
+
+
+def small_state(step):
+    """A few arrays, as a state that is quickly saved and restored."""
+    rng = np.random.default_rng(step)
+    params = {"unet": {"kernel": rng.normal(size=(32, 40)), "bias": rng.normal(size=40)}}
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    moments = jax.tree.map(lambda x: (x + 2).astype(jnp.bfloat16), params)
+    return TrainState(
+        step=jnp.array(step, jnp.int32),
+        params=params,
+        ema=jax.tree.map(lambda x: x + 1, params),
+        opt_state=({"mu": moments, "count": jnp.array(step, jnp.int32)},),
+    )
+
+
+def items_of(state):
+    return {"params": state.params, "ema": state.ema, "opt_state": state.opt_state}
+
+
+def abstract(state):
+    """What to restore; every array lies where it does in `state`."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), items_of(state)
+    )
+
+
+def opened(workdir, keep=None):
+    return contextlib.closing(Checkpoints(workdir, keep))
+
+
+def restore(workdir, like):
+    with opened(workdir) as checkpoints:
+        return checkpoints.restore(lambda _: abstract(like))
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def write(workdir, states, keep=3):
+    claim_directory(workdir, CONFIG)
+    with opened(workdir, keep) as checkpoints:
+        for state in states:
+            checkpoints.save(state, CONFIG, pictures=8 * int(state.step))
+    return workdir
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """A training directory with checkpoints of steps 1 and 2."""
-    workdir, config = tmp_path_factory.mktemp("runs") / "stage", tiny.stage()
-    claim_directory(workdir, config)
-    checkpoints = Checkpoints(workdir, keep=3)
-    for step in (1, 2):
-        checkpoints.save(make_state(config, step, seed=step))
-    checkpoints.close()
-    return workdir
+    states = [make_state(CONFIG, step, seed=step) for step in (1, 2)]
+    return write(tmp_path_factory.mktemp("runs") / "stage", states)
 
 
 @pytest.fixture
@@ -47,92 +92,213 @@ def workdir(written, tmp_path):
     return shutil.copytree(written, tmp_path / "stage")
 
 
+@pytest.fixture(scope="module")
+def written_small(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("runs") / "small", map(small_state, (1, 2)))
+
+
+@pytest.fixture
+def small(written_small, tmp_path):
+    return shutil.copytree(written_small, tmp_path / "small")
+
+
 def test_the_newest_state_comes_back(workdir):
-    state = make_state(tiny.stage(), 2, seed=2)
-    with opened(workdir) as checkpoints:
-        restored = checkpoints.restore(jax.tree.map(abstract_array, state))
-    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    state = make_state(CONFIG, 2, seed=2)
+    restored = restore(workdir, state)
+    assert_same(restored.items, items_of(state))
+    assert (restored.step, restored.about.pictures, restored.about.config) == (2, 16, CONFIG)
+    assert restored.about.versions["jax"] == jax.__version__
 
 
-def opened(workdir, keep=None):
-    return contextlib.closing(Checkpoints(workdir, keep))
-
-
-def abstract_array(x):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
-
-def test_a_stage_is_loaded_with_its_ema(workdir):
-    config, params = load_directory(workdir, make_mesh(MeshConfig()))
-    assert config == tiny.stage()
-    jax.tree.map(np.testing.assert_array_equal, params, make_state(config, 2, seed=2).ema)
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_a_stage_is_loaded_with_the_weights_that_were_asked_for(workdir, weights):
+    config, params = load_directory(workdir, make_mesh(MeshConfig()), weights)
+    state = make_state(CONFIG, 2, seed=2)
+    assert config == CONFIG
+    assert_same(params, {"ema": state.ema, "raw": state.params}[weights])
     assert is_training_directory(workdir)
 
 
-def test_only_the_last_checkpoints_are_kept(workdir):
-    checkpoints = Checkpoints(workdir, keep=2)
-    checkpoints.save(make_state(tiny.stage(), 3))
-    checkpoints.close()
-    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "3"]
+def test_only_the_last_checkpoints_are_kept(small):
+    with opened(small, keep=2) as checkpoints:
+        checkpoints.save(small_state(3), CONFIG, 24)
+    assert sorted(path.name for path in (small / "checkpoints").iterdir()) == ["2", "3"]
 
 
 def test_versions_are_beside_the_config(workdir):
     versions = json.loads((workdir / "versions.json").read_text())
     assert versions["jax"] == jax.__version__
-    assert read_config(workdir) == tiny.stage()
+    assert read_config(workdir) == CONFIG
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda step: cut(largest(step / "ema")),
-        lambda step: largest(step / "ema").unlink(),
-        lambda step: shutil.rmtree(step / "ema"),
-        lambda step: cut(step / "ema" / "_METADATA"),
-        lambda step: (step / "ema" / "manifest.ocdbt").unlink(),
-    ],
-    ids=[
-        "data cut short",
-        "data missing",
-        "item missing",
-        "metadata cut short",
-        "manifest missing",
-    ],
-)
-def test_a_damaged_checkpoint_is_named(workdir, damage):
-    damage(workdir / "checkpoints" / "2")
-    with pytest.raises(UsageError, match=r"checkpoints/2.* damaged or incomplete"):
-        load_stage(workdir)
+# Sums.
 
 
-def test_with_a_damaged_checkpoint_moved_away_a_run_goes_on_from_the_one_before(workdir):
-    damaged, config = workdir / "checkpoints" / "2", tiny.stage()
-    cut(largest(damaged / "state"))
-    before, after = (make_state(config, step, seed=step) for step in (1, 3))
-    abstract = jax.tree.map(abstract_array, before)
-    with opened(workdir) as checkpoints, pytest.raises(UsageError, match="move it away"):
-        checkpoints.restore(abstract)
-    damaged.rename(workdir / "damaged")
-    with opened(workdir, keep=3) as checkpoints:
-        jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(abstract), before)
-        checkpoints.save(after)
-    jax.tree.map(np.testing.assert_array_equal, load_stage(workdir).params, after.ema)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
+def test_checksums_are_what_they_say(dtype):
+    x = np.random.default_rng(0).normal(size=(5, 6, 7)) * 1000
+    x = jnp.asarray(x, dtype)
+    bits = np.asarray(x).view(f"uint{8 * x.dtype.itemsize}").ravel().astype(int)
+    expected = sum((2 * i + 1) * int(w) for i, w in enumerate(bits)) % 2**32
+    sharding = jax.sharding.NamedSharding(
+        make_mesh(MeshConfig(fsdp=2)), jax.sharding.PartitionSpec(None, "fsdp")
+    )
+    for placed in (x, jax.device_put(x, sharding)):
+        assert checksums({"a": [placed]}) == {"a.0": expected}
+
+
+def test_checksums_tell_what_disks_do():
+    x = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
+    zeroed, exchanged, flipped = x.copy(), x.copy(), x.copy()
+    zeroed[8:16] = 0
+    exchanged[8:16], exchanged[16:24] = x[16:24], x[8:16]
+    flipped.view(np.uint32)[3, 5] ^= 2**31
+    sums = {checksums([jnp.asarray(y)])["0"] for y in (x, zeroed, exchanged, flipped)}
+    assert len(sums) == 4
+
+
+# Damage.
+
+
+def zero(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+DAMAGES = (cut, zero, Path.unlink)
+
+
+def files(directory):
+    return sorted(str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("shift", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
+def test_whatever_is_damaged_the_newest_whole_checkpoint_comes_back(shift, small, tmp_path):
+    """Each file in turn, by each damage in turn.
+
+    Of files that nothing is read from, the damage does not matter; the state is right.
+    """
+    newest, before, like = small / "checkpoints" / "2", items_of(small_state(1)), small_state(2)
+    intact = shutil.copytree(newest, tmp_path / "intact")
+    fell_back = set()
+    for number, name in enumerate(files(intact)):
+        DAMAGES[(number + shift) % len(DAMAGES)](newest / name)
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            restored = restore(small, like)
+        said = [str(warning.message) for warning in shown]
+        if restored.step == 2:
+            assert_same(restored.items, items_of(like))
+            assert not said
+        else:
+            assert_same(restored.items, before)
+            assert restored.about.pictures == 8
+            assert len(said) == 1, said
+            assert f"{newest} is damaged or incomplete (" in said[0]
+            assert "that of step 1 is used" in said[0]
+            fell_back.add(name)
+        shutil.rmtree(newest)
+        shutil.copytree(intact, newest)
+    needed = {f"{item}/manifest.ocdbt" for item in items_of(like)} | {"about/metadata"}
+    assert needed | {str(largest(intact).relative_to(intact))} <= fell_back
+
+
+def test_numbers_that_changed_unnoticed_by_the_format_are_noticed(small):
+    """As if a file had been zeroed below the format's own checks."""
+    about = small / "checkpoints" / "2" / "about" / "metadata"
+    content = json.loads(about.read_text())
+    content["checksums"]["opt_state"]["0.mu.unet.bias"] ^= 1
+    about.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=r"\(1 arrays of opt_state do not add up\)"):
+        assert restore(small, small_state(2)).step == 1
+    del content["checksums"]["ema"]
+    about.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match="2 arrays of ema do not add up"):
+        assert restore(small, small_state(2)).step == 1
+
+
+def test_reading_changes_nothing_also_where_something_is_damaged(workdir):
+    zero(largest(workdir / "checkpoints" / "2" / "ema"))
+    before = tree(workdir)
+    with pytest.warns(UserWarning, match=r"checkpoints/2 is damaged .* step 1 is used"):
+        stage = load_stage(workdir)
+    assert_same(stage.params, make_state(CONFIG, 1, seed=1).ema)
+    assert tree(workdir) == before
+
+
+@pytest.mark.parametrize("steps", [(1, 2), (2,)])
+def test_where_nothing_is_whole_it_is_said_and_nothing_is_moved(steps, small):
+    if 1 not in steps:
+        shutil.rmtree(small / "checkpoints" / "1")
+    for step in steps:
+        cut(largest(small / "checkpoints" / str(step) / "params"))
+    before = tree(small)
+    others = "and so are all before it" if len(steps) > 1 else "there is no other"
+    with pytest.raises(UsageError, match=rf"checkpoints/2 is damaged .*{others}\.$"):
+        restore(small, small_state(2))
+    assert tree(small) == before
+
+
+def test_what_is_damaged_stays_when_its_step_is_saved_again(small):
+    """Orbax deletes a directory that stands where it saves; and old ones, beyond `keep`."""
+    checkpoints = small / "checkpoints"
+    before, contents = shutil.copytree(checkpoints / "1", small.parent / "before"), []
+    for _ in range(2):
+        zero(largest(checkpoints / "2" / "params"))
+        contents.append(tree(checkpoints / "2"))
+        with opened(small, keep=1) as saved, pytest.warns(UserWarning, match=r"kept as .*damaged/"):
+            saved.set_aside(newer_than=1)
+            assert saved.steps() == [1]
+            saved.save(small_state(2), CONFIG, 16)
+        assert [path.name for path in checkpoints.iterdir()] == ["2"]
+        assert_same(restore(small, small_state(2)).items, items_of(small_state(2)))
+        shutil.copytree(before, checkpoints / "1")
+    assert [tree(small / "damaged" / name) for name in ("2", "2.1")] == contents
+
+
+def test_a_write_that_was_killed_is_no_checkpoint_and_is_cleared_away(small):
+    unfinished = small / "checkpoints" / "3.orbax-checkpoint-tmp"
+    shutil.copytree(small / "checkpoints" / "2" / "ema", unfinished / "ema")
+    assert restore(small, small_state(2)).step == 2
+    assert unfinished.exists()  # A reader leaves it alone.
+    with opened(small, keep=3) as checkpoints:
+        checkpoints.save(small_state(5), CONFIG, 40)
+    assert not unfinished.exists()
+    assert restore(small, small_state(5)).step == 5
+
+
+def test_what_one_process_cannot_read_no_process_uses(small, monkeypatch):
+    """All must go on from the same step."""
+
+    def said_by_all(text):
+        """This process, and one that finds checkpoint 2 damaged."""
+        asked.append(text)
+        return [text, "is damaged or incomplete (there)" if len(asked) == 2 else ""]
+
+    asked = []
+    monkeypatch.setattr(distributed, "said_by_all", said_by_all)
+    with pytest.warns(UserWarning, match=r"checkpoints/2 is damaged or incomplete \(there\)"):
+        assert restore(small, small_state(2)).step == 1
+
+
+def test_the_first_process_says_which_checkpoints_there_are(small, monkeypatch):
+    monkeypatch.setattr(distributed, "said_by_all", lambda text: ["[7, 1]", text])
+    with opened(small) as checkpoints:
+        assert checkpoints.steps() == [7, 1]
+    assert has_checkpoint(small)
 
 
 def test_a_checkpoint_of_another_network_is_refused(workdir):
-    config = tiny.stage(unet={"embed_dim": 16})
-    (workdir / "config.json").unlink()
-    for leftover in workdir.iterdir():
-        leftover.rename(workdir.parent / leftover.name)
-    claim_directory(workdir, config)
-    (workdir.parent / "checkpoints").rename(workdir / "checkpoints")
+    path = workdir / "config.json"
+    path.write_text(path.read_text().replace('"embed_dim": 8', '"embed_dim": 16'))
     with pytest.raises(UsageError, match="checkpoints/2"):
         load_directory(workdir, make_mesh(MeshConfig()))
 
 
 def test_a_directory_without_a_checkpoint_or_config_says_so(tmp_path):
-    claim_directory(tmp_path / "new", tiny.stage())
+    claim_directory(tmp_path / "new", CONFIG)
+    assert not has_checkpoint(tmp_path / "new")
     (tmp_path / "new" / "checkpoints").mkdir()
+    assert not has_checkpoint(tmp_path / "new")
     with pytest.raises(UsageError, match="holds no checkpoint yet"):
         load_stage(tmp_path / "new")
     with pytest.raises(UsageError, match=r"it holds no config\.json"):
@@ -148,45 +314,57 @@ def test_a_directory_without_a_checkpoint_or_config_says_so(tmp_path):
         ValueError("PERMISSION_DENIED: Error reading: Permission denied"),
     ],
 )
-def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(error, workdir, monkeypatch):
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(error, small, monkeypatch):
     """Permissions are not asked of the superuser, who may well run the tests."""
-    checkpoints = Checkpoints(workdir)
-    monkeypatch.setattr(checkpoints._manager, "restore", mock.Mock(side_effect=error))
+    monkeypatch.setattr(checkpoint, "_read_arrays", mock.Mock(side_effect=error))
     with pytest.raises(UsageError, match=r"checkpoints/2 cannot be read: .*Permission denied\."):
-        checkpoints.restore_ema({})
+        restore(small, small_state(2))
 
 
-def test_a_checkpoint_that_cannot_be_written_is_named(workdir):
-    checkpoints = Checkpoints(workdir, keep=2)
-    shutil.rmtree(workdir / "checkpoints")
-    (workdir / "checkpoints").write_text("in the way")
+def test_a_checkpoint_that_cannot_be_written_is_named(small):
+    checkpoints = Checkpoints(small, keep=2)
+    shutil.rmtree(small / "checkpoints")
+    (small / "checkpoints").write_text("in the way")
     with pytest.raises(UsageError, match=r"checkpoint in .*/checkpoints cannot be written: "):
-        checkpoints.save(make_state(tiny.stage(), 3))
+        checkpoints.save(small_state(3), CONFIG, 24)
         checkpoints.close()
 
 
 @pytest.mark.parametrize("call", ["save", "close"])
-def test_what_fails_in_the_background_is_named(call, workdir, monkeypatch):
-    checkpoints = Checkpoints(workdir, keep=2)
+def test_what_fails_in_the_background_is_named(call, small, monkeypatch):
+    checkpoints = Checkpoints(small, keep=2)
     fail = mock.Mock(side_effect=ValueError("RESOURCE_EXHAUSTED: No space left on device\nat x"))
     monkeypatch.setattr(checkpoints._manager, call, fail)
     with pytest.raises(UsageError, match="cannot be written: .*No space left on device.$"):
-        checkpoints.save(make_state(tiny.stage(), 3)) if call == "save" else checkpoints.close()
+        checkpoints.save(small_state(3), CONFIG, 24) if call == "save" else checkpoints.close()
 
 
-def test_reads_that_orbax_abandons_are_not_warned_of_later(workdir, monkeypatch):
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_reads_that_orbax_abandons_are_not_heard_of_later(small, monkeypatch):
     async def read():
         pass
 
+    @types.coroutine
+    def for_ever():
+        yield
+
+    async def reading():
+        try:
+            await for_ever()
+        finally:
+            raise Exception("nobody waits for this")
+
     def fail(*_, **__):
-        abandoned = [read()]
+        started = reading()
+        started.send(None)
+        abandoned = [read(), started]
         abandoned.append(abandoned)  # Only the garbage collector finds it.
         raise Exception("array index unreadable")
 
-    with opened(workdir) as checkpoints, warnings.catch_warnings(record=True) as shown:
-        monkeypatch.setattr(checkpoints._manager, "restore", fail)
+    with warnings.catch_warnings(record=True) as shown:
+        monkeypatch.setattr(checkpoint, "_read_arrays", fail)
         warnings.simplefilter("always")
         with pytest.raises(UsageError, match="array index unreadable"):
-            checkpoints.restore_ema({})
+            restore(small, small_state(2))
         gc.collect()
     assert not [warning for warning in shown if "never awaited" in str(warning.message)]

@@ -1,16 +1,24 @@
 """A new run that starts from the weights of a trained stage."""
 
+import contextlib
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
 import tiny
+from scripts import ROOT, call, verbs
 
 from imagen_jax.errors import UsageError
+from imagen_jax.loading import load_stage
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.training.checkpoint import Checkpoints
+from imagen_jax.training.directory import claim_directory
 from imagen_jax.training.loop import Trainer, run
+from imagen_jax.training.start import from_stage
+from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
 from imagen_jax.weights.stage_file import save_stage_file
 
 
@@ -23,29 +31,74 @@ def stage(tmp_path):
     return path, params
 
 
-def start(config, path):
-    return Trainer(config, make_mesh(config.mesh)).init_from(path, jax.random.key(0))
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A training directory whose EMA is apart from its parameters, and its state."""
+    config, workdir = tiny.stage(), tmp_path_factory.mktemp("trained") / "run"
+    state = jax.tree.map(jnp.asarray, tiny.state(config, 3))
+    claim_directory(workdir, config)
+    with contextlib.closing(Checkpoints(workdir, keep=1)) as checkpoints:
+        checkpoints.save(state, config, 24)
+    return workdir, state
+
+
+def start(config, path, weights=None):
+    """The first state of a run from the stage at `path`."""
+    trainer = Trainer(config, make_mesh(config.mesh))
+    params = from_stage(config, trainer.abstract_state.params, path, weights)
+    return jax.device_get(trainer.start_from(params))
+
+
+def assert_same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
 def test_parameters_and_ema_are_the_stages_and_the_optimizer_is_new(stage):
     path, params = stage
     state = start(tiny.stage(), path)
     for mine in (state.params, state.ema):
-        jax.tree.map(np.testing.assert_array_equal, jax.device_get(mine), params)
+        assert_same(mine, params)
     assert state.step == 0
     moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim > 0]
     assert moments
     assert not any(np.any(x) for x in moments)
 
 
+@pytest.mark.parametrize(
+    ("weights", "which"), [(None, "ema"), ("ema", "ema"), ("raw", "params")]
+)  # fmt: skip
+def test_a_run_starts_from_the_weights_that_it_asks_for(trained, weights, which, tmp_path):
+    """From a training directory, from an export of it, and from an export's own training."""
+    workdir, saved = trained
+    wanted = getattr(saved, which)
+    file = tmp_path / "stage.safetensors"
+    flags = ["--weights", weights] if weights else []
+    assert call(verbs, "export", workdir, file, "--dtype", "float32", *flags).code == 0
+    assert load_stage(file).weights == (weights or "ema")
+    assert_same(load_stage(workdir, weights).params, wanted)
+    for origin in (workdir, file):
+        state = start(tiny.stage(), origin, weights)
+        assert_same(state.params, wanted)
+        assert_same(state.ema, wanted)
+
+
+def test_a_file_does_not_pass_for_what_it_does_not_hold(trained, tmp_path):
+    workdir, _ = trained
+    for held, other in (("ema", "raw"), ("raw", "ema")):
+        file = tmp_path / f"{held}.safetensors"
+        result = call(verbs, "export", workdir, file, "--weights", held)
+        assert f"{held} weights" in result.out
+        with pytest.raises(UsageError, match=f"holds {held} weights only; {other} were"):
+            load_stage(file, other)
+
+
 def test_a_run_starts_from_the_stage_and_goes_on_from_its_own_checkpoint(stage, tmp_path):
-    """A step of Adam moves a parameter by its rate at most."""
+    """Which is then all that it needs. A step of Adam moves a parameter by its rate at most."""
     path, params = stage
     config = tiny.stage(data=tiny.folder(tmp_path / "data"))
-    other = tmp_path / "other.safetensors"
-    save_stage_file(other, config, tiny.random_params(config, seed=1), "float32")
-    for steps, origin in ((1, path), (2, other)):
-        run(tiny.replace(config, training={"num_steps": steps}), tmp_path / "run", origin)
+    for steps in (1, 2):
+        run(tiny.replace(config, training={"num_steps": steps}), tmp_path / "run", path)
+        path.unlink(missing_ok=True)
         state = runs.saved(config, tmp_path / "run")
         assert state.step == steps
         close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1.01e-3 * steps)
@@ -53,9 +106,41 @@ def test_a_run_starts_from_the_stage_and_goes_on_from_its_own_checkpoint(stage, 
 
 
 @pytest.mark.parametrize(
-    ("unet", "says"),
-    [({"embed_dim": 16}, "has shape .* this config has"), ({"num_res_blocks": (2,)}, "structure")],
+    ("changes", "says"),
+    [
+        ({"unet": {"embed_dim": 16}}, "has shape .* this config has"),
+        ({"unet": {"num_res_blocks": (2,)}}, "structure"),
+        (
+            {"text_encoder": {"t5": {"d_model": 32}}},
+            r"with a text encoder of width 16 \(text_encoder\.t5\.d_model\); .* has width 32",
+        ),
+        ({"text_encoder": {"t5": {"vocab_size": 4096}}}, "token_embedding.* has shape"),
+    ],
 )
-def test_another_network_is_an_error(stage, unet, says):
+def test_another_network_is_an_error(stage, changes, says):
     with pytest.raises(UsageError, match=says):
-        start(tiny.stage(unet=unet), stage[0])
+        start(tiny.stage(**changes), stage[0])
+
+
+def test_a_frozen_encoder_is_not_loaded_and_a_trained_one_starts_from_it(stage, tmp_path):
+    """The source of a stage's encoder need not be there to train its U-Net."""
+    config = tiny.stage(text_encoder={"train": False, "source": str(tmp_path / "gone")})
+    unet, file = tiny.random_params(config, 5), tmp_path / "unet.safetensors"
+    save_stage_file(file, config, unet, "float32")
+    assert_same(start(config, file).params, unet)
+    config = tiny.replace(config, text_encoder={"source": str(stage[0])})
+    save_stage_file(file, config, unet, "float32")
+    both = {**unet, "text_encoder": stage[1]["text_encoder"]}
+    assert_same(start(tiny.stage(), file).params, both)
+
+
+def test_a_stage_of_deepfloyd_if_is_refused(tmp_path):
+    """As it is, for it predicts variances; as anything else, for it is another network."""
+    golden = ROOT / "tests" / "golden" / "deepfloyd_if"
+    file = tmp_path / "if.safetensors"
+    config = convert_deepfloyd_if(golden / "stage_1", file, "float32", golden / "stage_1")
+    with pytest.raises(UsageError, match="predicts its variance .* sampled and not trained"):
+        start(config, file)
+    width = config.text_encoder.t5.d_model
+    with pytest.raises(UsageError, match=r"if\.safetensors is a network of another structure"):
+        start(tiny.stage(text_encoder={"t5": {"d_model": width}, "train": True}), file)

@@ -118,6 +118,17 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(base, bad):
     assert take_step(base, state, batch)[1]["skipped"] == 0
 
 
+def test_an_update_that_overflows_is_skipped_too(base):
+    """Loss and gradient are finite, and the sum of an optimizer's moments is not."""
+    state, batch = tiny.state(CONFIG, 5), tiny.batch(CONFIG)
+    _, (adam, *_) = state.opt_state
+    adam.mu["unet"]["conv_out"]["bias"] = np.full_like(adam.mu["unet"]["conv_out"]["bias"], np.inf)
+    after, metrics = take_step(base, state, batch)
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"])
+    assert metrics["skipped"] == 1
+    assert_trees_equal(after.params, state.params)
+
+
 def test_losses_by_time_add_up_to_the_loss(base):
     _, metrics = take_step(base, tiny.state(CONFIG), tiny.batch(CONFIG))
     assert metrics["bin_losses"].sum() == pytest.approx(float(metrics["loss"]), rel=1e-5)

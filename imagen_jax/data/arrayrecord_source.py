@@ -1,0 +1,106 @@
+"""ArrayRecord files of captioned pictures: read in any order, written from any other source.
+
+A record is a MessagePack map:
+
+    image      bytes: an encoded picture
+    captions   list of texts, or one
+    low_res    bytes: the same picture at a stage's low resolution; may be left out
+    and any other name with a number, for filters
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from imagen_jax.data import annotations
+from imagen_jax.data.broken import Tally
+from imagen_jax.data.places import files_of
+from imagen_jax.data.records import BrokenRecord, Metadata, Record
+from imagen_jax.errors import UsageError, reason
+from imagen_jax.files import replacing
+
+_OPTIONS = "group_size:1"
+"""Every record can be read alone."""
+_READ_ERRORS = (ValueError, IndexError, RuntimeError)
+
+
+class ArrayRecordSource:
+    """All records of a set of files, in the order of their names. The files are their own index."""
+
+    def __init__(self, place: str, data_dir: str = ""):
+        """Opens the files.
+
+        Args:
+            place: a directory of `.arrayrecord` files, or a pattern of their paths.
+            data_dir: where numbers for filters are kept; empty for beside the files.
+
+        Raises:
+            UsageError: there is no such file, or one that is damaged.
+        """
+        self.name = f"arrayrecord:{place}"
+        found = files_of(self.name, place, "*.arrayrecord", data_dir)
+        self.home, self.left_out = found.home, Tally()
+        self.fingerprint = hashlib.sha256(repr(found.files).encode()).hexdigest()
+        try:
+            self._records = ArrayRecordDataSource([str(file.path) for file in found.files])
+        except _READ_ERRORS as error:
+            raise UsageError(f"{self.name} cannot be read: {reason(error)}.") from error
+        if not len(self):
+            raise UsageError(f"data.source is {self.name!r}; it holds no record.")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        name, values = self._values(index)
+        image, low_res = values.get("image"), values.get("low_res")
+        if not isinstance(image, bytes) or not isinstance(low_res, bytes | None):
+            raise BrokenRecord(name, "no picture")
+        if len(image) > annotations.MAX_PICTURE_BYTES:
+            raise annotations.too_large(name, len(image))
+        return Record(name, image, low_res, annotations.captions_of(values, name))
+
+    def metadata(self, index: int) -> Metadata:
+        name, values = self._values(index)
+        captions = annotations.captions_of(values, name)
+        return Metadata(captions, annotations.numbers_of(values))
+
+    def _values(self, index: int) -> tuple[str, dict[str, Any]]:
+        name = f"{self.name}[{index}]"
+        try:
+            values = msgpack.unpackb(self._records[index])
+        except UnicodeDecodeError as error:
+            raise BrokenRecord(name, "caption not UTF-8", reason(error)) from error
+        except (*_READ_ERRORS, msgpack.UnpackException) as error:
+            raise BrokenRecord(name, "record unreadable", reason(error)) from error
+        if not isinstance(values, dict):
+            raise BrokenRecord(name, "record unreadable", "it must be a map")
+        return name, values
+
+
+def pack(record: Record, metadata: Metadata) -> bytes:
+    """A record as it is stored."""
+    low_res = {} if record.low_res is None else {"low_res": record.low_res}
+    own = {"image": record.image, "captions": list(record.captions.all())}
+    return msgpack.packb({**metadata.numbers, **low_res, **own})
+
+
+def write_file(path: Path, records: Iterator[bytes]) -> int:
+    """Writes one file of packed records, whole or not at all, and returns their number.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    count = 0
+    with replacing(path) as temporary:
+        writer = ArrayRecordWriter(str(temporary), _OPTIONS)
+        for record in records:
+            writer.write(record)
+            count += 1
+        writer.close()
+    return count

@@ -1,0 +1,92 @@
+"""Arrays of one row a record, kept in one file beside the data and read from disk by row."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save
+
+from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath, replacing
+
+_DIRECTORY = ".imagen_jax"
+
+
+def columns_path(home: AnyPath, source: str, kind: str) -> AnyPath:
+    """Where the columns of one kind are kept of a source, as it is named."""
+    return home / _DIRECTORY / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.{kind}"
+
+
+def write_columns(path: AnyPath, columns: dict[str, np.ndarray], about: Any) -> None:
+    """Writes the columns and `about`, which must fit in JSON, whole or not at all.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    data = save(columns, {"about": json.dumps(about)})
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+    except UsageError as error:
+        raise UsageError(f"{error} Name another place for it with data.data_dir.") from error
+
+
+class Columns:
+    """Columns that were written, mapped into memory: the system reads what is asked for.
+
+    They can go to another process of the machine, which maps the same file.
+    """
+
+    def __init__(self, path: AnyPath):
+        """`path` may lie in a bucket: then a copy is mapped, which lasts as long as this.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            SafetensorError: it is damaged.
+        """
+        self._copy = None
+        if not isinstance(path, Path):
+            self._copy = tempfile.NamedTemporaryFile(prefix="imagen_jax-")  # noqa: SIM115
+            self._copy.write(path.read_bytes())
+            self._copy.flush()
+        self._open(os.fspath(path) if self._copy is None else self._copy.name)
+        self.about = json.loads(self._file.metadata()["about"])
+
+    def _open(self, path: str) -> None:
+        self._path = path
+        self._file = safetensors.safe_open(path, "np")
+        self._slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._slices
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return next(iter(self._slices.values())).get_shape()[0]
+
+    def row(self, name: str, index: int) -> np.ndarray:
+        return self._slices[name][index]
+
+    def column(self, name: str) -> np.ndarray:
+        """All of it, in memory."""
+        return self._file.get_tensor(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self._path, "about": self.about}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._copy, self.about = None, state["about"]
+        self._open(state["path"])
+
+
+def open_columns(path: AnyPath) -> Columns | None:
+    """The columns at `path`; None if there are none, or none that can be read."""
+    try:
+        return Columns(path)
+    except (FileNotFoundError, safetensors.SafetensorError, KeyError, ValueError):
+        return None

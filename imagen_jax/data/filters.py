@@ -1,0 +1,133 @@
+"""Conditions on records, decided before training, so that an epoch is what is left."""
+
+import concurrent.futures
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt32
+from tqdm import tqdm
+
+from imagen_jax.data import transforms
+from imagen_jax.data.broken import Tally
+from imagen_jax.data.columns import Columns, columns_path, open_columns, write_columns
+from imagen_jax.data.records import BrokenRecord, Metadata, Record, Source
+from imagen_jax.data_config import Condition
+from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath, threads_for
+
+SIDE, ASPECT, CAPTION_LENGTH = "side", "aspect", "caption_length"
+"""Shorter side in pixels, longer side / shorter, and characters of the longest caption; all other
+names are a record's own numbers."""
+_CHUNK = 1024
+
+Values = Float[np.ndarray, " records"]
+
+
+class FileSource(Source, Protocol):
+    """A source that knows its files."""
+
+    name: str
+    home: AnyPath
+    """Where what is worked out about it is kept."""
+    fingerprint: str
+    """Changes with the files."""
+    left_out: Tally
+    """What its files hold besides its records."""
+
+
+class Subset:
+    """The records of a source at `kept`, in this order."""
+
+    def __init__(self, source: Source, kept: UInt32[np.ndarray, " kept"]):
+        self._source, self._kept = source, kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[int(self._kept[index])]
+
+    def metadata(self, index: int) -> Metadata:
+        return self._source.metadata(int(self._kept[index]))
+
+
+def select(source: FileSource, conditions: Sequence[Condition]) -> tuple[Source, list[Condition]]:
+    """What fulfils the conditions, and those of them on numbers that no record has.
+
+    The latter filter nothing: it is for the caller to say whether another source has them. A
+    record that cannot be read, or lacks a number that others have, is left out.
+
+    Raises:
+        UsageError: no record is left, or the numbers cannot be kept.
+    """
+    if not conditions:
+        return source, []
+    values = numbers(source, sorted({condition.name for condition in conditions}))
+    known = [c for c in conditions if not np.isnan(values[c.name]).all()]
+    holds = np.ones(len(source), bool)
+    for condition in known:
+        column = values[condition.name]
+        holds &= condition.holds(column) & ~np.isnan(column)
+    if not holds.any():
+        said = " ".join(map(str, known))
+        raise UsageError(f"{source.name} has no record that fulfils data.filters {said}.")
+    return Subset(source, np.flatnonzero(holds).astype(np.uint32)), [
+        condition for condition in conditions if condition not in known
+    ]
+
+
+def numbers(source: FileSource, names: Sequence[str]) -> dict[str, Values]:
+    """Name -> its value for each record, NaN where there is none; adds to `source.left_out`.
+
+    They are worked out once, which reads what is beside the pictures (and for side and aspect
+    the pictures too), and kept.
+    """
+    path = columns_path(source.home, source.name, "numbers")
+    kept = open_columns(path)
+    if kept is not None and kept.about["fingerprint"] != source.fingerprint:
+        kept = None
+    if kept is None or not set(names) <= set(kept.about["names"]):
+        names_to_keep = sorted({*names, *(kept.about["names"] if kept else ())})
+        columns, left_out = _measure_all(source, names_to_keep)
+        about = {"fingerprint": source.fingerprint, "names": names_to_keep}
+        write_columns(path, columns, {**about, "left_out": left_out.counts})
+        kept = Columns(path)
+    source.left_out.merge(kept.about["left_out"])
+    return {name: kept.column(name) for name in names}
+
+
+def _measure_all(source: FileSource, names: Sequence[str]) -> tuple[dict[str, Values], Tally]:
+    columns = {name: np.full(len(source), np.nan) for name in names}
+    tally = Tally()
+
+    def measure(first: int) -> Tally:
+        broken = Tally()
+        for index in range(first, min(first + _CHUNK, len(source))):
+            try:
+                for name, value in _measure(source, index, names).items():
+                    columns[name][index] = value
+            except BrokenRecord as error:
+                broken.add(error.reason, error.name)
+        return broken
+
+    chunks = range(0, len(source), _CHUNK)
+    with concurrent.futures.ThreadPoolExecutor(threads_for(source.name)) as pool:
+        done = pool.map(measure, chunks)
+        for broken in tqdm(done, f"reading {', '.join(names)}", len(chunks), delay=2, leave=False):
+            tally.merge(broken.counts)
+    return columns, tally
+
+
+def _measure(source: Source, index: int, names: Sequence[str]) -> dict[str, float]:
+    """The numbers of one record that it has."""
+    metadata = source.metadata(index)
+    found = {name: metadata.numbers[name] for name in names if name in metadata.numbers}
+    if CAPTION_LENGTH in names:
+        found[CAPTION_LENGTH] = float(max(map(len, metadata.captions.all())))
+    if SIDE in names or ASPECT in names:
+        record = source[index]
+        size = transforms.size_of(record.image, record.name)
+        sides = {SIDE: float(min(size)), ASPECT: max(size) / min(size)}
+        found |= {name: sides[name] for name in sides if name in names}
+    return found

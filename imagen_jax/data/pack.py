@@ -1,0 +1,44 @@
+"""Any source as ArrayRecord files, without its broken records."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from imagen_jax.data import transforms
+from imagen_jax.data.arrayrecord_source import pack, write_file
+from imagen_jax.data.broken import Tally
+from imagen_jax.data.records import BrokenRecord, Source
+
+_TRY_SIDE = 64
+"""At which pictures are decoded to see whether they can be: low, for a JPEG is faster then."""
+
+
+def pack_source(source: Source, directory: Path, shard_records: int) -> tuple[int, Tally]:
+    """Writes `directory`/00000.arrayrecord and so on, with `shard_records` records each.
+
+    Returns the number of records written, and what was left out because it is broken.
+
+    Raises:
+        UsageError: a file cannot be written.
+    """
+    left_out, count = Tally(), 0
+    packed = _good_records(source, left_out)
+    for number in itertools.count():
+        first = next(packed, None)
+        if first is None:
+            return count, left_out
+        rest = itertools.islice(packed, shard_records - 1)
+        path = directory / f"{number:05d}.arrayrecord"
+        count += write_file(path, itertools.chain([first], rest))
+
+
+def _good_records(source: Source, left_out: Tally) -> Iterator[bytes]:
+    for index in tqdm(range(len(source)), "packing", unit="record", delay=2, leave=False):
+        try:
+            record = source[index]
+            transforms.decode(record.image, record.name, _TRY_SIDE)
+            yield pack(record, source.metadata(index))
+        except BrokenRecord as error:
+            left_out.add(error.reason, error.name)

@@ -1,0 +1,146 @@
+"""The index of a set of tar shards: where each record's files lie, 24 bytes a record."""
+
+import array
+import concurrent.futures
+import contextlib
+import functools
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from imagen_jax.data.annotations import PICTURE_SUFFIXES
+from imagen_jax.data.broken import Tally
+from imagen_jax.data.columns import Columns, open_columns, write_columns
+from imagen_jax.data.tar_members import BLOCK, DamagedTar, Member, Window, members
+from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath, FileState, read_range, threads_for
+
+PLACES = "places"
+"""uint32 [records, 6]: first block and size in bytes of the picture, the caption and the JSON of
+each record; zeros for a file that it does not have."""
+CAPTION, JSON = ".txt", ".json"
+_SUFFIXES = {*PICTURE_SUFFIXES, CAPTION, JSON}
+_LOCAL_READ_AHEAD, _BUCKET_READ_AHEAD = 2**12, 2**22
+"""Bytes; on this machine, jumping from header to header is cheap."""
+_GZIP = b"\x1f\x8b"
+_NOWHERE = (0, 0)
+
+Place = tuple[int, int]
+"""(first block, size in bytes) of a file in a shard."""
+
+
+class Shard(NamedTuple):
+    """What the index says of a shard as a whole."""
+
+    path: str
+    size: int
+    version: str
+    records: int
+    left_out: dict[str, Sequence[int | str]]
+
+
+def open_index(path: AnyPath, shards: Sequence[FileState]) -> tuple[Columns, list[Shard]]:
+    """The index of `shards`, kept at `path`; what is missing or changed there is read anew.
+
+    Raises:
+        UsageError: a shard is compressed, or the index cannot be written.
+    """
+    kept = open_columns(path)
+    known = {shard[:3]: shard for shard in _shards(kept)} if kept else {}
+    wanted = [(str(shard.path), shard.size, shard.version) for shard in shards]
+    if list(known) != wanted:
+        rows = _rows_by_shard(kept, known)
+        fresh = [shard for shard, state in zip(shards, wanted, strict=True) if state not in known]
+        for shard, (places, left_out) in zip(fresh, _read_shards(fresh, path), strict=True):
+            state = (str(shard.path), shard.size, shard.version)
+            known[state] = Shard(*state, len(places), left_out.counts)
+            rows[state] = places
+        none = np.empty((0, 6), np.uint32)
+        places = np.concatenate([none, *(rows[state] for state in wanted)])
+        write_columns(path, {PLACES: places}, [known[state] for state in wanted])
+        kept = Columns(path)
+    return kept, _shards(kept)
+
+
+def _shards(kept: Columns) -> list[Shard]:
+    return [Shard(*shard) for shard in kept.about]
+
+
+def _rows_by_shard(kept: Columns | None, known: dict[Any, Shard]) -> dict[Any, np.ndarray]:
+    if kept is None:
+        return {}
+    ends = np.cumsum([shard.records for shard in known.values()])
+    return dict(zip(known, np.split(kept.column(PLACES), ends[:-1]), strict=True))
+
+
+def _read_shards(shards: Sequence[FileState], path: AnyPath) -> Iterator[tuple[np.ndarray, Tally]]:
+    if not shards:
+        return
+    with concurrent.futures.ThreadPoolExecutor(threads_for(str(shards[0].path))) as pool:
+        read = pool.map(read_shard, shards)
+        name = path.parent.parent.name
+        yield from tqdm(read, f"indexing {name}", len(shards), unit="shard", delay=2, leave=False)
+
+
+def read_shard(shard: FileState) -> tuple[np.ndarray, Tally]:
+    """The places of a shard's records, and what is left out of it.
+
+    Raises:
+        UsageError: it is compressed.
+    """
+    places, left_out = array.array("Q"), Tally()
+    for name, files in _groups(shard, left_out):
+        picture = next((files[s] for s in files if s in PICTURE_SUFFIXES), _NOWHERE)
+        caption, described = files.get(CAPTION, _NOWHERE), files.get(JSON, _NOWHERE)
+        if picture == _NOWHERE:
+            left_out.add("no picture", name)
+        elif caption == described == _NOWHERE:
+            left_out.add("no caption", name)
+        else:
+            places.extend((*picture, *caption, *described))
+    most = np.iinfo(np.uint32).max
+    return np.minimum(np.asarray(places).reshape(-1, 6), most).astype(np.uint32), left_out
+
+
+def _groups(shard: FileState, left_out: Tally) -> Iterator[tuple[str, dict[str, Place]]]:
+    """Of each record its name, and suffix -> place of those of its files that matter."""
+    found = ((*_split(member.name), member) for member in _whole_members(shard, left_out))
+    for key, group in itertools.groupby(found, lambda named: named[0]):
+        files: dict[str, Place] = {}
+        for _, suffix, member in group:
+            if suffix in _SUFFIXES:
+                files.setdefault(suffix, (member.start // BLOCK, member.size))
+        if files:
+            yield f"{shard.path.name}/{key}", files
+
+
+def _whole_members(shard: FileState, left_out: Tally) -> Iterator[Member]:
+    with _opened(shard.path) as window:
+        if window.read(0, 2) == _GZIP:
+            raise UsageError(
+                f"{shard.path} is compressed and cannot be read in any order; unpack it."
+            )
+        try:
+            yield from members(window, shard.size)
+        except DamagedTar:
+            left_out.add("shard cut short or damaged", str(shard.path.name))
+
+
+@contextlib.contextmanager
+def _opened(path: AnyPath) -> Iterator[Window]:
+    if not isinstance(path, Path):
+        yield Window(functools.partial(read_range, path), _BUCKET_READ_AHEAD)
+        return
+    with path.open("rb", buffering=0) as file:
+        yield Window(lambda start, size: os.pread(file.fileno(), size, start), _LOCAL_READ_AHEAD)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(key, suffix): WebDataset's keys end at the first dot of the file's name."""
+    dot = name.find(".", name.rfind("/") + 1)
+    return (name[:dot], name[dot:].lower()) if dot >= 0 else (name, "")

@@ -1,0 +1,95 @@
+"""WebDataset shards: tar archives of pictures with captions, as img2dataset writes them."""
+
+import hashlib
+
+import numpy as np
+
+from imagen_jax.data import annotations
+from imagen_jax.data.broken import Tally
+from imagen_jax.data.columns import columns_path
+from imagen_jax.data.places import files_of
+from imagen_jax.data.records import BrokenRecord, ListedCaptions, Metadata, Record
+from imagen_jax.data.tar_index import PLACES, open_index
+from imagen_jax.data.tar_members import BLOCK
+from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath, read_range
+
+
+class WebDatasetSource:
+    """All records of a set of shards, in the order of the shards' names.
+
+    A record is the files of one name, one after another: a picture, and a `.txt` with its
+    caption or a `.json` that has it. Where they lie is in an index that is made when the set is
+    opened for the first time; of shards that changed since, it is made again.
+    """
+
+    def __init__(self, place: str, data_dir: str = ""):
+        """Opens the shards, indexing them where that has not been done.
+
+        Args:
+            place: a directory of `.tar` files, or a pattern of their paths.
+            data_dir: where the index is kept; empty for beside the shards.
+
+        Raises:
+            UsageError: there is no shard, none with a record, or the index cannot be written.
+        """
+        self.name = f"webdataset:{place}"
+        found = files_of(self.name, place, "*.tar", data_dir)
+        self.home, shards = found.home, found.files
+        path = columns_path(self.home, found.pattern, "shards")
+        self._index, table = open_index(path, shards)
+        self._paths = [shard.path for shard in shards]
+        self._ends = np.cumsum([shard.records for shard in table])
+        self.fingerprint = hashlib.sha256(repr(table).encode()).hexdigest()
+        self.left_out = Tally()
+        for shard in table:
+            self.left_out.merge(shard.left_out)
+        if not len(self):
+            raise UsageError(f"{self.name} holds no record that can be used: {self.left_out}.")
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Record:
+        shard, picture, caption, described = self._places(index)
+        if picture[1] > annotations.MAX_PICTURE_BYTES:
+            name, _ = _read(shard, (picture[0], 0))
+            raise annotations.too_large(name, picture[1])
+        name, (image, text, values) = _read(shard, picture, caption, described)
+        return Record(name, image, None, _captions(text if caption[0] else None, values, name))
+
+    def metadata(self, index: int) -> Metadata:
+        shard, _, caption, described = self._places(index)
+        name, (text, values) = _read(shard, caption, described)
+        captions = _captions(text if caption[0] else None, values, name)
+        return Metadata(captions, annotations.numbers_of(annotations.read_json(values, name)))
+
+    def _places(self, index: int) -> tuple[AnyPath, list[int], list[int], list[int]]:
+        """The record's shard, and (first block, size) of its picture, caption and JSON."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        places = self._index.row(PLACES, index).reshape(3, 2).tolist()
+        texts = ([block, min(size, annotations.MAX_TEXT_BYTES + 1)] for block, size in places[1:])
+        return self._paths[shard], places[0], *texts
+
+
+def _read(shard: AnyPath, *places: list[int] | tuple[int, int]) -> tuple[str, list[bytes]]:
+    """A record's name and the contents at `places`, read at one go."""
+    present = [(block * BLOCK, size) for block, size in places if block]
+    first = min(start for start, _ in present) - BLOCK  # There is the header, with a name.
+    end = max(start + size for start, size in present)
+    data = read_range(shard, first, end - first)
+    name = data[:100].partition(b"\0")[0].decode("utf-8", "replace")
+    if len(data) < end - first:
+        raise BrokenRecord(f"{shard.name}/{name}", "shard cut short")
+    starts = [block * BLOCK - first for block, _ in places]
+    return f"{shard.name}/{name}", [
+        data[start : start + size] if block else b""
+        for start, (block, size) in zip(starts, places, strict=True)
+    ]
+
+
+def _captions(text: bytes | None, values: bytes, name: str) -> ListedCaptions:
+    """The one in the text file; without that, those in the JSON."""
+    if text is None:
+        return annotations.captions_of(annotations.read_json(values, name), name)
+    return annotations.listed([" ".join(annotations.read_text(text, name).split())], name)

@@ -1,0 +1,65 @@
+"""What the embeddings of a data set take, in words. No JAX here."""
+
+from imagen_jax.config import DataConfig
+from imagen_jax.network_config import T5_PRESETS
+from imagen_jax.text.cache_format import INDEX, Encoding, Plan, Sizes
+
+_BYTES = 2
+_MANY = 400_000_000
+_INDEX_BYTES = sum(dtype.itemsize for dtype in INDEX.values())
+_SHORTEST = 8
+
+
+def size_in_bytes(sizes: Sizes, encoding: Encoding) -> int:
+    """Of all embeddings of a part and its index, before the shards are compressed."""
+    rows = sizes.tokens(encoding.max_length)
+    if encoding.padded:
+        rows = sizes.distinct * encoding.max_length
+    return rows * encoding.t5.d_model * _BYTES + sizes.distinct * _INDEX_BYTES
+
+
+def describe(plan: Plan, sizes: Sizes) -> str:
+    """Captions, tokens and bytes, by arithmetic; and what many more captions would take."""
+    encoding, length = plan.encoding, plan.encoding.max_length
+    total, width = size_in_bytes(sizes, encoding), encoding.t5.d_model
+    tokens, distinct = sizes.tokens(length), max(sizes.distinct, 1)
+    mean = tokens / distinct
+    broken = f" ({sizes.broken:,} broken)" if sizes.broken else ""
+    lines = [
+        f"{name_of(plan.data)}: {plan.records:,} records{broken}, {sizes.captions:,} captions; to "
+        f"embed are {sizes.distinct:,}, each once",
+        f"  tokens      {tokens:,}, {mean:.1f} a caption, the longest {sizes.longest}; "
+        f"{sizes.longer(length):,} captions are cut to {length}",
+        f"  bytes       {show(total)} before compression, {total / distinct:,.0f} a caption, in "
+        f"{len(sizes.shards)} shards" + (", with the rows of padding" if encoding.padded else ""),
+        f"  400 million captions of {mean:.1f} tokens would take {_of_many(mean, width)}, with "
+        f"T5-XXL {_of_many(mean, T5_PRESETS['xxl'].d_model)} (padded to {length} tokens, "
+        f"{_of_many(length, T5_PRESETS['xxl'].d_model)})",
+    ]
+    shorter = _SHORTEST
+    while shorter < min(length, sizes.longest):
+        share = sizes.longer(shorter) / distinct
+        less = sizes.tokens(shorter) / distinct
+        lines.append(
+            f"  --max-length {shorter} would cut {share:.1%} of them: {less:.1f} tokens a caption, "
+            f"400 million with T5-XXL {_of_many(less, T5_PRESETS['xxl'].d_model)}"
+        )
+        shorter *= 2
+    return "\n".join(lines)
+
+
+def name_of(data: DataConfig) -> str:
+    return ", ".join(share.source for share in data.shares)
+
+
+def _of_many(tokens: int | float, width: int) -> str:
+    return show(_MANY * (tokens * width * _BYTES + _INDEX_BYTES))
+
+
+def show(size: int | float) -> str:
+    """`size` bytes in units of 1000: 12.3 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"

@@ -1,0 +1,77 @@
+"""The loss on pictures that a run is not trained on."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import numpy as np
+
+from imagen_jax.config import StageConfig
+from imagen_jax.data.pipeline import ReadCaptions, make_dataset
+from imagen_jax.data.records import Source
+from imagen_jax.data.sources import open_source
+from imagen_jax.errors import UsageError
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.sampling import picture_keys
+from imagen_jax.stage import Networks, Params
+from imagen_jax.training.step import TrainState, stage_loss
+
+_SEED = 0
+"""Of pictures and noise: not the run's own, so that runs can be compared."""
+
+
+def open_held_out(config: StageConfig) -> Source:
+    """The records that a run is judged by.
+
+    Raises:
+        UsageError: as `open_source`, naming the held-out set.
+    """
+    try:
+        return open_source(config.data.held_out(), config.low_resolution)
+    except UsageError as error:
+        raise UsageError(f"The held-out set cannot be opened: {error}") from error
+
+
+class HeldOutLoss:
+    """Mean diffusion loss of the EMA and of the raw weights on the same held-out pictures.
+
+    Picture i has the same caption, crop, time and noise at every step and in every run, on any
+    number of devices, and no caption is dropped: what changes is the weights alone.
+    """
+
+    def __init__(
+        self, config: StageConfig, networks: Networks, read: ReadCaptions, source: Source,
+        mesh: jax.sharding.Mesh,
+    ):  # fmt: skip
+        """`read`: of captions. `source`: of the held-out records; a small one is gone through
+        several times.
+        """
+        training = config.training
+        self._mesh, self._batches = mesh, training.eval_batches
+        self._size = training.batch_size // training.accumulation_steps
+        self._dataset = make_dataset(
+            source,
+            # Threads: worker processes would be started anew each time.
+            dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0)),
+            read,
+            batch_size=self._size,
+            rows=meshes.local_rows(self._size, mesh),
+            seed=_SEED,
+        )
+        undropped = dataclasses.replace(training, caption_dropout=0.0)
+        judged = dataclasses.replace(config, training=undropped)
+        self._loss = jax.jit(
+            functools.partial(stage_loss, judged, networks), out_shardings=meshes.replicated(mesh)
+        )
+        self._keys = picture_keys(_SEED, config.resolution, self._size * self._batches)
+
+    def __call__(self, state: TrainState, frozen: Params) -> dict[str, float]:
+        """`eval_loss_ema` and `eval_loss_raw`."""
+        losses = []
+        batches = itertools.islice(self._dataset, self._batches)
+        for batch, keys in zip(batches, self._keys.reshape(self._batches, -1), strict=True):
+            batch = meshes.global_batch(batch, self._mesh)
+            losses.append([self._loss(p, frozen, batch, keys) for p in (state.ema, state.params)])
+        ema, raw = np.mean(jax.device_get(losses), 0, np.float64)
+        return {"eval_loss_ema": float(ema), "eval_loss_raw": float(raw)}

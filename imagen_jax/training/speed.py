@@ -1,0 +1,116 @@
+"""How fast steps go, what share of that is waiting, and what it takes of the chips."""
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from imagen_jax.config import StageConfig
+from imagen_jax.planning.chips import chip_of_kind
+from imagen_jax.planning.model_flops import model_flops
+from imagen_jax.stage import Networks, Params
+from imagen_jax.training.step import abstract_batch, stage_loss
+
+
+def step_flops(config: StageConfig, networks: Networks, params: Params, frozen: Params) -> int:
+    """The model's work in one training step over all chips; parameters may be abstract."""
+    size = config.training.batch_size
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
+    loss = functools.partial(stage_loss, config, networks)
+    return model_flops(loss, params, frozen, abstract_batch(config, size), keys, trained=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one step does.
+
+    Attributes:
+        pictures: of a batch.
+        flops: of the model, see `step_flops`.
+        chips: that share it.
+        kind: what JAX calls these.
+    """
+
+    pictures: int
+    flops: int
+    chips: int
+    kind: str
+
+    def rates(self, steps_per_second: float) -> dict[str, float]:
+        """Pictures and work per second; as a share of the chips' peak where that is known."""
+        pictures = steps_per_second * self.pictures
+        flops = steps_per_second * self.flops / self.chips
+        rates = {
+            "pictures_per_second": pictures,
+            "pictures_per_second_per_chip": pictures / self.chips,
+            "model_flops_per_second_per_chip": flops,
+        }
+        chip = chip_of_kind(self.kind)
+        return rates if chip is None else {**rates, "model_flops_share": flops / chip.flops}
+
+
+class Stopwatch:
+    """Times runs of steps; starts at the end of the first one, which compiles.
+
+    What is paused (evaluation, pictures, checkpoints) belongs to no step.
+    """
+
+    def __init__(self) -> None:
+        self._started: float | None = None
+        self._steps = 0
+        self._waited = self._paused = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self, running: jax.Array) -> Iterator[None]:
+        """For data, while the step that computes `running` does.
+
+        Data that are there before the step ends nobody waited for; else all of the time counts.
+        """
+        began = time.monotonic()
+        yield
+        if running.is_ready():
+            self._waited += time.monotonic() - began
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._paused += time.monotonic() - began
+
+    def step_ended(self) -> None:
+        if self._started is None:
+            self._restart()
+        else:
+            self._steps += 1
+
+    def lap(self, work: Work) -> dict[str, float]:
+        """Rates since the last lap, and the share of its time that was `waiting`."""
+        if not self._steps:
+            return {}
+        seconds = max(time.monotonic() - self._started - self._paused, 1e-9)
+        measured = {**work.rates(self._steps / seconds), "data_wait": self._waited / seconds}
+        self._restart()
+        return measured
+
+    def _restart(self) -> None:
+        self._started, self._steps = time.monotonic(), 0
+        self._waited = self._paused = 0.0
+
+
+def memory_use() -> dict[str, int]:
+    """Bytes of HBM of the fullest of this process's devices: now, and at most so far.
+
+    Empty where the backend does not say. A CPU has none, whatever it says.
+    """
+    devices = [device for device in jax.local_devices() if device.platform != "cpu"]
+    stats: list[dict[str, Any]] = [device.memory_stats() or {} for device in devices]
+    names = {"hbm_bytes": "bytes_in_use", "hbm_peak_bytes": "peak_bytes_in_use"}
+    return {
+        name: max(of[key] for of in stats)
+        for name, key in names.items()
+        if stats and all(key in of for of in stats)
+    }

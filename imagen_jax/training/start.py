@@ -1,0 +1,140 @@
+"""How a run begins: from its newest checkpoint, from a trained stage, or anew."""
+
+import dataclasses
+import functools
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from imagen_jax.config import StageConfig, Weights
+from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath
+from imagen_jax.loading import load_stage
+from imagen_jax.parallel import distributed
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.stage import Params
+from imagen_jax.training.checkpoint import Checkpoints, Items
+from imagen_jax.training.optim import make_optimizer, with_schedule_at
+from imagen_jax.training.step import TrainState, init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What the loop begins with.
+
+    Attributes:
+        state: of the run.
+        pictures: how many it has seen; the data goes on with the next one.
+    """
+
+    state: TrainState
+    pictures: int = 0
+
+
+def abstract_state(config: StageConfig, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of a run's state."""
+    init = functools.partial(init_state, config, make_optimizer(config.optimizer))
+    abstract = jax.eval_shape(init, jax.random.key(0))
+    return meshes.with_shardings(abstract, meshes.parameter_shardings(abstract, mesh))
+
+
+def from_checkpoint(
+    checkpoints: Checkpoints, config: StageConfig, mesh: Mesh, abstract: TrainState
+) -> Start:
+    """The newest checkpoint that is whole; damaged ones are moved out of the way.
+
+    Where the optimizer is another one than the checkpoint's, or other parameters are frozen, so
+    that its state has another form, moments start at zero and the learning rate goes on from the
+    checkpoint's step. Otherwise moments stay, if need be in another dtype.
+
+    Args:
+        checkpoints: of the run.
+        config: of the run, which may have changed.
+        mesh: that the state is placed on.
+        abstract: `abstract_state(config, mesh)`.
+
+    Raises:
+        UsageError: no checkpoint is whole.
+    """
+
+    def wanted(stored: StageConfig) -> Items:
+        items = {"params": abstract.params, "ema": abstract.ema}
+        state = abstract
+        if stored.optimizer != config.optimizer:
+            changed = dataclasses.replace(config, optimizer=stored.optimizer)
+            state = abstract_state(changed, mesh)
+        keeps = _form(state.opt_state) == _form(abstract.opt_state)
+        return items | {"opt_state": state.opt_state} if keeps else items
+
+    restored = checkpoints.restore(wanted)
+    checkpoints.set_aside(newer_than=restored.step)
+    params, ema, opt_state = map(restored.items.get, ("params", "ema", "opt_state"))
+    step = meshes.place_parameters(np.array(restored.step, np.int32), abstract.step.sharding)
+    if opt_state is None:
+        opt_state = _new_opt_state(config, params, step, abstract)
+    opt_state = jax.tree.map(lambda x, to: x.astype(to.dtype), opt_state, abstract.opt_state)
+    state = TrainState(step=step, params=params, ema=ema, opt_state=opt_state)
+    return Start(state, restored.about.pictures)
+
+
+def _form(opt_state: Any) -> tuple:
+    """All of an optimizer's state but dtypes and values."""
+    return jax.tree.structure(opt_state), [x.shape for x in jax.tree.leaves(opt_state)]
+
+
+def _new_opt_state(
+    config: StageConfig, params: Params, step: jax.Array, abstract: TrainState
+) -> Any:
+    if distributed.leads():
+        warnings.warn(
+            "The optimizer's state has another form than in the checkpoint: its moments start "
+            f"at zero, its learning rate is that of step {step}.",
+            stacklevel=3,
+        )
+    optimizer = make_optimizer(config.optimizer)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract.opt_state)
+
+    @functools.partial(jax.jit, out_shardings=shardings)
+    def init(params: Params, step: jax.Array) -> Any:
+        return with_schedule_at(optimizer.init(params), step)
+
+    return init(params, step)
+
+
+def from_stage(
+    config: StageConfig, abstract: Params, stage: AnyPath, weights: Weights | None
+) -> Params:
+    """Parameters of a trained stage, placed as `abstract` says, for a run that starts from them.
+
+    Args:
+        config: of the run.
+        abstract: its parameters.
+        stage: training directory or exported file.
+        weights: which; as `loading.load_stage` takes it.
+
+    Raises:
+        UsageError: it is no stage, or one of other networks.
+    """
+    origin = f"--init-from {stage}"
+    trained = load_stage(stage, weights, with_encoder="text_encoder" in abstract)
+    ours, theirs = (x.text_encoder.t5.d_model for x in (config, trained.config))
+    if ours != theirs:
+        raise UsageError(
+            f"{origin} was trained with a text encoder of width {theirs} "
+            f"(text_encoder.t5.d_model); that of this config has width {ours}."
+        )
+    loaded = {name: trained.params[name] for name in abstract}
+    if jax.tree.structure(loaded) != jax.tree.structure(abstract):
+        raise UsageError(f"{origin} is a network of another structure.")
+    for (path, ours), theirs in zip(
+        jax.tree.leaves_with_path(abstract), jax.tree.leaves(loaded), strict=True
+    ):
+        if ours.shape != theirs.shape:
+            raise UsageError(
+                f"{origin}: {jax.tree_util.keystr(path)} has shape {theirs.shape}; this config "
+                f"has {ours.shape}."
+            )
+    return meshes.place_parameters(loaded, jax.tree.map(lambda x: x.sharding, abstract))

@@ -1,0 +1,69 @@
+"""Whole runs of the training loop on a tiny folder, in this process or in ones of their own."""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import conftest
+import jax
+
+import imagen_jax
+from imagen_jax import config_json
+from imagen_jax.config import StageConfig
+from imagen_jax.errors import exit_on_usage_error
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.training.checkpoint import Checkpoints
+from imagen_jax.training.loop import run
+from imagen_jax.training.start import abstract_state
+from imagen_jax.training.step import TrainState
+
+# Python 3.11's fork server does not know the paths that pytest has added.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    map(str, (Path(conftest.__file__).parent, Path(imagen_jax.__file__).parents[1]))
+)
+# Forked from a process that has imported everything and started nothing: it starts at once.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["conftest", "imagen_jax.training.loop"])
+
+
+def start_process(config: StageConfig, workdir: Path) -> multiprocessing.Process:
+    """A run in a process of its own, with this one's settings; `log(workdir)` is what it says."""
+    process = _CONTEXT.Process(target=_run, args=(config_json.to_json(config), workdir))
+    process.start()
+    return process
+
+
+def _run(config: str, workdir: Path) -> None:
+    conftest.pytest_configure()
+    with (
+        workdir.with_suffix(".log").open("a", buffering=1) as log,
+        contextlib.redirect_stderr(log),
+        exit_on_usage_error(),
+    ):
+        try:
+            run(config_json.from_json(config, "config"), workdir)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+
+
+def log(workdir: Path) -> str:
+    return workdir.with_suffix(".log").read_text()
+
+
+def saved(config: StageConfig, workdir: Path) -> TrainState:
+    """The newest whole state in a training directory, on the host."""
+    abstract = abstract_state(config, make_mesh(config.mesh))
+    items = {name: getattr(abstract, name) for name in ("params", "ema", "opt_state")}
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        restored = checkpoints.restore(lambda _: items)
+    return TrainState(step=restored.step, **jax.device_get(restored.items))
+
+
+def steps(workdir: Path) -> list[int]:
+    """Of all checkpoints, from the newest."""
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return checkpoints.steps()

@@ -1,0 +1,33 @@
+"""Runs on data of which a part is broken."""
+
+import json
+
+import pytest
+import tiny
+
+from imagen_jax.errors import UsageError
+from imagen_jax.training.loop import run
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Two of twelve pictures are none."""
+    data = tiny.folder(tmp_path / "data")
+    for number in (3, 7):
+        (tmp_path / "data" / f"{number:02}.png").write_bytes(b"no picture")
+    return tiny.stage(data=data)
+
+
+def test_a_run_goes_on_past_broken_records_and_logs_how_many(config, tmp_path, capsys):
+    with pytest.warns(UserWarning, match="left out: 0[37].png: picture undecodable"):
+        run(tiny.replace(config, data={"max_broken_share": 0.02}), tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert last["step"] == 4 and last["broken/picture undecodable"] == 2
+    assert "broken=2" in capsys.readouterr().err
+
+
+def test_a_run_stops_when_too_many_are_broken(config, tmp_path):
+    stopped = tiny.replace(config, data={"max_broken_share": 0.0})
+    with pytest.warns(UserWarning), pytest.raises(UsageError, match="max_broken_share is 0"):
+        run(stopped, tmp_path / "run")

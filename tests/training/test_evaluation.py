@@ -1,0 +1,115 @@
+"""The loss on held-out pictures depends on the weights, and on nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from imagen_jax.config import DataConfig, MeshConfig
+from imagen_jax.data.sources import open_source
+from imagen_jax.errors import UsageError
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.sampling import picture_keys
+from imagen_jax.stage import build_networks
+from imagen_jax.training.captions import load_caption_reader
+from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
+from imagen_jax.training.step import stage_loss
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Twelve pictures, which two batches go through more than once."""
+    return open_source(tiny.folder(tmp_path_factory.mktemp("held_out") / "pictures"))
+
+
+CONFIG = tiny.stage(training={"caption_dropout": 1.0, "eval_batches": 2}, data={"crop": 8})
+
+
+def held_out_loss(source, devices=1, **training):
+    config = tiny.replace(CONFIG, training=training)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    return HeldOutLoss(config, build_networks(config), load_caption_reader(config), source, mesh)
+
+
+@pytest.fixture(scope="module")
+def evaluate(source):
+    return held_out_loss(source)
+
+
+@pytest.fixture(scope="module")
+def state():
+    """Raw weights, and an EMA that is another network."""
+    return tiny.state(CONFIG).replace(ema=tiny.random_params(CONFIG, seed=1))
+
+
+def test_the_same_weights_have_the_same_loss_at_every_step(evaluate, state):
+    first = evaluate(state, {})
+    assert evaluate(state.replace(step=np.int32(1000)), {}) == first
+    assert first["eval_loss_ema"] != first["eval_loss_raw"]
+
+
+def test_ema_and_raw_weights_are_not_confused(evaluate, state):
+    first = evaluate(state, {})
+    swapped = evaluate(state.replace(params=state.ema, ema=state.params), {})
+    assert swapped["eval_loss_ema"] == first["eval_loss_raw"]
+    assert swapped["eval_loss_raw"] == first["eval_loss_ema"]
+
+
+def test_runs_of_another_seed_batch_and_number_of_devices_can_be_compared(source, evaluate, state):
+    other = held_out_loss(
+        source, 2, seed=7, batch_size=8, accumulation_steps=2, eval_batches=4
+    )  # fmt: skip
+    got, expected = other(state, {}), evaluate(state, {})
+    for name, loss in expected.items():
+        assert got[name] == pytest.approx(loss, rel=1e-4)
+
+
+def test_it_is_the_mean_loss_and_no_caption_is_dropped(evaluate, state):
+    """Training drops all of them here."""
+    config = tiny.replace(CONFIG, training={"caption_dropout": 0.0})
+    networks, losses = build_networks(config), []
+    keys = picture_keys(0, config.resolution, 16)
+    params = jax.tree.map(jnp.asarray, state.params)
+    for number, batch in zip(range(2), evaluate._dataset, strict=False):
+        batch = jax.tree.map(jnp.asarray, batch)
+        part = keys[8 * number : 8 * number + 8]
+        losses.append(stage_loss(config, networks, params, {}, batch, part))
+    assert evaluate(state, {})["eval_loss_raw"] == pytest.approx(float(np.mean(losses)), rel=1e-5)
+
+
+NAMED = "captioned_emoji/core_64"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"eval_split": "test"}, (NAMED, "test")),
+        ({"eval_source": "folder:other"}, ("folder:other", "train")),
+        ({"eval_source": "coco", "eval_split": "val"}, ("coco", "val")),
+    ],
+)
+def test_held_out_is_another_split_or_another_source(data, expected):
+    held_out = DataConfig(source=NAMED, **data).held_out()
+    assert (held_out.source, held_out.split) == expected
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"eval_split": "train"},
+        {"eval_source": NAMED},
+        {"source": "folder:a", "eval_split": "test"},  # A folder has no splits.
+    ],
+)
+def test_the_training_data_is_not_held_out(data):
+    with pytest.raises(UsageError, match="is what the run is trained on; name another split"):
+        tiny.stage(data={"source": NAMED, **data}, training={"eval_every": 10})
+    tiny.stage(data={"source": NAMED, **data})  # Without evaluation there is no such rule.
+
+
+def test_a_held_out_set_that_is_not_there_is_named():
+    config = tiny.stage(data={"eval_source": "folder:nowhere"}, training={"eval_every": 1})
+    with pytest.raises(UsageError, match="^The held-out set cannot be opened: .*folder:nowhere"):
+        open_held_out(config)

@@ -1,0 +1,179 @@
+"""Runs that are killed or told to stop, at any moment, and go on as if they had not been."""
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import runs
+import tiny
+
+from imagen_jax.training import loop
+from imagen_jax.training.loop import run
+from imagen_jax.training.preemption import Preemption
+
+SECONDS = 240
+"""What anything may take on a machine that is busy with other things."""
+GRACE_SECONDS = 60
+WRITING = "*.orbax-checkpoint-tmp"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("killed")
+
+
+@pytest.fixture(scope="module")
+def config(directory):
+    """Without end; a checkpoint after every step, of which few are kept."""
+    training = {"num_steps": 10**6, "checkpoint_every": 1, "keep_checkpoints": 2}
+    return tiny.stage(data=tiny.folder(directory / "data"), training=training)
+
+
+def until(config, step, **training):
+    return tiny.replace(config, training={"num_steps": step, **training})
+
+
+def wait_for(process, happened: Callable[[], bool], workdir: Path) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not happened():
+        assert process.is_alive(), runs.log(workdir)
+        assert time.monotonic() < deadline, runs.log(workdir)
+        time.sleep(0.002)
+
+
+@contextlib.contextmanager
+def started(config, workdir: Path) -> Iterator:
+    process = runs.start_process(config, workdir)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def newest(workdir: Path) -> int:
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def assert_goes_on_as_if_nothing_had_happened(config, workdir: Path, straight: Path) -> None:
+    """Two steps more, against a run of as many without a break."""
+    count = newest(workdir) + 2
+    run(until(config, count), workdir)
+    run(until(config, count, checkpoint_every=count), straight)
+    ours, theirs = runs.saved(config, workdir), runs.saved(config, straight)
+    assert ours.step == theirs.step == count
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_a_run_that_is_killed_while_it_saves_loses_nothing(config, directory):
+    """Once during the first save of all, and once during a later one."""
+    workdir = directory / "saving"
+    for _ in range(2):
+        with started(config, workdir) as process:
+            before = newest(workdir)
+            wait_for(process, lambda: newest(workdir) >= before + 2 or before == 0, workdir)  # noqa: B023
+            wait_for(process, lambda: any((workdir / "checkpoints").glob(WRITING)), workdir)
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert_goes_on_as_if_nothing_had_happened(config, workdir, directory / "straight 1")
+    assert not list((workdir / "checkpoints").glob(WRITING))
+    assert "damaged" not in runs.log(workdir)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_twenty_random_moments_loses_nothing(config, directory):
+    """While it starts, restores, compiles, trains, saves (for certain every third time) and
+    deletes what is old.
+    """
+    workdir, moments, while_saving = directory / "random", random.Random(0), 0
+
+    def saves() -> bool:
+        return any((workdir / "checkpoints").glob(WRITING))
+
+    for number in range(20):
+        before = newest(workdir)
+        with started(config, workdir) as process:
+            steps = moments.randrange(4)
+            if steps:
+                wait_for(process, lambda: newest(workdir) >= before + steps, workdir)  # noqa: B023
+            if number % 3 == 2:
+                wait_for(process, saves, workdir)
+            else:
+                time.sleep(moments.uniform(0, 0.3 if steps else 5))
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+        assert process.exitcode == -signal.SIGKILL, runs.log(workdir)
+        assert newest(workdir) >= before
+        while_saving += saves()
+    assert newest(workdir) > 10 and while_saving > 2
+    assert_goes_on_as_if_nothing_had_happened(config, workdir, directory / "straight 2")
+    assert "damaged" not in runs.log(workdir)
+
+
+def test_a_run_that_is_told_to_stop_saves_and_ends_well(config, directory):
+    """However often it is told."""
+    workdir = directory / "told"
+    metrics = workdir / "metrics.jsonl"
+    with started(until(config, 10**6, checkpoint_every=10**6), workdir) as process:
+        wait_for(process, metrics.exists, workdir)
+        assert not any((workdir / "checkpoints").iterdir())
+        told_at = time.monotonic()
+        while process.is_alive() and time.monotonic() < told_at + GRACE_SECONDS:
+            os.kill(process.pid, signal.SIGTERM)
+            process.join(0.02)
+        assert process.exitcode == 0, runs.log(workdir)
+    [step] = runs.steps(workdir)
+    assert f"Stopped by SIGTERM after step {step}; it is saved" in runs.log(workdir)
+    assert metrics.read_text().count("\n") == step
+    assert_goes_on_as_if_nothing_had_happened(config, workdir, directory / "straight 3")
+
+
+@pytest.fixture
+def handler():
+    """Of SIGTERM, put back after the test."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield before
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_run_that_is_told_to_stop_while_it_starts_takes_no_step(
+    config, tmp_path, handler, monkeypatch, capsys
+):
+    open_source = loop.open_source
+
+    def told(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return open_source(*arguments)
+
+    monkeypatch.setattr(loop, "open_source", told)
+    run(config, tmp_path / "run")
+    assert runs.steps(tmp_path / "run") == []
+    assert "Stopped by SIGTERM after step 0" in capsys.readouterr().err
+
+
+def test_a_run_that_ends_by_itself_leaves_the_handler_of_signals_as_it_was(handler):
+    with Preemption() as preemption:
+        assert signal.getsignal(signal.SIGTERM) != handler
+        assert not preemption.reached(1)
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_several_processes_end_where_all_have_agreed_to(monkeypatch, handler):
+    """JAX catches the signal, in every process, and says which step it is."""
+    agreed = {1: False, 2: True}
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        "jax.experimental.multihost_utils.reached_preemption_sync_point", agreed.__getitem__
+    )
+    with Preemption() as preemption:
+        assert signal.getsignal(signal.SIGTERM) == handler
+        assert [preemption.reached(step) for step in agreed] == [False, True]
