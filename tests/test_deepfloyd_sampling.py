@@ -128,8 +128,7 @@ def test_convert_and_sample_from_the_shell(directory, tmp_path):
         assert f"{pipeline} carries no licence" in result.out
     out = tmp_path / "out"
     result = call(
-        sample, "a red apple", "--base", files[0], "--sr256", files[1], "--sr1024", "none",
-        "--steps", "2", "--out", out,
+        sample, "a red apple", "--base", files[0], "--sr256", files[1], "--steps", "2", "--out", out
     )  # fmt: skip
     assert result.code == 0, result.err
     assert Image.open(out / "00-a-red-apple-0-32.png").size == (32, 32)

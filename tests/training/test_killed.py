@@ -91,20 +91,29 @@ def test_a_run_that_is_killed_while_it_saves_loses_nothing(config, directory):
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_at_twenty_random_moments_loses_nothing(config, directory):
-    """While it starts, restores, compiles, trains, saves and deletes what is old."""
+    """While it starts, restores, compiles, trains, saves (for certain every third time) and
+    deletes what is old.
+    """
     workdir, moments, while_saving = directory / "random", random.Random(0), 0
-    for _ in range(20):
+
+    def saves() -> bool:
+        return any((workdir / "checkpoints").glob(WRITING))
+
+    for number in range(20):
         before = newest(workdir)
         with started(config, workdir) as process:
             steps = moments.randrange(4)
             if steps:
                 wait_for(process, lambda: newest(workdir) >= before + steps, workdir)  # noqa: B023
-            time.sleep(moments.uniform(0, 0.3 if steps else 5))
+            if number % 3 == 2:
+                wait_for(process, saves, workdir)
+            else:
+                time.sleep(moments.uniform(0, 0.3 if steps else 5))
             os.kill(process.pid, signal.SIGKILL)
             process.join()
         assert process.exitcode == -signal.SIGKILL, runs.log(workdir)
         assert newest(workdir) >= before
-        while_saving += any((workdir / "checkpoints").glob(WRITING))
+        while_saving += saves()
     assert newest(workdir) > 10 and while_saving > 2
     assert_goes_on_as_if_nothing_had_happened(config, workdir, directory / "straight 2")
     assert "damaged" not in runs.log(workdir)

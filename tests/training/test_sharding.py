@@ -61,8 +61,10 @@ def test_sharded_equals_single_device(alone, optimizer, fsdp, spatial):
     np.testing.assert_allclose(seen, expected_seen, rtol=1e-4)
     gradients = alone["adam"][1].opt_state[1][0].mu
     for name in ("params", "ema"):
-        close = functools.partial(assert_close, atol=TOLERANCES[optimizer])
-        jax.tree.map(close, getattr(state, name), getattr(expected, name), gradients)
+        coupled = optimizer == "adafactor"
+        close = functools.partial(assert_close, atol=TOLERANCES[optimizer], coupled=coupled)
+        compared = jax.tree.map(close, getattr(state, name), getattr(expected, name), gradients)
+        assert sum(jax.tree.leaves(compared)) > 40, compared
     assert_divided(state, fsdp)
 
 
@@ -82,16 +84,19 @@ def test_scanned_blocks_are_sharded_without_a_wrong_number():
     assert_divided(state, 4)
 
 
-def assert_close(x, y, gradient, atol):
+def assert_close(x, y, gradient, atol, coupled=False) -> bool:
     """Much nearer than three steps move, wherever there is a gradient to speak of.
 
-    A bias in front of a norm has none: its rounding errors become whole steps of any sign. Nor
-    have entries that nearly cancel beside others of their array: virtual devices add up in the
-    order of their arrival, and such an entry is a difference of sums as large as the others.
+    A bias in front of a norm has none, nor has that of attention's keys: its rounding errors
+    become whole steps of any sign. Adafactor scales the steps of an array by their mean size
+    (`coupled`), so that such entries reach all of their array.
+
+    Returns whether anything was compared.
     """
     size = np.abs(gradient)
-    learns = size > max(1e-5, 1e-2 * size.max())
+    learns = (size > 1e-5) & (not coupled or size.min() > 1e-7)
     np.testing.assert_allclose(np.asarray(x)[learns], np.asarray(y)[learns], rtol=1e-6, atol=atol)
+    return bool(learns.any())
 
 
 def assert_divided(state, fsdp):
