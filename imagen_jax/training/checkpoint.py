@@ -144,16 +144,19 @@ class Checkpoints:
                 f"A checkpoint in {self.directory} cannot be written: {reason(error)}."
             ) from error
 
-    def restore(self, wanted: Callable[[StageConfig], Items]) -> Restored:
+    def restore(
+        self, wanted: Callable[[StageConfig], Items], at_most: int | None = None
+    ) -> Restored:
         """The newest checkpoint that is whole, the same on all processes.
 
         Args:
             wanted: the config of a checkpoint -> abstract arrays of the items to read.
+            at_most: its step must not be higher; None takes any.
 
         Raises:
             UsageError: there is none, or a file may not be read.
         """
-        steps = self.steps()
+        steps = [step for step in self.steps() if at_most is None or step <= at_most]
         problems = []
         for step in steps:
             restored, problem = self._try(step, wanted)
@@ -274,10 +277,13 @@ def _drop_abandoned_reads() -> None:
         sys.unraisablehook = before
 
 
-def has_checkpoint(workdir: AnyPath) -> bool:
-    """Whether there is one, whole or damaged, as the first process sees it."""
+_ITEMS: dict[Weights, str] = {"ema": "ema", "raw": "params"}
+
+
+def newest_step(workdir: AnyPath) -> int | None:
+    """Of all checkpoints, whole or damaged, as the first process sees them; None without any."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        return bool(checkpoints.steps())
+        return next(iter(checkpoints.steps()), None)
 
 
 def load_directory(
@@ -288,25 +294,37 @@ def load_directory(
     Args:
         workdir: the directory; nothing in it is changed.
         mesh: that the parameters are placed on.
-        weights: "ema" is their moving average, "raw" what the optimizer made.
+        weights: which of them.
 
     Raises:
         UsageError: it holds no checkpoint that is whole.
     """
-    config, item = read_config(workdir), {"ema": "ema", "raw": "params"}[weights]
+    config = read_config(workdir)
     abstract = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    return config, _load_item(workdir, item, abstract, mesh)
+    return config, load_networks(workdir, abstract, mesh, weights)
 
 
-def load_ema(workdir: AnyPath, abstract: Params, mesh: jax.sharding.Mesh) -> Params:
-    """The newest EMA parameters of the networks in `abstract`, in its dtypes, on the mesh.
+def load_networks(
+    workdir: AnyPath, abstract: Params, mesh: jax.sharding.Mesh, weights: Weights,
+    at_most: int | None = None,
+) -> Params:  # fmt: skip
+    """The parameters of the networks in `abstract`, in its dtypes, on the mesh.
+
+    Args:
+        workdir: training directory; nothing in it is changed.
+        abstract: shapes and dtypes.
+        mesh: that the parameters are placed on.
+        weights: which of them.
+        at_most: step that the checkpoint must not be newer than; None takes the newest.
 
     Raises:
         UsageError: as `load_directory`.
     """
     stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), abstract)
-    params = _load_item(workdir, "ema", stored, mesh)
-    return jax.tree.map(_cast, params, abstract)
+    stored, item = with_shardings(stored, parameter_shardings(stored, mesh)), _ITEMS[weights]
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        restored = checkpoints.restore(lambda _: {item: stored}, at_most)
+    return jax.tree.map(_cast, restored.items[item], abstract)
 
 
 def _cast(x: jax.Array, abstract: jax.ShapeDtypeStruct) -> jax.Array:
@@ -316,9 +334,3 @@ def _cast(x: jax.Array, abstract: jax.ShapeDtypeStruct) -> jax.Array:
     cast = x.astype(abstract.dtype)
     x.delete()
     return cast
-
-
-def _load_item(workdir: AnyPath, item: str, abstract: Params, mesh: jax.sharding.Mesh) -> Params:
-    abstract = with_shardings(abstract, parameter_shardings(abstract, mesh))
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        return checkpoints.restore(lambda _: {item: abstract}).items[item]

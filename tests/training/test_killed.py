@@ -49,8 +49,8 @@ def wait_for(process, happened: Callable[[], bool], workdir: Path) -> None:
 
 
 @contextlib.contextmanager
-def started(config, workdir: Path) -> Iterator:
-    process = runs.start_process(config, workdir)
+def started(config, workdir: Path, **limits: int) -> Iterator:
+    process = runs.start_process(config, workdir, **limits)
     try:
         yield process
     finally:
@@ -135,6 +135,20 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_well(config, directory):
     assert f"Stopped by SIGTERM after step {step}; it is saved" in runs.log(workdir)
     assert metrics.read_text().count("\n") == step
     assert_goes_on_as_if_nothing_had_happened(config, workdir, directory / "straight 3")
+
+
+def test_a_run_that_cannot_save_says_so_at_once_and_loses_nothing(config, directory):
+    """The file that holds most of the arrays does not get written whole."""
+    workdir = directory / "full"
+    run(until(config, 1), workdir)
+    with started(config, workdir, largest_file=50_000) as process:
+        process.join(SECONDS)
+        assert process.exitcode == 2, runs.log(workdir)
+    [error] = [line for line in runs.log(workdir).splitlines() if "error" in line.lower()]
+    assert f"A checkpoint in {workdir / 'checkpoints'} cannot be written" in error
+    assert "Traceback" not in runs.log(workdir)
+    assert newest(workdir) == 1
+    assert_goes_on_as_if_nothing_had_happened(config, workdir, directory / "straight 4")
 
 
 @pytest.fixture
