@@ -47,3 +47,8 @@ def bucket(monkeypatch):
         importlib.util, "find_spec", lambda name: "gcsfs" if name == "gcsfs" else None
     )
     return to_path("gs://bucket/run")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What loads the TPU compiler comes last: JAX 0.10's profiler crashes beside it."""
+    items.sort(key=lambda item: hasattr(item.module, "needs_libtpu"))

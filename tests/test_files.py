@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +72,24 @@ def test_a_training_directory_may_lie_in_a_bucket(bucket):
     assert read_config(bucket) == config
     with pytest.raises(UsageError, match="gs://bucket/run was trained with name"):
         claim_directory(bucket, dataclasses.replace(config, name="other"))
-    write_tensors(bucket / "x.safetensors", {"a": {"b": np.ones(3)}}, "float32", {})
-    _, tensors = open_file(bucket / "x.safetensors")
-    assert tensors["a.b"].whole("float32").tolist() == [1, 1, 1]
     save_png(np.zeros((2, 3, 3), np.uint8), bucket / "samples" / "x.png")
     with (bucket / "samples" / "x.png").open("rb") as file:
         assert Image.open(file).size == (3, 2)
+
+
+def test_tensors_in_a_bucket_are_read_from_a_copy_that_goes_with_them(
+    bucket, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    write_tensors(bucket / "x.safetensors", {"a": {"b": np.ones(3)}}, "float32", {})
+    _, tensors = open_file(bucket / "x.safetensors")
+    for _ in range(2):
+        assert tensors["a.b"].whole("float32").tolist() == [1, 1, 1]
+        assert [path.name for path in tmp_path.glob("*/*")] == ["x.safetensors"]
+    del tensors
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="gs://bucket/run/y.safetensors cannot be read"):
+        open_file(bucket / "y.safetensors")
 
 
 def test_a_bucket_without_gcsfs_is_refused(monkeypatch):

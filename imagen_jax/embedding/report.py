@@ -2,11 +2,12 @@
 
 from imagen_jax.config import DataConfig
 from imagen_jax.network_config import T5_PRESETS
-from imagen_jax.text.cache_format import INDEX, Encoding, Plan, Sizes
+from imagen_jax.text.cache_format import HEADER_BYTES, INDEX, Encoding, Plan, Sizes
 
 _BYTES = 2
 _MANY = 400_000_000
-_INDEX_BYTES = sum(dtype.itemsize for dtype in INDEX.values())
+_CAPTION_BYTES = HEADER_BYTES + sum(dtype.itemsize for dtype in INDEX.values())
+"""Of a caption, beside its rows."""
 _SHORTEST = 8
 
 
@@ -15,7 +16,7 @@ def size_in_bytes(sizes: Sizes, encoding: Encoding) -> int:
     rows = sizes.tokens(encoding.max_length)
     if encoding.padded:
         rows = sizes.distinct * encoding.max_length
-    return rows * encoding.t5.d_model * _BYTES + sizes.distinct * _INDEX_BYTES
+    return rows * encoding.t5.d_model * _BYTES + sizes.distinct * _CAPTION_BYTES
 
 
 def describe(plan: Plan, sizes: Sizes) -> str:
@@ -53,7 +54,7 @@ def name_of(data: DataConfig) -> str:
 
 
 def _of_many(tokens: int | float, width: int) -> str:
-    return show(_MANY * (tokens * width * _BYTES + _INDEX_BYTES))
+    return show(_MANY * (tokens * width * _BYTES + _CAPTION_BYTES))
 
 
 def show(size: int | float) -> str:

@@ -34,6 +34,8 @@ INDEX = {"high.u64": np.dtype("<u8"), "low.u64": np.dtype("<u8"), "row.u32": np.
 
 _HALVES = struct.Struct(">QQ")
 _HEADER = struct.Struct("<16sI")
+HEADER_BYTES = _HEADER.size
+"""Of a record, before the rows."""
 _HASHES = 2**64
 """Of the first half, which decides on order and shard."""
 

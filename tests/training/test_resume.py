@@ -1,7 +1,7 @@
 """Interrupted runs go on as if nothing had happened; hopeless ones stop and say why."""
 
 import shutil
-import warnings
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ import optax
 import pytest
 import runs
 import tiny
-from scripts import largest, tree
+from scripts import tree
 
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
@@ -192,17 +192,16 @@ def test_another_batch_size_goes_on_with_the_next_picture(config, copy, monkeypa
 
 def test_a_run_goes_on_from_before_what_is_damaged_and_keeps_it(config, straight, copy):
     damaged = copy / "checkpoints" / "6"
-    path = largest(damaged / "opt_state")
-    path.write_bytes(bytes(path.stat().st_size))
+    # All that hold arrays: Orbax may keep one that it does not read.
+    for path in filter(Path.is_file, (damaged / "opt_state").glob("**/d/*")):
+        path.write_bytes(bytes(path.stat().st_size))
     content = tree(damaged)
-    with warnings.catch_warnings(record=True) as shown:
-        warnings.simplefilter("always")
-        run(steps(config, 6), copy)
-    said = [str(warning.message) for warning in shown if "checkpoint" in str(warning.message)]
-    assert len(said) == 2
-    assert "checkpoints/6 is damaged or incomplete" in said[0]
-    assert "that of step 4 is used" in said[0]
-    assert said[1].endswith(f"is kept as {copy / 'damaged' / '6'}.")
+    process = runs.start_process(steps(config, 6), copy)
+    process.join()
+    said = runs.log(copy)
+    assert process.exitcode == 0, said
+    assert "checkpoints/6 is damaged or incomplete" in said and "that of step 4 is used" in said
+    assert f"is kept as {copy / 'damaged' / '6'}." in said
     assert tree(copy / "damaged" / "6") == content
     assert_same(runs.saved(config, copy), straight)
 
