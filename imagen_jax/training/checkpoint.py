@@ -33,6 +33,7 @@ from imagen_jax.parallel.mesh import parameter_shardings, with_shardings
 from imagen_jax.stage import Params, init_params
 from imagen_jax.training.checksums import checksums
 from imagen_jax.training.directory import package_versions, read_config
+from imagen_jax.training.host_memory import freed_at_once
 from imagen_jax.training.step import TrainState
 
 _DAMAGE = (ValueError, KeyError, OSError, TypeError)
@@ -235,7 +236,7 @@ def _read_arrays(path: AnyPath, abstract: Any) -> Any:
     """An item, or the part of it that `abstract` names."""
     how = ocp.checkpoint_utils.construct_restore_args(abstract)
     arguments = ocp.args.PyTreeRestore(abstract, how, partial_restore=True)
-    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler, freed_at_once():
         return handler.restore(path, args=arguments)
 
 
