@@ -1,5 +1,7 @@
 """Attention of pictures over themselves and over text."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,6 +15,11 @@ from imagen_jax.network_config import Pooling, TextNorm
 
 Heads = Float[Array, "batch _ _ _"]
 """Queries, keys or values: (batch, positions, heads, head width)."""
+
+_CHUNK = 256
+"""Most queries at a time, and a power of two: their weights lie in a CPU's cache."""
+_LEAST = 32
+"""Fewest queries at a time that are worth a loop."""
 
 
 @dataclass
@@ -33,7 +40,26 @@ class TextState:
 def attend(
     queries: Heads, keys: Heads, values: Heads, mask: Bool[Array, "batch keys"]
 ) -> Float[Array, "batch queries width"]:
-    """softmax(q k^T / sqrt(d)) v, the softmax in float32; masked keys get no weight."""
+    """softmax(q k^T / sqrt(d)) v, the softmax in float32; masked keys get no weight.
+
+    Many queries are taken in chunks, and the backward pass computes the weights of each again:
+    kept, they would be most of a training step's memory. A number of queries with few factors of
+    two is not divided.
+    """
+    batch, count, *heads = queries.shape
+    # A power of two, as a number of devices is: each device has as many queries of every chunk.
+    chunk = math.gcd(count, _CHUNK)
+    if count <= _CHUNK or chunk < _LEAST:
+        return _attend(queries, keys, values, mask)
+    # Every n-th query, so that each device keeps the rows of the picture that it has.
+    parts = jnp.moveaxis(queries.reshape(batch, chunk, count // chunk, *heads), 2, 0)
+    run = jax.checkpoint(lambda part: _attend(part, keys, values, mask), prevent_cse=False)
+    return jnp.moveaxis(jax.lax.map(run, parts), 0, 2).reshape(batch, count, -1)
+
+
+def _attend(
+    queries: Heads, keys: Heads, values: Heads, mask: Bool[Array, "batch keys"]
+) -> Float[Array, "batch queries width"]:
     logits = jnp.einsum("BQNH,BKNH->BNQK", queries, keys) * queries.shape[-1] ** -0.5
     logits = jnp.where(mask[:, None, None, :], logits.astype(jnp.float32), -1e30)
     weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)

@@ -1,11 +1,15 @@
 """Attention against a softmax in numpy, and what the mask must do."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
+from imagen_jax.config import MeshConfig
 from imagen_jax.models.attention import AttentionPooling, ImageAttention, attend
+from imagen_jax.parallel import mesh as meshes
 
 TEXT_WIDTH = 12
 MASK = np.array([[True, True, False, False], [True, True, True, True]])
@@ -70,6 +74,52 @@ def test_attend_is_its_equation():
     result = attend(*as_jax(queries, keys, values, MASK))
     expected = numpy_attend(queries, keys, values, MASK)
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [257, 262, 288, 512])
+def test_many_queries_give_what_a_few_at_a_time_give(count):
+    """Values and gradients do not tell of chunks, whether these divide the queries or not."""
+    mask = jnp.asarray(MASK)
+    queries, keys, values = normal(2, count, 3, 4), normal(2, 4, 3, 4), normal(2, 4, 3, 4, seed=1)
+    expected = numpy_attend(queries, keys, values, MASK)
+    arrays = as_jax(queries, keys, values)
+    np.testing.assert_allclose(attend(*arrays, mask), expected, rtol=1e-5, atol=1e-5)
+
+    def in_parts(queries, keys, values):
+        parts = jnp.split(queries, [100, 200], axis=1)
+        return jnp.concatenate([attend(part, keys, values, mask) for part in parts], axis=1)
+
+    def gradients(function):
+        return jax.grad(lambda arrays: jnp.sum(function(*arrays) ** 3))(arrays)
+
+    expected = gradients(in_parts)
+    result = gradients(lambda *arrays: attend(*arrays, mask))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), result, expected
+    )
+
+
+def test_the_weights_of_many_queries_are_not_kept_for_the_backward_pass():
+    queries, keys = jnp.ones((2, 1024, 3, 4)), jnp.ones((2, 64, 3, 4))
+    mask = jnp.ones((2, 64), bool)
+    gradient = jax.jit(jax.grad(lambda *arrays: jnp.sum(attend(*arrays, mask)), argnums=(0, 1, 2)))
+    memory = gradient.lower(queries, keys, keys).compile().memory_analysis()
+    weights = 4 * 2 * 3 * 1024 * 64
+    assert memory.temp_size_in_bytes < weights
+
+
+def test_the_queries_of_a_picture_stay_on_the_devices_that_have_its_rows():
+    mesh = meshes.make_mesh(MeshConfig(spatial=4))
+    rows = NamedSharding(mesh, PartitionSpec("fsdp", "spatial"))
+    whole = NamedSharding(mesh, PartitionSpec("fsdp"))
+    queries = jax.device_put(normal(2, 512, 3, 4), rows)
+    keys, values, mask = jax.device_put((normal(2, 4, 3, 4), normal(2, 4, 3, 4), MASK), whole)
+    compiled = jax.jit(attend, out_shardings=rows).lower(queries, keys, values, mask).compile()
+    assert "while(" in compiled.as_text()
+    for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert name not in compiled.as_text()
+    expected = attend(*as_jax(np.asarray(queries), np.asarray(keys), np.asarray(values), MASK))
+    np.testing.assert_allclose(compiled(queries, keys, values, mask), expected, atol=1e-6)
 
 
 def test_the_softmax_is_float32_in_bfloat16():
