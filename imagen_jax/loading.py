@@ -16,8 +16,9 @@ from imagen_jax.parallel.mesh import make_mesh, to_host
 from imagen_jax.stage import Params, abstract_frozen_encoder, abstract_sampled_unet
 from imagen_jax.text.cache_format import Metadata
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
-from imagen_jax.training.checkpoint import load_directory, load_networks, newest_step
+from imagen_jax.training.checkpoint import newest_step
 from imagen_jax.training.directory import is_training_directory, read_config
+from imagen_jax.training.weights import load_directory, load_networks
 from imagen_jax.weights.hugging_face import PIPELINE_INDEX
 from imagen_jax.weights.stage_file import (
     load_stage_file,

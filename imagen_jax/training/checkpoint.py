@@ -20,19 +20,16 @@ from typing import Any
 
 import absl.logging
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from imagen_jax import config_json
-from imagen_jax.config import StageConfig, Weights
+from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.files import AnyPath, absolute
 from imagen_jax.network_config import Checked
 from imagen_jax.parallel import distributed
-from imagen_jax.parallel.mesh import parameter_shardings, with_shardings
-from imagen_jax.stage import Params, init_params
 from imagen_jax.training.checksums import checksums
-from imagen_jax.training.directory import package_versions, read_config
+from imagen_jax.training.directory import package_versions
 from imagen_jax.training.host_memory import freed_at_once
 from imagen_jax.training.step import TrainState
 
@@ -47,6 +44,14 @@ _LISTED = 50
 
 # What Orbax logs of an error, with a trace, it also raises.
 absl.logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+
+# Of arrays that every device holds, Orbax has each device save a part: another program for each
+# shape, on which it waits, and of small arrays (norms, biases) there are hundreds.
+ocp.type_handlers.register_type_handler(
+    jax.Array,
+    ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20),
+    override=True,
+)
 
 Items = dict[str, Any]
 """Item of a checkpoint -> its arrays, or abstract ones that say where they shall lie."""
@@ -278,60 +283,7 @@ def _drop_abandoned_reads() -> None:
         sys.unraisablehook = before
 
 
-_ITEMS: dict[Weights, str] = {"ema": "ema", "raw": "params"}
-
-
 def newest_step(workdir: AnyPath) -> int | None:
     """Of all checkpoints, whole or damaged, as the first process sees them; None without any."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         return next(iter(checkpoints.steps()), None)
-
-
-def load_directory(
-    workdir: AnyPath, mesh: jax.sharding.Mesh, weights: Weights = "ema"
-) -> tuple[StageConfig, Params]:
-    """Config of a training directory, and parameters of its newest checkpoint.
-
-    Args:
-        workdir: the directory; nothing in it is changed.
-        mesh: that the parameters are placed on.
-        weights: which of them.
-
-    Raises:
-        UsageError: it holds no checkpoint that is whole.
-    """
-    config = read_config(workdir)
-    abstract = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    return config, load_networks(workdir, abstract, mesh, weights)
-
-
-def load_networks(
-    workdir: AnyPath, abstract: Params, mesh: jax.sharding.Mesh, weights: Weights,
-    at_most: int | None = None,
-) -> Params:  # fmt: skip
-    """The parameters of the networks in `abstract`, in its dtypes, on the mesh.
-
-    Args:
-        workdir: training directory; nothing in it is changed.
-        abstract: shapes and dtypes.
-        mesh: that the parameters are placed on.
-        weights: which of them.
-        at_most: step that the checkpoint must not be newer than; None takes the newest.
-
-    Raises:
-        UsageError: as `load_directory`.
-    """
-    stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), abstract)
-    stored, item = with_shardings(stored, parameter_shardings(stored, mesh)), _ITEMS[weights]
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        restored = checkpoints.restore(lambda _: {item: stored}, at_most)
-    return jax.tree.map(_cast, restored.items[item], abstract)
-
-
-def _cast(x: jax.Array, abstract: jax.ShapeDtypeStruct) -> jax.Array:
-    """In another dtype, the memory of the old one free again."""
-    if x.dtype == abstract.dtype:
-        return x
-    cast = x.astype(abstract.dtype)
-    x.delete()
-    return cast

@@ -22,10 +22,11 @@ from imagen_jax.loading import load_stage
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.training import checkpoint
-from imagen_jax.training.checkpoint import Checkpoints, load_directory, newest_step
+from imagen_jax.training.checkpoint import Checkpoints, newest_step
 from imagen_jax.training.checksums import checksums
 from imagen_jax.training.directory import claim_directory, is_training_directory, read_config
 from imagen_jax.training.step import TrainState
+from imagen_jax.training.weights import load_directory
 
 CONFIG = tiny.stage()
 
