@@ -8,9 +8,13 @@ error, AdamW); 20 guided steps of DDIM with dynamic thresholding.
 
 Each side of each task is a process of its own. They take turns, on the same inputs, and every
 result is compared before its time counts. PyTorch runs eagerly, without torch.compile, once with
-its usual memory layout and once with channels_last; ratios are to the faster of the two. JAX runs
-with the flag for convolutions on CPUs (docs/speed.md). Printed: medians of the seconds; the most
-memory that a turn held beside the weights and what their process had held before.
+its usual memory layout and once with channels_last; a ratio is to the better of the two. JAX runs
+with the flag for convolutions on CPUs (docs/speed.md).
+
+Printed, as one JSON line a task: medians of the seconds and of the processor's seconds, all cores
+together (where other programs run too, only these tell something, and only of one core:
+`taskset -c 0`); the most memory that a turn held beside weights, inputs and compiled program; and,
+from a profile, where our time goes.
 
 Linux only, where a process can ask for its peak memory. Both use all cores that the process may.
 """
@@ -84,8 +88,9 @@ class Side:
         """Without the first turn, which compiles and warms up."""
         return statistics.median(took[what] for took in self.took[1:])
 
-    def close(self) -> None:
-        self.process.communicate()
+    def close(self) -> str:
+        """What it says at last."""
+        return self.process.communicate()[0]
 
 
 def measure(flags: Flags) -> None:
@@ -103,13 +108,16 @@ def measure(flags: Flags) -> None:
 
 def write_network(flags: Flags, directory: Path) -> None:
     sizes = [flags.text_width, flags.resolution, *flags.widths]
-    made = subprocess.run(
-        [flags.pytorch_python, HERE / "diffusers_side.py", directory, "make", *map(str, sizes)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if made.returncode:
-        last = made.stderr.strip().splitlines()[-1:]
-        raise UsageError(f"{flags.pytorch_python} made no network by diffusers: {''.join(last)}")
+    command = [flags.pytorch_python, HERE / "diffusers_side.py", directory, "make"]
+    try:
+        subprocess.run([*command, *map(str, sizes)], capture_output=True, text=True, check=True)
+    except OSError as error:
+        raise UsageError(f"pytorch_python is {flags.pytorch_python!r}: {error.strerror}.") from None
+    except subprocess.CalledProcessError as error:
+        last = "".join(error.stderr.strip().splitlines()[-1:])
+        raise UsageError(
+            f"pytorch_python {flags.pytorch_python!r} made no network by diffusers: {last}"
+        ) from None
 
 
 def write_inputs(flags: Flags, directory: Path) -> None:
@@ -140,14 +148,13 @@ def compare(task: str, flags: Flags, directory: Path) -> dict[str, float]:
         difference = max(difference, *(np.abs(results[0] - x).max() for x in results[1:]))
         if not difference <= TOLERANCE[task]:
             raise UsageError(f"{task}: the sides differ by {difference:.2g}; that is no race.")
-    for side in sides:
-        side.close()
-    ratio = lambda what: ours.median(what) / min(side.median(what) for side in theirs)  # noqa: E731
-    return (
-        {f"{side.name}_{what}": side.median(what) for what in MEASURED for side in sides}
-        | {f"ratio_of_{what}": ratio(what) for what in MEASURED}
-        | {"largest_difference": float(difference)}
-    )
+    shares, *_ = [side.close() for side in sides]
+    found = {f"{side.name}_{what}": side.median(what) for what in MEASURED for side in sides}
+    for what in MEASURED:
+        found[f"ratio_of_{what}"] = ours.median(what) / min(side.median(what) for side in theirs)
+    for name, share in json.loads(shares).items():
+        found[f"jax_share_of_{name.replace(' ', '_')}"] = share
+    return {**found, "largest_difference": float(difference)}
 
 
 def main() -> None:

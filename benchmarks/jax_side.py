@@ -5,7 +5,11 @@ python benchmarks/jax_side.py DIRECTORY forward|train|sample [none|selective|ful
 
 import dataclasses
 import functools
+import itertools
+import json
+import re
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,12 +106,36 @@ def sample(networks: Networks, params: Params, given: Arrays) -> Callable[[], ja
     return functools.partial(paint.lower(params, given).compile(), params, given)
 
 
+def shares(run: Callable[[], jax.Array]) -> dict[str, float]:
+    """Of the time of one more run, by the kind of operation."""
+    spent = dict.fromkeys(["convolutions", "matrix products", "copies", "all else"], 0.0)
+    with tempfile.TemporaryDirectory() as place:
+        with jax.profiler.trace(place):
+            jax.block_until_ready(run())
+        (path,) = Path(place).rglob("*.xplane.pb")
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+            for event in itertools.chain.from_iterable(line.events for line in plane.lines):
+                if "hlo_op" in dict(event.stats) and not re.match("while|call|cond", event.name):
+                    spent[kind(event.name)] += event.duration_ns
+    return {name: x / sum(spent.values()) for name, x in spent.items()}
+
+
+def kind(name: str) -> str:
+    """Of an operation as XLA's CPU compiler names it; the library YNNPACK has matrix products."""
+    if "conv" in name and "convert" not in name:
+        return "convolutions"
+    if name.startswith(("dot", "ynn")):
+        return "matrix products"
+    return "copies" if re.search("copy|transpose|concatenate|pad", name) else "all else"
+
+
 def main() -> None:
     directory, task, remat = sys.argv[1:]
     networks, params = load(Path(directory), remat)
     given = {name: jnp.asarray(x) for name, x in np.load(f"{directory}/inputs.npz").items()}
     run = {"forward": forward, "train": train, "sample": sample}[task](networks, params, given)
     turns.serve(lambda: np.asarray(run()))
+    print(json.dumps(shares(run)))
 
 
 if __name__ == "__main__":
