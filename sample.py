@@ -19,11 +19,11 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from imagen_jax.config import SamplingConfig
+from imagen_jax.config import SamplingConfig, Weights
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
 from imagen_jax.files import AnyPath, check_writable, to_path
 from imagen_jax.planning.options import CompileOptions
@@ -44,6 +44,9 @@ class Flags:
     the shipped base and `none` after one of your own."""
     sr1024: str = ""
     """256->1024 stage, in the same way."""
+    weights: str = ""
+    """ema or raw: of a training directory, the average of its weights or the weights themselves; an
+    exported file holds one of them. One for all stages, or one per stage as ema,raw,ema."""
     steps: str = ""
     """Denoising steps: one number for all stages, or one per stage as 64,32,16. A stage of
     DeepFloyd IF also takes the name of a set of its steps, such as smart50. Like the next four
@@ -106,6 +109,15 @@ def step_settings(text: str) -> dict[str, Any]:
 
     chosen = sections(SETS[text]) if text in SETS else ()
     return {"num_steps": len(chosen) if chosen else int(text), "timesteps": chosen}
+
+
+def stage_weights(flags: Flags, count: int) -> list[Weights | None]:
+    """Which of each stage; None where nobody says."""
+    chosen = per_stage("weights", flags.weights, str, count)
+    for weights in chosen:
+        if weights not in (None, *get_args(Weights)):
+            raise UsageError(f"--weights is {flags.weights!r}; it takes ema and raw.")
+    return chosen
 
 
 def stage_settings(flags: Flags, defaults: list[SamplingConfig]) -> list[SamplingConfig]:
@@ -215,7 +227,11 @@ def run(flags: Flags) -> None:
     mesh = make_mesh(flags, jax.devices())
     paths = stage_paths(flags)
     directories = per_stage("embeddings", flags.embeddings, Path, len(paths))
-    stages = [open_stage(path, needs_encoder=not flags.embeddings) for path in paths]
+    needs_encoder = not flags.embeddings
+    stages = [
+        open_stage(path, weights, needs_encoder=needs_encoder)
+        for path, weights in zip(paths, stage_weights(flags, len(paths)), strict=True)
+    ]
     settings = stage_settings(flags, [stage.config.sampling for stage in stages])
     steps = [cascade.Step(*pair) for pair in zip(stages, settings, strict=True)]
     cascade.check_order(steps, mesh)

@@ -6,11 +6,11 @@ CONFIG is the name of a file in configs/; every field of it is a flag. The run w
 config, checkpoints, TensorBoard scalars and sample grids to DIR, and goes on from the newest
 checkpoint that it finds there.
 
-    python train.py CONFIG --compile-only --topology v5e:16x16 [--num-slices 2] [--json FILE]
+    python train.py CONFIG --compile-only --topology v5e:16x16 [--num-slices 2] [--quick]
 
 compiles the same step for TPUs that need not be there and says what it takes of them: memory,
-work, what the chips send each other, and the step time that their peak rates allow. It exits
-with code 1 if the step does not fit.
+work, what the chips send each other, and the step time that their peak rates allow; --json FILE
+writes it too. It exits with code 1 if the step does not fit.
 """
 
 import ast

@@ -105,6 +105,7 @@ def random_batch(config: StageConfig, mesh: jax.sharding.Mesh) -> dict[str, jax.
         "image": rng.integers(256, size=(size, side, side, 3), dtype=np.uint8),
         "token_ids": rng.integers(1, TEXT_ENCODER.t5.vocab_size, size=tokens, dtype=np.int32),
         "mask": np.ones(tokens, bool),
+        "weight": np.ones(size, np.float32),
     }
     return meshes.global_batch(batch, mesh)
 

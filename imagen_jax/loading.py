@@ -16,8 +16,9 @@ from imagen_jax.parallel.mesh import make_mesh, to_host
 from imagen_jax.stage import Params, abstract_frozen_encoder, abstract_sampled_unet
 from imagen_jax.text.cache_format import Metadata
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
-from imagen_jax.training.checkpoint import has_checkpoint, load_directory, load_ema
+from imagen_jax.training.checkpoint import newest_step
 from imagen_jax.training.directory import is_training_directory, read_config
+from imagen_jax.training.weights import load_directory, load_networks
 from imagen_jax.weights.hugging_face import PIPELINE_INDEX
 from imagen_jax.weights.stage_file import (
     load_stage_file,
@@ -41,19 +42,23 @@ _EMBEDDINGS = "embeddings.json"
 
 @dataclasses.dataclass(frozen=True)
 class StoredNetwork:
-    """The weights of one network of a stage where they are kept; of trained ones, the EMA.
+    """The weights of one network of a stage where they are kept.
 
     Attributes:
         name: "unet" or "text_encoder".
         origin: the file or directory that holds them.
         abstract: shapes, and the dtypes in which they will be held.
-        tensors: those of files; None for the newest checkpoint of a training directory.
+        tensors: those of files; None for a checkpoint of a training directory.
+        weights: which of a checkpoint's.
+        step: of the checkpoint, so that all networks are of the same one.
     """
 
     name: str
     origin: AnyPath
     abstract: Params
     tensors: StoredParams | None
+    weights: Weights = "ema"
+    step: int | None = None
 
     def load(self, mesh: Mesh) -> Params:
         """The parameters, read straight into their shards on the mesh.
@@ -62,7 +67,8 @@ class StoredNetwork:
             UsageError: a file is damaged.
         """
         if self.tensors is None:
-            return load_ema(self.origin, {self.name: self.abstract}, mesh)[self.name]
+            abstract = {self.name: self.abstract}
+            return load_networks(self.origin, abstract, mesh, self.weights, self.step)[self.name]
         return place_params(self.tensors, self.abstract, mesh)
 
     def fingerprint(self) -> str:
@@ -90,23 +96,27 @@ class StoredStage:
         return trained_on.encoder if trained_on else None
 
 
-def open_stage(path: AnyPath, *, needs_encoder: bool = True) -> StoredStage:
+def open_stage(
+    path: AnyPath, weights: Weights | None = None, *, needs_encoder: bool = True
+) -> StoredStage:
     """A stage to sample from, in a training directory or an exported file.
 
     Args:
         path: of either.
+        weights: as `load_stage` takes it.
         needs_encoder: False takes a stage too whose text encoder is nowhere to be found.
 
     Raises:
         UsageError: neither, without what its config says, or without a text encoder that fits.
     """
-    held: StoredParams | None = None
+    held, step = None, None
     if is_training_directory(path):
-        config = read_config(path)
-        if not has_checkpoint(path):
+        config, step, weights = read_config(path), newest_step(path), weights or "ema"
+        if step is None:
             raise UsageError(f"{path} holds no checkpoint yet.")
         holds_encoder = config.text_encoder.train
     elif path.is_file():
+        weights = _held_weights(path, weights)
         config, held = open_stage_file(path)
         holds_encoder = any(name == "text_encoder" for name, *_ in held)
     else:
@@ -116,7 +126,7 @@ def open_stage(path: AnyPath, *, needs_encoder: bool = True) -> StoredStage:
         tensors = None
         if held is not None:
             tensors = {key[1:]: tensor for key, tensor in held.items() if key[0] == name}
-        return StoredNetwork(name, path, abstract, tensors)
+        return StoredNetwork(name, path, abstract, tensors, weights, step)
 
     unet = network("unet", abstract_sampled_unet(config))
     if holds_encoder:
@@ -130,14 +140,7 @@ def open_stage(path: AnyPath, *, needs_encoder: bool = True) -> StoredStage:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedStage:
-    """A trained stage with its text encoder.
-
-    Attributes:
-        origin: where it was loaded from.
-        config: its own.
-        params: "unet" and "text_encoder".
-        weights: which parameters they are.
-    """
+    """A trained stage with its text encoder; of what was trained here, the `weights` named."""
 
     origin: AnyPath
     config: StageConfig
@@ -162,10 +165,7 @@ def load_stage(
         weights = weights or "ema"
         config, params = load_directory(path, make_mesh(MeshConfig()), weights)
     elif path.is_file():
-        held = read_weights(path)
-        if weights not in (None, held):
-            raise UsageError(f"{path} holds {held} weights only; {weights} were asked for.")
-        weights = held
+        weights = _held_weights(path, weights)
         config, params = load_stage_file(path)
     else:
         raise _no_stage(path)
@@ -174,6 +174,14 @@ def load_stage(
         encoder = load_frozen_encoder(config, workdir, make_mesh(MeshConfig()))
         params = {**params, "text_encoder": encoder}
     return LoadedStage(path, config, params, weights)
+
+
+def _held_weights(path: AnyPath, weights: Weights | None) -> Weights:
+    """Those that a file holds, where they are the ones that were asked for."""
+    held = read_weights(path)
+    if weights not in (None, held):
+        raise UsageError(f"{path} holds {held} weights only; {weights} were asked for.")
+    return held
 
 
 def _no_stage(path: AnyPath) -> UsageError:

@@ -43,6 +43,7 @@ class Results:
         self._stages.append({
             "name": step.stage.config.name,
             "origin": absolute(step.stage.origin).name,
+            "weights": step.stage.unet.weights,
             "unet_sha256": painted.unet_sha256,
             "text_encoder_sha256": text.encoder_sha256,
             "sampling": dataclasses.asdict(step.settings),

@@ -3,6 +3,8 @@
 import contextlib
 import multiprocessing
 import os
+import resource
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -13,7 +15,7 @@ import jax
 import imagen_jax
 from imagen_jax import config_json
 from imagen_jax.config import StageConfig
-from imagen_jax.errors import exit_on_usage_error
+from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.loop import run
@@ -29,15 +31,23 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["conftest", "imagen_jax.training.loop"])
 
 
-def start_process(config: StageConfig, workdir: Path) -> multiprocessing.Process:
-    """A run in a process of its own, with this one's settings; `log(workdir)` is what it says."""
-    process = _CONTEXT.Process(target=_run, args=(config_json.to_json(config), workdir))
+def start_process(
+    config: StageConfig, workdir: Path, largest_file: int = resource.RLIM_INFINITY
+) -> multiprocessing.Process:
+    """A run in a process of its own, with this one's settings; `log(workdir)` is what it says.
+
+    It cannot write a file of more than `largest_file` bytes.
+    """
+    arguments = (config_json.to_json(config), workdir, largest_file)
+    process = _CONTEXT.Process(target=_run, args=arguments)
     process.start()
     return process
 
 
-def _run(config: str, workdir: Path) -> None:
+def _run(config: str, workdir: Path, largest_file: int) -> None:
     conftest.pytest_configure()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # Then writing fails as on a full disk.
     with (
         workdir.with_suffix(".log").open("a", buffering=1) as log,
         contextlib.redirect_stderr(log),
@@ -45,6 +55,8 @@ def _run(config: str, workdir: Path) -> None:
     ):
         try:
             run(config_json.from_json(config, "config"), workdir)
+        except UsageError:
+            raise
         except Exception:
             traceback.print_exc()
             sys.exit(1)

@@ -1,5 +1,6 @@
 """The whole cascade, painted through sample.py: files, manifest, and what a picture depends on."""
 
+import contextlib
 import json
 import weakref
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
-from scripts import call, paint_nothing, sample, tree, verbs
+from scripts import call, paint_nothing, refused, sample, tree, verbs
 
 from imagen_jax import cascade
 from imagen_jax.config import MeshConfig
@@ -257,6 +258,32 @@ def test_a_training_directory_and_its_export_paint_the_same_bytes(tmp_path):
     step = cascade.Step(open_stage(tmp_path / "ema.safetensors"), config.sampling)
     expected = paint([step], ["a red apple"], devices=1, seed=0)
     assert np.abs(np.asarray(Image.open(tmp_path / "out-run" / name)) - expected[0]).max() <= 1
+
+
+def test_raw_weights_are_painted_with_where_they_are_asked_for(tmp_path):
+    config, workdir = CONFIGS["base"], tmp_path / "run"
+    claim_directory(workdir, config)
+    state = tiny.state(config, 5).replace(ema=tiny.random_params(config, 8))
+    with contextlib.closing(Checkpoints(workdir, keep=1)) as checkpoints:
+        checkpoints.save(jax.tree.map(jax.numpy.asarray, state), config, pictures=40)
+    for weights, wanted in (("ema", state.ema), ("raw", state.params)):
+        out = tmp_path / weights
+        arguments = ["--base", workdir, "--sr256", "none", "--weights", weights, "--out", out]
+        assert call(sample, "a red apple", *arguments).code == 0
+        stage = json.loads((out / "manifest.json").read_text())["stages"][0]
+        assert (stage["weights"], stage["unet_sha256"]) == (weights, digest(wanted["unet"]))
+        held = open_stage(workdir, weights).text_encoder.load(make_mesh(MeshConfig()))
+        jax.tree.map(np.testing.assert_array_equal, held, wanted["text_encoder"])
+
+
+def test_a_file_is_not_painted_with_weights_that_it_does_not_hold(stages):
+    for weights, says in (
+        ("raw", "base.safetensors holds ema weights only; raw were asked for"),
+        ("ema,ema,raw", "sr1024.safetensors holds ema weights only"),
+        ("best", "--weights is 'best'; it takes ema and raw"),
+        ("ema,raw", "--weights has 2 values; give one for all stages or 3"),
+    ):
+        refused(call(sample, "a", *flags(stages), "--weights", weights), says)
 
 
 # The cascade that ships with the package.

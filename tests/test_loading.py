@@ -91,12 +91,16 @@ def test_kernels_are_held_as_they_are_used_and_paint_the_same_pictures(stage, st
 
 
 def test_of_a_training_directory_one_network_is_read_at_a_time(tmp_path):
+    """All of the checkpoint that was the newest when the stage was opened."""
     config = tiny.stage(unet={"dtype": "bfloat16"})
     claim_directory(tmp_path, config)
     state = tiny.state(config, 5)
-    with contextlib.closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
+    later = state.replace(step=np.int32(6), ema=state.params)
+    with contextlib.closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
         checkpoints.save(jax.tree.map(jnp.asarray, state), config, pictures=40)
     stage, mesh = open_stage(tmp_path), make_mesh(MeshConfig())
+    with contextlib.closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
+        checkpoints.save(jax.tree.map(jnp.asarray, later), config, pictures=48)
     for network, name in ((stage.unet, "unet"), (stage.text_encoder, "text_encoder")):
         loaded = network.load(mesh)
         wanted = jax.tree.map(

@@ -72,7 +72,10 @@ def batch(config: StageConfig, size: int = 8, seed: int = 0) -> dict[str, np.nda
     lengths = rng.integers(2, LENGTH + 1, size)
     mask = np.arange(LENGTH)[None] < lengths[:, None]
     token_ids = np.where(mask, rng.integers(2, 2048, mask.shape), 0).astype(np.int32)
-    arrays = {"image": pictures(config.resolution), "token_ids": token_ids, "mask": mask}
+    arrays = {
+        "image": pictures(config.resolution), "token_ids": token_ids, "mask": mask,
+        "weight": np.ones(size, np.float32),
+    }  # fmt: skip
     if config.low_resolution is not None:
         arrays["low_res"] = pictures(config.low_resolution)
     return arrays

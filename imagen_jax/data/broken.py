@@ -58,10 +58,12 @@ class BrokenRecords:
     def __str__(self) -> str:
         counts = self._counts.items()
         said = ", ".join(f"{count} {reason}" for reason, count in counts)
-        return f"{self._counts.total()} broken records ({said})" if counts else "no broken record"
+        total = self._counts.total()
+        records = "1 broken record" if total == 1 else f"{total} broken records"
+        return f"{records} ({said})" if counts else "no broken record"
 
     def take(self, rows: int, broken: Iterable[Broken]) -> None:
-        """Counts the rows of a batch and what was broken on the way to them.
+        """Counts the rows of a batch and those of them whose record is broken.
 
         Raises:
             UsageError: broken is more than `max_share` of the rows so far, or of the first 1,000.

@@ -15,7 +15,6 @@ from imagen_jax.data import transforms
 from imagen_jax.data.broken import Broken, BrokenRecords
 from imagen_jax.data.order import shuffled
 from imagen_jax.data.records import BrokenRecord, Record, Source
-from imagen_jax.errors import UsageError
 from imagen_jax.files import threads_for
 
 Batch = dict[str, np.ndarray]
@@ -24,8 +23,6 @@ ReadCaptions = Callable[[Sequence[str]], Batch]
 `text`, their embeddings, bfloat16 [B, L, D]."""
 
 _CAPTION, _BROKEN = "caption", "broken"
-_TRIES = 100
-"""So many broken records, drawn one after another, are no accident."""
 BATCHES_AHEAD = 2
 
 
@@ -42,15 +39,15 @@ def make_dataset(
 ) -> grain.IterDataset:
     """An endless data set of batches, or of one process's rows of them.
 
-    A batch holds `image`, uint8 [B, S, S, 3], what `read` gives, and for a super-resolution stage
-    `low_res`, uint8 [B, s, s, 3], where S is `data.crop` or the resolution and s = S / upscale.
-    Row j of batch i (picture, crop and caption) depends on `seed` and first_picture +
-    i * batch_size + j alone: not on who reads it, nor on where reading began. So a run that goes
-    on needs to know nothing but how many pictures it has seen, on any number of processes and
-    with any batch size.
+    A batch holds `image`, uint8 [B, S, S, 3], what `read` gives, `weight`, float32 [B], and for a
+    super-resolution stage `low_res`, uint8 [B, s, s, 3], where S is `data.crop` or the resolution
+    and s = S / upscale. Row j of batch i (picture, crop and caption) depends on `seed` and
+    first_picture + i * batch_size + j alone: not on who reads it, nor on where reading began. So
+    a run that goes on needs to know nothing but how many pictures it has seen, on any number of
+    processes and with any batch size.
 
-    Where a record is broken, its row alone gets another, drawn from all by the row's own random
-    numbers.
+    Where a record is broken, its row is blank and has weight 0, all others 1: so every good
+    record counts exactly once an epoch.
 
     Args:
         source: of the records.
@@ -122,7 +119,10 @@ def _prefetched(batches: grain.MapDataset, num_workers: int) -> grain.IterDatase
 
 
 class LoadExample:
-    """Index of a record -> one example: its pictures and a freshly drawn caption."""
+    """Index of a record -> one example: its pictures and a freshly drawn caption.
+
+    Of a broken record, a blank one without a caption, and what is wrong with it.
+    """
 
     def __init__(
         self, source: Source, resolution: int, low_resolution: int | None, crop: int | None
@@ -133,21 +133,21 @@ class LoadExample:
         self._crop = crop
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """The example, and which broken records were met before one was found that is good.
+        try:
+            record = self._source[index]
+            caption = record.captions.draw(rng)
+            return {_CAPTION: caption, **self._pictures(record, rng), _BROKEN: None}
+        except BrokenRecord as error:
+            broken = Broken(error.name, error.reason, str(error))
+            return {_CAPTION: None, **self._blank(), _BROKEN: broken}
 
-        Raises:
-            UsageError: none is.
-        """
-        broken = []
-        while len(broken) < _TRIES:
-            try:
-                record = self._source[index]
-                caption = record.captions.draw(rng)
-                return {_CAPTION: caption, **self._pictures(record, rng), _BROKEN: broken}
-            except BrokenRecord as error:
-                broken.append(Broken(error.name, error.reason, str(error)))
-                index = int(rng.integers(len(self._source)))
-        raise UsageError(f"{_TRIES} records in a row are broken; the last: {broken[-1].message}")
+    def _blank(self) -> dict[str, np.ndarray]:
+        side = self._crop or self._resolution
+        blank = {"image": np.zeros((side, side, 3), np.uint8)}
+        if self._low_resolution is not None:
+            low_side = side // (self._resolution // self._low_resolution)
+            blank["low_res"] = np.zeros((low_side, low_side, 3), np.uint8)
+        return blank
 
     def _pictures(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
         decoded = transforms.decode(record.image, record.name, self._resolution)
@@ -167,12 +167,12 @@ class LoadExample:
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Examples -> one batch: stacked pictures, the captions as a list, and all that was broken."""
+    """Examples -> one batch: stacked pictures, weights; captions and what is broken as lists."""
     names = [name for name in examples[0] if name not in (_CAPTION, _BROKEN)]
     pictures = {name: np.stack([example[name] for example in examples]) for name in names}
-    captions = [example[_CAPTION] for example in examples]
-    broken = [one for example in examples for one in example[_BROKEN]]
-    return {**pictures, _CAPTION: captions, _BROKEN: broken}
+    captions, broken = ([example[name] for example in examples] for name in (_CAPTION, _BROKEN))
+    weight = np.array([one is None for one in broken], np.float32)
+    return {**pictures, "weight": weight, _CAPTION: captions, _BROKEN: list(filter(None, broken))}
 
 
 class ReadBatch:
@@ -183,7 +183,19 @@ class ReadBatch:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         others = {name: array for name, array in batch.items() if name != _CAPTION}
-        return {**others, **self._read(batch[_CAPTION])}
+        return {**others, **self._captions(batch[_CAPTION])}
+
+    def _captions(self, captions: Sequence[str | None]) -> Batch:
+        """What there is none for gets zeros, as the null text is: one token can be seen."""
+        rows = [row for row, caption in enumerate(captions) if caption is not None]
+        read = self._read([captions[row] for row in rows])
+        if len(rows) == len(captions):
+            return read
+        filled = {x: np.zeros((len(captions), *read[x].shape[1:]), read[x].dtype) for x in read}
+        filled["mask"][:, 0] = True
+        for name, array in filled.items():
+            array[rows] = read[name]
+        return filled
 
 
 class CountBroken:

@@ -176,8 +176,11 @@ def _write_shards(part: UnfinishedPart, lists: CaptionLists, work: Work) -> None
             part.write_shard(number, lists, encoder, bar.update)
     seconds = max(time.monotonic() - started, 1e-9)
     where = " in this process" if jax.process_count() > 1 else ""
-    rate = f"{captions / seconds:,.1f} captions per second"
-    _say(f"{captions:,} captions in {seconds:.1f} s{where}: {rate}")
+    pictures = captions / sum(in_shards) * part.plan.records
+    _say(
+        f"{captions:,} captions in {seconds:.1f} s{where}: {captions / seconds:,.1f} captions per "
+        f"second, those of {pictures / seconds:,.1f} pictures per second"
+    )
 
 
 def _check_room(part: UnfinishedPart, share: int | float) -> None:

@@ -109,7 +109,8 @@ def _gather(x: jax.Array, mesh: Mesh, dtype: str) -> jax.Array:
 
     def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
         summed = place(gradient.astype(x.dtype), replicated(mesh))
-        return (place(summed, parts),)
+        # Cut into parts here: XLA would keep the whole gradients until the optimizer reads them.
+        return (jax.lax.optimization_barrier(place(summed, parts)),)
 
     gather.defvjp(lambda x: (gather(x), None), backward)
     return gather(x)

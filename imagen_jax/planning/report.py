@@ -71,6 +71,7 @@ class Report:
     """Of one compiled call. Work and traffic are per chip and call, loops counted fully.
 
     Attributes:
+        quick: compiled with simpler code for convolutions, which takes fewer bytes.
         parameters: of each network.
         parameter_bytes: of all of them, on all chips together.
         compiled_flops: of dots and convolutions in the compiled program.
@@ -83,6 +84,7 @@ class Report:
     config: str
     topology: str
     num_slices: int
+    quick: bool
     chips: int
     batch_size: int
     parameters: dict[str, int]

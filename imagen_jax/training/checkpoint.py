@@ -20,19 +20,17 @@ from typing import Any
 
 import absl.logging
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from imagen_jax import config_json
-from imagen_jax.config import StageConfig, Weights
+from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.files import AnyPath, absolute
 from imagen_jax.network_config import Checked
 from imagen_jax.parallel import distributed
-from imagen_jax.parallel.mesh import parameter_shardings, with_shardings
-from imagen_jax.stage import Params, init_params
 from imagen_jax.training.checksums import checksums
-from imagen_jax.training.directory import package_versions, read_config
+from imagen_jax.training.directory import package_versions
+from imagen_jax.training.host_memory import freed_at_once
 from imagen_jax.training.step import TrainState
 
 _DAMAGE = (ValueError, KeyError, OSError, TypeError)
@@ -46,6 +44,14 @@ _LISTED = 50
 
 # What Orbax logs of an error, with a trace, it also raises.
 absl.logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+
+# Of arrays that every device holds, Orbax has each device save a part: another program for each
+# shape, on which it waits, and of small arrays (norms, biases) there are hundreds.
+ocp.type_handlers.register_type_handler(
+    jax.Array,
+    ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20),
+    override=True,
+)
 
 Items = dict[str, Any]
 """Item of a checkpoint -> its arrays, or abstract ones that say where they shall lie."""
@@ -144,16 +150,19 @@ class Checkpoints:
                 f"A checkpoint in {self.directory} cannot be written: {reason(error)}."
             ) from error
 
-    def restore(self, wanted: Callable[[StageConfig], Items]) -> Restored:
+    def restore(
+        self, wanted: Callable[[StageConfig], Items], at_most: int | None = None
+    ) -> Restored:
         """The newest checkpoint that is whole, the same on all processes.
 
         Args:
             wanted: the config of a checkpoint -> abstract arrays of the items to read.
+            at_most: its step must not be higher; None takes any.
 
         Raises:
             UsageError: there is none, or a file may not be read.
         """
-        steps = self.steps()
+        steps = [step for step in self.steps() if at_most is None or step <= at_most]
         problems = []
         for step in steps:
             restored, problem = self._try(step, wanted)
@@ -232,7 +241,7 @@ def _read_arrays(path: AnyPath, abstract: Any) -> Any:
     """An item, or the part of it that `abstract` names."""
     how = ocp.checkpoint_utils.construct_restore_args(abstract)
     arguments = ocp.args.PyTreeRestore(abstract, how, partial_restore=True)
-    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler, freed_at_once():
         return handler.restore(path, args=arguments)
 
 
@@ -274,51 +283,7 @@ def _drop_abandoned_reads() -> None:
         sys.unraisablehook = before
 
 
-def has_checkpoint(workdir: AnyPath) -> bool:
-    """Whether there is one, whole or damaged, as the first process sees it."""
+def newest_step(workdir: AnyPath) -> int | None:
+    """Of all checkpoints, whole or damaged, as the first process sees them; None without any."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        return bool(checkpoints.steps())
-
-
-def load_directory(
-    workdir: AnyPath, mesh: jax.sharding.Mesh, weights: Weights = "ema"
-) -> tuple[StageConfig, Params]:
-    """Config of a training directory, and parameters of its newest checkpoint.
-
-    Args:
-        workdir: the directory; nothing in it is changed.
-        mesh: that the parameters are placed on.
-        weights: "ema" is their moving average, "raw" what the optimizer made.
-
-    Raises:
-        UsageError: it holds no checkpoint that is whole.
-    """
-    config, item = read_config(workdir), {"ema": "ema", "raw": "params"}[weights]
-    abstract = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    return config, _load_item(workdir, item, abstract, mesh)
-
-
-def load_ema(workdir: AnyPath, abstract: Params, mesh: jax.sharding.Mesh) -> Params:
-    """The newest EMA parameters of the networks in `abstract`, in its dtypes, on the mesh.
-
-    Raises:
-        UsageError: as `load_directory`.
-    """
-    stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), abstract)
-    params = _load_item(workdir, "ema", stored, mesh)
-    return jax.tree.map(_cast, params, abstract)
-
-
-def _cast(x: jax.Array, abstract: jax.ShapeDtypeStruct) -> jax.Array:
-    """In another dtype, the memory of the old one free again."""
-    if x.dtype == abstract.dtype:
-        return x
-    cast = x.astype(abstract.dtype)
-    x.delete()
-    return cast
-
-
-def _load_item(workdir: AnyPath, item: str, abstract: Params, mesh: jax.sharding.Mesh) -> Params:
-    abstract = with_shardings(abstract, parameter_shardings(abstract, mesh))
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        return checkpoints.restore(lambda _: {item: abstract}).items[item]
+        return next(iter(checkpoints.steps()), None)

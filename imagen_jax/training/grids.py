@@ -77,4 +77,5 @@ def _prompts_or_data(
     if config.low_resolution is None and config.training.sample_prompts:
         return read(config.training.sample_prompts)
     seed = config.training.seed
-    return next(iter(make_dataset(source, config, read, batch_size=_PICTURES, seed=seed)))
+    batch = next(iter(make_dataset(source, config, read, batch_size=_PICTURES, seed=seed)))
+    return {name: array[batch["weight"] > 0] for name, array in batch.items()}

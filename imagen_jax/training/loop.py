@@ -30,7 +30,7 @@ from imagen_jax.parallel.feed import DeviceFeed
 from imagen_jax.stage import Params, build_networks
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.training.captions import load_caption_reader
-from imagen_jax.training.checkpoint import Checkpoints, has_checkpoint
+from imagen_jax.training.checkpoint import Checkpoints, newest_step
 from imagen_jax.training.directory import claim_directory
 from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
 from imagen_jax.training.grids import SampleGrid
@@ -129,7 +129,7 @@ def run(
             source = open_source(config.data, config.low_resolution)
             held_out = open_held_out(config) if config.training.eval_every else None
         params = None
-        if init_from is not None and not has_checkpoint(workdir):
+        if init_from is not None and newest_step(workdir) is None:
             params = from_stage(config, trainer.abstract_state.params, init_from, weights)
         claim_directory(workdir, config, allow_change)
         if frozen:

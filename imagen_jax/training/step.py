@@ -27,6 +27,7 @@ def abstract_batch(config: StageConfig, batch_size: int) -> dict[str, jax.ShapeD
     batch = {
         "image": array(jnp.uint8, side, side, 3),
         "mask": array(jnp.bool_, text.max_length),
+        "weight": array(jnp.float32),
     }
     if config.data.embeddings:
         batch["text"] = array(jnp.bfloat16, text.max_length, text.t5.d_model)
@@ -86,6 +87,7 @@ def picture_losses(
         params: trained parameters.
         frozen: parameters that are not trained (a frozen text encoder), or {}.
         batch: image and, for super-resolution, low_res (uint8); mask, and token_ids or text.
+            Its `weight` is not applied.
         keys: one per picture.
     """
     x = to_unit(batch["image"])
@@ -110,17 +112,25 @@ def picture_losses(
     return losses, t
 
 
-def stage_loss(*inputs) -> jax.Array:
-    """Mean diffusion loss of a batch; the arguments are those of `picture_losses`."""
-    return jnp.mean(picture_losses(*inputs)[0])
+def stage_loss(config: StageConfig, networks: Networks, params: Params, frozen: Params,
+               batch: Batch, keys: jax.Array) -> jax.Array:  # fmt: skip
+    """Mean diffusion loss of a batch's pictures; the arguments are those of `picture_losses`."""
+    losses, _ = picture_losses(config, networks, params, frozen, batch, keys)
+    return jnp.mean(with_mean_1(batch["weight"]) * losses)
 
 
-def by_time(losses: jax.Array, t: jax.Array) -> Metrics:
+def with_mean_1(weight: jax.Array) -> jax.Array:
+    """Weights whose mean is 1, exactly where all are; NaN where there is none."""
+    return weight * (len(weight) / jnp.sum(weight))
+
+
+def by_time(losses: jax.Array, t: jax.Array, weight: jax.Array) -> Metrics:
     """Per bin of t, its pictures' summed loss and their number, both over the batch's size.
 
     Their quotient is the bin's mean loss, also after both are averaged over batches.
     """
     bins = jax.nn.one_hot(jnp.minimum(t * TIME_BINS, TIME_BINS - 1).astype(int), TIME_BINS)
+    bins *= weight[:, None]
     return {"bin_losses": jnp.mean(losses[:, None] * bins, 0), "bin_shares": jnp.mean(bins, 0)}
 
 
@@ -143,13 +153,14 @@ def train_step(
     parameters, without which the partitioner may choose worse, or wrong, layouts.
     """
     keys = jax.random.split(jax.random.fold_in(key, state.step), batch["image"].shape[0])
+    batch = batch | {"weight": with_mean_1(batch["weight"])}
     parts = config.training.accumulation_steps
     learns = trained(config.optimizer, state.params)
 
     def loss_of(params: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics]:
         params = jax.tree.map(lambda t, p: p if t else jax.lax.stop_gradient(p), learns, params)
         losses, t = picture_losses(config, networks, params, frozen, batch, keys)
-        return jnp.mean(losses), by_time(losses, t)
+        return jnp.mean(batch["weight"] * losses), by_time(losses, t, batch["weight"])
 
     def gradient(batch: Batch, keys: jax.Array) -> tuple[tuple[jax.Array, Metrics], Params]:
         loss, grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch, keys)

@@ -1,4 +1,4 @@
-"""Broken records in a run: replaced, counted, named once, and too many of them an error."""
+"""Broken records in a run: left out, counted, named once, and too many of them an error."""
 
 import itertools
 import warnings
@@ -51,32 +51,64 @@ def batches(directory, count, broken=None, **part):
     return list(itertools.islice(iter(data), count))
 
 
-def numbers(found) -> list[int]:
-    return [int(number) for batch in found for number in batch["token_ids"][:, 0]]
+def numbers(found) -> list[int | None]:
+    """Of the records in a run's rows; None where a row counts nothing."""
+    return [
+        int(number) if weight else None
+        for batch in found
+        for number, weight in zip(batch["token_ids"][:, 0], batch["weight"], strict=True)
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:left out")
-def test_only_the_rows_of_broken_records_change(whole, faulty):
+def test_every_good_record_counts_once_an_epoch_in_its_own_place(whole, faulty):
+    """The rows of broken ones are blank and weigh nothing; all others are what they would be."""
     epoch = COUNT // BATCH
-    expected = batches(whole, 2 * epoch)
-    found = batches(faulty, 2 * epoch)
+    expected, found = batches(whole, 2 * epoch), batches(faulty, 2 * epoch)
     meant, got = numbers(expected), numbers(found)
-    assert sorted(meant[:COUNT]) == list(range(COUNT))  # An epoch.
-    for place, (number, other) in enumerate(zip(meant, got, strict=True)):
-        assert (number in FAULTS) == (number != other)
-        assert other not in FAULTS
-        batch, row = divmod(place, BATCH)
-        if number not in FAULTS:
-            image = expected[batch]["image"][row]
-            np.testing.assert_array_equal(found[batch]["image"][row], image)
-    good = set(range(COUNT)) - FAULTS.keys()
-    own = [n for n, m in zip(got, meant, strict=True) if n == m]
-    for epoch in (own[: len(good)], own[len(good) :]):
-        assert sorted(epoch) == sorted(good)  # Each good one in its own place, once.
+    assert got == [None if number in FAULTS else number for number in meant]
+    for one in (got[:COUNT], got[COUNT:]):
+        counted = sorted(number for number in one if number is not None)
+        assert counted == sorted(set(range(COUNT)) - FAULTS.keys())
+    for batch, other in zip(found, expected, strict=True):
+        good = batch["weight"] > 0
+        for name in ("image", "token_ids", "mask"):
+            np.testing.assert_array_equal(batch[name][good], other[name][good])
+        assert not batch["image"][~good].any() and not batch["token_ids"][~good].any()
+        assert (batch["mask"][~good].sum(1) == 1).all()
 
 
 @pytest.mark.filterwarnings("ignore:left out")
-def test_what_takes_the_place_of_a_broken_record_is_always_the_same(faulty):
+def test_pairs_crops_and_embeddings_have_blank_rows_too(faulty):
+    data = DataConfig(source=f"webdataset:{faulty}", crop=4)
+    config = tiny.super_resolution(data=data)
+    embeddings = np.random.default_rng(0).normal(size=(COUNT, 3, 2)).astype(np.float32)
+
+    def read(texts):
+        chosen = [int(text.split()[0]) for text in texts]
+        return {"text": embeddings[chosen], "mask": np.ones((len(texts), 3), bool)}
+
+    found = make_dataset(open_source(data), config, read, batch_size=COUNT, seed=0,
+                         broken=BrokenRecords(1.0))  # fmt: skip
+    batch = next(iter(found))
+    assert {name: array.shape[1:] for name, array in batch.items()} == {
+        "image": (4, 4, 3), "low_res": (2, 2, 3), "weight": (), "text": (3, 2), "mask": (3,),
+    }  # fmt: skip
+    blank = batch["weight"] == 0
+    assert blank.sum() == len(FAULTS)
+    assert not any(batch[name][blank].any() for name in ("image", "low_res", "text"))
+    assert batch["text"][~blank].all()
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_batch_may_have_no_good_record(tmp_path):
+    write_shard(tmp_path / "0.tar", [sample(1) | {"png": b"no picture"}] * 3)
+    (batch,) = batches(tmp_path, 1)
+    assert not batch["weight"].any() and batch["token_ids"].shape == (BATCH, 4)
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_the_rows_that_count_are_the_same_for_all_processes_and_beginnings(faulty):
     expected = numbers(batches(faulty, 12))
     assert numbers(batches(faulty, 5, first_picture=7 * BATCH)) == expected[7 * BATCH :]
     rows = [1, 4]
@@ -113,7 +145,7 @@ def test_worker_processes_change_nothing(whole, faulty):
         found.append(list(itertools.islice(iter(dataset), 20)))
         counts.append(broken.counts())
     for batch, expected in zip(*found, strict=True):
-        assert batch.keys() == expected.keys() == {"image", "token_ids", "mask"}
+        assert batch.keys() == expected.keys() == {"image", "token_ids", "mask", "weight"}
         for name, array in batch.items():
             np.testing.assert_array_equal(array, expected[name])
     assert counts[0] == counts[1] == {"picture undecodable": 1, "picture truncated": 1}
@@ -143,10 +175,11 @@ def test_no_share_allows_no_record(faulty):
         batches(faulty, 12, BrokenRecords(0.0))
 
 
-def test_a_source_without_a_good_record_stops_at_once(tmp_path):
-    write_shard(tmp_path / "0.tar", [sample(1) | {"png": b"no picture"}] * 3)
-    with pytest.raises(UsageError, match=r"100 records in a row are broken; the last: 0\.tar/"):
-        batches(tmp_path, 1)
+def test_a_single_record_is_called_one():
+    broken = BrokenRecords(0.0)
+    says = r"1 of 8 rows met 1 broken record \(1 no caption\); "
+    with pytest.warns(UserWarning), pytest.raises(UsageError, match=says):
+        broken.take(8, [Broken("a", "no caption", "a: no caption.")])
 
 
 def test_a_tally_counts_and_keeps_the_first_name():

@@ -64,7 +64,8 @@ def assert_equal(left, right):
 
 def test_base_batch_has_the_stated_shapes_and_matching_captions(folder):
     (batch,) = batches(stage(folder), 1)
-    assert set(batch) == {"image", "token_ids", "mask"}
+    assert set(batch) == {"image", "token_ids", "mask", "weight"}
+    assert batch["weight"].tolist() == [1] * 5 and batch["weight"].dtype == np.float32
     assert batch["image"].shape == (5, 16, 16, 3) and batch["image"].dtype == np.uint8
     assert batch["token_ids"].shape == (5, LENGTH) and batch["token_ids"].dtype == np.int32
     assert batch["mask"].shape == (5, LENGTH) and batch["mask"].dtype == bool

@@ -91,7 +91,8 @@ def test_it_says_what_it_takes_before_and_what_it_took_after(embedded):
     for words in (
         "5 records, 9 captions; to embed are 8, each once", f"  tokens      {tokens},",
         "3 captions are cut to 8", f"{size / 1000:.3g} kB before compression", "in 3 shards",
-        "400 million captions of", "T5-XXL", "captions per second", "bytes a caption",
+        "400 million captions of", "T5-XXL", "captions per second", "pictures per second",
+        "bytes a caption",
     ):  # fmt: skip
         assert words in result.out, words
     mean = tokens / 8

@@ -70,6 +70,23 @@ def test_the_training_step_is_compiled_and_reported(tiny_train, tmp_path):
 
 
 @needs_libtpu
+def test_a_quick_compilation_differs_in_its_code_alone(tiny_train, tmp_path):
+    reports = []
+    for flags in ([], ["--quick"]):
+        assert tiny_train(*POD, *flags, "--json", tmp_path / "report.json").code == 0
+        reports += json.loads((tmp_path / "report.json").read_text())
+    exact, quick = reports
+    assert not exact.pop("quick") and quick.pop("quick")
+    assert quick["memory"]["code"] < exact["memory"]["code"]
+    for report in reports:
+        for name in ("code", "needed", "free"):
+            del report["memory"][name]
+        for name in ("trace_seconds", "compile_seconds"):
+            del report[name]
+    assert quick == exact
+
+
+@needs_libtpu
 def test_the_stages_of_a_cascade_are_compiled_and_reported(tmp_path):
     config = tiny.stage()
     save_stage_file(tmp_path / "x.safetensors", config, tiny.random_params(config), "float32")
@@ -130,6 +147,7 @@ def test_what_does_not_divide_is_refused(arguments, says, tiny_train):
         (["--compile-only", "--topology", "v5e:32x16"], ["'v5e:32x16'"]),
         ([*POD, "--num-slices", "0"], ["--num-slices is 0", "at least 1"]),
         (["--topology", "v5e:2x2", "--workdir", "w"], ["--compile-only, which is missing"]),
+        (["--quick", "--workdir", "w"], ["--compile-only, which is missing"]),
         (["--what", "embedding", "--workdir", "w"], ["--compile-only, which is missing"]),
         ([], ["--workdir is missing"]),
     ],

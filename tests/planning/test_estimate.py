@@ -89,7 +89,7 @@ def test_activations_follow_the_pictures_of_one_chip():
     assert 1.9 < one.activations / two.activations <= 2.1
     assert parts.activations == two.activations
     assert parts.gradients == 2 * one.gradients
-    assert one.batch == 2 * two.batch == 64 * (16 * 16 * 3 + 8 * 4 + 8)
+    assert one.batch == 2 * two.batch == 64 * (16 * 16 * 3 + 8 * 4 + 8 + 4)
 
 
 def test_the_verb_prints_every_part_and_refuses_what_it_cannot_use(tmp_path, monkeypatch):

@@ -22,10 +22,11 @@ from imagen_jax.loading import load_stage
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.training import checkpoint
-from imagen_jax.training.checkpoint import Checkpoints, has_checkpoint, load_directory
+from imagen_jax.training.checkpoint import Checkpoints, newest_step
 from imagen_jax.training.checksums import checksums
 from imagen_jax.training.directory import claim_directory, is_training_directory, read_config
 from imagen_jax.training.step import TrainState
+from imagen_jax.training.weights import load_directory
 
 CONFIG = tiny.stage()
 
@@ -284,7 +285,7 @@ def test_the_first_process_says_which_checkpoints_there_are(small, monkeypatch):
     monkeypatch.setattr(distributed, "said_by_all", lambda text: ["[7, 1]", text])
     with opened(small) as checkpoints:
         assert checkpoints.steps() == [7, 1]
-    assert has_checkpoint(small)
+    assert newest_step(small) == 7
 
 
 def test_a_checkpoint_of_another_network_is_refused(workdir):
@@ -296,9 +297,9 @@ def test_a_checkpoint_of_another_network_is_refused(workdir):
 
 def test_a_directory_without_a_checkpoint_or_config_says_so(tmp_path):
     claim_directory(tmp_path / "new", CONFIG)
-    assert not has_checkpoint(tmp_path / "new")
+    assert newest_step(tmp_path / "new") is None
     (tmp_path / "new" / "checkpoints").mkdir()
-    assert not has_checkpoint(tmp_path / "new")
+    assert newest_step(tmp_path / "new") is None
     with pytest.raises(UsageError, match="holds no checkpoint yet"):
         load_stage(tmp_path / "new")
     with pytest.raises(UsageError, match=r"it holds no config\.json"):

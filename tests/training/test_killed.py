@@ -22,6 +22,8 @@ SECONDS = 240
 """What anything may take on a machine that is busy with other things."""
 GRACE_SECONDS = 60
 WRITING = "*.orbax-checkpoint-tmp"
+FULL = 75_000
+"""Bytes that the largest file of a checkpoint has more of, and everything else less."""
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +51,8 @@ def wait_for(process, happened: Callable[[], bool], workdir: Path) -> None:
 
 
 @contextlib.contextmanager
-def started(config, workdir: Path) -> Iterator:
-    process = runs.start_process(config, workdir)
+def started(config, workdir: Path, **limits: int) -> Iterator:
+    process = runs.start_process(config, workdir, **limits)
     try:
         yield process
     finally:
@@ -135,6 +137,22 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_well(config, directory):
     assert f"Stopped by SIGTERM after step {step}; it is saved" in runs.log(workdir)
     assert metrics.read_text().count("\n") == step
     assert_goes_on_as_if_nothing_had_happened(config, workdir, directory / "straight 3")
+
+
+def test_a_run_that_cannot_save_says_so_at_once_and_loses_nothing(config, directory):
+    """The file that holds most of the arrays does not get written whole.
+
+    What TensorStore prints of each array that waits for it is not ours to silence.
+    """
+    workdir = directory / "full"
+    run(until(config, 1), workdir)
+    with started(config, workdir, largest_file=FULL) as process:
+        process.join(SECONDS)
+        assert process.exitcode == 2, runs.log(workdir)
+    said = runs.log(workdir).splitlines()[-1]
+    assert said.startswith(f"error: A checkpoint in {workdir / 'checkpoints'} cannot be written: ")
+    assert newest(workdir) == 1
+    assert_goes_on_as_if_nothing_had_happened(config, workdir, directory / "straight 4")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.stage import Networks, build_networks
 from imagen_jax.training.loop import Trainer
 from imagen_jax.training.optim import learning_rate, make_optimizer, update_ema
-from imagen_jax.training.step import by_time, stage_loss
+from imagen_jax.training.step import by_time, picture_losses, stage_loss
 
 KEY = jax.random.key(7)
 
@@ -107,6 +107,41 @@ def test_accumulation_equals_one_batch_up_to_rounding(base):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_learns_from_all_rows_with_a_weight_and_from_no_other(base, parts):
+    """Its gradient is that of the mean over them; what stands in the others does not matter."""
+    config = tiny.replace(CONFIG, training={"accumulation_steps": parts})
+    trainer = base if parts == 1 else one_device(config)
+    state, batch = tiny.state(config), tiny.batch(config)
+    batch["weight"][[1, 2, 6]] = 0
+    after, metrics = take_step(trainer, state, batch)
+    others = tiny.batch(config, seed=1)
+    for name in ("image", "token_ids", "mask"):
+        batch[name] = np.where(batch["weight"].reshape(-1, *[1] * (batch[name].ndim - 1)) > 0,
+                               batch[name], others[name])  # fmt: skip
+    same, _ = take_step(trainer, state, batch)
+    assert_trees_equal(after, same)
+
+    def mean_loss(params, batch):
+        keys = jax.random.split(jax.random.fold_in(KEY, 0), 8)
+        losses, _ = picture_losses(config, base.networks, params, {}, batch, keys)
+        return losses[jnp.array([0, 3, 4, 5, 7])].mean()
+
+    loss, gradient = jax.jit(jax.value_and_grad(mean_loss))(state.params, batch)
+    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert metrics["gradient_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
+    assert metrics["bin_losses"].sum() == pytest.approx(float(loss), rel=1e-5)
+    assert metrics["bin_shares"].sum() == pytest.approx(1)
+
+
+def test_a_batch_without_any_picture_changes_nothing(base):
+    state, batch = tiny.state(CONFIG), tiny.batch(CONFIG)
+    batch["weight"][:] = 0
+    after, metrics = take_step(base, state, batch)
+    assert metrics["skipped"] == 1
+    assert_trees_equal(after.replace(step=0), jax.device_get(state.replace(step=0)))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_step_that_is_not_finite_changes_nothing_but_its_number(base, bad):
     state, batch = tiny.state(CONFIG, 5), tiny.batch(CONFIG)
@@ -136,9 +171,13 @@ def test_losses_by_time_add_up_to_the_loss(base):
 
 
 def test_a_picture_is_counted_in_the_bin_of_its_time():
-    bins = by_time(jnp.array([1.0, 2.0, 4.0, 8.0]), jnp.array([0.0, 0.11, 0.19, 1.0]))
+    losses, times = jnp.array([1.0, 2.0, 4.0, 8.0]), jnp.array([0.0, 0.11, 0.19, 1.0])
+    bins = by_time(losses, times, jnp.ones(4))
     np.testing.assert_allclose(bins["bin_losses"], [0.25, 1.5, *[0] * 7, 2])
     np.testing.assert_allclose(bins["bin_shares"], [0.25, 0.5, *[0] * 7, 0.25])
+    bins = by_time(losses, times, jnp.array([2.0, 0.0, 2.0, 0.0]))
+    np.testing.assert_allclose(bins["bin_losses"], [0.5, 2.0, *[0] * 8])
+    np.testing.assert_allclose(bins["bin_shares"], [0.5, 0.5, *[0] * 8])
 
 
 def test_the_distance_of_the_ema_is_relative_to_the_parameters(base):
