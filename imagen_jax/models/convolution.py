@@ -2,9 +2,8 @@
 
 JAX derives the gradients as convolutions whose dimensions lie in another order. XLA's CPU compiler
 has fast code for the usual order alone, and reorders dimensions only outside of loops: in the body
-of a scan, which remat and accumulation make, the input's gradient takes 6 times as long as outside
-and the kernel's 60 to 100 times (3x3, 128 channels, 8 pictures of 16x16 and 32x32; JAX 0.10 and
-0.12). So for CPUs both are written in the usual order. All else keeps JAX's own.
+of a scan, which remat and accumulation make, a gradient takes many times as long as outside. So for
+CPUs both are written in the usual order. All else keeps JAX's own.
 """
 
 import functools
