@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,8 @@ def sample(networks: Networks, params: Params, given: Arrays) -> Callable[[], ja
 def shares(run: Callable[[], jax.Array]) -> dict[str, float]:
     """Of the time of one more run, by the kind of operation."""
     spent = dict.fromkeys(["convolutions", "matrix products", "copies", "all else"], 0.0)
+    # Python 3.12 about a type of JAX's.
+    warnings.filterwarnings("ignore", "builtin type event_stats", DeprecationWarning)
     with tempfile.TemporaryDirectory() as place:
         with jax.profiler.trace(place):
             jax.block_until_ready(run())
