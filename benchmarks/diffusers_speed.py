@@ -34,14 +34,17 @@ import tyro
 from unet_speed import cpu_name, report
 
 from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
-from imagen_jax.network_config import Remat
+from imagen_jax.network_config import Dtype, Remat
 from imagen_jax.rules import require_positive
 
 HERE = Path(__file__).parent
 CONVOLUTION_FLAG = (
     "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 )
-TOLERANCE = {"forward": 1e-4, "train": 1e-3, "sample": 1e-2}
+TOLERANCE = {
+    "float32": {"forward": 1e-4, "train": 1e-3, "sample": 1e-2},
+    "bfloat16": {"forward": 5e-2, "train": 1e-2},
+}
 """Of a task's result, the largest difference; training goes on from its own steps."""
 MEASURED = ("seconds", "cpu_seconds", "megabytes")
 TOKENS = 77
@@ -53,6 +56,8 @@ class Flags:
     """Timed turns of each side; the median counts."""
     remat: Remat = "none"
     """What our training step computes again (see models/blocks.py)."""
+    dtype: Dtype = "float32"
+    """What our side computes in; PyTorch's stays in float32."""
     tasks: tuple[str, ...] = ("forward", "train", "sample")
     widths: tuple[int, ...] = (64, 128, 192, 256)
     """Channels of each level."""
@@ -95,8 +100,11 @@ class Side:
 
 def measure(flags: Flags) -> None:
     require_positive(flags, "repeats", "text_width", "resolution", "batch_size")
-    if unknown := sorted(set(flags.tasks) - set(TOLERANCE)):
-        raise UsageError(f"tasks has {unknown[0]!r}; it must be of {', '.join(TOLERANCE)}.")
+    compared = TOLERANCE[flags.dtype]
+    if unknown := sorted(set(flags.tasks) - set(compared)):
+        raise UsageError(
+            f"tasks has {unknown[0]!r}; with {flags.dtype} it must be of {', '.join(compared)}."
+        )
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
         write_network(flags, directory)
@@ -135,7 +143,7 @@ def write_inputs(flags: Flags, directory: Path) -> None:
 def compare(task: str, flags: Flags, directory: Path) -> dict[str, float]:
     """Medians of all sides, and our ratios to the faster one of PyTorch's."""
     ours = Side(
-        "jax", [sys.executable, HERE / "jax_side.py", directory, task, flags.remat],
+        "jax", [sys.executable, HERE / "jax_side.py", directory, task, flags.remat, flags.dtype],
         JAX_PLATFORMS="cpu", XLA_FLAGS=CONVOLUTION_FLAG,
         PYTHONPATH=str(HERE.parent),
     )  # fmt: skip
@@ -146,7 +154,7 @@ def compare(task: str, flags: Flags, directory: Path) -> dict[str, float]:
     for _ in range(flags.repeats + 1):
         results = [side.turn(directory) for side in sides]
         difference = max(difference, *(np.abs(results[0] - x).max() for x in results[1:]))
-        if not difference <= TOLERANCE[task]:
+        if not difference <= TOLERANCE[flags.dtype][task]:
             raise UsageError(f"{task}: the sides differ by {difference:.2g}; that is no race.")
     shares, *_ = [side.close() for side in sides]
     found = {f"{side.name}_{what}": side.median(what) for what in MEASURED for side in sides}

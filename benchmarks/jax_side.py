@@ -1,6 +1,6 @@
 """Our side of diffusers_speed.py, which starts it.
 
-python benchmarks/jax_side.py DIRECTORY forward|train|sample [none|selective|full]
+python benchmarks/jax_side.py DIRECTORY forward|train|sample none|selective|full DTYPE
 """
 
 import dataclasses
@@ -34,14 +34,14 @@ from imagen_jax.weights.deepfloyd_if import open_unet
 Arrays = dict[str, jax.Array]
 
 
-def load(directory: Path, remat: str) -> tuple[Networks, Params]:
+def load(directory: Path, remat: str, dtype: str) -> tuple[Networks, Params]:
     """The network that diffusers wrote, read as `convert deepfloyd-if` reads it."""
     stored, params = open_unet(directory / "unet")
     levels = len(stored.config.channel_mult)
     config = StageConfig(
         name="benchmark",
         resolution=stored.resolution,
-        unet=dataclasses.replace(stored.config, remat=(remat,) * levels),
+        unet=dataclasses.replace(stored.config, remat=(remat,) * levels, dtype=dtype),
         text_encoder=TextEncoderConfig(t5=T5Config(d_model=stored.text_width)),
         diffusion=DiffusionConfig(schedule="cosine_chain"),
     )
@@ -133,8 +133,8 @@ def kind(name: str) -> str:
 
 
 def main() -> None:
-    directory, task, remat = sys.argv[1:]
-    networks, params = load(Path(directory), remat)
+    directory, task, *how = sys.argv[1:]
+    networks, params = load(Path(directory), *how)
     given = {name: jnp.asarray(x) for name, x in np.load(f"{directory}/inputs.npz").items()}
     run = {"forward": forward, "train": train, "sample": sample}[task](networks, params, given)
     turns.serve(lambda: np.asarray(run()))
