@@ -239,11 +239,16 @@ def kill_while_saving(config, workdir: Path) -> int:
     return newest(workdir)
 
 
-def tell_one_to_stop(config, workdir: Path, after: int) -> int:
+def last_logged(workdir: Path) -> int:
+    return max((step for step, _ in logged(workdir, "loss")), default=0)
+
+
+def tell_one_to_stop(config, workdir: Path) -> int:
     """SIGTERM, more than once, to the second process alone; returns the last step of both."""
     endless = changed_training(config, **ENDLESS | {"checkpoint_every": 10**6})
+    before = last_logged(workdir)  # Also of steps that were lost, until the run goes on.
     with pair(endless, workdir, by_flags) as processes:
-        wait_for(lambda: logged(workdir, "loss")[-1][0] > after, processes, workdir)
+        wait_for(lambda: last_logged(workdir) > before, processes, workdir)
         for _ in range(3):
             processes[1].send_signal(signal.SIGTERM)
             time.sleep(0.2)
@@ -261,7 +266,7 @@ def test_two_processes_survive_what_may_happen_and_lose_nothing(learning, direct
     """
     workdir, straight = directory / "survivors", directory / "straight"
     killed = kill_while_saving(learning, workdir)
-    stopped = tell_one_to_stop(learning, workdir, killed)
+    stopped = tell_one_to_stop(learning, workdir)
     assert killed >= 2 and stopped > killed + 1
     damaged = workdir / "checkpoints" / str(stopped) / "params"
     file = largest(damaged / "ocdbt.process_1")
