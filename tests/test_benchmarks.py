@@ -1,9 +1,10 @@
 """The benchmarks' flags; what they measure is no test's matter."""
 
+import json
 import re
 
 import pytest
-from scripts import call, refused, tool
+from scripts import ROOT, call, refused, tool
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,39 @@ def test_the_pipeline_is_timed_beside_pillow(monkeypatch):
                                                  "Pillow": module.by_pillow})  # fmt: skip
     result = call(module, "--pictures", "64", "--repeats", "1")
     assert result.code == 0 and "32 -> 16, crop 8" in result.out and "1.00" in result.out
+
+
+@pytest.fixture
+def race(monkeypatch):
+    """The benchmark against diffusers, which imports its neighbours."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return tool("diffusers_speed", "benchmarks")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--repeats", "0"], ["repeats is 0", "must be positive"]),
+        (["--tasks", "forward", "dance"], ["'dance'", "forward, train, sample"]),
+        (["--pytorch-python", "/nowhere/python"], ["'/nowhere/python'", "No such file"]),
+        (["--pytorch-python", "false"], ["'false' made no network"]),
+    ],
+)
+def test_flags_of_the_race_are_checked(race, arguments, says):
+    refused(call(race, *arguments), *says)
+
+
+def test_a_tiny_network_trains_as_in_diffusers(race):
+    """Two steps of each side, whose losses are compared; what comes out is no figure."""
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    sizes = ["--widths", "32", "64", "--text-width", "64", "--resolution", "16"]
+    result = call(race, "--tasks", "train", "--repeats", "1", "--batch-size", "2", *sizes)
+    assert result.code == 0, result.err
+    found = json.loads(result.out.splitlines()[1])
+    assert found["largest_difference"] < 1e-4 and found["ratio_of_megabytes"] > 0
+    shares = [value for name, value in found.items() if name.startswith("jax_share")]
+    assert len(shares) == 4 and sum(shares) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from imagen_jax.arrays import Embedding, Features, Images, NoiseLevel
 from imagen_jax.models.blocks import keep
+from imagen_jax.models.convolution import Conv
 from imagen_jax.network_config import Activation, EmbeddingActivation, TimeInput
 
 
@@ -27,12 +28,12 @@ ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
 def conv(
     in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1,
     zero: bool = False, dtype: str, rngs: nnx.Rngs,
-) -> nnx.Conv:  # fmt: skip
+) -> Conv:  # fmt: skip
     """A same-padded convolution; `zero` starts it as the zero map, as the last of a residual."""
     init = nnx.initializers.zeros_init() if zero else nnx.initializers.lecun_normal()
-    return nnx.Conv(
-        in_channels, out_channels, (kernel, kernel), strides=stride, padding="SAME",
-        kernel_init=init, dtype=dtype, rngs=rngs,
+    return Conv(
+        in_channels, out_channels, (kernel, kernel), strides=stride, kernel_init=init,
+        dtype=dtype, rngs=rngs,
     )  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""Bytes of HBM per chip of a training step by arithmetic: seconds, nothing is compiled."""
+"""Bytes of HBM per chip in use at a training step's peak, by arithmetic: nothing is compiled.
+
+The program's code and the gaps between arrays come on top.
+"""
 
 import dataclasses
 import functools
@@ -78,9 +81,8 @@ def to_text(config: StageConfig, chips: int, parts: Estimate) -> str:
     """The estimate, one part a line."""
     total = {**dataclasses.asdict(parts), "total": parts.total}
     title = f"{config.name}, batch {config.training.batch_size} on {chips} chips; bytes per chip:"
-    return "\n".join(
-        [title, *(f"  {name:14s}{size / 2**20:12,.1f} MiB" for name, size in total.items())]
-    )
+    lines = [f"  {name:14s}{size / 2**20:12,.1f} MiB" for name, size in total.items()]
+    return "\n".join([title, *lines, "The program's code and gaps between arrays come on top."])
 
 
 def _abstract_mesh(config: StageConfig, chips: int) -> AbstractMesh:

@@ -6,7 +6,8 @@ their order and keeps every value from where it is made to its last use, but
 - a value that only elementwise operations separate from values that are kept anyway is not
   kept: it is computed again where it is used, inside the operation that uses it;
 - parameters, and gradients of them, are not counted beyond the one operation that has them
-  whole: they are stored in shards, which the caller counts.
+  whole: they are stored in shards, which the caller counts;
+- what a scan stacks is there from the beginning: XLA makes the stacks, still empty, early.
 """
 
 import dataclasses
@@ -52,8 +53,13 @@ class _Timeline:
         self.used: list[int] = []
         self.extra: list[int] = []
 
-    def operate(self, inputs: Sequence[_Value], sizes: Sequence[int], extra: int) -> list[_Value]:
-        """One operation that stores values of these sizes and needs `extra` bytes meanwhile."""
+    def operate(
+        self, inputs: Sequence[_Value], sizes: Sequence[int], extra: int, *, early: bool = False
+    ) -> list[_Value]:
+        """One operation that stores values of these sizes and needs `extra` bytes meanwhile.
+
+        With `early` there is room for the values from the beginning.
+        """
         now = len(self.extra)
         self.extra.append(extra + sum(value.size for value in inputs if value.is_weight))
         for value in inputs:
@@ -62,7 +68,7 @@ class _Timeline:
         for size in sizes:
             results.append(_Value(size, frozenset([len(self.sizes)])))
             self.sizes.append(size)
-            self.made.append(now)
+            self.made.append(0 if early else now)
             self.used.append(now)
         return results
 
@@ -134,7 +140,11 @@ def _step(
         extra = _turn_bytes(eqn, inputs, flags)
     kept = [0 if flag else size for size, flag in zip(sizes, flags, strict=True)]
     inputs = [value for value in inputs if not (name == "scan" and value.is_weight)]
-    return timeline.operate(inputs, kept, extra)
+    carries = scan_parts(eqn)[1] if name == "scan" else len(kept)
+    return [
+        *timeline.operate(inputs, kept[:carries], extra),
+        *timeline.operate([], kept[carries:], 0, early=True),
+    ]
 
 
 def _cheap(timeline: _Timeline, inputs: list[_Value], size: int, is_gradient: bool) -> _Value:

@@ -1,12 +1,13 @@
 """Memory by arithmetic: the state exactly, activations by a model with known answers."""
 
+import json
 import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 import tiny
-from scripts import ROOT, call, refused, verbs
+from scripts import ROOT, call, refused, train, verbs
 
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.planning.estimate import estimate
@@ -15,6 +16,12 @@ from imagen_jax.training.loop import Trainer
 
 X, W = jnp.ones((64, 32)), jnp.ones((32, 32))
 SIZE = X.size * 4
+TRAINING_STEPS = [
+    report
+    for path in sorted((ROOT / "docs" / "pods").glob("*.json"))
+    for report in json.loads(path.read_text())["reports"]
+    if report["what"] == "training step"
+]
 
 
 def peak(function, *arguments, weights=0):
@@ -61,6 +68,23 @@ def test_a_backward_pass_keeps_a_value_a_product_and_remat_one_a_layer(layers):
         kept[checkpoint] = peak_bytes(jaxpr, [True, False], [False, True])
     assert layers * SIZE <= kept[True] < (layers + 8) * SIZE
     assert 3 * layers * SIZE <= kept[False] < (5 * layers + 8) * SIZE
+
+
+def test_what_a_scan_stacks_is_there_from_the_beginning():
+    def stacks_late(w, x):
+        x = jnp.concatenate([x @ w] * 8) @ w  # Eight times as much, and gone before the scan.
+        return jax.lax.scan(lambda x, _: (x @ w, x @ w), x[:64], None, length=8)
+
+    assert peak(stacks_late, W, X, weights=1) >= (8 + 8 + 8) * SIZE
+
+
+@pytest.mark.parametrize("report", TRAINING_STEPS, ids=lambda r: f"{r['config']} {r['topology']}")
+def test_it_agrees_with_the_tpu_compiler(report):
+    """Within 15% of what is in use at the peak, for every training step of docs/pods.md."""
+    config = train.load_config(report["config"])
+    assert config.training.batch_size == report["batch_size"]
+    found = estimate(config, report["chips"]).total
+    assert abs(found / report["memory"]["peak"] - 1) < 0.15
 
 
 def test_the_state_is_counted_as_it_lies():

@@ -1,0 +1,166 @@
+"""How fast and how large a U-Net of DeepFloyd IF's shape is here and in diffusers, on a CPU.
+
+    python benchmarks/diffusers_speed.py [--repeats 5] [--pytorch-python PATH]
+
+27M parameters, 64x64, batch 8, float32, the same random weights on both sides, written by
+diffusers and read by our importer. Three tasks: the forward pass; a training step (mean squared
+error, AdamW); 20 guided steps of DDIM with dynamic thresholding.
+
+Each side of each task is a process of its own. They take turns, on the same inputs, and every
+result is compared before its time counts. PyTorch runs eagerly, without torch.compile, once with
+its usual memory layout and once with channels_last; a ratio is to the better of the two. JAX runs
+with the flag for convolutions on CPUs (docs/speed.md).
+
+Printed, as one JSON line a task: medians of the seconds and of the processor's seconds, all cores
+together (where other programs run too, only these tell something, and only of one core:
+`taskset -c 0`); the most memory that a turn held beside weights, inputs and compiled program; and,
+from a profile, where our time goes.
+
+Linux only, where a process can ask for its peak memory. Both use all cores that the process may.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from unet_speed import cpu_name, report
+
+from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
+from imagen_jax.network_config import Remat
+from imagen_jax.rules import require_positive
+
+HERE = Path(__file__).parent
+CONVOLUTION_FLAG = (
+    "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+)
+TOLERANCE = {"forward": 1e-4, "train": 1e-3, "sample": 1e-2}
+"""Of a task's result, the largest difference; training goes on from its own steps."""
+MEASURED = ("seconds", "cpu_seconds", "megabytes")
+TOKENS = 77
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags:
+    repeats: int = 5
+    """Timed turns of each side; the median counts."""
+    remat: Remat = "none"
+    """What our training step computes again (see models/blocks.py)."""
+    tasks: tuple[str, ...] = ("forward", "train", "sample")
+    widths: tuple[int, ...] = (64, 128, 192, 256)
+    """Channels of each level."""
+    text_width: int = 384
+    resolution: int = 64
+    batch_size: int = 8
+    pytorch_python: str = sys.executable
+    """An interpreter that has torch and diffusers."""
+
+
+class Side:
+    """A process that works when it is told to."""
+
+    def __init__(self, name: str, command: list[str], **variables: str):
+        self.name, self.took, self.results = name, [], []
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | variables,
+        )  # fmt: skip
+
+    def turn(self, directory: Path) -> np.ndarray:
+        """One run's result."""
+        path = directory / "result.npy"
+        self.process.stdin.write(f"{path}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise UsageError(f"The side {self.name!r} ended with code {self.process.wait()}.")
+        self.took.append(json.loads(line))
+        return np.load(path)
+
+    def median(self, what: str) -> float:
+        """Without the first turn, which compiles and warms up."""
+        return statistics.median(took[what] for took in self.took[1:])
+
+    def close(self) -> str:
+        """What it says at last."""
+        return self.process.communicate()[0]
+
+
+def measure(flags: Flags) -> None:
+    require_positive(flags, "repeats", "text_width", "resolution", "batch_size")
+    if unknown := sorted(set(flags.tasks) - set(TOLERANCE)):
+        raise UsageError(f"tasks has {unknown[0]!r}; it must be of {', '.join(TOLERANCE)}.")
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place)
+        write_network(flags, directory)
+        write_inputs(flags, directory)
+        report("machine", cpu=cpu_name(), cores=len(os.sched_getaffinity(0)), jax=jax.__version__)
+        for task in flags.tasks:
+            report(task, **compare(task, flags, directory))
+
+
+def write_network(flags: Flags, directory: Path) -> None:
+    sizes = [flags.text_width, flags.resolution, *flags.widths]
+    command = [flags.pytorch_python, HERE / "diffusers_side.py", directory, "make"]
+    try:
+        subprocess.run([*command, *map(str, sizes)], capture_output=True, text=True, check=True)
+    except OSError as error:
+        raise UsageError(f"pytorch_python is {flags.pytorch_python!r}: {error.strerror}.") from None
+    except subprocess.CalledProcessError as error:
+        last = "".join(error.stderr.strip().splitlines()[-1:])
+        raise UsageError(
+            f"pytorch_python {flags.pytorch_python!r} made no network by diffusers: {last}"
+        ) from None
+
+
+def write_inputs(flags: Flags, directory: Path) -> None:
+    """The same for all sides; pictures have their channels last."""
+    rng = np.random.default_rng(0)
+    side, size = flags.resolution, flags.batch_size
+    normal = lambda *shape: rng.normal(size=(size, *shape)).astype(np.float32)  # noqa: E731
+    np.savez(
+        directory / "inputs.npz", z=normal(side, side, 3), eps=normal(side, side, 3),
+        text=normal(TOKENS, flags.text_width), null=normal(TOKENS, flags.text_width),
+        step=np.linspace(10, 980, size, dtype=np.float32),
+    )  # fmt: skip
+
+
+def compare(task: str, flags: Flags, directory: Path) -> dict[str, float]:
+    """Medians of all sides, and our ratios to the faster one of PyTorch's."""
+    ours = Side(
+        "jax", [sys.executable, HERE / "jax_side.py", directory, task, flags.remat],
+        JAX_PLATFORMS="cpu", XLA_FLAGS=CONVOLUTION_FLAG,
+        PYTHONPATH=str(HERE.parent),
+    )  # fmt: skip
+    torch = [flags.pytorch_python, HERE / "diffusers_side.py", directory, task]
+    theirs = [Side("pytorch", torch), Side("pytorch_channels_last", [*torch, "channels_last"])]
+    sides = [ours, *theirs]
+    difference = 0.0
+    for _ in range(flags.repeats + 1):
+        results = [side.turn(directory) for side in sides]
+        difference = max(difference, *(np.abs(results[0] - x).max() for x in results[1:]))
+        if not difference <= TOLERANCE[task]:
+            raise UsageError(f"{task}: the sides differ by {difference:.2g}; that is no race.")
+    shares, *_ = [side.close() for side in sides]
+    found = {f"{side.name}_{what}": side.median(what) for what in MEASURED for side in sides}
+    for what in MEASURED:
+        found[f"ratio_of_{what}"] = ours.median(what) / min(side.median(what) for side in theirs)
+    for name, share in json.loads(shares).items():
+        found[f"jax_share_of_{name.replace(' ', '_')}"] = share
+    return {**found, "largest_difference": float(difference)}
+
+
+def main() -> None:
+    with exit_on_usage_error():
+        measure(parse_flags(lambda: tyro.cli(Flags, description=__doc__)))
+
+
+if __name__ == "__main__":
+    main()

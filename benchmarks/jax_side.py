@@ -1,0 +1,145 @@
+"""Our side of diffusers_speed.py, which starts it.
+
+python benchmarks/jax_side.py DIRECTORY forward|train|sample [none|selective|full]
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import turns
+
+from imagen_jax.config import (
+    DiffusionConfig,
+    StageConfig,
+    T5Config,
+    TextEncoderConfig,
+)
+from imagen_jax.diffusion import chain, samplers
+from imagen_jax.diffusion.guidance import make_denoise
+from imagen_jax.stage import Networks, Params, build_networks
+from imagen_jax.weights.deepfloyd_if import open_unet
+
+Arrays = dict[str, jax.Array]
+
+
+def load(directory: Path, remat: str) -> tuple[Networks, Params]:
+    """The network that diffusers wrote, read as `convert deepfloyd-if` reads it."""
+    stored, params = open_unet(directory / "unet")
+    levels = len(stored.config.channel_mult)
+    config = StageConfig(
+        name="benchmark",
+        resolution=stored.resolution,
+        unet=dataclasses.replace(stored.config, remat=(remat,) * levels),
+        text_encoder=TextEncoderConfig(t5=T5Config(d_model=stored.text_width)),
+        diffusion=DiffusionConfig(schedule="cosine_chain"),
+    )
+    params = jax.tree.map(lambda parameter: jnp.asarray(parameter.whole("float32")), params)
+    return build_networks(config), {"unet": params}
+
+
+def predict(networks: Networks, params: Params, given: Arrays) -> jax.Array:
+    mask = jnp.ones(given["text"].shape[:2], bool)
+    text = networks.encode_text(params, given["text"], mask)
+    return networks.predict(params, given["z"], given["step"], text)
+
+
+def forward(networks: Networks, params: Params, given: Arrays) -> Callable[[], jax.Array]:
+    compiled = jax.jit(functools.partial(predict, networks)).lower(params, given).compile()
+    return functools.partial(compiled, params, given)
+
+
+def train(networks: Networks, params: Params, given: Arrays) -> Callable[[], jax.Array]:
+    optimizer = optax.adamw(turns.LEARNING_RATE, weight_decay=turns.WEIGHT_DECAY)
+
+    def loss(params: Params, given: Arrays) -> jax.Array:
+        prediction = predict(networks, params, given)[..., : turns.TRAINED]
+        return jnp.mean(jnp.square(prediction - given["eps"]))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: tuple, given: Arrays) -> tuple[tuple, jax.Array]:
+        params, moments = state
+        value, gradient = jax.value_and_grad(loss)(params, given)
+        update, moments = optimizer.update(gradient, moments, params)
+        return (optax.apply_updates(params, update), moments), value
+
+    abstract = jax.eval_shape(lambda params: (params, optimizer.init(params)), params)
+    compiled, state = step.lower(abstract, given).compile(), None
+
+    def run() -> jax.Array:
+        nonlocal state
+        # The moments count as memory of the step, as PyTorch makes them in its first one.
+        state, value = compiled(state or (params, optimizer.init(params)), given)
+        return jax.block_until_ready((state, value))[1]
+
+    return run
+
+
+def sample(networks: Networks, params: Params, given: Arrays) -> Callable[[], jax.Array]:
+    """As make_image_sampler does, but from a given z."""
+
+    @jax.jit
+    def paint(params: Params, given: Arrays) -> jax.Array:
+        text = jnp.concatenate([given["text"], given["null"]])
+        encoded = networks.encode_text(params, text, jnp.ones(text.shape[:2], bool))
+
+        def guided(z: jax.Array, log_snr: jax.Array) -> jax.Array:
+            return networks.predict(params, z, chain.step_of(log_snr), encoded)
+
+        denoise = make_denoise(
+            guided, "eps", turns.GUIDANCE_SCALE, "dynamic", turns.PERCENTILE, turns.CAP
+        )
+        grid = samplers.time_grid("cosine_chain", turns.STEPS, "leading")
+        keys = jax.random.split(jax.random.key(0), len(given["z"]))  # Of noise times eta, 0.
+        return samplers.ddim(denoise, given["z"], grid, keys, eta=0.0)
+
+    return functools.partial(paint.lower(params, given).compile(), params, given)
+
+
+def shares(run: Callable[[], jax.Array]) -> dict[str, float]:
+    """Of the time of one more run, by the kind of operation."""
+    spent = dict.fromkeys(["convolutions", "matrix products", "copies", "all else"], 0.0)
+    # Python 3.12 about a type of JAX's.
+    warnings.filterwarnings("ignore", "builtin type event_stats", DeprecationWarning)
+    with tempfile.TemporaryDirectory() as place:
+        with jax.profiler.trace(place):
+            jax.block_until_ready(run())
+        (path,) = Path(place).rglob("*.xplane.pb")
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+            for event in itertools.chain.from_iterable(line.events for line in plane.lines):
+                if "hlo_op" in dict(event.stats) and not re.match("while|call|cond", event.name):
+                    spent[kind(event.name)] += event.duration_ns
+    return {name: x / sum(spent.values()) for name, x in spent.items()}
+
+
+def kind(name: str) -> str:
+    """Of an operation as XLA's CPU compiler names it; the library YNNPACK has matrix products."""
+    if "conv" in name and "convert" not in name:
+        return "convolutions"
+    if name.startswith(("dot", "ynn")):
+        return "matrix products"
+    return "copies" if re.search("copy|transpose|concatenate|pad", name) else "all else"
+
+
+def main() -> None:
+    directory, task, remat = sys.argv[1:]
+    networks, params = load(Path(directory), remat)
+    given = {name: jnp.asarray(x) for name, x in np.load(f"{directory}/inputs.npz").items()}
+    run = {"forward": forward, "train": train, "sample": sample}[task](networks, params, given)
+    turns.serve(lambda: np.asarray(run()))
+    print(json.dumps(shares(run)))
+
+
+if __name__ == "__main__":
+    main()

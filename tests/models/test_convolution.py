@@ -1,0 +1,114 @@
+"""The written gradients against those that JAX derives, and where each of the two runs."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from imagen_jax.config import MeshConfig
+from imagen_jax.models.convolution import Conv, convolve
+from imagen_jax.parallel import mesh as meshes
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def plain(x, kernel, stride):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def gradients(function, stride=1):
+    """(x, kernel) -> gradients of a sum that weighs every result differently."""
+
+    def loss(x, kernel):
+        y = function(x, kernel, stride)
+        return jnp.sum(y * jnp.sin(jnp.arange(y.size)).reshape(y.shape))
+
+    return jax.grad(loss, argnums=(0, 1))
+
+
+def assert_close(results, expected, tolerance=1e-4):
+    for result, wanted in zip(results, expected, strict=True):
+        assert result.dtype == wanted.dtype
+        np.testing.assert_allclose(result, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "taps", "stride", "outputs"),
+    [(6, 5, 3, 1, 4), (1, 2, 3, 1, 4), (6, 5, 3, 2, 4), (7, 8, 3, 2, 4), (6, 5, 1, 1, 4),
+     (6, 5, 1, 2, 4), (8, 7, 4, 2, 4), (6, 5, 4, 1, 4), (4, 4, 3, 1, 70)],
+)  # fmt: skip
+def test_the_gradients_are_those_that_jax_derives(height, width, taps, stride, outputs):
+    x, kernel = normal(2, height, width, 3), normal(taps, taps, 3, outputs, seed=1)
+    np.testing.assert_array_equal(convolve(x, kernel, stride), plain(x, kernel, stride))
+    assert_close(gradients(convolve, stride)(x, kernel), gradients(plain, stride)(x, kernel))
+
+
+def test_the_gradients_of_a_loop_that_computes_again_are_the_same():
+    """As blocks run: scanned over their kernels, with the forward pass repeated."""
+    x, kernels = normal(2, 5, 5, 3), normal(2, 3, 3, 3, 3, seed=1)
+
+    def gradient(function):
+        body = jax.checkpoint(lambda x, kernel: (jnp.tanh(function(x, kernel, 1)), None))
+        loss = lambda x, kernels: jnp.sum(jax.lax.scan(body, x, kernels)[0] ** 2)  # noqa: E731
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernels)
+
+    assert_close(gradient(convolve), gradient(plain))
+
+
+def test_sums_are_float32_in_bfloat16():
+    """2048 ones: beyond 256 a sum that is bfloat16 itself no longer grows."""
+    x, kernel = jnp.ones((2, 32, 32, 1), jnp.bfloat16), jnp.ones((1, 1, 1, 1), jnp.bfloat16)
+    loss = lambda x, kernel: jnp.sum(convolve(x, kernel, 1))  # noqa: E731
+    assert jax.grad(loss, argnums=1)(x, kernel)[0, 0, 0, 0] == 2048
+    kernel = jnp.ones((3, 3, 1, 1), jnp.bfloat16)
+    assert jax.grad(loss, argnums=1)(x, kernel)[1, 1, 0, 0] == 2048
+
+
+def test_the_layer_is_that_of_flax():
+    ours, theirs = (
+        layer(3, 4, (3, 3), strides=2, padding="SAME", rngs=nnx.Rngs(0))
+        for layer in (Conv, nnx.Conv)
+    )
+    x = normal(2, 6, 6, 3)
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
+    half = Conv(3, 4, (3, 3), dtype="bfloat16", rngs=nnx.Rngs(0))
+    assert half(x).dtype == jnp.bfloat16
+
+
+def test_only_cpus_run_what_is_written():
+    """All dimensions in the usual order there; elsewhere what JAX derives, where they are not."""
+    traced = jax.jit(gradients(convolve)).trace(normal(2, 4, 4, 3), normal(3, 3, 3, 5, seed=1))
+
+    def orders(platform):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        return re.findall(r"stablehlo\.convolution.*dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", text)
+
+    usual = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
+    assert orders("cpu") == [usual] * 2
+    for platform in ("tpu", "cuda"):
+        derived = orders(platform)
+        assert len(derived) == 2 and usual not in derived
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_over_devices_only_the_kernels_gradient_is_summed(stride):
+    mesh = meshes.make_mesh(MeshConfig())
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    x, kernel = normal(8, 8, 8, 3), normal(3, 3, 3, 5, seed=1)
+    loss = lambda x, kernel: jnp.sum(jnp.tanh(convolve(x, kernel, stride)))  # noqa: E731
+    gradient = jax.jit(
+        jax.grad(loss, argnums=(0, 1)), in_shardings=(rows, None), out_shardings=(rows, None)
+    )
+    text = gradient.lower(x, kernel).compile().as_text()
+    for name in ("all-gather", "all-to-all", "collective-permute"):
+        assert name not in text
+    expected = jax.grad(lambda *a: jnp.sum(jnp.tanh(plain(*a, stride))), argnums=(0, 1))(x, kernel)
+    assert_close(gradient(x, kernel), expected)
