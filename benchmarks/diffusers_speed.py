@@ -72,7 +72,7 @@ class Side:
     """A process that works when it is told to."""
 
     def __init__(self, name: str, command: list[str], **variables: str):
-        self.name, self.took, self.results = name, [], []
+        self.name, self.took = name, []
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=os.environ | variables,

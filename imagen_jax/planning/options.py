@@ -17,8 +17,8 @@ class CompileOptions:
     num_slices: int = 1
     """Slices of that topology, joined by the data-centre network."""
     quick: bool = False
-    """Let the compiler be content with slower code for convolutions: done in a third of the time,
-    with the same memory, work and collectives, but fewer bytes of code."""
+    """Let the compiler be content with slower code for convolutions: done much sooner, with the
+    same memory, work and collectives, but fewer bytes of code."""
     json: Path | None = None
     """File for the report of --compile-only."""
 
