@@ -22,9 +22,12 @@ _KNOBS = (
 )
 
 
-_QUICK = {"xla_jf_convolution_performance_target": 0.5}
-"""Convolutions take most of the time of a compilation. This tells the TPU compiler how near to the
-fastest code that it can think of theirs shall come."""
+_QUICK = {
+    "xla_jf_convolution_performance_target": 0.1,
+    "xla_jf_critical_path_scheduler": False,
+}
+"""Convolutions take most of the time of a compilation. The first tells the TPU compiler how near to
+the fastest code that it can think of theirs shall come, the second to order instructions simply."""
 
 
 class DoesNotFit(Exception):
