@@ -72,12 +72,8 @@ def with_null_text(
     text: TextEmbeddings, mask: TextMask, null: NullText | None
 ) -> tuple[Float[Array, "both length text_width"], Bool[Array, "both length"]]:
     """Twice the rows: the texts, then `null` for each, or where that is None zeros."""
-    if null is None:
-        null = drop_text(text, mask, jnp.ones(len(text), bool))
-    return tuple(
-        jnp.concatenate([own, jnp.broadcast_to(other, own.shape)])
-        for own, other in zip((text, mask), null, strict=True)
-    )
+    dropped = drop_text(text, mask, jnp.ones(len(text), bool), null)
+    return tuple(jnp.concatenate(pair) for pair in zip((text, mask), dropped, strict=True))
 
 
 def make_sampler(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from imagen_jax.arrays import TextEmbeddings, TextMask, TokenIds
+from imagen_jax.arrays import NullText, TextEmbeddings, TextMask, TokenIds
 from imagen_jax.config import EfficientUNetConfig, StageConfig, UNetConfig
 from imagen_jax.models.attention import TextState
 from imagen_jax.models.blocks import Gather, as_they_are
@@ -19,7 +19,8 @@ from imagen_jax.models.unet import UNet
 from imagen_jax.network_config import Dtype, T5Config
 
 Params = dict[str, Any]
-"""Nested dicts of arrays, one entry per network: "unet" and "text_encoder"."""
+"""Nested dicts of arrays, one entry per network: "unet" and "text_encoder". What a training step
+holds fixed may also have "null_text": the embedded empty caption, as `arrays.NullText`."""
 
 
 GatherAs = Callable[[Params, Dtype], Params]
@@ -127,15 +128,16 @@ def _pure(module: nnx.Module) -> Params:
 
 
 def drop_text(
-    text: TextEmbeddings, mask: TextMask, drop: jax.Array
+    text: TextEmbeddings, mask: TextMask, drop: jax.Array, null: NullText | None = None
 ) -> tuple[TextEmbeddings, TextMask]:
     """The null text where `drop` (batch,) is True: embeddings zeroed (paper, section 4.1).
 
     Of the null text one (zero) token stays visible, so that the unconditional prediction
     depends neither on the caption's length nor on the padding; the paper is silent here.
+    `null`, if given, is taken in its place: the embedded empty caption.
     """
-    null_mask = jnp.arange(mask.shape[1])[None] == 0
+    null_text, null_mask = (0.0, jnp.arange(mask.shape[1])[None] == 0) if null is None else null
     return (
-        jnp.where(drop[:, None, None], 0.0, text),
+        jnp.where(drop[:, None, None], null_text, text),
         jnp.where(drop[:, None], null_mask, mask),
     )

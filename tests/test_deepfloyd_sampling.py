@@ -24,7 +24,6 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.prompts import embed_prompts
 from imagen_jax.sampling import make_image_sampler
 from imagen_jax.stage import build_networks
-from imagen_jax.training.loop import Trainer
 from imagen_jax.weights.deepfloyd_config import read_unet_config
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, stage_config
 from imagen_jax.weights.hugging_face import licence
@@ -231,9 +230,3 @@ def test_the_licence_that_the_directory_carries_is_told(directory, tmp_path, mon
     assert said.endswith("IF-I: README.md says deepfloyd-if; see LICENSE.md there.")
     assert licence(directory / "text_encoder") == said  # A part of the pipeline.
     assert "unet carries no licence" in licence(Path(shutil.move(directory / "unet", "unet")))
-
-
-def test_it_is_not_trained(converted):
-    config = load_stage(converted / "stage_1.safetensors").config
-    with pytest.raises(UsageError, match="can be sampled and not trained"):
-        Trainer(config, make_mesh(config.mesh))

@@ -67,6 +67,12 @@ def log_snr(t: Time) -> LogSNR:
     return jnp.asarray(LOG_SNRS)[step_at(t).astype(jnp.int32)]
 
 
+def log_snr_before(log_snr: LogSNR) -> LogSNR:
+    """lambda of the step one nearer to the clean picture; of step 0 its own."""
+    step = step_of(log_snr).astype(jnp.int32)
+    return jnp.asarray(LOG_SNRS)[jnp.maximum(step - 1, 0)]
+
+
 def step_of(log_snr: LogSNR) -> NoiseLevel:
     """The number, as float32, of the step whose lambda is the nearest."""
     distance = jnp.abs(jnp.asarray(LOG_SNRS)[None] - log_snr[:, None])

@@ -57,9 +57,12 @@ def training_step(config: StageConfig, mesh: Mesh) -> Call:
         UsageError: the batch does not divide over the mesh.
     """
     trainer = Trainer(config, mesh)
-    state, frozen = trainer.abstract_state, {}
+    state, encoder, null = trainer.abstract_state, {}, {}
     if config.runs_frozen_encoder:
-        frozen = {"text_encoder": _placed_encoder(config, mesh)}
+        encoder = {"text_encoder": _placed_encoder(config, mesh)}
+    if config.text_encoder.null == "empty":
+        null = {"null_text": _null_text(config, mesh)}
+    frozen = encoder | null
     size = config.training.batch_size
     batch = abstract_batch(config, size)
     batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
@@ -70,7 +73,7 @@ def training_step(config: StageConfig, mesh: Mesh) -> Call:
 
     return Call(
         "training step", config, mesh.size, size, trainer.step, (state, frozen, batch, key),
-        state.params | frozen, count_flops,
+        state.params | encoder, count_flops,
     )  # fmt: skip
 
 
@@ -132,8 +135,7 @@ def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh
         inputs[-1] = jax.ShapeDtypeStruct(shape, jnp.uint8)
     arguments = (params, *_all_at(inputs, meshes.batch_sharding(mesh)))
     if config.text_encoder.null == "empty":
-        null = [jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for x in inputs[:2]]
-        arguments += (tuple(_all_at(null, meshes.replicated(mesh))),)
+        arguments += (_null_text(config, mesh),)
     paint = make_sampler(
         config, settings, _networks(config, mesh), size=(config.resolution, config.resolution),
         sharding=pictures,
@@ -151,6 +153,13 @@ def _networks(config: StageConfig, mesh: Mesh) -> Networks:
 def _placed_encoder(config: StageConfig, mesh: Mesh) -> Params:
     encoder = abstract_frozen_encoder(config.text_encoder.t5)
     return meshes.with_shardings(encoder, meshes.parameter_shardings(encoder, mesh))
+
+
+def _null_text(config: StageConfig, mesh: Mesh) -> tuple:
+    tokens, width = config.text_encoder.max_length, config.text_encoder.t5.d_model
+    text = jax.ShapeDtypeStruct((1, tokens, width), jnp.float32)
+    mask = jax.ShapeDtypeStruct((1, tokens), jnp.bool_)
+    return _all_at((text, mask), meshes.replicated(mesh))
 
 
 def _keys(count: int) -> jax.ShapeDtypeStruct:

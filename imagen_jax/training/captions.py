@@ -23,7 +23,9 @@ def load_caption_reader(config: StageConfig) -> ReadCaptions:
     tokenizer, length = load_stage_tokenizer(config), config.text_encoder.max_length
 
     def tokenize(captions: Sequence[str]) -> Batch:
-        token_ids, mask = tokenizer(captions, length)
+        # A blank caption is an error, but the empty one may be the text of dropped captions.
+        empty = list(captions) == [""]
+        token_ids, mask = tokenizer.empty(length) if empty else tokenizer(captions, length)
         return {"token_ids": token_ids, "mask": mask}
 
     return tokenize

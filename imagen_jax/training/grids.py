@@ -41,12 +41,13 @@ class SampleGrid:
     def __call__(self, params: Params) -> tuple[Image.Image, dict[str, float]]:
         """The sheet and, for super-resolution, its `colour_drift`.
 
-        `params` holds U-Net and text encoder.
+        `params` holds U-Net, text encoder and, where the stage has one, the "null_text".
         """
         batch = self._batch
         text = self._text(params, batch)
         keys = picture_keys(self._config.training.seed, self._config.resolution, len(text))
-        pictures = self._sample(params, text, batch["mask"], keys, batch.get("low_res"))
+        inputs = (text, batch["mask"], keys, batch.get("low_res"), params.get("null_text"))
+        pictures = self._sample(params, *inputs)
         pictures = np.asarray(self._gather(pictures))
         if self._config.low_resolution is not None:
             sheet = grid([list(batch["low_res"]), list(pictures), list(batch["image"])])

@@ -70,11 +70,18 @@ class Trainer:
             donate_argnums=0,
         )
 
-    def load_frozen(self, workdir: AnyPath) -> Params:
-        """What the step needs but does not train, on the mesh."""
-        if not self.config.runs_frozen_encoder:
-            return {}
-        return {"text_encoder": load_frozen_encoder(self.config, workdir, self.mesh)}
+    def load_frozen(self, workdir: AnyPath, read: ReadCaptions) -> Params:
+        """What the step needs but does not train, on the mesh; `read`: of captions."""
+        frozen = {}
+        if self.config.runs_frozen_encoder:
+            frozen["text_encoder"] = load_frozen_encoder(self.config, workdir, self.mesh)
+        if self.config.text_encoder.null == "empty":
+            everywhere = meshes.replicated(self.mesh)
+            embed = jax.jit(self.networks.text_of, out_shardings=everywhere)
+            empty = read([""])
+            empty = meshes.place_parameters(empty, dict.fromkeys(empty, everywhere))
+            frozen["null_text"] = (embed(frozen, empty), empty["mask"])
+        return frozen
 
     def work(self, frozen: Params) -> Work:
         """What a step does, for figures of speed."""
@@ -94,10 +101,16 @@ class Trainer:
 
 
 def _check_trainable(config: StageConfig) -> None:
-    if config.unet.predicts_variance or config.text_encoder.null == "empty":
+    schedule, encoder = config.diffusion.schedule, config.text_encoder
+    if config.unet.predicts_variance and schedule != "cosine_chain":
         raise UsageError(
-            f"{config.name!r} predicts its variance or takes an empty caption for no text; such "
-            "stages can be sampled and not trained."
+            f"diffusion.schedule is {schedule!r} and unet.predicts_variance is on; the loss of a "
+            "variance is one of the steps of 'cosine_chain'."
+        )
+    if encoder.train and encoder.null == "empty":
+        raise UsageError(
+            "text_encoder.null is 'empty' and text_encoder.train is on; the empty caption is "
+            "embedded once, by an encoder that does not change."
         )
 
 
@@ -124,7 +137,7 @@ def run(
     with Preemption() as preemption:
         trainer = Trainer(config, meshes.make_mesh(config.mesh))
         read = load_caption_reader(config)
-        frozen = trainer.load_frozen(workdir)
+        frozen = trainer.load_frozen(workdir, read)
         with distributed.leader_first("opened the data"):  # It may have to be built.
             source = open_source(config.data, config.low_resolution)
             held_out = open_held_out(config) if config.training.eval_every else None
@@ -132,7 +145,7 @@ def run(
         if init_from is not None and newest_step(workdir) is None:
             params = from_stage(config, trainer.abstract_state.params, init_from, weights)
         claim_directory(workdir, config, allow_change)
-        if frozen:
+        if "text_encoder" in frozen:
             keep_frozen_encoder(config, frozen["text_encoder"], workdir)
         if isinstance(read, EmbeddingCache):
             keep_account_of_embeddings(read.metadata, workdir)

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from imagen_jax.config import StageConfig, Weights
+from imagen_jax.config import EfficientUNetConfig, StageConfig, UNetConfig, Weights
+from imagen_jax.config_json import first_difference
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath
 from imagen_jax.loading import load_stage
@@ -104,6 +105,13 @@ def _new_opt_state(
     return init(params, step)
 
 
+def _computed_as(
+    network: UNetConfig | EfficientUNetConfig, other: UNetConfig | EfficientUNetConfig
+) -> UNetConfig | EfficientUNetConfig:
+    """A network of the same function, in the dtype and with the remat of another."""
+    return dataclasses.replace(network, dtype=other.dtype, remat=other.remat)
+
+
 def from_stage(
     config: StageConfig, abstract: Params, stage: AnyPath, weights: Weights | None
 ) -> Params:
@@ -116,7 +124,7 @@ def from_stage(
         weights: which; as `loading.load_stage` takes it.
 
     Raises:
-        UsageError: it is no stage, or one of other networks.
+        UsageError: it is no stage, or one of another U-Net or text encoder.
     """
     origin = f"--init-from {stage}"
     trained = load_stage(stage, weights, with_encoder="text_encoder" in abstract)
@@ -137,4 +145,7 @@ def from_stage(
                 f"{origin}: {jax.tree_util.keystr(path)} has shape {theirs.shape}; this config "
                 f"has {ours.shape}."
             )
+    if difference := first_difference(_computed_as(trained.config.unet, config.unet), config.unet):
+        name, was, now = difference
+        raise UsageError(f"{origin} was trained with unet.{name} {was!r}; this config has {now!r}.")
     return meshes.place_parameters(loaded, jax.tree.map(lambda x: x.sharding, abstract))

@@ -10,6 +10,7 @@ from flax.struct import dataclass
 
 from imagen_jax.config import StageConfig
 from imagen_jax.diffusion import process, schedules
+from imagen_jax.diffusion.variance import variance_loss
 from imagen_jax.sampling import low_res_inputs, noise_level, to_unit
 from imagen_jax.stage import Networks, Params, drop_text, init_params
 from imagen_jax.training.optim import learning_rate, trained, update_ema
@@ -85,7 +86,8 @@ def picture_losses(
 
     Args:
         params: trained parameters.
-        frozen: parameters that are not trained (a frozen text encoder), or {}.
+        frozen: what is not trained: a frozen text encoder, and the "null_text" where that is
+            the empty caption.
         batch: image and, for super-resolution, low_res (uint8); mask, and token_ids or text.
             Its `weight` is not applied.
         keys: one per picture.
@@ -97,7 +99,8 @@ def picture_losses(
     t = jax.vmap(jax.random.uniform)(times)
     drop = jax.vmap(jax.random.uniform)(drops) < config.training.caption_dropout
     text = networks.text_of(params | frozen, batch)
-    state = networks.encode_text(params, *drop_text(text, batch["mask"], drop))
+    text, mask = drop_text(text, batch["mask"], drop, frozen.get("null_text"))
+    state = networks.encode_text(params, text, mask)
     inputs = {}
     if config.low_resolution is not None:
         level = jax.vmap(jax.random.uniform)(levels) * config.diffusion.max_aug_level
@@ -106,9 +109,12 @@ def picture_losses(
     eps = process.normal(noise, x.shape[1:])
     z = process.q_sample(x, eps, log_snr)
     prediction = networks.predict(params, z, noise_level(config, log_snr), state, **inputs)
-    losses = process.loss(
-        prediction, x, eps, log_snr, config.diffusion.prediction, config.diffusion.min_snr_gamma
-    )
+    prediction, variance = jnp.split(prediction, [x.shape[-1]], axis=-1)
+    kind = config.diffusion.prediction
+    losses = process.loss(prediction, x, eps, log_snr, kind, config.diffusion.min_snr_gamma)
+    if config.unet.predicts_variance:
+        error = eps - process.to_eps(prediction, z, log_snr, kind)
+        losses += variance_loss((variance + 1) / 2, error, log_snr)
     return losses, t
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import runs
 import tiny
-from scripts import ROOT, call, verbs
+from scripts import ROOT, call, sample, verbs
 
 from imagen_jax.errors import UsageError
 from imagen_jax.loading import load_stage
@@ -134,13 +135,57 @@ def test_a_frozen_encoder_is_not_loaded_and_a_trained_one_starts_from_it(stage, 
     assert_same(start(tiny.stage(), file).params, both)
 
 
-def test_a_stage_of_deepfloyd_if_is_refused(tmp_path):
-    """As it is, for it predicts variances; as anything else, for it is another network."""
+@pytest.fixture(scope="module")
+def deepfloyd(tmp_path_factory):
+    """An imported stage of DeepFloyd IF, small and of random weights, and its config."""
     golden = ROOT / "tests" / "golden" / "deepfloyd_if"
-    file = tmp_path / "if.safetensors"
-    config = convert_deepfloyd_if(golden / "stage_1", file, "float32", golden / "stage_1")
-    with pytest.raises(UsageError, match="predicts its variance .* sampled and not trained"):
-        start(config, file)
+    file = tmp_path_factory.mktemp("imported") / "if.safetensors"
+    return file, convert_deepfloyd_if(golden / "stage_1", file, "float32", golden / "stage_1")
+
+
+def fine_tuning(config, directory, **changes):
+    """Two steps on plain pictures."""
+    return tiny.replace(
+        config,
+        data=tiny.folder(directory),
+        optimizer={"name": "adam", "learning_rate": 1e-3, "warmup_steps": 0},
+        training={"batch_size": 8, "num_steps": 2, "checkpoint_every": 2, "log_every": 1,
+                  "sample_every": 2, "sample_prompts": ("a", "b")},
+        **changes,
+    )  # fmt: skip
+
+
+def test_a_stage_of_deepfloyd_if_is_fine_tuned(deepfloyd, tmp_path):
+    """Its mean and its variance; what comes out is a stage to sample from."""
+    file, config = deepfloyd
+    config = fine_tuning(config, tmp_path / "data", sampling={"num_steps": 2})
+    workdir = tmp_path / "run"
+    run(config, workdir, file)
+    before, after = load_stage(file), load_stage(workdir, "raw")
+    assert after.config == config
+    moved = np.abs(
+        after.params["unet"]["conv_out"]["kernel"] - before.params["unet"]["conv_out"]["kernel"]
+    ).max((0, 1, 2))
+    assert moved.shape == (6,)
+    assert (moved > 1e-4).all()
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+    picture = tmp_path / "picture"
+    result = call(sample, "a", "--base", workdir, "--out", picture, "--steps", 2)
+    assert result.code == 0, result.err
+
+
+def test_another_chain_or_another_function_is_refused(deepfloyd, tmp_path):
+    """Also where the parameters have the same shapes."""
+    file, config = deepfloyd
+    with pytest.raises(UsageError, match=r"schedule is 'cosine' and unet\.predicts_variance is on"):
+        start(tiny.replace(config, diffusion={"schedule": "cosine"}), file)
+    with pytest.raises(UsageError, match="trained with unet.activation 'gelu'; .* has 'swish'"):
+        start(tiny.replace(config, unet={"activation": "swish"}), file)
+    with pytest.raises(UsageError, match="null is 'empty' and text_encoder.train is on"):
+        start(tiny.replace(config, text_encoder={"train": True, "source": ""}), file)
+    start(tiny.replace(config, unet={"dtype": "bfloat16"}), file)
     width = config.text_encoder.t5.d_model
     with pytest.raises(UsageError, match=r"if\.safetensors is a network of another structure"):
         start(tiny.stage(text_encoder={"t5": {"d_model": width}, "train": True}), file)
