@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -32,6 +33,34 @@ def pytest_configure() -> None:
 def no_type_checks(monkeypatch):
     """A user's run has none: the configs' own rules must do."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+_STEPS = {}
+
+
+@pytest.fixture(autouse=True)
+def equal_steps_are_compiled_once(monkeypatch):
+    """Half of the time of a tiny run goes into a step that another run has compiled before.
+
+    Runs in processes of their own, and whoever makes a Trainer, compile theirs.
+    """
+    loop = sys.modules.get("imagen_jax.training.loop")
+    if loop is None:
+        return
+
+    def make(config, mesh):
+        trainer = loop_trainer(config, mesh)
+        key = (
+            config.resolution, config.low_resolution, config.unet, config.text_encoder,
+            config.diffusion, config.optimizer, config.data.crop,
+            config.training.caption_dropout, config.training.accumulation_steps,
+            str(trainer.shardings), loop.meshes._REPLICATE_BELOW,
+        )  # fmt: skip
+        trainer.step = _STEPS.setdefault(key, trainer.step)
+        return trainer
+
+    loop_trainer = loop.Trainer
+    monkeypatch.setattr(loop, "Trainer", make)
 
 
 @pytest.fixture
