@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import itertools
+import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from imagen_jax.config import StageConfig
@@ -15,7 +17,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.sampling import picture_keys
 from imagen_jax.stage import Networks, Params
-from imagen_jax.training.step import TrainState, stage_loss
+from imagen_jax.training.step import Batch, TrainState, picture_losses
 
 _SEED = 0
 """Of pictures and noise: not the run's own, so that runs can be compared."""
@@ -35,6 +37,8 @@ def open_held_out(config: StageConfig) -> Source:
 
 class HeldOutLoss:
     """Mean diffusion loss of the EMA and of the raw weights on the same held-out pictures.
+
+    Broken records have no part in it; it is NaN where all are broken.
 
     Picture i has the same caption, crop, time and noise at every step and in every run, on any
     number of devices, and no caption is dropped: what changes is the weights alone.
@@ -61,17 +65,27 @@ class HeldOutLoss:
         )
         undropped = dataclasses.replace(training, caption_dropout=0.0)
         judged = dataclasses.replace(config, training=undropped)
-        self._loss = jax.jit(
-            functools.partial(stage_loss, judged, networks), out_shardings=meshes.replicated(mesh)
+        self._totals = jax.jit(
+            functools.partial(_totals, judged, networks), out_shardings=meshes.replicated(mesh)
         )
         self._keys = picture_keys(_SEED, config.resolution, self._size * self._batches)
 
     def __call__(self, state: TrainState, frozen: Params) -> dict[str, float]:
         """`eval_loss_ema` and `eval_loss_raw`."""
-        losses = []
+        totals = []
         batches = itertools.islice(self._dataset, self._batches)
         for batch, keys in zip(batches, self._keys.reshape(self._batches, -1), strict=True):
             batch = meshes.global_batch(batch, self._mesh)
-            losses.append([self._loss(p, frozen, batch, keys) for p in (state.ema, state.params)])
-        ema, raw = np.mean(jax.device_get(losses), 0, np.float64)
-        return {"eval_loss_ema": float(ema), "eval_loss_raw": float(raw)}
+            totals.append([self._totals(p, frozen, batch, keys) for p in (state.ema, state.params)])
+        (ema, raw), (pictures, _) = np.sum(jax.device_get(totals), 0, np.float64).T
+        mean = lambda total: float(total / pictures) if pictures else math.nan  # noqa: E731
+        return {"eval_loss_ema": mean(ema), "eval_loss_raw": mean(raw)}
+
+
+def _totals(
+    config: StageConfig, networks: Networks, params: Params, frozen: Params, batch: Batch,
+    keys: jax.Array,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """Summed loss of a batch's pictures, and their number."""
+    losses, _ = picture_losses(config, networks, params, frozen, batch, keys)
+    return jnp.sum(batch["weight"] * losses), jnp.sum(batch["weight"])

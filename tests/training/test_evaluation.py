@@ -14,7 +14,7 @@ from imagen_jax.sampling import picture_keys
 from imagen_jax.stage import build_networks
 from imagen_jax.training.captions import load_caption_reader
 from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
-from imagen_jax.training.step import stage_loss
+from imagen_jax.training.step import picture_losses, stage_loss
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,10 @@ def source(tmp_path_factory):
     return open_source(tiny.folder(tmp_path_factory.mktemp("held_out") / "pictures"))
 
 
-CONFIG = tiny.stage(training={"caption_dropout": 1.0, "eval_batches": 2}, data={"crop": 8})
+CONFIG = tiny.stage(
+    training={"caption_dropout": 1.0, "eval_batches": 2},
+    data={"crop": 8, "max_broken_share": 1.0},
+)
 
 
 def held_out_loss(source, devices=1, **training):
@@ -76,6 +79,28 @@ def test_it_is_the_mean_loss_and_no_caption_is_dropped(evaluate, state):
         part = keys[8 * number : 8 * number + 8]
         losses.append(stage_loss(config, networks, params, {}, batch, part))
     assert evaluate(state, {})["eval_loss_raw"] == pytest.approx(float(np.mean(losses)), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_broken_records_have_no_part_in_it(state, tmp_path):
+    """However many of a batch they are, and also where all are."""
+    data = tiny.folder(tmp_path / "pictures", 16)
+    for number in range(11):
+        (tmp_path / "pictures" / f"{number:02}.png").write_bytes(b"")
+    evaluate = held_out_loss(open_source(data))
+    config = tiny.replace(CONFIG, training={"caption_dropout": 0.0})
+    params = jax.tree.map(jnp.asarray, state.params)
+    keys, good, counts = picture_keys(0, config.resolution, 16).reshape(2, 8), [], []
+    for part, batch in zip(keys, evaluate._dataset, strict=False):
+        inputs = jax.tree.map(jnp.asarray, batch)
+        losses, _ = picture_losses(config, build_networks(config), params, {}, inputs, part)
+        good += list(np.asarray(losses)[batch["weight"] > 0])
+        counts.append(sum(batch["weight"] > 0))
+    assert sum(counts) == 5
+    found = evaluate(state, {})["eval_loss_raw"]
+    assert found == pytest.approx(float(np.mean(good)), rel=1e-5)
+    evaluate._dataset = [batch | {"weight": np.zeros(8, np.float32)}] * 2
+    assert np.isnan(evaluate(state, {})["eval_loss_raw"])
 
 
 NAMED = "captioned_emoji/core_64"
