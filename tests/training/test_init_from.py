@@ -12,13 +12,17 @@ import runs
 import tiny
 from scripts import ROOT, call, sample, verbs
 
+from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import load_stage
+from imagen_jax.loading import load_stage, open_stage
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.prompts import embed_prompts
+from imagen_jax.training.captions import load_caption_reader
 from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.directory import claim_directory
 from imagen_jax.training.loop import Trainer, run
 from imagen_jax.training.start import from_stage
+from imagen_jax.training.step import picture_losses
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
 from imagen_jax.weights.stage_file import save_stage_file
 
@@ -137,55 +141,103 @@ def test_a_frozen_encoder_is_not_loaded_and_a_trained_one_starts_from_it(stage, 
 
 @pytest.fixture(scope="module")
 def deepfloyd(tmp_path_factory):
-    """An imported stage of DeepFloyd IF, small and of random weights, and its config."""
-    golden = ROOT / "tests" / "golden" / "deepfloyd_if"
-    file = tmp_path_factory.mktemp("imported") / "if.safetensors"
-    return file, convert_deepfloyd_if(golden / "stage_1", file, "float32", golden / "stage_1")
+    """A file of a tiny stage that reads, predicts and drops what those of DeepFloyd IF do."""
+    directory = tmp_path_factory.mktemp("deepfloyd")
+    file, encoder = directory / "if.safetensors", directory / "encoder.safetensors"
+    config = tiny.stage()
+    save_stage_file(encoder, config, tiny.random_params(config), "float32")
+    config = tiny.stage(
+        unet={"predicts_variance": True, "time_input": "step", "mask_padding": False},
+        text_encoder={"null": "empty", "train": False, "source": str(encoder)},
+        diffusion={"schedule": "cosine_chain"},
+    )
+    save_stage_file(file, config, tiny.random_params(config, 5), "float32")
+    return file, config
 
 
-def fine_tuning(config, directory, **changes):
-    """Two steps on plain pictures."""
-    return tiny.replace(
+def fine_tuned(file, config, directory):
+    """Two steps and a sheet of samples: rows of metrics, and how far each output moved."""
+    config = tiny.replace(
         config,
-        data=tiny.folder(directory),
+        data=tiny.folder(directory / "data"),
         optimizer={"name": "adam", "learning_rate": 1e-3, "warmup_steps": 0},
         training={"batch_size": 8, "num_steps": 2, "checkpoint_every": 2, "log_every": 1,
                   "sample_every": 2, "sample_prompts": ("a", "b")},
-        **changes,
+        sampling={"num_steps": 2},
     )  # fmt: skip
+    run(config, directory / "run", file)
+    stages = load_stage(file), load_stage(directory / "run", "raw")
+    assert stages[1].config == config
+    before, after = (stage.params["unet"]["conv_out"]["kernel"] for stage in stages)
+    lines = (directory / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+    assert (directory / "run" / "samples").is_dir()
+    return losses, np.abs(after - before).max((0, 1, 2))
 
 
-def test_a_stage_of_deepfloyd_if_is_fine_tuned(deepfloyd, tmp_path):
-    """Its mean and its variance; what comes out is a stage to sample from."""
-    file, config = deepfloyd
-    config = fine_tuning(config, tmp_path / "data", sampling={"num_steps": 2})
-    workdir = tmp_path / "run"
-    run(config, workdir, file)
-    before, after = load_stage(file), load_stage(workdir, "raw")
-    assert after.config == config
-    moved = np.abs(
-        after.params["unet"]["conv_out"]["kernel"] - before.params["unet"]["conv_out"]["kernel"]
-    ).max((0, 1, 2))
+def test_mean_and_variance_of_deepfloyd_if_are_fine_tuned(deepfloyd, tmp_path):
+    losses, moved = fine_tuned(*deepfloyd, tmp_path)
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+    assert moved.shape == (2 * 3 * 2**2,)
+    assert (moved > 1e-4).all()
+
+
+@pytest.mark.slow
+def test_a_stage_of_deepfloyd_if_is_imported_fine_tuned_and_sampled(tmp_path):
+    """From the directory of its pipeline on."""
+    golden, file = ROOT / "tests" / "golden" / "deepfloyd_if", tmp_path / "if.safetensors"
+    config = convert_deepfloyd_if(golden / "stage_1", file, "float32", golden / "stage_1")
+    losses, moved = fine_tuned(file, config, tmp_path)
+    assert np.isfinite(losses).all()
     assert moved.shape == (6,)
     assert (moved > 1e-4).all()
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["loss"] for row in rows if "loss" in row]
-    assert len(losses) == 2 and np.isfinite(losses).all()
-    picture = tmp_path / "picture"
-    result = call(sample, "a", "--base", workdir, "--out", picture, "--steps", 2)
+    flags = ("--steps", 2, "--sr256", "none", "--out", tmp_path / "pictures")
+    result = call(sample, "a", "--base", tmp_path / "run", *flags)
     assert result.code == 0, result.err
 
 
-def test_another_chain_or_another_function_is_refused(deepfloyd, tmp_path):
+def test_dropped_captions_are_the_empty_one(deepfloyd, tmp_path):
+    """As sampling has it; by the encoder, or from embeddings made before."""
+    file, config = deepfloyd
+    mesh, cache = make_mesh(MeshConfig()), tmp_path / "embedded"
+    (prompts := tmp_path / "prompts.txt").write_text("a red apple")
+    assert call(verbs, "embed", f"prompts:{prompts}", cache, "--stage", file).code == 0
+    (expected,) = embed_prompts([open_stage(file)], ["a red apple"], batch_size=8, mesh=mesh)
+    for changed in (config, tiny.replace(config, data={"embeddings": str(cache)})):
+        trainer, read = Trainer(changed, mesh), load_caption_reader(changed)
+        text, mask = trainer.load_frozen(tmp_path, read)["null_text"]
+        np.testing.assert_array_equal(mask, expected.null[1])
+        np.testing.assert_allclose(text, expected.null[0], rtol=2**-8, atol=2**-9)
+
+    batch = tiny.batch(config)
+    image = jnp.asarray(batch["image"])
+    params = jax.tree.map(jnp.asarray, tiny.random_params(config))
+    null = {"null_text": tuple(map(jnp.asarray, expected.null))}
+    keys = jax.random.split(jax.random.key(0), len(image))
+
+    def losses(dropout, text, mask):
+        rows = (jnp.asarray(np.repeat(x, len(image), axis=0)) for x in (text, mask))
+        batch = {"image": image, **dict(zip(("text", "mask"), rows, strict=True))}
+        changed = tiny.replace(config, training={"caption_dropout": dropout})
+        loss = jax.jit(functools.partial(picture_losses, changed, trainer.networks))
+        return loss(params, null, batch, keys)[0]
+
+    dropped = losses(1.0, expected.text, expected.mask)
+    np.testing.assert_allclose(dropped, losses(0.0, *expected.null), rtol=1e-6)
+    assert np.all(np.abs(dropped - losses(0.0, expected.text, expected.mask)) > 1e-6)
+
+
+def test_another_chain_or_another_function_is_refused(deepfloyd):
     """Also where the parameters have the same shapes."""
     file, config = deepfloyd
     with pytest.raises(UsageError, match=r"schedule is 'cosine' and unet\.predicts_variance is on"):
         start(tiny.replace(config, diffusion={"schedule": "cosine"}), file)
-    with pytest.raises(UsageError, match="trained with unet.activation 'gelu'; .* has 'swish'"):
-        start(tiny.replace(config, unet={"activation": "swish"}), file)
+    with pytest.raises(UsageError, match="trained with unet.activation 'swish'; .* has 'gelu'"):
+        start(tiny.replace(config, unet={"activation": "gelu"}), file)
     with pytest.raises(UsageError, match="null is 'empty' and text_encoder.train is on"):
         start(tiny.replace(config, text_encoder={"train": True, "source": ""}), file)
     start(tiny.replace(config, unet={"dtype": "bfloat16"}), file)
-    width = config.text_encoder.t5.d_model
-    with pytest.raises(UsageError, match=r"if\.safetensors is a network of another structure"):
-        start(tiny.stage(text_encoder={"t5": {"d_model": width}, "train": True}), file)
+    plain = tiny.replace(config, unet={"predicts_variance": False})
+    with pytest.raises(UsageError, match="conv_out.*has shape"):
+        start(plain, file)
