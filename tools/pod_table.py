@@ -40,7 +40,7 @@ class Row:
 def sample(stage: str, batch_size: int) -> tuple[str, ...]:
     """Sampling of a stage of DeepFloyd IF, in bfloat16."""
     config = f"configs/deepfloyd_if/{stage}.py"
-    return ("sample.py", "--base", config, "--batch-size", str(batch_size))
+    return ("sample.py", "--base", config, "--batch-size", str(batch_size), "--quick")
 
 
 def rows() -> list[Row]:
@@ -53,7 +53,7 @@ def rows() -> list[Row]:
     others = [
         ("t5_xxl", "v5e:16x16", ("train.py", "base_64", "--what", "embedding")),
         ("sample_sr_1024", "v5e:2x4", ("sample.py", "--base", "configs/sr_1024.py",
-         "--batch-size", "1", "--split-height", "8")),
+         "--batch-size", "1", "--split-height", "8", "--quick")),
         ("prompts_t5_xxl", "v5e:2x4", (*sample("i_xl", 8), "--what", "embedding")),
         ("sample_if_1_xl", "v5e:2x4", sample("i_xl", 8)),
         ("sample_if_2_l", "v5e:2x4", sample("ii_l", 8)),
