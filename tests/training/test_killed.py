@@ -130,7 +130,7 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_well(config, directory):
         assert not any((workdir / "checkpoints").iterdir())
         told_at = time.monotonic()
         while process.is_alive() and time.monotonic() < told_at + GRACE_SECONDS:
-            os.kill(process.pid, signal.SIGTERM)
+            process.terminate()
             process.join(0.02)
         assert process.exitcode == 0, runs.log(workdir)
     [step] = runs.steps(workdir)
