@@ -32,9 +32,10 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def known_configs() -> dict[str, str]:
-    """Name -> docstring of every config."""
-    files = sorted(path for path in CONFIGS.glob("*.py") if path.stem != "__init__")
-    return {path.stem: _docstring(path) for path in files}
+    """Name -> docstring of every config; those of a directory are called DIRECTORY/NAME."""
+    files = sorted(path for path in CONFIGS.rglob("*.py") if path.stem != "__init__")
+    names = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in files]
+    return {name: _docstring(path) for name, path in zip(names, files, strict=True)}
 
 
 def _docstring(path: Path) -> str:

@@ -212,6 +212,12 @@ def test_help_is_no_mistake():
         assert (result.code, result.err) == (0, "") and len(result.out) > 200
 
 
+def test_a_config_in_a_directory_is_named_with_it():
+    flags = train.parse(["deepfloyd_if/i_m", "--workdir", "w", "--training.batch-size", "8"])
+    assert (flags.config.unet.embed_dim, flags.config.training.batch_size) == (192, 8)
+    assert "  deepfloyd_if/i_m" in call(train, "--help").out
+
+
 def test_a_broken_config_harms_no_other(tmp_path, monkeypatch):
     shutil.copy(ROOT / "configs" / "tiny_64.py", tmp_path)
     (tmp_path / "broken.py").write_text("def get_config(:\n")

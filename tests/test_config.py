@@ -192,7 +192,7 @@ def test_size_divisor_and_upscale_are_products_and_quotients():
 @pytest.mark.parametrize("name", train.known_configs())
 def test_every_config_that_is_named_can_be_loaded(name):
     config = train.load_config(name)
-    assert config.name == name
+    assert config.name == name or "/" in name  # Those are sizes of one stage.
     assert config_json.from_json(config_json.to_json(config), "here") == config
 
 

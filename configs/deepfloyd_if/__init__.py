@@ -2,7 +2,11 @@
 
     python sample.py --compile-only --topology v5e:2x4 --base configs/deepfloyd_if/i_xl.py
 
-They can be compiled and counted; to paint, convert the published weights (docs/weights.md).
+They can be compiled and counted, and imported weights are fine-tuned by them:
+
+    python train.py deepfloyd_if/i_m --init-from IF-I.safetensors --workdir DIR --data.source NAME
+
+To paint, convert the published weights (docs/weights.md). Nobody has run these networks.
 """
 
 import dataclasses

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import warnings
 from typing import Any
 
@@ -20,6 +21,8 @@ from imagen_jax.stage import Params
 from imagen_jax.training.checkpoint import Checkpoints, Items
 from imagen_jax.training.optim import make_optimizer, with_schedule_at
 from imagen_jax.training.step import TrainState, init_state
+
+Network = UNetConfig | EfficientUNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +108,14 @@ def _new_opt_state(
     return init(params, step)
 
 
-def _computed_as(
-    network: UNetConfig | EfficientUNetConfig, other: UNetConfig | EfficientUNetConfig
-) -> UNetConfig | EfficientUNetConfig:
-    """A network of the same function, in the dtype and with the remat of another."""
-    return dataclasses.replace(network, dtype=other.dtype, remat=other.remat)
+def _as_this_computes(theirs: Network, ours: Network) -> Network:
+    """A network of the same function, with the other's dtype, remat and rounding of a scale."""
+    same = {"dtype": ours.dtype, "remat": ours.remat}
+    both = isinstance(ours, UNetConfig) and isinstance(theirs, UNetConfig)
+    # 0.7071 in DeepFloyd's code is more digits of 1 / sqrt(2) elsewhere.
+    if both and math.isclose(ours.residual_scale, theirs.residual_scale, rel_tol=1e-4):
+        same["residual_scale"] = ours.residual_scale
+    return dataclasses.replace(theirs, **same)
 
 
 def from_stage(
@@ -145,7 +151,9 @@ def from_stage(
                 f"{origin}: {jax.tree_util.keystr(path)} has shape {theirs.shape}; this config "
                 f"has {ours.shape}."
             )
-    if difference := first_difference(_computed_as(trained.config.unet, config.unet), config.unet):
+    if difference := first_difference(
+        _as_this_computes(trained.config.unet, config.unet), config.unet
+    ):
         name, was, now = difference
         raise UsageError(f"{origin} was trained with unet.{name} {was!r}; this config has {now!r}.")
     return meshes.place_parameters(loaded, jax.tree.map(lambda x: x.sharding, abstract))

@@ -237,7 +237,9 @@ def test_another_chain_or_another_function_is_refused(deepfloyd):
         start(tiny.replace(config, unet={"activation": "gelu"}), file)
     with pytest.raises(UsageError, match="null is 'empty' and text_encoder.train is on"):
         start(tiny.replace(config, text_encoder={"train": True, "source": ""}), file)
-    start(tiny.replace(config, unet={"dtype": "bfloat16"}), file)
+    start(tiny.replace(config, unet={"dtype": "bfloat16", "residual_scale": 1 + 1e-5}), file)
+    with pytest.raises(UsageError, match="trained with unet.residual_scale 1.0; .* has 0.7"):
+        start(tiny.replace(config, unet={"residual_scale": 0.7}), file)
     plain = tiny.replace(config, unet={"predicts_variance": False})
     with pytest.raises(UsageError, match="conv_out.*has shape"):
         start(plain, file)
