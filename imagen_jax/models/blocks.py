@@ -53,6 +53,15 @@ def keep(x: jax.Array) -> jax.Array:
     return checkpoint_name(x, _KEPT)
 
 
+def written_once(x: Tree) -> Tree:
+    """x, which on CPUs is written to memory before it is read, and its gradient too.
+
+    XLA's CPU compiler fuses the sums of a residual stream into whatever reads them, and computes
+    them again for every reader, most slowly where the reader changes the order of dimensions.
+    """
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
+
 def run_blocks(
     blocks: Sequence[Any],
     x: Tree,
@@ -75,7 +84,7 @@ def run_blocks(
 
     def step(x: Tree, own: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
         state, given = own
-        x = call(nnx.merge(definition, gather(state)), x, given)
+        x = call(nnx.merge(definition, gather(state)), written_once(x), given)
         return x, x
 
     if remat == "none" or len(blocks) == 1:

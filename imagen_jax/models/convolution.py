@@ -52,10 +52,11 @@ def _backward(
         return jax.vjp(lambda x, kernel: _convolve(x, kernel, stride), x, kernel)[1](gradient)
 
     def written(x, kernel, gradient):
-        return (
-            input_gradient(gradient, kernel, stride, x.shape),
-            kernel_gradient(x, gradient, stride, kernel.shape),
-        )
+        # Lest what computes them is fused into copies of another order, or into a convolution.
+        x, gradient = jax.lax.optimization_barrier((x, gradient))
+        of_input = input_gradient(gradient, kernel, stride, x.shape)
+        of_kernel = kernel_gradient(x, gradient, stride, kernel.shape)
+        return jax.lax.optimization_barrier(of_input), of_kernel
 
     return jax.lax.platform_dependent(*inputs, gradient, cpu=written, default=derived)
 

@@ -15,8 +15,12 @@ from imagen_jax.network_config import Activation, EmbeddingActivation, TimeInput
 
 
 def exact_gelu(x: jax.Array) -> jax.Array:
-    """x Phi(x), by the error function."""
-    return jax.nn.gelu(x, approximate=False)
+    """x Phi(x) = x / 2 (1 + erf(x / sqrt(2))), computed in float32.
+
+    As PyTorch computes it. `jax.nn.gelu` takes erfc, which is four times as long on a CPU.
+    """
+    x32 = x.astype(jnp.float32)
+    return (0.5 * x32 * (1 + jax.lax.erf(x32 * 0.5**0.5))).astype(x.dtype)
 
 
 ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {

@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from imagen_jax.config import EfficientUNetConfig, UNetConfig
+from imagen_jax.models.blocks import written_once
 from imagen_jax.stage import build_networks
 
 UNET = UNetConfig(
@@ -113,3 +114,19 @@ def test_all_parameters_are_gathered_but_the_small_ones_of_stem_and_head(network
     }
     norms = {"text_encoder.final_norm.scale", "unet.norm_out.bias", "unet.norm_out.scale"}
     assert missed == {*norms, "text_encoder.relative_bias"}
+
+
+def barriers(function, *inputs, platform):
+    text = jax.jit(function).trace(*inputs).lower(lowering_platforms=(platform,)).as_text()
+    return text.count("optimization_barrier")
+
+
+def test_only_cpus_write_a_blocks_input_before_it_is_read(network):
+    """And its gradient; elsewhere the compiler is free."""
+    gradient = jax.grad(lambda x: jnp.sum(jnp.sin(written_once(x))))
+    params, loss = make(network, "none")
+    assert barriers(gradient, jnp.ones(3), platform="cpu") == 2
+    assert barriers(loss, params, platform="cpu") >= 3  # There are three blocks.
+    for platform in ("tpu", "cuda"):
+        assert barriers(gradient, jnp.ones(3), platform=platform) == 0
+        assert barriers(loss, params, platform=platform) == 0
