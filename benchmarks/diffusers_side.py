@@ -5,7 +5,9 @@
 `make` writes the network into DIRECTORY/unet and ends.
 """
 
+import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,13 @@ import torch
 import turns
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
+KINDS = {
+    "convolutions": "conv",
+    "matrix products": "mm|scaled_dot_product|flash",
+    "copies": "copy|cat$|clone",
+    "all else": "",
+}
+"""What the names of operations have in common; the first that fits counts."""
 _PLAIN, _ATTENDING = "Resnet{}sampleBlock2D", "SimpleCrossAttn{}Block2D"
 
 
@@ -80,6 +89,21 @@ def sample(unet: UNet2DConditionModel, given: dict[str, torch.Tensor]) -> Callab
     return run
 
 
+def shares(run: Callable[[], torch.Tensor]) -> dict[str, float]:
+    """Of the time of one more run, by the kind of operation; attention counts as products."""
+    spent = dict.fromkeys(KINDS, 0.0)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    for event in profile.key_averages():
+        spent[kind(event.key)] += event.self_cpu_time_total
+    return {name: round(x / sum(spent.values()), 3) for name, x in spent.items()}
+
+
+def kind(name: str) -> str:
+    """Of an operation as PyTorch names it."""
+    return next(kind for kind, pattern in KINDS.items() if re.search(pattern, name))
+
+
 def main() -> None:
     directory, task, *layout = sys.argv[1:]
     if task == "make":
@@ -97,6 +121,7 @@ def main() -> None:
         return (result.permute(0, 2, 3, 1) if result.ndim == 4 else result).numpy()
 
     turns.serve(in_our_order)
+    print(json.dumps(shares(run)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ with the flag for convolutions on CPUs (docs/speed.md).
 Printed, as one JSON line a task: medians of the seconds and of the processor's seconds, all cores
 together (where other programs run too, only these tell something, and only of one core:
 `taskset -c 0`); the most memory that a turn held beside weights, inputs and compiled program; and,
-from a profile, where our time goes.
+from profiles, what shares of its time each side spends on what.
 
 Linux only, where a process can ask for its peak memory. Both use all cores that the process may.
 """
@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -140,7 +141,7 @@ def write_inputs(flags: Flags, directory: Path) -> None:
     )  # fmt: skip
 
 
-def compare(task: str, flags: Flags, directory: Path) -> dict[str, float]:
+def compare(task: str, flags: Flags, directory: Path) -> dict[str, Any]:
     """Medians of all sides, and our ratios to the faster one of PyTorch's."""
     ours = Side(
         "jax", [sys.executable, HERE / "jax_side.py", directory, task, flags.remat, flags.dtype],
@@ -156,13 +157,11 @@ def compare(task: str, flags: Flags, directory: Path) -> dict[str, float]:
         difference = max(difference, *(np.abs(results[0] - x).max() for x in results[1:]))
         if not difference <= TOLERANCE[flags.dtype][task]:
             raise UsageError(f"{task}: the sides differ by {difference:.2g}; that is no race.")
-    shares, *_ = [side.close() for side in sides]
+    shares = {side.name: json.loads(side.close()) for side in sides}
     found = {f"{side.name}_{what}": side.median(what) for what in MEASURED for side in sides}
     for what in MEASURED:
         found[f"ratio_of_{what}"] = ours.median(what) / min(side.median(what) for side in theirs)
-    for name, share in json.loads(shares).items():
-        found[f"jax_share_of_{name.replace(' ', '_')}"] = share
-    return {**found, "largest_difference": float(difference)}
+    return {**found, "largest_difference": float(difference), "shares": shares}
 
 
 def main() -> None:

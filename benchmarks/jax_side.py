@@ -127,7 +127,8 @@ def shares(run: Callable[[], jax.Array]) -> dict[str, float]:
             for event in itertools.chain.from_iterable(line.events for line in plane.lines):
                 if "hlo_op" in dict(event.stats) and (of := kind(event.name)):
                     spent[of] += event.duration_ns / 1e9 / seconds
-    return {"convolutions": 1 - sum(spent.values()), **spent}
+    spent = {"convolutions": 1 - sum(spent.values()), **spent}
+    return {name: round(x, 3) for name, x in spent.items()}
 
 
 def kind(name: str) -> str | None:
