@@ -73,8 +73,8 @@ def test_a_tiny_network_trains_as_in_diffusers(race):
     assert found["largest_difference"] < 1e-4 and found["ratio_of_megabytes"] > 0
     assert set(found["shares"]) == {"jax", "pytorch", "pytorch_channels_last"}
     for shares in found["shares"].values():
-        assert len(shares) == 4 and sum(shares.values()) == pytest.approx(1, abs=3e-3)
-        assert shares["convolutions"] > 0.1
+        assert set(shares) == {"convolutions", "matrix products", "copies", "all else"}
+        assert sum(shares.values()) == pytest.approx(1, abs=3e-3)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from imagen_jax.network_config import Activation, EmbeddingActivation, TimeInput
 def exact_gelu(x: jax.Array) -> jax.Array:
     """x Phi(x) = x / 2 (1 + erf(x / sqrt(2))), computed in float32.
 
-    As PyTorch computes it. `jax.nn.gelu` takes erfc, which is four times as long on a CPU.
+    As PyTorch computes it. `jax.nn.gelu` takes erfc, which XLA is slow at on CPUs.
     """
     x32 = x.astype(jnp.float32)
     return (0.5 * x32 * (1 + jax.lax.erf(x32 * 0.5**0.5))).astype(x.dtype)

@@ -1,5 +1,7 @@
 """The layers of both U-Nets against numpy written from their equations."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +102,19 @@ def test_group_norm_statistics_are_float32_in_bfloat16():
     assert result.dtype == jnp.bfloat16
     expected = numpy_group_norm(np.asarray(x, np.float32), 8)
     np.testing.assert_allclose(np.asarray(result, np.float32), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_gelu_is_x_times_the_normal_distribution_in_either_dtype():
+    x = np.linspace(-8, 8, 4001).astype(np.float32)
+    exact = lambda x: x * np.vectorize(math.erfc)(-x.astype(float) / math.sqrt(2)) / 2  # noqa: E731
+    np.testing.assert_allclose(layers.exact_gelu(jnp.asarray(x)), exact(x), atol=2e-6)
+    half = jnp.asarray(x, jnp.bfloat16)
+    result = layers.exact_gelu(half)
+    assert result.dtype == jnp.bfloat16
+    # Half a unit in the last of eight digits.
+    np.testing.assert_allclose(
+        result.astype(np.float32), exact(np.asarray(half, np.float32)), rtol=2**-8, atol=2e-6
+    )
 
 
 def test_sinusoid_has_frequencies_from_one_to_1e_minus_4():
