@@ -17,7 +17,7 @@ import torch
 import turns
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
-KINDS = {
+_KINDS = {
     "convolutions": "conv",
     "matrix products": "mm|scaled_dot_product|flash",
     "copies": "copy|cat$|clone",
@@ -91,7 +91,7 @@ def sample(unet: UNet2DConditionModel, given: dict[str, torch.Tensor]) -> Callab
 
 def shares(run: Callable[[], torch.Tensor]) -> dict[str, float]:
     """Of the time of one more run, by the kind of operation; attention counts as products."""
-    spent = dict.fromkeys(KINDS, 0.0)
+    spent = dict.fromkeys(_KINDS, 0.0)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         run()
     for event in profile.key_averages():
@@ -101,7 +101,7 @@ def shares(run: Callable[[], torch.Tensor]) -> dict[str, float]:
 
 def kind(name: str) -> str:
     """Of an operation as PyTorch names it."""
-    return next(kind for kind, pattern in KINDS.items() if re.search(pattern, name))
+    return next(one for one, pattern in _KINDS.items() if re.search(pattern, name))
 
 
 def main() -> None:

@@ -108,8 +108,8 @@ def _new_opt_state(
     return init(params, step)
 
 
-def _as_this_computes(theirs: Network, ours: Network) -> Network:
-    """A network of the same function, with the other's dtype, remat and rounding of a scale."""
+def _with_our_settings(theirs: Network, ours: Network) -> Network:
+    """Their network with our dtype, remat and rounding of a scale: what changes no function."""
     same = {"dtype": ours.dtype, "remat": ours.remat}
     both = isinstance(ours, UNetConfig) and isinstance(theirs, UNetConfig)
     # 0.7071 in DeepFloyd's code is more digits of 1 / sqrt(2) elsewhere.
@@ -152,7 +152,7 @@ def from_stage(
                 f"has {ours.shape}."
             )
     if difference := first_difference(
-        _as_this_computes(trained.config.unet, config.unet), config.unet
+        _with_our_settings(trained.config.unet, config.unet), config.unet
     ):
         name, was, now = difference
         raise UsageError(f"{origin} was trained with unet.{name} {was!r}; this config has {now!r}.")
