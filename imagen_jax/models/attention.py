@@ -15,9 +15,13 @@ from imagen_jax.network_config import Pooling, TextNorm
 
 Heads = Float[Array, "batch _ _ _"]
 """Queries, keys or values: (batch, positions, heads, head width)."""
+KeyMask = Bool[Array, "batch keys"]
+Attended = Float[Array, "batch queries width"]
 
 _CHUNK = 256
-"""Most queries at a time, and a power of two: their weights lie in a CPU's cache."""
+"""Most queries of all heads at a time, and a power of two."""
+_CHUNK_OF_HEAD = 1024
+"""Most queries of one head at a time, so that the weights lie in a CPU's cache."""
 _LEAST = 32
 """Fewest queries at a time that are worth a loop."""
 
@@ -37,19 +41,31 @@ class TextState:
     mask: TextMask
 
 
-def attend(
-    queries: Heads, keys: Heads, values: Heads, mask: Bool[Array, "batch keys"]
-) -> Float[Array, "batch queries width"]:
+def attend(queries: Heads, keys: Heads, values: Heads, mask: KeyMask) -> Attended:
     """softmax(q k^T / sqrt(d)) v, the softmax in float32; masked keys get no weight.
 
-    Many queries are taken in chunks, and the backward pass computes the weights of each again:
+    Many queries are taken in parts, and the backward pass computes the weights of each again:
     kept, they would be most of a training step's memory. A number of queries with few factors of
     two is not divided.
     """
+    if queries.shape[1] <= _CHUNK or jax.device_count() > 1:
+        return _in_chunks(queries, keys, values, mask)
+    return jax.lax.platform_dependent(
+        queries, keys, values, mask, cpu=_head_by_head, default=_in_chunks
+    )
+
+
+def _part(count: int, most: int) -> int:
+    """How many of the queries are taken at a time: all, or a power of two."""
+    chunk = math.gcd(count, most)
+    return count if count <= most or chunk < _LEAST else chunk
+
+
+def _in_chunks(queries: Heads, keys: Heads, values: Heads, mask: KeyMask) -> Attended:
+    """All heads of all pictures at once, some of the queries at a time."""
     batch, count, *heads = queries.shape
     # A power of two, as a number of devices is: each device has as many queries of every chunk.
-    chunk = math.gcd(count, _CHUNK)
-    if count <= _CHUNK or chunk < _LEAST:
+    if (chunk := _part(count, _CHUNK)) == count:
         return _attend(queries, keys, values, mask)
     # Every n-th query, so that each device keeps the rows of the picture that it has.
     parts = jnp.moveaxis(queries.reshape(batch, chunk, count // chunk, *heads), 2, 0)
@@ -57,14 +73,45 @@ def attend(
     return jnp.moveaxis(jax.lax.map(run, parts), 0, 2).reshape(batch, count, -1)
 
 
-def _attend(
-    queries: Heads, keys: Heads, values: Heads, mask: Bool[Array, "batch keys"]
-) -> Float[Array, "batch queries width"]:
+def _attend(queries: Heads, keys: Heads, values: Heads, mask: KeyMask) -> Attended:
     logits = jnp.einsum("BQNH,BKNH->BNQK", queries, keys) * queries.shape[-1] ** -0.5
     logits = jnp.where(mask[:, None, None, :], logits.astype(jnp.float32), -1e30)
     weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
     out = jnp.einsum("BNQK,BKNH->BQNH", weights, values)
     return out.reshape(*out.shape[:2], -1)
+
+
+def _head_by_head(queries: Heads, keys: Heads, values: Heads, mask: KeyMask) -> Attended:
+    """One head of one picture at a time, whose weights lie in a CPU's cache.
+
+    Not for several devices: each would compute all of it.
+    """
+    batch, count, heads, width = queries.shape
+    chunk = _part(count, _CHUNK_OF_HEAD)
+    apart = lambda x: x.swapaxes(1, 2).reshape(batch * heads, -1, width)  # noqa: E731
+
+    def head(own: tuple[jax.Array, ...]) -> jax.Array:
+        queries, keys, values, mask = own
+        run = lambda part: _attend_head(part, keys, values, mask)  # noqa: E731
+        parts = queries.reshape(-1, chunk, width)
+        return jax.lax.map(jax.checkpoint(run, prevent_cse=False), parts)
+
+    out = jax.lax.map(head, (apart(queries), apart(keys), apart(values), mask.repeat(heads, 0)))
+    return out.reshape(batch, heads, count, width).swapaxes(1, 2).reshape(batch, count, -1)
+
+
+def _attend_head(
+    queries: Float[Array, "queries width"],
+    keys: Float[Array, "keys width"],
+    values: Float[Array, "keys width"],
+    mask: Bool[Array, " keys"],
+) -> Float[Array, "queries width"]:
+    """As `_attend`, but divided at last: of the results there are fewer than of the weights."""
+    logits = (queries * queries.shape[-1] ** -0.5) @ keys.T
+    logits = jnp.where(mask, logits.astype(jnp.float32), -1e30)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1, keepdims=True)
+    return (weights @ values.astype(jnp.float32) / total).astype(values.dtype)
 
 
 class ImageAttention(nnx.Module):

@@ -76,9 +76,16 @@ def test_attend_is_its_equation():
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("count", [257, 262, 288, 512])
+@pytest.fixture(params=[1, 8])
+def device_count(request, monkeypatch):
+    """On CPUs one device and several take many queries in parts of their own."""
+    monkeypatch.setattr(jax, "device_count", lambda: request.param)
+
+
+@pytest.mark.usefixtures("device_count")
+@pytest.mark.parametrize("count", [257, 262, 288, 512, 1025, 1536])
 def test_many_queries_give_what_a_few_at_a_time_give(count):
-    """Values and gradients do not tell of chunks, whether these divide the queries or not."""
+    """Values and gradients do not tell of parts, whether these divide the queries or not."""
     mask = jnp.asarray(MASK)
     queries, keys, values = normal(2, count, 3, 4), normal(2, 4, 3, 4), normal(2, 4, 3, 4, seed=1)
     expected = numpy_attend(queries, keys, values, MASK)
@@ -86,7 +93,7 @@ def test_many_queries_give_what_a_few_at_a_time_give(count):
     np.testing.assert_allclose(attend(*arrays, mask), expected, rtol=1e-5, atol=1e-5)
 
     def in_parts(queries, keys, values):
-        parts = jnp.split(queries, [100, 200], axis=1)
+        parts = jnp.split(queries, list(range(200, count, 200)), axis=1)
         return jnp.concatenate([attend(part, keys, values, mask) for part in parts], axis=1)
 
     def gradients(function):
@@ -99,13 +106,26 @@ def test_many_queries_give_what_a_few_at_a_time_give(count):
     )
 
 
-def test_the_weights_of_many_queries_are_not_kept_for_the_backward_pass():
-    queries, keys = jnp.ones((2, 1024, 3, 4)), jnp.ones((2, 64, 3, 4))
+@pytest.mark.usefixtures("device_count")
+@pytest.mark.parametrize("count", [1024, 2048])
+def test_the_weights_of_many_queries_are_not_kept_for_the_backward_pass(count):
+    queries, keys = jnp.ones((2, count, 3, 4)), jnp.ones((2, 64, 3, 4))
     mask = jnp.ones((2, 64), bool)
     gradient = jax.jit(jax.grad(lambda *arrays: jnp.sum(attend(*arrays, mask)), argnums=(0, 1, 2)))
     memory = gradient.lower(queries, keys, keys).compile().memory_analysis()
-    weights = 4 * 2 * 3 * 1024 * 64
+    weights = 4 * 2 * 3 * count * 64
     assert memory.temp_size_in_bytes < weights
+
+
+@pytest.mark.parametrize("platform, heads_at_a_time", [("cpu", 1), ("tpu", 3), ("cuda", 3)])
+def test_one_cpu_takes_one_head_of_a_picture_at_a_time(monkeypatch, platform, heads_at_a_time):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    queries, keys = jnp.ones((2, 512, 3, 4)), jnp.ones((2, 64, 3, 4))
+    traced = jax.jit(attend).trace(queries, keys, keys, jnp.ones((2, 64), bool))
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
+    weights = {1: "tensor<512x64xf32>", 3: "tensor<2x3x256x64xf32>"}
+    for heads, shape in weights.items():
+        assert (shape in program) == (heads == heads_at_a_time)
 
 
 def test_the_queries_of_a_picture_stay_on_the_devices_that_have_its_rows():
@@ -122,9 +142,11 @@ def test_the_queries_of_a_picture_stay_on_the_devices_that_have_its_rows():
     np.testing.assert_allclose(compiled(queries, keys, values, mask), expected, atol=1e-6)
 
 
-def test_the_softmax_is_float32_in_bfloat16():
+@pytest.mark.usefixtures("device_count")
+@pytest.mark.parametrize("count", [65, 512])
+def test_the_softmax_is_float32_in_bfloat16(count):
     """Of two keys the second's weight is a sigmoid, rounded once and that at the end."""
-    logits = jnp.linspace(-4.0, 4.0, 65).astype(jnp.bfloat16)
+    logits = jnp.linspace(-4.0, 4.0, count).astype(jnp.bfloat16)
     zero_one = jnp.array([0.0, 1.0], jnp.bfloat16)[None, :, None, None]
     result = attend(logits[None, :, None, None], zero_one, zero_one, jnp.ones((1, 2), bool))
     assert result.dtype == jnp.bfloat16
