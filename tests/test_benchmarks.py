@@ -53,6 +53,7 @@ def race(monkeypatch):
     ("arguments", "says"),
     [
         (["--repeats", "0"], ["repeats is 0", "must be positive"]),
+        (["--starts", "0"], ["starts is 0", "must be positive"]),
         (["--tasks", "forward", "dance"], ["'dance'", "forward, train, sample"]),
         (["--pytorch-python", "/nowhere/python"], ["'/nowhere/python'", "No such file"]),
         (["--pytorch-python", "false"], ["'false' made no network"]),
@@ -63,11 +64,12 @@ def test_flags_of_the_race_are_checked(race, arguments, says):
 
 
 def test_a_tiny_network_trains_as_in_diffusers(race):
-    """Two steps of each side, whose losses are compared; what comes out is no figure."""
+    """Two steps of each side, twice, whose losses are compared; what comes out is no figure."""
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
     sizes = ["--widths", "32", "64", "--text-width", "64", "--resolution", "16"]
-    result = call(race, "--tasks", "train", "--repeats", "1", "--batch-size", "2", *sizes)
+    turns = ["--batch-size", "2", "--repeats", "1", "--starts", "2"]
+    result = call(race, "--tasks", "train", *turns, *sizes)
     assert result.code == 0, result.err
     found = json.loads(result.out.splitlines()[1])
     assert found["largest_difference"] < 1e-4 and found["ratio_of_megabytes"] > 0
