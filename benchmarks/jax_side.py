@@ -132,7 +132,10 @@ def shares(run: Callable[[], jax.Array]) -> dict[str, float]:
 
 
 def kind(name: str) -> str | None:
-    """Of an operation as XLA's CPU compiler names it; the library YNNPACK has matrix products."""
+    """Of an operation as XLA's CPU compiler names it.
+
+    The library YNNPACK has matrix products; the sums that it computes too count with them.
+    """
     if re.match("while|call|cond|conv(?!ert)", name):
         return None
     if name.startswith(("dot", "ynn")):
