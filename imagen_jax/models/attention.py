@@ -55,8 +55,8 @@ def attend(queries: Heads, keys: Heads, values: Heads, mask: KeyMask) -> Attende
     )
 
 
-def _part(count: int, most: int) -> int:
-    """How many of the queries are taken at a time: all, or a power of two."""
+def _queries_at_a_time(count: int, most: int) -> int:
+    """All of `count`, or a power of two where they are more than `most` and it divides them."""
     chunk = math.gcd(count, most)
     return count if count <= most or chunk < _LEAST else chunk
 
@@ -65,7 +65,7 @@ def _in_chunks(queries: Heads, keys: Heads, values: Heads, mask: KeyMask) -> Att
     """All heads of all pictures at once, some of the queries at a time."""
     batch, count, *heads = queries.shape
     # A power of two, as a number of devices is: each device has as many queries of every chunk.
-    if (chunk := _part(count, _CHUNK)) == count:
+    if (chunk := _queries_at_a_time(count, _CHUNK)) == count:
         return _attend(queries, keys, values, mask)
     # Every n-th query, so that each device keeps the rows of the picture that it has.
     parts = jnp.moveaxis(queries.reshape(batch, chunk, count // chunk, *heads), 2, 0)
@@ -87,7 +87,7 @@ def _head_by_head(queries: Heads, keys: Heads, values: Heads, mask: KeyMask) -> 
     Not for several devices: each would compute all of it.
     """
     batch, count, heads, width = queries.shape
-    chunk = _part(count, _CHUNK_OF_HEAD)
+    chunk = _queries_at_a_time(count, _CHUNK_OF_HEAD)
     apart = lambda x: x.swapaxes(1, 2).reshape(batch * heads, -1, width)  # noqa: E731
 
     def head(own: tuple[jax.Array, ...]) -> jax.Array:
