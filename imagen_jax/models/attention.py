@@ -17,6 +17,10 @@ Heads = Float[Array, "batch _ _ _"]
 """Queries, keys or values: (batch, positions, heads, head width)."""
 KeyMask = Bool[Array, "batch keys"]
 Attended = Float[Array, "batch queries width"]
+OfQueries = Float[Array, "queries width"]
+"""Of one head of one picture."""
+OfKeys = Float[Array, "keys width"]
+HeadMask = Bool[Array, " keys"]
 
 _CHUNK = 256
 """Most queries of all heads at a time, and a power of two."""
@@ -24,6 +28,8 @@ _CHUNK_OF_HEAD = 1024
 """Most queries of one head at a time, so that the weights lie in a CPU's cache."""
 _LEAST = 32
 """Fewest queries at a time that are worth a loop."""
+
+_written = jax.lax.optimization_barrier
 
 
 @dataclass
@@ -92,26 +98,63 @@ def _head_by_head(queries: Heads, keys: Heads, values: Heads, mask: KeyMask) -> 
 
     def head(own: tuple[jax.Array, ...]) -> jax.Array:
         queries, keys, values, mask = own
-        run = lambda part: _attend_head(part, keys, values, mask)  # noqa: E731
         parts = queries.reshape(-1, chunk, width)
-        return jax.lax.map(jax.checkpoint(run, prevent_cse=False), parts)
+        return jax.lax.map(lambda part: _attend_head(part, keys, values, mask), parts)
 
     out = jax.lax.map(head, (apart(queries), apart(keys), apart(values), mask.repeat(heads, 0)))
     return out.reshape(batch, heads, count, width).swapaxes(1, 2).reshape(batch, count, -1)
 
 
-def _attend_head(
-    queries: Float[Array, "queries width"],
-    keys: Float[Array, "keys width"],
-    values: Float[Array, "keys width"],
-    mask: Bool[Array, " keys"],
-) -> Float[Array, "queries width"]:
+@jax.custom_vjp
+def _attend_head(queries: OfQueries, keys: OfKeys, values: OfKeys, mask: HeadMask) -> OfQueries:
     """As `_attend`, but divided at last: of the results there are fewer than of the weights."""
-    logits = (queries * queries.shape[-1] ** -0.5) @ keys.T
-    logits = jnp.where(mask, logits.astype(jnp.float32), -1e30)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    return _attend_head_forward(queries, keys, values, mask)[0]
+
+
+def _attend_head_forward(
+    queries: OfQueries, keys: OfKeys, values: OfKeys, mask: HeadMask
+) -> tuple[OfQueries, tuple[jax.Array, ...]]:
+    """Also keeps log sum exp of each query's logits, from which the weights come again."""
+    logits = jnp.where(mask, _product(queries * queries.shape[-1] ** -0.5, keys.T), -1e30)
+    largest = logits.max(axis=-1, keepdims=True)
+    weights = jnp.exp(logits - largest)
     total = weights.sum(axis=-1, keepdims=True)
-    return (weights @ values.astype(jnp.float32) / total).astype(values.dtype)
+    out = keep((_product(weights, values) / total).astype(values.dtype))
+    return out, (queries, keys, values, mask, out, keep((largest + jnp.log(total))[:, 0]))
+
+
+def _attend_head_backward(
+    kept: tuple[jax.Array, ...], gradient: OfQueries
+) -> tuple[OfQueries, OfKeys, OfKeys, None]:
+    """dV = P^T dO, dS = P * (dO V^T - rowsum(dO * O)), dQ = dS K, dK = dS^T Q.
+
+    P = exp(S - log sum exp) are the weights (Dao et al. 2022, FlashAttention, appendix B.2).
+    P and dS are computed as keys x queries: transposed on the left of a product, as they were
+    otherwise, XLA's CPU compiler has slower code for them. The barriers keep it from turning a
+    product back to that, and from computing one again for each of its readers.
+    """
+    queries, keys, values, mask, out, log_sum_exp = kept
+    scale = queries.shape[-1] ** -0.5
+    scaled = queries * scale
+    row_sum = jnp.sum(gradient.astype(jnp.float32) * out, axis=-1)
+    keys_t, scaled_t, gradient_t = _written((keys.T, scaled.T, gradient.T))
+    logits = jnp.where(mask[:, None], _product(keys, scaled_t), -1e30)
+    weights = jnp.exp(logits - log_sum_exp)
+    of_logits = weights * (_written(_product(values, gradient_t)) - row_sum)
+    of_queries = scale * _written(_product(keys_t, of_logits)).T
+    return (
+        of_queries.astype(queries.dtype),
+        _product(of_logits, scaled).astype(keys.dtype),
+        _product(weights, gradient).astype(values.dtype),
+        None,
+    )
+
+
+_attend_head.defvjp(_attend_head_forward, _attend_head_backward)
+
+
+def _product(a: Float[Array, "m k"], b: Float[Array, "k n"]) -> Float[Array, "m n"]:
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
 class ImageAttention(nnx.Module):

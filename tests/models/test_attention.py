@@ -1,5 +1,7 @@
 """Attention against a softmax in numpy, and what the mask must do."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.models.attention import AttentionPooling, ImageAttention, attend
+from imagen_jax.models.blocks import keep, run_blocks
 from imagen_jax.parallel import mesh as meshes
 
 TEXT_WIDTH = 12
@@ -115,6 +118,36 @@ def test_the_weights_of_many_queries_are_not_kept_for_the_backward_pass(count):
     memory = gradient.lower(queries, keys, keys).compile().memory_analysis()
     weights = 4 * 2 * 3 * count * 64
     assert memory.temp_size_in_bytes < weights
+
+
+@pytest.mark.usefixtures("device_count")
+def test_gradients_in_bfloat16_are_those_in_float32():
+    arrays = as_jax(normal(2, 512, 3, 4), normal(2, 4, 3, 4, seed=1), normal(2, 4, 3, 4, seed=2))
+    gradients = jax.grad(lambda arrays: jnp.sum(attend(*arrays, jnp.asarray(MASK)) ** 2))
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), arrays)
+    expected = gradients(jax.tree.map(lambda x: x.astype(jnp.float32), rounded))
+    for result, right in zip(gradients(rounded), expected, strict=True):
+        assert result.dtype == jnp.bfloat16
+        scale = np.abs(right).max()
+        np.testing.assert_allclose(result.astype(jnp.float32) / scale, right / scale, atol=0.02)
+
+
+def test_on_one_cpu_selective_remat_computes_the_same_products_as_none(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    queries, keys = jnp.ones((2, 512, 3, 4)), jnp.ones((2, 64, 3, 4))
+    mask = jnp.ones((2, 64), bool)
+
+    def call(_, arrays, factor):
+        return keep(attend(*(factor * x for x in arrays), mask))
+
+    def products(remat):
+        def loss(arrays):
+            return jnp.sum(run_blocks([nnx.Module()], arrays, [2.0], call, remat=remat)[0] ** 2)
+
+        program = jax.jit(jax.grad(loss)).lower((queries, keys, keys)).compile().as_text()
+        return len(re.findall(r" dot\(", program))
+
+    assert products("selective") == products("none") < products("full")
 
 
 @pytest.mark.parametrize("platform, heads_at_a_time", [("cpu", 1), ("tpu", 3), ("cuda", 3)])
