@@ -81,7 +81,7 @@ def input_gradient(
 def kernel_gradient(x: Features, gradient: Features, stride: int, shape: tuple[int, ...]) -> Kernel:
     """dkernel[i, j] = sum_hw x[stride h + i, stride w + j]^T dy[h, w], over all pictures."""
     if shape[:2] == (1, 1) and stride == 1:
-        return jnp.einsum("BHWI,BHWO->IO", x, gradient)[None, None]
+        return _matrix_gradient(x, gradient)[None, None]
     padding = [
         (before, (new - 1) * stride + taps - size - before)
         for taps, before, size, new in _sides(x.shape, shape, gradient.shape, stride)
@@ -92,6 +92,24 @@ def kernel_gradient(x: Features, gradient: Features, stride: int, shape: tuple[i
         rhs_dilation=(stride, stride), dimension_numbers=_USUAL,
     )  # fmt: skip
     return result.transpose(1, 2, 0, 3)
+
+
+def _matrix_gradient(x: Features, gradient: Features) -> Float[Array, "inputs outputs"]:
+    """A product whose left side is transposed.
+
+    XLA's CPU compiler copies that side into another order if positions have several dimensions; of
+    a single one its library reads it as it lies, and is quicker the narrower it is.
+    """
+    if jax.device_count() > 1:
+        # One dimension of all positions would bring together what devices have parts of.
+        return jnp.einsum("BHWI,BHWO->IO", x, gradient)
+    x, gradient = (side.reshape(-1, side.shape[-1]) for side in (x, gradient))
+    over_positions = (((0,), (0,)), ((), ()))
+    if x.shape[1] <= gradient.shape[1]:
+        return jax.lax.dot_general(x, gradient, over_positions)
+    # The barrier keeps the order of the two.
+    turned = jax.lax.dot_general(gradient, x, over_positions)
+    return jax.lax.optimization_barrier(turned).T
 
 
 def _sides(

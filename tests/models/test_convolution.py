@@ -40,10 +40,17 @@ def assert_close(results, expected, tolerance=1e-4):
         np.testing.assert_allclose(result, wanted, rtol=tolerance, atol=tolerance)
 
 
+@pytest.fixture(params=[1, 8])
+def device_count(request, monkeypatch):
+    """On CPUs one device and several compute the gradient of one tap each in a way of its own."""
+    monkeypatch.setattr(jax, "device_count", lambda: request.param)
+
+
+@pytest.mark.usefixtures("device_count")
 @pytest.mark.parametrize(
     ("height", "width", "taps", "stride", "outputs"),
     [(6, 5, 3, 1, 4), (1, 2, 3, 1, 4), (6, 5, 3, 2, 4), (7, 8, 3, 2, 4), (6, 5, 1, 1, 4),
-     (6, 5, 1, 2, 4), (8, 7, 4, 2, 4), (6, 5, 4, 1, 4), (4, 4, 3, 1, 70)],
+     (6, 5, 1, 1, 2), (6, 5, 1, 2, 4), (8, 7, 4, 2, 4), (6, 5, 4, 1, 4), (4, 4, 3, 1, 70)],
 )  # fmt: skip
 def test_the_gradients_are_those_that_jax_derives(height, width, taps, stride, outputs):
     x, kernel = normal(2, height, width, 3), normal(taps, taps, 3, outputs, seed=1)
@@ -63,6 +70,7 @@ def test_the_gradients_of_a_loop_that_computes_again_are_the_same():
     assert_close(gradient(convolve), gradient(plain))
 
 
+@pytest.mark.usefixtures("device_count")
 def test_sums_are_float32_in_bfloat16():
     """2048 ones: beyond 256 a sum that is bfloat16 itself no longer grows."""
     x, kernel = jnp.ones((2, 32, 32, 1), jnp.bfloat16), jnp.ones((1, 1, 1, 1), jnp.bfloat16)
@@ -98,11 +106,13 @@ def test_only_cpus_run_what_is_written():
         assert len(derived) == 2 and usual not in derived
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_over_devices_only_the_kernels_gradient_is_summed(stride):
-    mesh = meshes.make_mesh(MeshConfig())
-    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    x, kernel = normal(8, 8, 8, 3), normal(3, 3, 3, 5, seed=1)
+@pytest.mark.parametrize(
+    ("taps", "stride", "spatial"), [(3, 1, 1), (3, 2, 1), (1, 1, 1), (1, 1, 4)]
+)
+def test_over_devices_only_the_kernels_gradient_is_summed(taps, stride, spatial):
+    mesh = meshes.make_mesh(MeshConfig(spatial=spatial))
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "spatial"))
+    x, kernel = normal(8, 8, 8, 3), normal(taps, taps, 3, 5, seed=1)
     loss = lambda x, kernel: jnp.sum(jnp.tanh(convolve(x, kernel, stride)))  # noqa: E731
     gradient = jax.jit(
         jax.grad(loss, argnums=(0, 1)), in_shardings=(rows, None), out_shardings=(rows, None)
