@@ -62,6 +62,15 @@ def written_once(x: Tree) -> Tree:
     return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
+def computed_again(function: Callable[..., jax.Array], *inputs: jax.Array) -> jax.Array:
+    """function(*inputs), of which CPUs keep nothing but the inputs for the backward pass.
+
+    For what is cheap, as an activation is: what XLA's CPU compiler would keep of it takes a pass
+    over memory of its own, to write and to read.
+    """
+    return jax.lax.platform_dependent(*inputs, cpu=jax.checkpoint(function), default=function)
+
+
 def run_blocks(
     blocks: Sequence[Any],
     x: Tree,

@@ -124,5 +124,5 @@ class ConditionalUNet(nnx.Module):
         x = with_low_res(z, low_res)
         x = whole(self.conv_in, gather)(space_to_depth(x, self.patch_size))
         x = self.trunk(x, embedding, text, gather)
-        x = whole(self.conv_out, gather)(self.activation(self.norm_out(x)))
+        x = whole(self.conv_out, gather)(self.norm_out(x, activation=self.activation))
         return depth_to_space(x, self.patch_size).astype(jnp.float32)

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from imagen_jax.arrays import Embedding, Features, Images, NoiseLevel
-from imagen_jax.models.blocks import keep
+from imagen_jax.models.blocks import computed_again, keep
 from imagen_jax.models.convolution import Conv
 from imagen_jax.network_config import Activation, EmbeddingActivation, TimeInput
 
@@ -96,6 +96,7 @@ def with_low_res(z: Features, low_res: Features | None) -> Features:
 
 
 Scalars = Float[Array, " batch"]
+PerChannel = Float[Array, "batch 1 1 channels"]
 
 
 class GroupNorm(nnx.Module):
@@ -118,21 +119,29 @@ class GroupNorm(nnx.Module):
         x: Images,
         scale: Float[Array, "batch channels"] | float = 0.0,
         shift: Float[Array, "batch channels"] | float = 0.0,
+        activation: Callable[[jax.Array], jax.Array] | None = None,
     ) -> Images:
-        """GN(x) * (1 + scale) + shift, in x's dtype."""
+        """activation(GN(x) * (1 + scale) + shift), in x's dtype."""
         x32 = x.astype(jnp.float32)
         mean, square = x32.mean((1, 2)), jnp.square(x32).mean((1, 2))
         mean, square = self._over_groups(mean), self._over_groups(square)
         inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + self.epsilon)
         multiply = inverse * self.scale[...] * (1 + scale)
         add = (self.bias[...] - mean * inverse * self.scale[...]) * (1 + scale) + shift
-        return (x32 * broadcast_to_image(multiply) + broadcast_to_image(add)).astype(x.dtype)
+        multiply, add = broadcast_to_image(multiply), broadcast_to_image(add)
+        if activation is None:
+            return _affine(x, multiply, add)
+        return computed_again(lambda *inputs: activation(_affine(*inputs)), x, multiply, add)
 
     def _over_groups(self, x: Float[Array, "batch channels"]) -> Float[Array, "batch channels"]:
         grouped = x.reshape(x.shape[0], self.groups, -1).mean(-1, keepdims=True)
         return jnp.broadcast_to(grouped, (*grouped.shape[:2], x.shape[1] // self.groups)).reshape(
             x.shape
         )
+
+
+def _affine(x: Images, multiply: PerChannel, add: PerChannel) -> Images:
+    return (x.astype(jnp.float32) * multiply + add).astype(x.dtype)
 
 
 def sinusoid(x: Scalars, width: int) -> Embedding:
@@ -229,13 +238,13 @@ class ResBlock(nnx.Module):
         )
 
     def __call__(self, x: Features, embedding: Embedding) -> Features:
-        h = self.activation(self.norm_1(x))
+        h = self.norm_1(x, activation=self.activation)
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = keep(self.conv_1(h))
         if self.activates_embedding:
             embedding = self.activation(embedding)
         scale, shift = jnp.split(self.embedding(embedding), 2, axis=-1)
-        h = self.activation(self.norm_2(h, scale, shift))
+        h = self.norm_2(h, scale, shift, self.activation)
         h = self.conv_2(h) + (x if self.shortcut is None else self.shortcut(x))
         return h if self.residual_scale == 1 else h * self.residual_scale

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from imagen_jax.config import EfficientUNetConfig, UNetConfig
-from imagen_jax.models.blocks import written_once
+from imagen_jax.models.blocks import computed_again, written_once
 from imagen_jax.stage import build_networks
 
 UNET = UNetConfig(
@@ -130,3 +130,13 @@ def test_only_cpus_write_a_blocks_input_before_it_is_read(network):
     for platform in ("tpu", "cuda"):
         assert barriers(gradient, jnp.ones(3), platform=platform) == 0
         assert barriers(loss, params, platform=platform) == 0
+
+
+def test_only_cpus_compute_again_what_is_cheap():
+    """The derivative of tanh is made of tanh, which others keep."""
+    both = jax.value_and_grad(lambda x: jnp.sum(computed_again(jnp.tanh, x)))
+    x = jnp.linspace(-2.0, 2.0, 5)
+    np.testing.assert_allclose(both(x)[1], 1 / np.cosh(x) ** 2, rtol=1e-5)
+    for platform, times in {"cpu": 2, "tpu": 1, "cuda": 1}.items():
+        text = jax.jit(both).trace(x).lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.tanh") == times

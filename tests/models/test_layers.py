@@ -94,6 +94,13 @@ def test_group_norm_scales_and_shifts_after_its_own_affine_map():
     np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_group_norm_applies_an_activation_last():
+    norm = GroupNorm(8, rngs=nnx.Rngs(0))
+    x, scale, shift = (jnp.asarray(normal(*shape)) for shape in [(2, 4, 4, 8), (2, 8), (2, 8)])
+    expected = np.sin(np.asarray(norm(x, scale, shift)))
+    np.testing.assert_allclose(norm(x, scale, shift, jnp.sin), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_group_norm_statistics_are_float32_in_bfloat16():
     """A mean of 1 + 1/512 over bfloat16 pixels of 1 and 1.5 is lost by bfloat16 sums."""
     x = jnp.where(jnp.asarray(normal(1, 32, 32, 8)) > 2, 1.5, 1.0).astype(jnp.bfloat16)
