@@ -138,8 +138,8 @@ def test_selective_remat_keeps_nothing_of_one_platform_alone():
 
     def kept(remat):
         call = lambda _, arrays, factor: attend(*(factor * x for x in arrays), mask)  # noqa: E731
-        loss = lambda arrays: run_blocks([nnx.Module()], arrays, [2.0], call, remat=remat)  # noqa: E731
-        backward = jax.eval_shape(lambda arrays: jax.vjp(loss, arrays)[1], arrays)
+        run = lambda arrays: run_blocks([nnx.Module()], arrays, [2.0], call, remat=remat)  # noqa: E731
+        backward = jax.eval_shape(lambda arrays: jax.vjp(run, arrays)[1], arrays)
         return sorted(x.shape for x in jax.tree.leaves(backward))
 
     assert kept("selective") == kept("full")
