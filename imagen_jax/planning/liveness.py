@@ -7,7 +7,8 @@ their order and keeps every value from where it is made to its last use, but
   kept: it is computed again where it is used, inside the operation that uses it;
 - parameters, and gradients of them, are not counted beyond the one operation that has them
   whole: they are stored in shards, which the caller counts;
-- what a scan stacks is there from the beginning: XLA makes the stacks, still empty, early.
+- what a scan stacks is there from the beginning: XLA makes the stacks, still empty, early;
+- of what depends on the platform only the default is there, which is what TPUs and GPUs run.
 """
 
 import dataclasses
@@ -127,6 +128,8 @@ def _step(
 ) -> list[_Value]:
     """The results of one equation; `flags` says which are gradients."""
     name = eqn.primitive.name
+    if (branch := _accelerator_branch(eqn)) is not None:
+        return _run(timeline, branch, inputs[1:], flags)
     inner = None if name == "scan" else inner_jaxpr(eqn)
     if inner is not None:
         return _run(timeline, inner, inputs, flags)
@@ -145,6 +148,12 @@ def _step(
         *timeline.operate(inputs, kept[:carries], extra),
         *timeline.operate([], kept[carries:], 0, early=True),
     ]
+
+
+def _accelerator_branch(eqn: core.JaxprEqn) -> core.Jaxpr | None:
+    """What a `platform_dependent` does where it has nothing of the platform's own."""
+    platforms = eqn.params.get("branches_platforms")
+    return None if platforms is None else eqn.params["branches"][platforms.index(None)].jaxpr
 
 
 def _cheap(timeline: _Timeline, inputs: list[_Value], size: int, is_gradient: bool) -> _Value:

@@ -78,6 +78,15 @@ def test_what_a_scan_stacks_is_there_from_the_beginning():
     assert peak(stacks_late, W, X, weights=1) >= (8 + 8 + 8) * SIZE
 
 
+def test_of_what_depends_on_the_platform_only_the_default_takes_room():
+    wide = lambda x: jnp.concatenate([x @ W] * 8)[:64] @ W  # noqa: E731
+    choose = lambda x: jax.lax.platform_dependent(x, cpu=wide, default=lambda x: x + 1)  # noqa: E731
+    gradient = jax.grad(lambda x, f: jnp.sum(f(jnp.tanh(x @ W))), argnums=0)
+    default = peak(lambda x: gradient(x, lambda x: x + 1), X)
+    assert peak(lambda x: gradient(x, choose), X) == default
+    assert peak(lambda x: gradient(x, wide), X) > default + 7 * SIZE
+
+
 @pytest.mark.parametrize("report", TRAINING_STEPS, ids=lambda r: f"{r['config']} {r['topology']}")
 def test_it_agrees_with_the_tpu_compiler(report):
     """Within 15% of what is in use at the peak, for every training step of docs/pods.md."""
