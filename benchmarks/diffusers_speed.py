@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -88,11 +88,13 @@ class Side:
     def turn(self, directory: Path, *, counts: bool) -> np.ndarray:
         """One run's result."""
         path = directory / "result.npy"
-        self.process.stdin.write(f"{path}\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise UsageError(f"The side {self.name!r} ended with code {self.process.wait()}.")
+        try:
+            self.process.stdin.write(f"{path}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            self.fail()
+        if not (line := self.process.stdout.readline()):
+            self.fail()
         if counts:
             self.took.append(json.loads(line))
         return np.load(path)
@@ -100,9 +102,15 @@ class Side:
     def median(self, what: str) -> float:
         return statistics.median(took[what] for took in self.took)
 
-    def stop(self) -> str:
-        """What it says at last."""
-        return self.process.communicate()[0]
+    def stop(self) -> dict[str, float]:
+        """What shares of its time it spends on what, which it says at last."""
+        said = self.process.communicate()[0]
+        if self.process.returncode:
+            self.fail()
+        return json.loads(said)
+
+    def fail(self) -> NoReturn:
+        raise UsageError(f"The side {self.name!r} ended with code {self.process.wait()}.")
 
 
 def measure(flags: Flags) -> None:
@@ -167,7 +175,7 @@ def compare(task: str, flags: Flags, directory: Path) -> dict[str, Any]:
             difference = max(difference, *(np.abs(results[0] - x).max() for x in results[1:]))
             if not difference <= TOLERANCE[flags.dtype][task]:
                 raise UsageError(f"{task}: the sides differ by {difference:.2g}; that is no race.")
-        shares = {side.name: json.loads(side.stop()) for side in sides}
+        shares = {side.name: side.stop() for side in sides}
     found = {f"{side.name}_{what}": side.median(what) for what in MEASURED for side in sides}
     for what in MEASURED:
         found[f"ratio_of_{what}"] = ours.median(what) / min(side.median(what) for side in theirs)

@@ -2,9 +2,12 @@
 
 import json
 import re
+import sys
 
 import pytest
 from scripts import ROOT, call, refused, tool
+
+from imagen_jax.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,22 @@ def race(monkeypatch):
 )
 def test_flags_of_the_race_are_checked(race, arguments, says):
     refused(call(race, *arguments), *says)
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_a_side_that_ends_is_named_with_its_code(race, tmp_path, turns):
+    """In its first turn, or after it: before the next and where its profile is waited for."""
+    turn = "np.save(input(), np.zeros(1)); print('{}', flush=True)\n"
+    side = race.Side("weak", [sys.executable, "-c", f"import numpy as np\n{turns * turn}exit(3)"])
+    says = pytest.raises(UsageError, match="'weak' ended with code 3")
+    side.start()
+    for _ in range(turns):
+        side.turn(tmp_path, counts=True)
+    side.process.wait()
+    with says:
+        side.turn(tmp_path, counts=True)
+    with says:
+        side.stop()
 
 
 def test_a_tiny_network_trains_as_in_diffusers(race):
