@@ -30,6 +30,7 @@ from imagen_jax.config import (
 from imagen_jax.diffusion import chain, samplers
 from imagen_jax.diffusion.guidance import make_denoise
 from imagen_jax.stage import Networks, Params, build_networks
+from imagen_jax.training.host_memory import compile_in_blocks
 from imagen_jax.weights.deepfloyd_if import open_unet
 
 Arrays = dict[str, jax.Array]
@@ -76,7 +77,7 @@ def train(networks: Networks, params: Params, given: Arrays) -> Callable[[], jax
         return (optax.apply_updates(params, update), moments), value
 
     abstract = jax.eval_shape(lambda params: (params, optimizer.init(params)), params)
-    compiled, state = step.lower(abstract, given).compile(), None
+    compiled, state = compile_in_blocks(step.lower(abstract, given)), None
 
     def run() -> jax.Array:
         nonlocal state

@@ -34,6 +34,7 @@ from imagen_jax.training.checkpoint import Checkpoints, newest_step
 from imagen_jax.training.directory import claim_directory
 from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
 from imagen_jax.training.grids import SampleGrid
+from imagen_jax.training.host_memory import in_blocks
 from imagen_jax.training.metrics import TooManySkipped
 from imagen_jax.training.optim import make_optimizer
 from imagen_jax.training.preemption import Preemption, say_stopped
@@ -211,6 +212,7 @@ def _train(
     training, reporter = trainer.config.training, hooks.reporter
     state, pictures, step = start.state, start.pictures, int(start.state.step)
     stopping = preemption.reached(step)
+    take_step = in_blocks(trainer.step, trainer.mesh.devices.flat[0].platform)
 
     def is_due(every: int) -> bool:
         return step % every == 0 or step == training.num_steps
@@ -219,7 +221,7 @@ def _train(
         while step < training.num_steps and not stopping:
             step, pictures = step + 1, pictures + training.batch_size
             with hooks.profiler.step(step, state):
-                state, metrics = trainer.step(state, frozen, next(feed), key)
+                state, metrics = take_step(state, frozen, next(feed), key)
             stopping = preemption.reached(step)
             if step < training.num_steps and not stopping:
                 with reporter.waiting(metrics["loss"]):
