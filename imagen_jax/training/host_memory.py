@@ -43,8 +43,7 @@ def in_blocks(function: jax.stages.Wrapped, platform: str) -> Callable:
     """A jitted function of always the same shapes, which on CPUs finds its memory where it left it.
 
     XLA asks for all of a program's memory as one block, at every call anew, and the machine
-    clears each page of it: about a tenth of the time of a training step. Of smaller blocks most
-    stay with the process.
+    maps and clears each page of it again. Of smaller blocks most stay with the process.
     """
     compiled = None
 
