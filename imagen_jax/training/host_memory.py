@@ -14,7 +14,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3): how much unused memory is kept at the end of a heap, and from which
 size on a block lies in pages of its own, which go back when it is freed."""
 _BLOCK = 2**23
-"""Bytes; of blocks of this size malloc keeps most."""
+"""Bytes of a block, at least. Beyond 32 MiB glibc keeps none."""
 _SHAPE = re.compile(r"tensor<((?:\d+x)+)")
 
 
@@ -40,10 +40,10 @@ def freed_at_once() -> Iterator[None]:
 
 
 def in_blocks(function: jax.stages.Wrapped, platform: str) -> Callable:
-    """A jitted function of always the same shapes, which on CPUs finds its memory where it left it.
+    """A jitted function of always the same shapes, whose memory CPUs can use again at every call.
 
     XLA asks for all of a program's memory as one block, at every call anew, and the machine
-    maps and clears each page of it again. Of smaller blocks most stay with the process.
+    maps and clears each page of it again. Smaller blocks malloc can keep for the next call.
     """
     compiled = None
 

@@ -77,12 +77,6 @@ def test_attend_is_its_equation():
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.fixture(params=[1, 8])
-def device_count(request, monkeypatch):
-    """On CPUs one device and several take many queries in parts of their own."""
-    monkeypatch.setattr(jax, "device_count", lambda: request.param)
-
-
 @pytest.mark.usefixtures("device_count")
 @pytest.mark.parametrize("count", [257, 262, 288, 512, 1025, 1536])
 def test_many_queries_give_what_a_few_at_a_time_give(count):

@@ -40,12 +40,6 @@ def assert_close(results, expected, tolerance=1e-4):
         np.testing.assert_allclose(result, wanted, rtol=tolerance, atol=tolerance)
 
 
-@pytest.fixture(params=[1, 8])
-def device_count(request, monkeypatch):
-    """On CPUs one device and several compute the gradient of one tap each in a way of its own."""
-    monkeypatch.setattr(jax, "device_count", lambda: request.param)
-
-
 @pytest.mark.usefixtures("device_count")
 @pytest.mark.parametrize(
     ("height", "width", "taps", "stride", "outputs"),
