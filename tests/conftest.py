@@ -1,4 +1,7 @@
-"""Set-up of all tests: eight virtual CPU devices and quick compilation."""
+"""Set-up of all tests: eight virtual CPU devices and quick compilation.
+
+The only conftest.py: processes that tests start import it by this name.
+"""
 
 import importlib.util
 import os
@@ -33,6 +36,12 @@ def pytest_configure() -> None:
 def no_type_checks(monkeypatch):
     """A user's run has none: the configs' own rules must do."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(params=[1, 8])
+def device_count(request, monkeypatch):
+    """On CPUs attention, and gradients of convolutions of one tap, go by whether it is one."""
+    monkeypatch.setattr(jax, "device_count", lambda: request.param)
 
 
 _STEPS = {}
