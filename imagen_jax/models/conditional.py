@@ -20,11 +20,10 @@ from imagen_jax.models.layers import (
     Conditioning,
     GroupNorm,
     conv,
-    depth_to_space,
     linear,
-    space_to_depth,
     with_low_res,
 )
+from imagen_jax.models.resampling import depth_to_space, space_to_depth
 from imagen_jax.network_config import Activation, EmbeddingActivation, Pooling, TimeInput
 
 

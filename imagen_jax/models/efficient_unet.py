@@ -8,7 +8,7 @@ from imagen_jax.arrays import Embedding, Features
 from imagen_jax.models.attention import Heads, ImageAttention, TextState
 from imagen_jax.models.blocks import Gather, run_blocks, whole
 from imagen_jax.models.conditional import ConditionalUNet
-from imagen_jax.models.layers import ResBlock, conv, upsample
+from imagen_jax.models.layers import ResBlock, conv
 from imagen_jax.network_config import EfficientUNetConfig
 
 KeysValues = Iterator[tuple[Heads, Heads]]
@@ -90,7 +90,8 @@ class UBlock(Block):
     def __call__(self, x, *context):
         *_, gather = context
         x = self.run(x, *context)
-        return whole(self.conv, gather)(upsample(x) if self.upsample else x)
+        conv = whole(self.conv, gather)
+        return conv.of_upsampled(x) if self.upsample else conv(x)
 
 
 class EfficientUNet(ConditionalUNet):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from imagen_jax.arrays import Embedding, Features, Images, NoiseLevel
 from imagen_jax.models.blocks import computed_again, keep
 from imagen_jax.models.convolution import Conv
+from imagen_jax.models.resampling import downsample, upsample
 from imagen_jax.network_config import Activation, EmbeddingActivation, TimeInput
 
 
@@ -54,37 +55,6 @@ def linear(
 
 def broadcast_to_image(x: Float[Array, "batch channels"]) -> Float[Array, "batch 1 1 channels"]:
     return x[:, None, None, :]
-
-
-def space_to_depth(x: Features, patch: int) -> Features:
-    """(B, H, W, C) -> (B, H/p, W/p, p*p*C)."""
-    if patch == 1:
-        return x
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // patch, patch, w // patch, patch, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // patch, w // patch, patch * patch * c)
-
-
-def depth_to_space(x: Features, patch: int) -> Features:
-    """(B, H, W, p*p*C) -> (B, p*H, p*W, C), the inverse of `space_to_depth`."""
-    if patch == 1:
-        return x
-    b, h, w, c = x.shape
-    x = x.reshape(b, h, w, patch, patch, c // patch**2)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * patch, w * patch, c // patch**2)
-
-
-def downsample(x: Features) -> Features:
-    """Mean over 2x2 squares."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
-
-
-def upsample(x: Features) -> Features:
-    """Nearest neighbour, twice the side."""
-    b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return x.reshape(b, 2 * h, 2 * w, c)
 
 
 def with_low_res(z: Features, low_res: Features | None) -> Features:
@@ -225,7 +195,7 @@ class ResBlock(nnx.Module):
         self.activation = ACTIVATIONS[activation]
         self.activates_embedding = embedding_activation == "per_block"
         self.residual_scale = residual_scale
-        self.resample = {None: None, "down": downsample, "up": upsample}[resample]
+        self.resample = resample
         self.norm_1 = GroupNorm(in_channels, groups=norm_groups, rngs=rngs)
         self.conv_1 = conv(in_channels, out_channels, dtype=dtype, rngs=rngs)
         self.embedding = linear(embedding, 2 * out_channels, dtype=dtype, rngs=rngs)
@@ -239,9 +209,13 @@ class ResBlock(nnx.Module):
 
     def __call__(self, x: Features, embedding: Embedding) -> Features:
         h = self.norm_1(x, activation=self.activation)
-        if self.resample is not None:
-            x, h = self.resample(x), self.resample(h)
-        h = keep(self.conv_1(h))
+        if self.resample == "up":
+            x, h = upsample(x), self.conv_1.of_upsampled(h)
+        elif self.resample == "down":
+            x, h = downsample(x), self.conv_1(downsample(h))
+        else:
+            h = self.conv_1(h)
+        h = keep(h)
         if self.activates_embedding:
             embedding = self.activation(embedding)
         scale, shift = jnp.split(self.embedding(embedding), 2, axis=-1)

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from imagen_jax.config import MeshConfig
-from imagen_jax.models.convolution import Conv, convolve
+from imagen_jax.models.convolution import Conv, convolve, convolve_upsampled
 from imagen_jax.parallel import mesh as meshes
 
 
@@ -98,6 +98,41 @@ def test_only_cpus_run_what_is_written():
     for platform in ("tpu", "cuda"):
         derived = orders(platform)
         assert len(derived) == 2 and usual not in derived
+
+
+def of_repeated(x, kernel, stride=1):
+    return plain(x.repeat(2, 1).repeat(2, 2), kernel, stride)
+
+
+@pytest.mark.usefixtures("device_count")
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (3, 5), (1, 2)])
+def test_an_upsampled_picture_is_convolved_as_if_pixels_were_repeated(height, width):
+    x, kernel = normal(2, height, width, 3), normal(3, 3, 3, 4, seed=1)
+    result = convolve_upsampled(x, kernel)
+    np.testing.assert_allclose(result, of_repeated(x, kernel), rtol=1e-5, atol=1e-5)
+    ours = gradients(lambda x, kernel, _: convolve_upsampled(x, kernel))
+    assert_close(ours(x, kernel), gradients(of_repeated)(x, kernel))
+
+
+@pytest.mark.usefixtures("device_count")
+def test_taps_of_an_upsampled_picture_are_summed_in_float32():
+    """256 + 1 + 1 + 1 is 256 in bfloat16."""
+    kernel = jnp.asarray([[1, 1, 1], [1, 256, 1], [1, 1, 1]], jnp.bfloat16)[:, :, None, None]
+    result = convolve_upsampled(jnp.ones((1, 1, 1, 1), jnp.bfloat16), kernel)
+    assert result.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(result, jnp.full((1, 2, 2, 1), 259, jnp.bfloat16))
+
+
+@pytest.mark.parametrize(("count", "platform", "taps"), [
+    (1, "cpu", 2), (8, "cpu", 3), (1, "tpu", 3), (1, "cuda", 3),
+])  # fmt: skip
+def test_only_one_cpu_convolves_before_upsampling(count, platform, taps, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: count)
+    function = jax.jit(lambda *inputs: convolve_upsampled(*inputs))  # No trace that JAX has kept.
+    traced = function.trace(normal(2, 4, 4, 5), normal(3, 3, 5, 7, seed=1))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    kernels = re.findall(r"stablehlo\.convolution.*, tensor<(\d)x(\d)x5x\d+xf32>\)", text)
+    assert kernels == [(str(taps), str(taps))]
 
 
 @pytest.mark.parametrize(
