@@ -14,11 +14,11 @@ from imagen_jax.models.blocks import computed_again, written_once
 from imagen_jax.stage import build_networks
 
 UNET = UNetConfig(
-    embed_dim=8, channel_mult=(1,), num_res_blocks=(3,), attention_resolutions=(8,), head_dim=8,
+    embed_dim=8, channel_mult=(1,), num_res_blocks=(2,), attention_resolutions=(8,), head_dim=8,
     patch_size=2,
 )  # fmt: skip
 EFFICIENT = EfficientUNetConfig(
-    channels=(8,), num_res_blocks=(3,), strides=(2,), self_attention=(True,),
+    channels=(8,), num_res_blocks=(2,), strides=(2,), self_attention=(True,),
     text_attention=(True,), attention_per_res_block=True, num_heads=2,
 )  # fmt: skip
 NETWORKS = {
@@ -91,7 +91,7 @@ def count_primitives(jaxpr, counts=None):
 
 
 def test_a_run_of_equal_blocks_is_one_scan(network):
-    """Three blocks stand there once."""
+    """Equal blocks stand there once."""
     counts = {}
     for remat in ("none", "full"):
         params, loss = make(network, remat)
@@ -99,7 +99,7 @@ def test_a_run_of_equal_blocks_is_one_scan(network):
     assert counts["none"]["scan"] == 0
     assert counts["full"]["scan"] >= 2
     saved = counts["none"]["conv_general_dilated"] - counts["full"]["conv_general_dilated"]
-    assert saved >= 4  # two convolutions of two blocks or more
+    assert saved >= 4  # Two convolutions of a block going down, and of one going up.
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
@@ -126,7 +126,7 @@ def test_only_cpus_write_a_blocks_input_before_it_is_read(network):
     gradient = jax.grad(lambda x: jnp.sum(jnp.sin(written_once(x))))
     params, loss = make(network, "none")
     assert barriers(gradient, jnp.ones(3), platform="cpu") == 2
-    assert barriers(loss, params, platform="cpu") >= 3  # There are three blocks.
+    assert barriers(loss, params, platform="cpu") >= 4  # There are as many blocks.
     for platform in ("tpu", "cuda"):
         assert barriers(gradient, jnp.ones(3), platform=platform) == 0
         assert barriers(loss, params, platform=platform) == 0
