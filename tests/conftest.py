@@ -40,7 +40,7 @@ def no_type_checks(monkeypatch):
 
 @pytest.fixture(params=[1, 8])
 def device_count(request, monkeypatch):
-    """On CPUs attention, and gradients of convolutions of one tap, go by whether it is one."""
+    """On CPUs attention and some convolutions go by whether it is one."""
     monkeypatch.setattr(jax, "device_count", lambda: request.param)
 
 

@@ -123,6 +123,12 @@ def calls_in(path: Path) -> list[ast.Call]:
     return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
 
 
+def test_there_is_one_conftest():
+    """Processes that tests start import it by its name, which a second one would take."""
+    tests = ROOT / "tests"
+    assert list(tests.rglob("conftest.py")) == [tests / "conftest.py"]
+
+
 def test_no_pickle_and_no_eval():
     picklers = {"pickle", "dill", "cloudpickle"}
     for path in FILES:

@@ -90,8 +90,8 @@ class UBlock(Block):
     def __call__(self, x, *context):
         *_, gather = context
         x = self.run(x, *context)
-        conv = whole(self.conv, gather)
-        return conv.of_upsampled(x) if self.upsample else conv(x)
+        last = whole(self.conv, gather)
+        return last.of_upsampled(x) if self.upsample else last(x)
 
 
 class EfficientUNet(ConditionalUNet):

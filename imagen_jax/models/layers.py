@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from imagen_jax.arrays import Embedding, Features, Images, NoiseLevel
 from imagen_jax.models.blocks import computed_again, keep
 from imagen_jax.models.convolution import Conv
-from imagen_jax.models.resampling import downsample, upsample
+from imagen_jax.models.resampling import Resample, downsample, upsample
 from imagen_jax.network_config import Activation, EmbeddingActivation, TimeInput
 
 
@@ -188,7 +188,7 @@ class ResBlock(nnx.Module):
 
     def __init__(
         self, in_channels: int, out_channels: int, embedding: int, *,
-        resample: str | None = None, norm_groups: int = 32, activation: Activation = "swish",
+        resample: Resample | None = None, norm_groups: int = 32, activation: Activation = "swish",
         embedding_activation: EmbeddingActivation = "per_block", residual_scale: float = 1.0,
         dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip

@@ -1,8 +1,13 @@
 """Pictures of another size: squares as channels, means of squares, repeated pixels."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 
 from imagen_jax.arrays import Features
+
+Resample = Literal["down", "up"]
+"""To half the side, or to twice the side."""
 
 
 def space_to_depth(x: Features, patch: int) -> Features:

@@ -11,6 +11,7 @@ from imagen_jax.models.attention import Heads, ImageAttention, TextState
 from imagen_jax.models.blocks import Gather, run_blocks
 from imagen_jax.models.conditional import ConditionalUNet
 from imagen_jax.models.layers import ResBlock
+from imagen_jax.models.resampling import Resample
 from imagen_jax.network_config import Remat, UNetConfig
 
 KeysValues = Sequence[tuple[Heads, Heads] | None]
@@ -18,7 +19,7 @@ KeysValues = Sequence[tuple[Heads, Heads] | None]
 
 
 def _res_block(
-    config: UNetConfig, in_channels: int, channels: int, resample: str | None, rngs: nnx.Rngs
+    config: UNetConfig, in_channels: int, channels: int, resample: Resample | None, rngs: nnx.Rngs
 ) -> ResBlock:
     return ResBlock(
         in_channels,
@@ -56,8 +57,9 @@ class Level(nnx.Module):
     """
 
     def __init__(
-        self, in_channels: Sequence[int], channels: int, *, attends: bool, resample: str | None,
-        remat: Remat, config: UNetConfig, text_width: int, rngs: nnx.Rngs,
+        self, in_channels: Sequence[int], channels: int, *, attends: bool,
+        resample: Resample | None, remat: Remat, config: UNetConfig, text_width: int,
+        rngs: nnx.Rngs,
     ):  # fmt: skip
         self.blocks = nnx.List(
             [_res_block(config, width, channels, None, rngs) for width in in_channels]
@@ -149,7 +151,7 @@ class UNet(ConditionalUNet):
         remat = config.remat or ("none",) * len(widths)
         shared = {"config": config, "text_width": text_width, "rngs": rngs}
 
-        def level(i: int, in_channels: list[int], resample: str | None) -> Level:
+        def level(i: int, in_channels: list[int], resample: Resample | None) -> Level:
             side = resolution // config.patch_size // 2**i
             return Level(
                 in_channels, widths[i], attends=side in config.attention_resolutions,
