@@ -148,8 +148,10 @@ def main() -> None:
             sys.exit(compile_only(flags))
         # Only now: --help should not wait for JAX.
         from imagen_jax.parallel import distributed
+        from imagen_jax.training.host_memory import run_where_called
         from imagen_jax.training.loop import run
 
+        run_where_called()
         distributed.start(flags.distributed)
         distributed.require_accelerator(allow_cpu=flags.allow_cpu)
         init_from = to_path(flags.init_from) if flags.init_from else None

@@ -120,7 +120,7 @@ def main() -> None:
         result = run()
         return (result.permute(0, 2, 3, 1) if result.ndim == 4 else result).numpy()
 
-    turns.serve(in_our_order)
+    turns.serve(in_our_order, task)
     print(json.dumps(shares(run)))
 
 

@@ -6,14 +6,14 @@
 diffusers and read by our importer. Three tasks: the forward pass; a training step (mean squared
 error, AdamW); 20 guided steps of DDIM with dynamic thresholding.
 
-Each side of each task is a process of its own. They take turns, on the same inputs, and every
-result is compared before its time counts. On some machines a process is quick or slow as long as it
-lives, so all are started several times. PyTorch runs eagerly, without torch.compile, once with
-its usual memory layout and once with channels_last; a ratio is to the better of the two. JAX runs
-with the flag for convolutions on CPUs (docs/speed.md).
+Each side of each task is a process of its own. They take turns, on the same inputs, in training of
+four steps in a row, and every turn's result is compared before its time counts. On some machines a
+process is quick or slow as long as it lives, so all are started several times. PyTorch runs
+eagerly, without torch.compile, once with its usual memory layout and once with channels_last; a
+ratio is to the better of the two. JAX runs with the flag for convolutions on CPUs (docs/speed.md).
 
-Printed, as one JSON line a task: medians of the seconds and of the processor's seconds, all cores
-together (where other programs run too, only these tell something, and only of one core:
+Printed, as one JSON line a task: medians of the seconds of one run or step, and of the processor's,
+all cores together (where other programs run too, only these tell something, and only of one core:
 `taskset -c 0`); the most memory that a turn held beside weights, inputs and compiled program; and,
 from profiles, what shares of its time each side spends on what.
 

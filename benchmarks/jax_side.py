@@ -30,7 +30,7 @@ from imagen_jax.config import (
 from imagen_jax.diffusion import chain, samplers
 from imagen_jax.diffusion.guidance import make_denoise
 from imagen_jax.stage import Networks, Params, build_networks
-from imagen_jax.training.host_memory import compile_in_blocks
+from imagen_jax.training.host_memory import compile_in_blocks, run_where_called
 from imagen_jax.weights.deepfloyd_if import open_unet
 
 Arrays = dict[str, jax.Array]
@@ -146,10 +146,12 @@ def kind(name: str) -> str | None:
 
 def main() -> None:
     directory, task, *how = sys.argv[1:]
+    if task == "train":  # As train.py does.
+        run_where_called()
     networks, params = load(Path(directory), *how)
     given = {name: jnp.asarray(x) for name, x in np.load(f"{directory}/inputs.npz").items()}
     run = {"forward": forward, "train": train, "sample": sample}[task](networks, params, given)
-    turns.serve(lambda: np.asarray(run()))
+    turns.serve(lambda: np.asarray(run()), task)
     print(json.dumps(shares(run)))
 
 

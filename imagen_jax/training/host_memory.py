@@ -13,8 +13,14 @@ import jax
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3): how much unused memory is kept at the end of a heap, and from which
 size on a block lies in pages of its own, which go back when it is freed."""
+_ALL = -1
+"""Of the first: as much as there is."""
+_GLIBC_THRESHOLD = 2**25
+"""Of the second, what glibc comes to by itself in a process that frees large blocks."""
 _BLOCK = 2**23
-"""Bytes of a block, at least. Beyond 32 MiB glibc keeps none."""
+"""Bytes of a block, at least."""
+_LARGEST_BLOCK = 2**31 - 2**13
+"""mallopt takes an int, and malloc some bytes more than are asked for."""
 _SHAPE = re.compile(r"tensor<((?:\d+x)+)")
 
 
@@ -26,24 +32,37 @@ def freed_at_once() -> Iterator[None]:
     Orbax reads a checkpoint with many threads, which ask for nothing more, so what they had in
     hand would stay taken for as long as the run.
     """
-    # Other C libraries know no such parameters.
-    set_parameter = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if set_parameter is None:
-        yield
-        return
-    set_parameter(_MMAP_THRESHOLD, 2**17)
+    _set_malloc(_MMAP_THRESHOLD, 2**17)
     try:
         yield
-    finally:  # What glibc comes to by itself in a process that frees large blocks.
-        set_parameter(_MMAP_THRESHOLD, 2**25)
-        set_parameter(_TRIM_THRESHOLD, 2**26)
+    finally:
+        _set_malloc(_MMAP_THRESHOLD, _GLIBC_THRESHOLD)
+        _set_malloc(_TRIM_THRESHOLD, 2 * _GLIBC_THRESHOLD)
+
+
+def _set_malloc(parameter: int, value: int) -> None:
+    """Does nothing where the C library is not glibc: others know no such parameters."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(parameter, value)
+
+
+def run_where_called() -> None:
+    """Programs of one CPU run on the thread that calls them. Before JAX's backend starts.
+
+    Otherwise XLA takes any thread, whose memory is no other's, and says that a program is done
+    before its memory is free: that of the next may come on top of it.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def in_blocks(function: jax.stages.Wrapped, platform: str) -> Callable:
-    """A jitted function of always the same shapes, whose memory CPUs can use again at every call.
+    """A jitted function of always the same shapes, whose memory CPUs use again at every call.
 
     XLA asks for all of a program's memory as one block, at every call anew, and the machine
-    maps and clears each page of it again. Smaller blocks malloc can keep for the next call.
+    maps and clears each page of it again. Smaller blocks malloc keeps for the next call, and
+    finds again also where something else took a place between them. That they are the same
+    thread's each time, `run_where_called` sees to.
     """
     compiled = None
 
@@ -51,15 +70,20 @@ def in_blocks(function: jax.stages.Wrapped, platform: str) -> Callable:
         nonlocal compiled
         if compiled is None:
             compiled = compile_in_blocks(function.lower(*arguments))
-        return compiled(*arguments)
+        # A program whose arguments are still on their way waits for them on another thread.
+        return compiled(*jax.block_until_ready(arguments))
 
     return call if platform == "cpu" else function
 
 
 def compile_in_blocks(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """As `in_blocks` does."""
+    """As `in_blocks` does. From then on the process keeps of its main heap what it frees."""
     shapes = [shape.split("x")[:-1] for shape in set(_SHAPE.findall(lowered.as_text()))]
     largest = 4 * max((math.prod(map(int, shape)) for shape in shapes), default=1)
     # XLA warns of every array that is larger; those that it pads are a little larger than here.
-    block = min(max(_BLOCK, largest * 5 // 4), 2**31 - 1)
-    return lowered.compile(compiler_options={"xla_multiheap_size_constraint_per_heap": block})
+    block = min(max(_BLOCK, largest * 5 // 4), _LARGEST_BLOCK)
+    compiled = lowered.compile(compiler_options={"xla_multiheap_size_constraint_per_heap": block})
+    # Before glibc 2.35 the threshold stays at 32 MiB, and larger blocks go back.
+    _set_malloc(_MMAP_THRESHOLD, max(_GLIBC_THRESHOLD, block + 2**12))
+    _set_malloc(_TRIM_THRESHOLD, _ALL)
+    return compiled

@@ -1,11 +1,15 @@
 """The blocks that a training step's memory comes in on CPUs. What they gain is no test's matter."""
 
+import platform
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scripts import ROOT
 
 from imagen_jax.training import host_memory
 from imagen_jax.training.host_memory import compile_in_blocks, in_blocks
@@ -39,3 +43,57 @@ def test_a_function_gives_what_it_gave_and_is_compiled_once(monkeypatch):
 
 def test_only_cpus_need_it():
     assert in_blocks(gradient, "tpu") is gradient
+
+
+def said_by(script: str, *arguments: str) -> str:
+    """A process of its own: once JAX's backend has started it is too late for some settings."""
+    # No settings of this process's: XLA's would make several devices of one CPU.
+    environment = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=True
+    ).stdout
+
+
+CALLS = """
+import resource, sys
+import jax, jax.numpy as jnp
+from imagen_jax.training.host_memory import in_blocks, run_where_called
+run_where_called()
+gradient = jax.jit(jax.grad(lambda x: jnp.sum(jnp.tanh(jnp.tanh(x @ x.T) @ x))))
+call, x, faults = in_blocks(gradient, "cpu"), jnp.ones((int(sys.argv[1]), 1024)), []
+for _ in range(8):
+    jax.block_until_ready(call(x))
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+size = gradient.lower(x).compile().memory_analysis().temp_size_in_bytes
+print(size // resource.getpagesize(), faults[-1] - faults[3])
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="what other libraries keep is unknown"
+)
+@pytest.mark.parametrize("rows", [2048, 4096])
+def test_calls_use_memory_again(rows):
+    """Blocks of 20 MiB, and of 80; a call that has new memory has a page fault for each page."""
+    pages, faults_in_four_calls = map(int, said_by(CALLS, str(rows)).split())
+    assert faults_in_four_calls < pages / 2
+
+
+TRAINS = """
+import sys
+import jax, jax.numpy as jnp
+import train
+from imagen_jax.training import loop
+def run(*arguments):
+    multiply = jax.jit(lambda x: x @ x @ x @ x)
+    x = jax.block_until_ready(multiply(jnp.ones((2048, 2048))))
+    print(multiply(x).is_ready())
+loop.run = run
+sys.argv[1:] = ["tiny_64", "--workdir", "nowhere"]
+train.main()
+"""
+
+
+def test_training_has_its_programs_run_where_they_are_called():
+    assert said_by(TRAINS) == "True\n"
