@@ -13,10 +13,10 @@ import jax
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3): how much unused memory is kept at the end of a heap, and from which
 size on a block lies in pages of its own, which go back when it is freed."""
-_ALL = -1
-"""Of the first: as much as there is."""
+_KEEP_ALL = -1
+"""As the first: nothing goes back to the machine."""
 _GLIBC_THRESHOLD = 2**25
-"""Of the second, what glibc comes to by itself in a process that frees large blocks."""
+"""As the second: what glibc comes to by itself in a process that frees large blocks."""
 _BLOCK = 2**23
 """Bytes of a block, at least."""
 _LARGEST_BLOCK = 2**31 - 2**13
@@ -85,5 +85,5 @@ def compile_in_blocks(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     compiled = lowered.compile(compiler_options={"xla_multiheap_size_constraint_per_heap": block})
     # Before glibc 2.35 the threshold stays at 32 MiB, and larger blocks go back.
     _set_malloc(_MMAP_THRESHOLD, max(_GLIBC_THRESHOLD, block + 2**12))
-    _set_malloc(_TRIM_THRESHOLD, _ALL)
+    _set_malloc(_TRIM_THRESHOLD, _KEEP_ALL)
     return compiled

@@ -1,4 +1,4 @@
-"""The blocks that a training step's memory comes in on CPUs. What they gain is no test's matter."""
+"""The blocks that a training step's memory comes in on CPUs, and that steps use them again."""
 
 import platform
 import re
