@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from imagen_jax.arrays import Embedding, Features, Images, NoiseLevel
-from imagen_jax.models.blocks import computed_again, keep
+from imagen_jax.models.blocks import computed_again, keep, written_once
 from imagen_jax.models.convolution import Conv
 from imagen_jax.models.resampling import Resample, downsample, upsample
 from imagen_jax.network_config import Activation, EmbeddingActivation, TimeInput
@@ -212,7 +212,9 @@ class ResBlock(nnx.Module):
         if self.resample == "up":
             x, h = upsample(x), self.conv_1.of_upsampled(h)
         elif self.resample == "down":
-            x, h = downsample(x), self.conv_1(downsample(h))
+            # XLA's CPU compiler would fuse the norm, the mean and the convolution, which is slower.
+            x = written_once(downsample(x))
+            h = self.conv_1(written_once(downsample(written_once(h))))
         else:
             h = self.conv_1(h)
         h = keep(h)

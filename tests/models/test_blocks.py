@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 
 from imagen_jax.config import EfficientUNetConfig, UNetConfig
 from imagen_jax.models.blocks import computed_again, written_once
+from imagen_jax.models.layers import ResBlock
 from imagen_jax.stage import build_networks
 
 UNET = UNetConfig(
@@ -130,6 +132,14 @@ def test_only_cpus_write_a_blocks_input_before_it_is_read(network):
     for platform in ("tpu", "cuda"):
         assert barriers(gradient, jnp.ones(3), platform=platform) == 0
         assert barriers(loss, params, platform=platform) == 0
+
+
+def test_only_cpus_write_what_a_block_makes_smaller_and_the_results():
+    """The features, and both means over squares."""
+    block = ResBlock(4, 4, 4, resample="down", dtype="float32", rngs=nnx.Rngs(0))
+    given = jnp.ones((1, 4, 4, 4)), jnp.ones((1, 4))
+    for platform, count in {"cpu": 3, "tpu": 0, "cuda": 0}.items():
+        assert barriers(block, *given, platform=platform) == count
 
 
 def test_only_cpus_compute_again_what_is_cheap():
