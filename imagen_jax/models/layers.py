@@ -212,7 +212,7 @@ class ResBlock(nnx.Module):
         if self.resample == "up":
             x, h = upsample(x), self.conv_1.of_upsampled(h)
         elif self.resample == "down":
-            # XLA's CPU compiler would fuse the norm, the mean and the convolution, which is slower.
+            # Fused with norm and convolution, as on CPUs otherwise, the means take time and memory.
             x = written_once(downsample(x))
             h = self.conv_1(written_once(downsample(written_once(h))))
         else:

@@ -14,9 +14,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3): how much unused memory is kept at the end of a heap, and from which
 size on a block lies in pages of its own, which go back when it is freed."""
 _KEEP_ALL = -1
-"""As the first: nothing goes back to the machine."""
+"""A trim threshold with which nothing goes back to the machine."""
 _GLIBC_THRESHOLD = 2**25
-"""As the second: what glibc comes to by itself in a process that frees large blocks."""
+"""The mmap threshold that glibc comes to by itself in a process that frees large blocks."""
 _BLOCK = 2**23
 """Bytes of a block, at least."""
 _LARGEST_BLOCK = 2**31 - 2**13

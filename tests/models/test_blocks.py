@@ -134,8 +134,8 @@ def test_only_cpus_write_a_blocks_input_before_it_is_read(network):
         assert barriers(loss, params, platform=platform) == 0
 
 
-def test_only_cpus_write_what_a_block_makes_smaller_and_the_results():
-    """The features, and both means over squares."""
+def test_only_cpus_write_pictures_before_and_after_downsampling():
+    """One barrier for the features, and one for each of the two means over squares."""
     block = ResBlock(4, 4, 4, resample="down", dtype="float32", rngs=nnx.Rngs(0))
     given = jnp.ones((1, 4, 4, 4)), jnp.ones((1, 4))
     for platform, count in {"cpu": 3, "tpu": 0, "cuda": 0}.items():
