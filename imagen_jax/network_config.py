@@ -41,6 +41,10 @@ def _require_sinusoid(width: int, name: str) -> None:
     )
 
 
+def _require_pixel_channels(channels: int) -> None:
+    require(channels >= 0, f"pixel_channels is {channels}; it must not be negative.")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UNetConfig(Checked):
     """ADM-family U-Net of the base stage (paper, appendix F.1; Dhariwal & Nichol 2021).
@@ -61,6 +65,9 @@ class UNetConfig(Checked):
     head_dim: int = 64
     patch_size: int = 1
     """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
+    pixel_channels: int = 0
+    """Channels of two convolutions of whole pixels that come last and hide the borders of the
+    patches; 0 for none, as in the paper, which has no patches."""
     norm_groups: int = 32
     """Of the group normalisations; where channels are few, so that a group has several."""
     remat: tuple[Remat, ...] = ()
@@ -100,6 +107,7 @@ class UNetConfig(Checked):
         require_positive(
             self, "embed_dim", "head_dim", "patch_size", "norm_groups", "residual_scale"
         )
+        _require_pixel_channels(self.pixel_channels)
         require_all_positive(self, "channel_mult", "num_res_blocks")
         _require_sinusoid(self.embed_dim, "UNetConfig.embed_dim")
         for name in ("text_projection", "embedding_dim"):
@@ -143,6 +151,9 @@ class EfficientUNetConfig(Checked):
     num_heads: int = 8
     patch_size: int = 1
     """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
+    pixel_channels: int = 0
+    """Channels of two convolutions of whole pixels that come last and hide the borders of the
+    patches; 0 for none, as in the paper, which has no patches."""
     norm_groups: int = 32
     """Of the group normalisations; where channels are few, so that a group has several."""
     remat: tuple[Remat, ...] = ()
@@ -157,6 +168,7 @@ class EfficientUNetConfig(Checked):
     def __post_init__(self) -> None:
         require_choice(self, dtype=Dtype)
         require_positive(self, "num_heads", "patch_size", "norm_groups")
+        _require_pixel_channels(self.pixel_channels)
         _require_remat(self.remat, len(self.channels), "block")
         for name in ("num_res_blocks", "strides", "self_attention", "text_attention"):
             require(

@@ -2,23 +2,28 @@
 
     builder = tfds.builder("captioned_emoji/core_256", file_format="array_record")
 
-Configs are named `{core,all}_{64,256,1024}`. Every picture is drawn from vectors, so it is as
-sharp as its size; `low_res` is the same vector drawn at a quarter of the side.
+Configs are named `{core,all,varied}_{64,256,1024}`; `varied` has the core's concepts in other
+colours and on coloured backgrounds. Every picture is drawn from vectors, so it is as sharp as its
+size; `low_res` is the same vector drawn at a quarter of the side.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 import tensorflow_datasets as tfds
 
-from imagen_jax.data import emoji_concepts, emoji_vectors
+from imagen_jax.data import emoji_colours, emoji_concepts, emoji_vectors
 from imagen_jax.data.emoji_vectors import Concept
 
 NAME = "captioned_emoji"
 RESOLUTIONS = (64, 256, 1024)
 UPSCALE = 4
-KEYWORD_SEPARATOR = "|"
+SEPARATOR = "|"
+VARIANTS = {64: 40, 256: 10, 1024: 3}
+"""The most pictures that `varied` has of a concept in a style: large ones take long to draw."""
+Subset = Literal["core", "all", "varied"]
 _CITATION = """Noto Emoji (Google, Apache-2.0); Twemoji (Twitter and contributors, CC-BY-4.0);
 Fluent Emoji Flat (Microsoft, MIT); words: emojibase-data (Miles Johnson, MIT)."""
 
@@ -27,7 +32,7 @@ Fluent Emoji Flat (Microsoft, MIT); words: emojibase-data (Miles Johnson, MIT)."
 class CaptionedEmojiConfig(tfds.core.BuilderConfig):
     """Which concepts, and the side of the pictures."""
 
-    subset: Literal["core", "all"] = "core"
+    subset: Subset = "core"
     resolution: int = 64
 
     @property
@@ -44,7 +49,7 @@ def _configs() -> list[CaptionedEmojiConfig]:
             subset=subset,
             resolution=resolution,
         )
-        for subset in ("core", "all")
+        for subset in get_args(Subset)
         for resolution in RESOLUTIONS
     ]
 
@@ -54,10 +59,15 @@ def _picture(side: int) -> tfds.features.Image:
 
 
 class CaptionedEmoji(tfds.core.GeneratorBasedBuilder):
-    """Emoji in three styles; the test split holds out concepts and (concept, style) pairs."""
+    """Emoji in three styles; the test split holds out styles, colours and backgrounds of concepts
+    that the train split has in others."""
 
     name = NAME
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "Plain pictures; whole concepts are held out too.",
+        "2.0.0": "`varied`, with colours and backgrounds; no concept is held out whole.",
+    }
     BUILDER_CONFIGS = _configs()
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -65,10 +75,13 @@ class CaptionedEmoji(tfds.core.GeneratorBasedBuilder):
         features = {
             "image": _picture(config.resolution),
             "label": tfds.features.Text(),
-            "keywords": tfds.features.Text(doc=f"joined with {KEYWORD_SEPARATOR!r}"),
+            "synonyms": tfds.features.Text(doc=f"joined with {SEPARATOR!r}"),
+            "keywords": tfds.features.Text(doc=f"joined with {SEPARATOR!r}"),
             "style": tfds.features.Text(doc=", ".join(emoji_vectors.STYLES)),
+            "colour": tfds.features.Text(doc='the object\'s, "" for its own'),
+            "background": tfds.features.Text(doc='"" for white'),
             "concept": tfds.features.Text(doc="Unicode code points, as 1f34e"),
-            "held_out": tfds.features.Text(doc='"concept" or "pair" in the test split, else ""'),
+            "held_out": tfds.features.Text(doc='what is held out in the test split, else ""'),
         }
         if config.low_resolution is not None:
             features["low_res"] = _picture(config.low_resolution)
@@ -84,27 +97,40 @@ class CaptionedEmoji(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(False), "test": self._generate_examples(True)}
 
     def _concepts(self) -> list[Concept]:
-        if self.builder_config.subset == "core":
-            return emoji_concepts.core_concepts()
-        return list(emoji_vectors.concepts().values())
+        if self.builder_config.subset == "all":
+            return list(emoji_vectors.concepts().values())
+        return emoji_concepts.core_concepts()
+
+    def _variants(self, concept: Concept, style: str) -> list[tuple[str, str]]:
+        """(colour, background) of each picture of a concept in a style."""
+        if self.builder_config.subset != "varied":
+            return [("", "")]
+        return emoji_concepts.variants(concept, style)[: VARIANTS[self.builder_config.resolution]]
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict]]:
         """All pictures that are held out, or all that are not."""
         for concept in self._concepts():
             for style in emoji_vectors.styles_of(concept.key):
-                if bool(emoji_concepts.held_out(concept, style)) == test:
-                    yield f"{concept.key}/{style}", self._example(concept, style)
+                for look in self._variants(concept, style):
+                    if bool(emoji_concepts.held_out(concept, style, *look)) == test:
+                        key = "/".join([concept.key, style, *look])
+                        yield key, self._example(concept, style, *look)
 
-    def _example(self, concept: Concept, style: str) -> dict:
+    def _example(self, concept: Concept, style: str, colour: str, background: str) -> dict:
         config = self.builder_config
+        draw = functools.partial(emoji_colours.draw, style, concept.key, colour, background)
+        label = emoji_concepts.colourable_label(concept) if colour else concept.label
         example = {
-            "image": emoji_vectors.draw(style, concept.key, config.resolution),
-            "label": concept.label,
-            "keywords": KEYWORD_SEPARATOR.join(concept.keywords),
+            "image": draw(config.resolution),
+            "label": label,
+            "synonyms": SEPARATOR.join(emoji_concepts.SYNONYMS.get(concept.label, ())),
+            "keywords": SEPARATOR.join(concept.keywords),
             "style": style,
+            "colour": colour,
+            "background": background,
             "concept": concept.key,
-            "held_out": emoji_concepts.held_out(concept, style),
+            "held_out": emoji_concepts.held_out(concept, style, colour, background),
         }
         if config.low_resolution is not None:
-            example["low_res"] = emoji_vectors.draw(style, concept.key, config.low_resolution)
+            example["low_res"] = draw(config.low_resolution)
         return example

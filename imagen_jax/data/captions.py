@@ -1,4 +1,4 @@
-"""Captions from a label, keywords and a style: another wording at every draw."""
+"""Captions from what is known of an emoji picture: another wording at every draw."""
 
 import dataclasses
 import itertools
@@ -11,6 +11,8 @@ STYLE_SHARE = 0.5
 """Share of the captions that name the style."""
 KEYWORD_SHARE = 0.25
 """Share of the captions that end in one or two keywords."""
+SYNONYM_SHARE = 0.5
+"""Share of the captions that say a synonym, of the things that have one."""
 PORTION_SHARE = 0.25
 """Share of the captions that name a portion, of the things that come in one."""
 
@@ -39,35 +41,39 @@ def noun_phrase(label: str) -> str:
     return f"{'an' if vowel or word.startswith(SILENT_H) else 'a'} {label}"
 
 
-def plain_captions(label: str, keywords: Sequence[str]) -> list[str]:
+def plain_captions(
+    label: str, keywords: Sequence[str] = (), colour: str = "", background: str = ""
+) -> list[str]:
     """The wordings without a style: bare, with its article, and as a portion."""
     portions = [word for word in PORTIONS if word in keywords and word not in label.split()]
-    return [label, noun_phrase(label), *(f"a {portion} of {label}" for portion in portions)]
+    ground = _ground(background)
+    bare, phrase = _coloured(label, colour)
+    sliced = [f"a {portion} of {bare}{ground}" for portion in portions]
+    return [f"{bare}{ground}", f"{phrase}{ground}", *sliced]
 
 
-def styled_captions(label: str, style: str) -> list[str]:
+def styled_captions(label: str, style: str, colour: str = "", background: str = "") -> list[str]:
     """The wordings that name the style."""
+    ground = _ground(background)
+    bare, phrase = _coloured(label, colour)
     return [
-        f"{label}, {style} style",
-        f"{style} {label}",
-        f"{noun_phrase(label)}, {style} style",
-        f"{noun_phrase(label)} in {style} style",
+        f"{bare}{ground}, {style} style",
+        f"{style} {bare}{ground}",
+        f"{phrase}{ground}, {style} style",
+        f"{phrase}{ground} in {style} style",
     ]
 
 
-def caption(label: str, keywords: Sequence[str], style: str, rng: np.random.Generator) -> str:
-    """One caption, drawn with `rng`."""
-    label = plain_quotes(label)
-    if rng.random() < STYLE_SHARE:
-        drawn = _one_of(styled_captions(label, style), rng)
-    else:
-        bare, phrase, *portions = plain_captions(label, keywords)
-        wordings = portions if portions and rng.random() < PORTION_SHARE else [bare, phrase, phrase]
-        drawn = _one_of(wordings, rng)
-    if keywords and rng.random() < KEYWORD_SHARE:
-        added = rng.permutation(len(keywords))[: rng.integers(1, 3)]
-        drawn = ", ".join([drawn, *(plain_quotes(keywords[index]) for index in added)])
-    return drawn
+def _coloured(label: str, colour: str) -> tuple[str, str]:
+    """("blue apple", "a blue apple"); what has no article gets none with a colour either."""
+    if not colour:
+        return label, noun_phrase(label)
+    bare = f"{colour} {label}"
+    return bare, bare if noun_phrase(label) == label else noun_phrase(bare)
+
+
+def _ground(background: str) -> str:
+    return f" on {noun_phrase(f'{background} background')}" if background else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,20 +81,50 @@ class WordedCaptions:
     """The captions of one picture, worded anew at every draw."""
 
     label: str
+    """What the picture shows."""
+    synonyms: tuple[str, ...]
+    """What else people call it."""
     keywords: tuple[str, ...]
+    """What may be added at the end, where the picture has no colour or background of its own."""
     style: str
+    colour: str = ""
+    """That the thing is said to have; "" says none."""
+    background: str = ""
+    """That is named; "" names none."""
 
     def draw(self, rng: np.random.Generator) -> str:
-        return caption(self.label, self.keywords, self.style, rng)
+        """One wording, drawn with `rng`."""
+        says_synonym = self.synonyms and rng.random() < SYNONYM_SHARE
+        label = plain_quotes(_one_of(self.synonyms, rng) if says_synonym else self.label)
+        look = (self.colour, self.background)
+        if rng.random() < STYLE_SHARE:
+            drawn = _one_of(styled_captions(label, self.style, *look), rng)
+        else:
+            bare, phrase, *portions = plain_captions(label, self.keywords, *look)
+            portion = portions and rng.random() < PORTION_SHARE
+            drawn = _one_of(portions if portion else [bare, phrase, phrase], rng)
+        keywords = self._added()
+        if keywords and rng.random() < KEYWORD_SHARE:
+            added = rng.permutation(len(keywords))[: rng.integers(1, 3)]
+            drawn = ", ".join([drawn, *(keywords[index] for index in added)])
+        return drawn
 
     def all(self) -> Iterator[str]:
         """Each wording bare, with one keyword, and with two in either order."""
-        label, keywords = plain_quotes(self.label), [plain_quotes(word) for word in self.keywords]
-        wordings = plain_captions(label, keywords) + styled_captions(label, self.style)
-        for wording in wordings:
-            for count in (0, 1, 2):
-                for added in itertools.permutations(keywords, count):
-                    yield ", ".join([wording, *added])
+        for label in map(plain_quotes, (self.label, *self.synonyms)):
+            look = (self.colour, self.background)
+            wordings = plain_captions(label, self.keywords, *look)
+            wordings += styled_captions(label, self.style, *look)
+            for wording in wordings:
+                for count in (0, 1, 2):
+                    for added in itertools.permutations(self._added(), count):
+                        yield ", ".join([wording, *added])
+
+    def _added(self) -> list[str]:
+        """The keywords that may stand at the end: those of a red apple say that it is red."""
+        if self.colour or self.background:
+            return []
+        return [plain_quotes(word) for word in self.keywords]
 
 
 def _one_of(wordings: Sequence[str], rng: np.random.Generator) -> str:

@@ -63,16 +63,26 @@ def svg(vector: dict) -> str:
     )
 
 
-def draw(style: str, key: str, size: int) -> bytes:
-    """The concept in the style on white, as an RGB PNG of `size` x `size`."""
+def rasterise(vector: dict, size: int, background: str | None = None) -> Image.Image:
+    """The vector as an RGBA picture of `size` x `size`; without a background on nothing."""
     drawn = resvg_py.svg_to_bytes(
-        svg(vectors(style)[key]),
-        background="#ffffff",
+        svg(vector),
+        background=background,
         width=size,
         height=size,
         dpi=96.0,  # The default leaves units such as px without a size.
         skip_system_fonts=True,
     )
+    return Image.open(io.BytesIO(drawn)).convert("RGBA")
+
+
+def to_png(vector: dict, size: int, background: str = "#ffffff") -> bytes:
+    """The vector on a background, as an RGB PNG of `size` x `size`."""
     png = io.BytesIO()
-    Image.open(io.BytesIO(drawn)).convert("RGB").save(png, "PNG")
+    rasterise(vector, size, background).convert("RGB").save(png, "PNG")
     return png.getvalue()
+
+
+def draw(style: str, key: str, size: int) -> bytes:
+    """The concept in the style on white, as an RGB PNG of `size` x `size`."""
+    return to_png(vectors(style)[key], size)

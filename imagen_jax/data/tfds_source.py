@@ -1,5 +1,6 @@
 """Any tfds data set that has an image and a text feature, read without TensorFlow."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,6 @@ from imagen_jax.files import list_files, to_path
 
 CAPTION_FEATURES = ("caption", "captions", "text", "description", "title")
 """The first of these that stands in a text feature's path wins over other text features."""
-EMOJI_WORDS = ("label", "keywords", "style")
 _NO_NAMES = (tfds.core.DatasetNotFoundError, ValueError, AssertionError)
 """What tfds raises on an unknown data set or config (ValueError) or version (AssertionError)."""
 
@@ -95,9 +95,11 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _emoji_captions(record: dict[str, bytes]) -> WordedCaptions:
-    label, keywords, style = (record[word].decode() for word in EMOJI_WORDS)
-    split = keywords.split(captioned_emoji.KEYWORD_SEPARATOR) if keywords else []
-    return WordedCaptions(label, tuple(split), style)
+    names = [field.name for field in dataclasses.fields(WordedCaptions)]
+    words = {name: record[name].decode() for name in names}
+    for name in ("synonyms", "keywords"):
+        words[name] = tuple(filter(None, words[name].split(captioned_emoji.SEPARATOR)))
+    return WordedCaptions(**words)
 
 
 def open_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:

@@ -1,7 +1,8 @@
 """What the base U-Net and the Efficient U-Net share: conditioning, stem and head."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -27,6 +28,28 @@ from imagen_jax.models.resampling import depth_to_space, space_to_depth
 from imagen_jax.network_config import Activation, EmbeddingActivation, Pooling, TimeInput
 
 
+class PixelHead(nnx.Module):
+    """Two convolutions of whole pixels: they hide the borders of the patches, and see the input.
+
+    Args:
+        channels: of what the patches gave.
+        in_channels: of the network's input.
+        out_channels: of the prediction, which starts as zero.
+    """
+
+    def __init__(
+        self, channels: int, in_channels: int, out_channels: int,
+        activation: Callable[[jax.Array], jax.Array], *, dtype: str, rngs: nnx.Rngs,
+    ):  # fmt: skip
+        self.activation = activation
+        self.conv_1 = conv(channels + in_channels, channels, dtype=dtype, rngs=rngs)
+        self.conv_2 = conv(channels, out_channels, zero=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Features, inputs: Features) -> Features:
+        x = jnp.concatenate([x, inputs.astype(x.dtype)], axis=-1)
+        return self.conv_2(self.activation(self.conv_1(x)))
+
+
 class ConditionalUNet(nnx.Module):
     """Predicts eps, x0 or v from z_t, its noise, a text and maybe a low-resolution picture.
 
@@ -38,6 +61,7 @@ class ConditionalUNet(nnx.Module):
         text_width: width of the text embeddings.
         pooling_head_dim: width of the heads of the attention pooling.
         patch_size: side of the space-to-depth patches.
+        pixel_channels: of the convolutions after the patches; 0 for none.
         norm_groups: of the group normalisations.
         low_res: whether a low-resolution picture and its aug_level are inputs.
 
@@ -46,14 +70,16 @@ class ConditionalUNet(nnx.Module):
 
     def __init__(
         self, *, width: int, head_width: int, text_width: int, pooling_head_dim: int,
-        patch_size: int, norm_groups: int, low_res: bool, activation: Activation = "swish",
-        time_input: TimeInput = "log_snr", pooling: Pooling = "mean",
+        patch_size: int, pixel_channels: int, norm_groups: int, low_res: bool,
+        activation: Activation = "swish", time_input: TimeInput = "log_snr",
+        pooling: Pooling = "mean",
         embedding_activation: EmbeddingActivation = "per_block", embedding_dim: int | None = None,
         text_projection: int | None = None, mask_padding: bool = True,
         predicts_variance: bool = False, dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip
         kwargs = {"dtype": dtype, "rngs": rngs}
-        embedding, patch_channels = embedding_dim or 4 * width, 3 * patch_size**2
+        embedding = embedding_dim or 4 * width
+        in_channels, out_channels = 3 * (1 + low_res), 3 * (1 + predicts_variance)
         self.patch_size, self.mask_padding = patch_size, mask_padding
         self.activation = ACTIVATIONS[activation]
         self.activates_embedding = embedding_activation == "once"
@@ -67,10 +93,17 @@ class ConditionalUNet(nnx.Module):
         self.text_projection = (
             linear(text_width, text_projection, **kwargs) if text_projection else None
         )
-        self.conv_in = conv((2 if low_res else 1) * patch_channels, width, **kwargs)
+        self.conv_in = conv(in_channels * patch_size**2, width, **kwargs)
         self.norm_out = GroupNorm(head_width, groups=norm_groups, rngs=rngs)
-        out_channels = (2 if predicts_variance else 1) * patch_channels
-        self.conv_out = conv(head_width, out_channels, zero=True, **kwargs)
+        self.conv_out = conv(
+            head_width, (pixel_channels or out_channels) * patch_size**2,
+            zero=not pixel_channels, **kwargs,
+        )  # fmt: skip
+        self.pixel_head = (
+            PixelHead(pixel_channels, in_channels, out_channels, self.activation, **kwargs)
+            if pixel_channels
+            else None
+        )
 
     def attentions(self) -> Iterable[ImageAttention]:
         """All attentions over the text, in the order in which they run."""
@@ -120,8 +153,11 @@ class ConditionalUNet(nnx.Module):
         embedding = whole(self.conditioning, gather)(noise_level, text.pooled, aug_level)
         if self.activates_embedding:
             embedding = self.activation(embedding)
-        x = with_low_res(z, low_res)
-        x = whole(self.conv_in, gather)(space_to_depth(x, self.patch_size))
+        inputs = with_low_res(z, low_res)
+        x = whole(self.conv_in, gather)(space_to_depth(inputs, self.patch_size))
         x = self.trunk(x, embedding, text, gather)
         x = whole(self.conv_out, gather)(self.norm_out(x, activation=self.activation))
-        return depth_to_space(x, self.patch_size).astype(jnp.float32)
+        x = depth_to_space(x, self.patch_size)
+        if self.pixel_head is not None:
+            x = whole(self.pixel_head, gather)(x, inputs)
+        return x.astype(jnp.float32)
