@@ -52,7 +52,7 @@ class Flags:
     DeepFloyd IF also takes the name of a set of its steps, such as smart50. Like the next four
     flags it defaults to what each stage's config says."""
     sampler: str = ""
-    """ancestral, ddim or dpm++."""
+    """ancestral, ddim, dpm++ or heun (two evaluations a step)."""
     guidance: str = ""
     """Guidance scale w; 1 is off."""
     thresholding: str = ""

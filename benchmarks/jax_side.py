@@ -23,12 +23,12 @@ import turns
 
 from imagen_jax.config import (
     DiffusionConfig,
+    SamplingConfig,
     StageConfig,
     T5Config,
     TextEncoderConfig,
 )
-from imagen_jax.diffusion import chain, samplers
-from imagen_jax.diffusion.guidance import make_denoise
+from imagen_jax.sampling import make_image_sampler, plan_sampling
 from imagen_jax.stage import Networks, Params, build_networks
 from imagen_jax.training.host_memory import compile_in_blocks, run_where_called
 from imagen_jax.weights.deepfloyd_if import open_unet
@@ -36,7 +36,7 @@ from imagen_jax.weights.deepfloyd_if import open_unet
 Arrays = dict[str, jax.Array]
 
 
-def load(directory: Path, remat: str, dtype: str) -> tuple[Networks, Params]:
+def load(directory: Path, remat: str, dtype: str) -> tuple[StageConfig, Params]:
     """The network that diffusers wrote, read as `convert deepfloyd-if` reads it."""
     stored, params = open_unet(directory / "unet")
     levels = len(stored.config.channel_mult)
@@ -48,7 +48,7 @@ def load(directory: Path, remat: str, dtype: str) -> tuple[Networks, Params]:
         diffusion=DiffusionConfig(schedule="cosine_chain"),
     )
     params = jax.tree.map(lambda parameter: jnp.asarray(parameter.whole("float32")), params)
-    return build_networks(config), {"unet": params}
+    return config, {"unet": params}
 
 
 def predict(networks: Networks, params: Params, given: Arrays) -> jax.Array:
@@ -57,12 +57,14 @@ def predict(networks: Networks, params: Params, given: Arrays) -> jax.Array:
     return networks.predict(params, given["z"], given["step"], text)
 
 
-def forward(networks: Networks, params: Params, given: Arrays) -> Callable[[], jax.Array]:
+def forward(config: StageConfig, params: Params, given: Arrays) -> Callable[[], jax.Array]:
+    networks = build_networks(config)
     compiled = jax.jit(functools.partial(predict, networks)).lower(params, given).compile()
     return functools.partial(compiled, params, given)
 
 
-def train(networks: Networks, params: Params, given: Arrays) -> Callable[[], jax.Array]:
+def train(config: StageConfig, params: Params, given: Arrays) -> Callable[[], jax.Array]:
+    networks = build_networks(config)
     optimizer = optax.adamw(turns.LEARNING_RATE, weight_decay=turns.WEIGHT_DECAY)
 
     def loss(params: Params, given: Arrays) -> jax.Array:
@@ -88,25 +90,21 @@ def train(networks: Networks, params: Params, given: Arrays) -> Callable[[], jax
     return run
 
 
-def sample(networks: Networks, params: Params, given: Arrays) -> Callable[[], jax.Array]:
-    """As make_image_sampler does, but from a given z."""
-
-    @jax.jit
-    def paint(params: Params, given: Arrays) -> jax.Array:
-        text = jnp.concatenate([given["text"], given["null"]])
-        encoded = networks.encode_text(params, text, jnp.ones(text.shape[:2], bool))
-
-        def guided(z: jax.Array, log_snr: jax.Array) -> jax.Array:
-            return networks.predict(params, z, chain.step_of(log_snr), encoded)
-
-        denoise = make_denoise(
-            guided, "eps", turns.GUIDANCE_SCALE, "dynamic", turns.PERCENTILE, turns.CAP
-        )
-        grid = samplers.time_grid("cosine_chain", turns.STEPS, "leading")
-        keys = jax.random.split(jax.random.key(0), len(given["z"]))  # Of noise times eta, 0.
-        return samplers.ddim(denoise, given["z"], grid, keys, eta=0.0)
-
-    return functools.partial(paint.lower(params, given).compile(), params, given)
+def sample(config: StageConfig, params: Params, given: Arrays) -> Callable[[], jax.Array]:
+    """Guided DDIM from a given z."""
+    settings = SamplingConfig(
+        sampler="ddim", num_steps=turns.STEPS, spacing="leading",
+        guidance_scale=turns.GUIDANCE_SCALE, thresholding="dynamic",
+        percentile=turns.PERCENTILE, max_threshold=turns.CAP,
+    )  # fmt: skip
+    size = given["z"].shape[1:3]
+    plan, numbers = plan_sampling(config, settings, size)
+    paint = jax.jit(make_image_sampler(config, plan, build_networks(config), size=size))
+    whole = jnp.ones(given["text"].shape[:2], bool)
+    keys = jax.random.split(jax.random.key(0), len(given["z"]))  # Of noise times eta, 0.
+    inputs = (given["text"], whole, keys, None, (given["null"], whole), given["z"])
+    return functools.partial(paint.lower(params, numbers, *inputs).compile(), params, numbers,
+                             *inputs)  # fmt: skip
 
 
 def shares(run: Callable[[], jax.Array]) -> dict[str, float]:
@@ -148,9 +146,9 @@ def main() -> None:
     directory, task, *how = sys.argv[1:]
     if task == "train":  # As train.py does.
         run_where_called()
-    networks, params = load(Path(directory), *how)
+    config, params = load(Path(directory), *how)
     given = {name: jnp.asarray(x) for name, x in np.load(f"{directory}/inputs.npz").items()}
-    run = {"forward": forward, "train": train, "sample": sample}[task](networks, params, given)
+    run = {"forward": forward, "train": train, "sample": sample}[task](config, params, given)
     turns.serve(lambda: np.asarray(run()), task)
     print(json.dumps(shares(run)))
 

@@ -42,9 +42,7 @@ def get_config() -> StageConfig:
         ),
         text_encoder=dataclasses.replace(TEXT_ENCODER, train=True),
         diffusion=DiffusionConfig(prediction="v"),
-        data=DataConfig(
-            mixture=("0.5*captioned_emoji/core_64", "0.5*captioned_emoji/varied_64")
-        ),
+        data=DataConfig(mixture=("0.5*captioned_emoji/core_64", "0.5*captioned_emoji/varied_64")),
         optimizer=OptimizerConfig(
             name="adam",
             learning_rate=5e-4,

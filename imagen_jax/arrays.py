@@ -4,6 +4,8 @@ Letters in einsum bodies: B batch, H height, W width, C channels, L text length,
 width, Q queries, K keys, N heads, E embedding width.
 """
 
+from typing import Any
+
 from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 
 Images = Float[Array, "batch height width channels"]
@@ -31,5 +33,8 @@ TextMask = Bool[Array, "batch length"]
 NullText = tuple[Float[Array, "1 length text_width"], Bool[Array, "1 length"]]
 """Embeddings and mask of the empty caption, for pictures without a text."""
 TokenIds = Int32[Array, "batch length"]
+Traced = Any
+"""A number in a pytree that is an argument of jitted functions: a float or int, or any array,
+tracer or abstract array of its shape, which is () where nothing else is said."""
 Keys = Key[Array, "batch"]
 """One typed PRNG key per picture."""

@@ -14,7 +14,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.loading import StoredStage
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.prompts import PromptEmbeddings
-from imagen_jax.sampling import make_sampler, picture_keys
+from imagen_jax.sampling import make_sampler, picture_keys, plan_sampling
 from imagen_jax.shipped import STAGES, shipped_stage
 from imagen_jax.stage import build_networks
 from imagen_jax.weights.tensors import digest
@@ -105,10 +105,12 @@ def _paint_stage(
     config = step.stage.config
     params = {"unet": step.stage.unet.load(mesh)}
     rows = meshes.batch_sharding(mesh)
+    size = (step.side, step.side)
+    plan, numbers = plan_sampling(config, step.settings, size)
     sample = make_sampler(
-        config, step.settings,
+        config, plan,
         build_networks(config, functools.partial(meshes.gather_parameters, mesh=mesh)),
-        size=(step.side, step.side), on_step=on_step,
+        size=size, on_step=on_step,
         sharding=rows if config.low_resolution is None else meshes.picture_sharding(mesh),
     )  # fmt: skip
     keys = picture_keys(seed, step.side, num_images)
@@ -120,7 +122,7 @@ def _paint_stage(
         prompt, picture = pairs // num_images, pairs % num_images
         low = None if low_res is None else low_res[pairs]
         inputs = jax.device_put((text.text[prompt], text.mask[prompt], keys[picture], low), rows)
-        return np.asarray(sample(params, *inputs, text.null))
+        return np.asarray(sample(params, numbers, *inputs, text.null))
 
     batches = [batch(first) for first in starts]
     jax.effects_barrier()  # Lets the last `on_step` run.

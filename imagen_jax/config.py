@@ -25,7 +25,7 @@ from imagen_jax.rules import require, require_choice, require_fraction, require_
 Schedule = Literal["cosine", "linear", "cosine_chain"]
 Prediction = Literal["eps", "x0", "v"]
 OptimizerName = Literal["adafactor", "adam"]
-SamplerName = Literal["ancestral", "ddim", "dpm++"]
+SamplerName = Literal["ancestral", "ddim", "dpm++", "heun"]
 Thresholding = Literal["none", "static", "dynamic"]
 Spacing = Literal["even", "leading", "trailing"]
 NullText = Literal["zeros", "empty"]
@@ -181,6 +181,11 @@ class SamplingConfig(Checked):
     """Steps of a discrete chain, `num_steps` of them, descending; empty follows `spacing`."""
     guidance_scale: float = 7.0
     """w of eps = w eps_c + (1 - w) eps_u; 1 is off."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Guidance is off at times outside of it, 1 being noise (Kynkaanniemi et al. 2024); the paper
+    guides always."""
+    guidance_oscillates_from: int | None = None
+    """Step from which guidance is off in every other step, as in Imagen Video; None for never."""
     thresholding: Thresholding = "dynamic"
     percentile: float = 99.5
     """Of |x0| in dynamic thresholding."""
@@ -205,6 +210,18 @@ class SamplingConfig(Checked):
         require(
             math.isfinite(self.guidance_scale),
             f"SamplingConfig.guidance_scale is {self.guidance_scale}; it must be finite.",
+        )
+        start, end = self.guidance_interval
+        require(
+            0 <= start < end <= 1,
+            f"SamplingConfig.guidance_interval is {self.guidance_interval}; it must be two times "
+            "between 0 and 1, the smaller one first.",
+        )
+        oscillates_from = self.guidance_oscillates_from
+        require(
+            oscillates_from is None or oscillates_from >= 0,
+            f"SamplingConfig.guidance_oscillates_from is {oscillates_from}; it must not be "
+            "negative.",
         )
         require(
             0 < self.percentile <= 100,

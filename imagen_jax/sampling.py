@@ -1,9 +1,13 @@
 """Pictures of one stage: text and keys in, pictures out, one jitted scan."""
 
+import dataclasses
+import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from imagen_jax.arrays import (
@@ -18,10 +22,11 @@ from imagen_jax.arrays import (
     Pixels,
     TextEmbeddings,
     TextMask,
+    Traced,
 )
-from imagen_jax.config import SamplingConfig, StageConfig
-from imagen_jax.diffusion import chain, process, samplers
-from imagen_jax.diffusion.guidance import make_denoise
+from imagen_jax.config import SamplingConfig, StageConfig, Thresholding
+from imagen_jax.diffusion import chain, guidance, process, samplers
+from imagen_jax.diffusion.guidance import Percentile
 from imagen_jax.stage import Networks, Params, drop_text
 
 # Folded into a picture's key for the noise of its low-resolution input.
@@ -76,18 +81,69 @@ def with_null_text(
     return tuple(jnp.concatenate(pair) for pair in zip((text, mask), dropped, strict=True))
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a stage samples, as far as it decides what is compiled.
+
+    Attributes:
+        log_snrs: the grid of `samplers.time_grid`.
+        guided: whether an unconditional half is computed too.
+    """
+
+    log_snrs: tuple[float, ...]
+    thresholding: Thresholding
+    guided: bool
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """How a stage samples, as far as it is traced: other numbers compile nothing anew.
+
+    The kind of the sampler, and how many values the percentile selects from, are part of this
+    pytree's structure and so do decide what is compiled.
+    """
+
+    sampler: samplers.Sampler
+    scales: Traced
+    """w of each step, as `guidance.guidance_scales` gives them: float32 [steps]."""
+    percentile: Percentile
+    max_threshold: Traced
+    aug_level: Traced
+
+
+def plan_sampling(
+    config: StageConfig, settings: SamplingConfig, size: tuple[int, int]
+) -> tuple[Plan, Numbers]:
+    """The two halves of how a stage paints pictures of `size` (height, width)."""
+    schedule, steps = config.diffusion.schedule, settings.num_steps
+    grid = samplers.time_grid(schedule, steps, settings.spacing, settings.timesteps)
+    scales = guidance.guidance_scales(
+        settings.guidance_scale, samplers.times(schedule, steps, settings.spacing,
+        settings.timesteps), settings.guidance_interval, settings.guidance_oscillates_from,
+    )  # fmt: skip
+    numbers = Numbers(
+        samplers.make(settings.sampler, settings), scales,
+        Percentile.of(settings.percentile, 3 * math.prod(size)),
+        math.inf if settings.max_threshold is None else settings.max_threshold,
+        settings.aug_level,
+    )  # fmt: skip
+    guided = bool(np.any(scales != 1))
+    return Plan(tuple(np.asarray(grid).tolist()), settings.thresholding, guided), numbers
+
+
 def make_sampler(
     config: StageConfig,
-    settings: SamplingConfig,
+    plan: Plan,
     networks: Networks,
     *,
     size: tuple[int, int],
     sharding: jax.sharding.Sharding | None = None,
-    on_step: Callable | None = None,
+    on_step: samplers.OnStep | None = None,
 ) -> Callable[..., Pixels]:
     """`make_image_sampler`, jitted, with pixels as its result."""
     sample = make_image_sampler(
-        config, settings, networks, size=size, sharding=sharding, on_step=on_step
+        config, plan, networks, size=size, sharding=sharding, on_step=on_step
     )
 
     def sample_pixels(*inputs) -> Pixels:
@@ -98,18 +154,19 @@ def make_sampler(
 
 def make_image_sampler(
     config: StageConfig,
-    settings: SamplingConfig,
+    plan: Plan,
     networks: Networks,
     *,
     size: tuple[int, int],
     sharding: jax.sharding.Sharding | None = None,
-    on_step: Callable | None = None,
+    on_step: samplers.OnStep | None = None,
 ) -> Callable[..., Images]:
     """A function that paints `size` (height, width) pictures of a stage, in [-1, 1].
 
-    Its arguments are (params, text, mask, keys, low_res, null): embeddings of the prompts, one key
-    per picture, for a super-resolution stage the low-resolution pixels (else None) and, where
-    the config has the null text `empty`, the embedded empty caption (else None).
+    Its arguments are (params, numbers, text, mask, keys, low_res, null, z): the numbers of
+    `plan_sampling`, embeddings of the prompts, one key per picture, for a super-resolution stage
+    the low-resolution pixels (else None), where the config has the null text `empty` the embedded
+    empty caption (else None), and the z to begin with (None draws it from the keys).
 
     `sharding` is how pictures lie on the devices; None leaves it to the arguments. Split
     heights follow from it through all of the network: convolutions fetch the rows that they
@@ -121,37 +178,37 @@ def make_image_sampler(
 
     def sample(
         params: Params,
+        numbers: Numbers,
         text: TextEmbeddings,
         mask: TextMask,
         keys: Keys,
         low_res: LowResPixels | None,
         null: NullText | None = None,
+        z: Images | None = None,
     ) -> Images:
-        guided = settings.guidance_scale != 1
         inputs = {}
         if low_res is not None:
-            level = jnp.full(keys.shape, settings.aug_level)
+            level = jnp.full(keys.shape, numbers.aug_level, jnp.float32)
             noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
             inputs = low_res_inputs(config, low_res, level, noise_keys, size)
-        if guided:
+        if plan.guided:
             text, mask = with_null_text(text, mask, null)
             inputs = {name: jnp.concatenate([x, x]) for name, x in inputs.items()}
         state = networks.encode_text(params, text, mask)
 
-        def predict(z: Images, log_snr: jax.Array) -> Features:
+        def predict(z: Images, log_snr: LogSNR) -> Features:
             level = noise_level(config, log_snr)
             return split(networks.predict(params, split(z), level, state, **inputs))
 
-        denoise = make_denoise(
-            predict, config.diffusion.prediction, settings.guidance_scale,
-            settings.thresholding, settings.percentile, settings.max_threshold,
+        denoise = guidance.make_denoise(
+            predict, config.diffusion.prediction, numbers.scales if plan.guided else None,
+            functools.partial(
+                guidance.threshold, kind=plan.thresholding, percentile=numbers.percentile,
+                cap=numbers.max_threshold,
+            ),
         )  # fmt: skip
-        grid = samplers.time_grid(
-            config.diffusion.schedule, settings.num_steps, settings.spacing, settings.timesteps
-        )
-        return samplers.sample(
-            settings.sampler, denoise, (*size, 3), grid, keys,
-            gamma=settings.gamma, eta=settings.eta, on_step=on_step,
-        )  # fmt: skip
+        z = samplers.initial_noise(keys, (*size, 3)) if z is None else z
+        grid = jnp.asarray(plan.log_snrs, jnp.float32)
+        return samplers.sample(numbers.sampler, denoise, z, grid, keys, on_step=on_step)
 
     return sample

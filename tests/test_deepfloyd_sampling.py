@@ -22,7 +22,7 @@ from imagen_jax.loading import load_config, load_stage, open_stage
 from imagen_jax.network_config import T5_PRESETS
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.prompts import embed_prompts
-from imagen_jax.sampling import make_image_sampler
+from imagen_jax.sampling import make_image_sampler, plan_sampling
 from imagen_jax.stage import build_networks
 from imagen_jax.weights.deepfloyd_config import read_unet_config
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, stage_config
@@ -53,17 +53,20 @@ def test_ten_guided_steps_equal_the_pipeline_of_diffusers(name, converted, monke
         if key.startswith(f"{name}.pipeline.")
     }
     monkeypatch.setattr(samplers, "normal", lambda keys, shape: golden["initial"])
-    monkeypatch.setattr(samplers, "_noise", lambda keys, i, z: golden["steps"][i])
+    monkeypatch.setattr(samplers, "noise", lambda keys, step, z: golden["steps"][step.index])
     monkeypatch.setattr(process, "normal", lambda keys, shape: golden["augmentation"])
     stage = open_stage(converted / f"{name}.safetensors")
     networks, side = build_networks(stage.config), stage.config.resolution
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     (text,) = embed_prompts([stage], PROMPTS, batch_size=3, mesh=mesh)
     settings = dataclasses.replace(stage.config.sampling, num_steps=len(golden["steps"]) + 1)
-    paint = make_image_sampler(stage.config, settings, networks, size=(side, side))
+    plan, numbers = plan_sampling(stage.config, settings, (side, side))
+    paint = make_image_sampler(stage.config, plan, networks, size=(side, side))
     keys = jax.random.split(jax.random.key(0), len(PROMPTS))
     inputs = (text.text, text.mask, keys, golden.get("low_res"), text.null)
-    pictures = jax.jit(paint)({"unet": stage.unet.load(mesh)}, *jax.tree.map(jnp.asarray, inputs))
+    pictures = jax.jit(paint)(
+        {"unet": stage.unet.load(mesh)}, numbers, *jax.tree.map(jnp.asarray, inputs)
+    )
     assert golden["pictures"].std() > 0.1
     np.testing.assert_allclose(pictures, golden["pictures"], rtol=0, atol=1e-3)
 

@@ -13,7 +13,7 @@ from imagen_jax.config import MeshConfig, T5Config
 from imagen_jax.errors import UsageError
 from imagen_jax.loading import load_frozen_encoder, load_stage, open_stage
 from imagen_jax.parallel.mesh import make_mesh, parameter_shardings
-from imagen_jax.sampling import make_sampler, picture_keys
+from imagen_jax.sampling import make_sampler, picture_keys, plan_sampling
 from imagen_jax.stage import build_networks
 from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.directory import claim_directory
@@ -81,11 +81,12 @@ def test_kernels_are_held_as_they_are_used_and_paint_the_same_pictures(stage, st
     dtypes = {(p[-1].key, str(x.dtype)) for p, x in jax.tree.leaves_with_path(held)}
     assert dtypes == {("kernel", "bfloat16"), ("bias", "float32"), ("scale", "float32")}
     assert {str(x.dtype) for x in jax.tree.leaves(whole)} == {"float32"}
-    sample = make_sampler(config, config.sampling, build_networks(config), size=(16, 16))
+    plan, numbers = plan_sampling(config, config.sampling, (16, 16))
+    sample = make_sampler(config, plan, build_networks(config), size=(16, 16))
     batch, keys = tiny.batch(config, 2), picture_keys(0, 16, 2)
     text = np.random.default_rng(0).normal(size=(2, tiny.LENGTH, tiny.T5.d_model))
     inputs = (text.astype(np.float32), batch["mask"], keys, batch.get("low_res"))
-    ours, wanted = (np.asarray(sample({"unet": unet}, *inputs)) for unet in (held, whole))
+    ours, wanted = (np.asarray(sample({"unet": unet}, numbers, *inputs)) for unet in (held, whole))
     assert wanted.std() > 10
     np.testing.assert_array_equal(ours, wanted)
 

@@ -10,9 +10,9 @@ import tiny
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.diffusion import process, samplers
-from imagen_jax.diffusion.guidance import make_denoise
+from imagen_jax.diffusion.guidance import Percentile, make_denoise, threshold
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.sampling import make_sampler, picture_keys, to_pixels, to_unit
+from imagen_jax.sampling import make_sampler, picture_keys, plan_sampling, to_pixels, to_unit
 from imagen_jax.stage import build_networks, drop_text
 
 SR = tiny.super_resolution()
@@ -27,11 +27,13 @@ def conditions(count, seed=0):
 
 
 def painter(config, **settings):
-    sampler = make_sampler(
-        config, tiny.replace(config.sampling, **settings), build_networks(config), size=(SIDE, SIDE)
-    )
+    size = (SIDE, SIDE)
+    plan, numbers = plan_sampling(config, tiny.replace(config.sampling, **settings), size)
+    sampler = make_sampler(config, plan, build_networks(config), size=size)
     params = {"unet": tiny.random_params(config)["unet"]}
-    return lambda text, mask, low_res, keys: np.asarray(sampler(params, text, mask, keys, low_res))
+    return lambda text, mask, low_res, keys: np.asarray(
+        sampler(params, numbers, text, mask, keys, low_res)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +80,13 @@ def test_guidance_one_is_the_conditional_model(unguided):
         predict = lambda z, log_snr: networks.predict(  # noqa: E731
             params, z, log_snr, state, low_res=noised, aug_level=level
         )
-        denoise = make_denoise(predict, "eps", 1.0, settings.thresholding, settings.percentile)
-        grid = samplers.time_grid("cosine", settings.num_steps)
-        return samplers.sample(
-            settings.sampler, denoise, (SIDE, SIDE, 3), grid, keys, gamma=settings.gamma, eta=0.0
+        percentile = Percentile.of(settings.percentile, 3 * SIDE**2)
+        denoise = make_denoise(
+            predict, "eps", None, lambda x0: threshold(x0, settings.thresholding, percentile)
         )
+        grid, sampler = samplers.time_grid("cosine", settings.num_steps), settings.sampler
+        z = samplers.initial_noise(keys, (SIDE, SIDE, 3))
+        return samplers.sample(samplers.make(sampler, settings), denoise, z, grid, keys)
 
     expected = np.asarray(to_pixels(jax.jit(by_hand)(text, mask)))
     result = unguided(text, mask, low_res, keys)
@@ -139,14 +143,15 @@ def split_over_eight():
     text = np.random.default_rng(0).normal(size=(1, tiny.LENGTH, tiny.T5.d_model))
     batch = tiny.batch(config, 1)
     inputs = (text.astype(np.float32), batch["mask"], picture_keys(0, 64, 1), batch["low_res"])
+    plan, numbers = plan_sampling(config, settings, (64, 64))
 
     def paint(devices):
         mesh = meshes.make_mesh(MeshConfig(spatial=devices), jax.devices()[:devices])
         sharding = meshes.picture_sharding(mesh)
         sampler = make_sampler(
-            config, settings, build_networks(config), size=(64, 64), sharding=sharding
+            config, plan, build_networks(config), size=(64, 64), sharding=sharding
         )
-        placed = jax.device_put((params, *inputs), meshes.replicated(mesh))
+        placed = jax.device_put((params, numbers, *inputs), meshes.replicated(mesh))
         program = sampler.lower(*placed).compile()
         return np.asarray(program(*placed)).astype(int), program.as_text()
 

@@ -1,55 +1,105 @@
 """Classifier-free guidance and thresholding: from a network's output to an estimate of x."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int32
 
-from imagen_jax.arrays import Features, Images, LogSNR
+from imagen_jax.arrays import Features, Images, LogSNR, Traced
 from imagen_jax.diffusion.process import Denoise, PredictionType, to_x0
 from imagen_jax.diffusion.schedules import PerPicture, over_pixels
 
 Thresholding = Literal["none", "static", "dynamic"]
+Scalar = Float[Array, ""]
+GuidanceScales = Float[Array, "steps"]
+"""w of each denoising step."""
+_KEPT_FROM = (99.0, 90.0, 0.0)
+"""The largest values from one of these percentiles up are selected, so that another percentile
+above it changes nothing that is compiled."""
 
 
-def guide(conditional: Images, unconditional: Images, scale: float) -> Images:
+def guide(conditional: Images, unconditional: Images, scale: float | Scalar) -> Images:
     """eps~ = w eps(z, c) + (1 - w) eps(z) (paper, eq. 2); w = 1 is no guidance, not w = 0."""
     return scale * conditional + (1 - scale) * unconditional
 
 
-def upper_percentile(values: Float[Array, "batch number"], percentile: float) -> PerPicture:
-    """The p-th percentile of each row, linear between ranks, as `jnp.percentile` gives it.
+def guidance_scales(
+    scale: float,
+    times: Float[np.ndarray, " steps"],
+    interval: tuple[float, float] = (0.0, 1.0),
+    oscillates_from: int | None = None,
+) -> Float[np.ndarray, " steps"]:
+    """w of each step: `scale`, and 1 where one of two options beyond the paper says so.
 
-    It selects the few largest values instead of sorting all of them.
+    Args:
+        times: t of each step, from 1 (noise) down.
+        interval: w is `scale` at times within it (Kynkaanniemi et al. 2024).
+        oscillates_from: index of the step from which w is in turns 1 and `scale` (Imagen Video,
+            Ho et al. 2022); None for never.
     """
-    number = values.shape[1]
-    rank = (1 - percentile / 100) * (number - 1)
-    above, share = int(rank), rank - int(rank)
-    below = min(above + 1, number - 1)
-    # Without the barrier XLA on CPU takes top_k and the slices below for a sort of everything.
-    largest = jax.lax.optimization_barrier(jax.lax.top_k(values, below + 1)[0])
-    return (1 - share) * largest[:, above] + share * largest[:, below]
+    start, end = interval
+    guided = (times >= start) & (times <= end)
+    if oscillates_from is not None:
+        since = np.arange(len(times)) - oscillates_from
+        guided &= (since < 0) | (since % 2 == 1)
+    return np.where(guided, scale, 1.0).astype(np.float32)
 
 
-def dynamic_threshold(x0: Images, percentile: float, cap: float | None = None) -> Images:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Percentile:
+    """Where the p-th percentile of `number` values lies, counted from the largest one down.
+
+    `kept` decides what is compiled, the others are traced: the percentile lies between the values
+    of rank `above` and `above` + 1, the largest having rank 0.
+    """
+
+    kept: int = dataclasses.field(metadata={"static": True})
+    above: Traced
+    weights: tuple[Traced, Traced]
+    """Of the value of rank `above` and of the one below it."""
+
+    @classmethod
+    def of(cls, percentile: float, number: int) -> "Percentile":
+        """`percentile` in (0, 100] of `number` values, linear between ranks."""
+        rank = (1 - percentile / 100) * (number - 1)
+        above = int(rank)
+        kept_from = next(bound for bound in _KEPT_FROM if percentile >= bound)
+        kept = min(int((1 - kept_from / 100) * (number - 1)) + 2, number)
+        return cls(kept, above, (1 - (rank - above), rank - above))
+
+    def __call__(self, values: Float[Array, "batch number"]) -> PerPicture:
+        """The percentile of each row, as `jnp.percentile` gives it, without sorting all values."""
+        # Without the barrier XLA on CPU takes top_k and what follows for a sort of everything.
+        largest = jax.lax.optimization_barrier(jax.lax.top_k(values, self.kept)[0])
+        below = jnp.minimum(jnp.asarray(self.above) + 1, self.kept - 1)
+        take = functools.partial(jax.lax.dynamic_index_in_dim, largest, axis=1, keepdims=False)
+        return self.weights[0] * take(self.above) + self.weights[1] * take(below)
+
+
+def dynamic_threshold(
+    x0: Images, percentile: Percentile, cap: float | Scalar = float("inf")
+) -> Images:
     """clip(x, -s, s) / s, s = max(1, p-th percentile of |x|) per picture (section 2.3, A.10).
 
     `cap` is the most that s may be; the paper has none.
     """
     magnitudes = jnp.abs(x0).reshape(x0.shape[0], -1)
-    s = jnp.maximum(upper_percentile(magnitudes, percentile), 1.0)
-    s = over_pixels(s if cap is None else jnp.minimum(s, cap))
+    s = over_pixels(jnp.minimum(jnp.maximum(percentile(magnitudes), 1.0), cap))
     return jnp.clip(x0, -s, s) / s
 
 
 def threshold(
-    x0: Images, kind: Thresholding, percentile: float, cap: float | None = None
+    x0: Images, kind: Thresholding, percentile: Percentile, cap: float | Scalar = float("inf")
 ) -> Images:
     """x0 as it is, clipped to [-1, 1] (static), or rescaled into it (dynamic; section 2.3).
 
-    `percentile`, in (0, 100], and `cap` are read by dynamic thresholding only.
+    `percentile` and `cap` are read by dynamic thresholding only.
     """
     apply = {
         "none": lambda x0: x0,
@@ -62,35 +112,32 @@ def threshold(
 def make_denoise(
     predict: Callable[[Images, LogSNR], Features],
     prediction_kind: PredictionType,
-    guidance_scale: float,
-    thresholding: Thresholding,
-    percentile: float,
-    cap: float | None = None,
+    scales: GuidanceScales | None,
+    threshold: Callable[[Images], Images],
 ) -> Denoise:
-    """A sampler's `denoise(z, log_snr) -> x0`: predict, guide, convert to x, threshold.
+    """A sampler's `denoise(z, log_snr, step) -> x0`: predict, guide, convert to x, threshold.
 
     `predict` takes one doubled batch, [2B, ...] and [2B], whose first half is conditional
-    and second half has null text; with a scale of 1 it gets the conditional [B] alone. Where
-    it gives twice the channels of z, the second half is the variance v in [-1, 1]: that of the
-    conditional half, as (v + 1) / 2, comes out beside x0.
+    and second half has null text; where `scales` is None, for no guidance, it gets the conditional
+    [B] alone. Where it gives twice the channels of z, the second half is the variance v in [-1, 1]:
+    that of the conditional half, as (v + 1) / 2, comes out beside x0.
 
     Guiding the raw output is guiding eps: every conversion is affine in the prediction and
     the weights w and 1 - w add up to 1. It spares an x- or v-prediction the detour over eps,
     which loses digits at high noise.
     """
 
-    def denoise(z: Images, log_snr: LogSNR) -> Features:
+    def denoise(z: Images, log_snr: LogSNR, step: Int32[Array, ""]) -> Features:
         channels = z.shape[-1]
-        if guidance_scale == 1:
+        if scales is None:
             conditional = predict(z, log_snr).astype(jnp.float32)
             prediction = conditional[..., :channels]
         else:
             doubled = predict(jnp.concatenate([z, z]), jnp.concatenate([log_snr, log_snr]))
             conditional, unconditional = jnp.split(doubled.astype(jnp.float32), 2)
             pair = conditional[..., :channels], unconditional[..., :channels]
-            prediction = guide(*pair, guidance_scale)
-        x0 = to_x0(prediction, z, log_snr, prediction_kind)
-        x0 = threshold(x0, thresholding, percentile, cap)
+            prediction = guide(*pair, scales[step])
+        x0 = threshold(to_x0(prediction, z, log_snr, prediction_kind))
         return jnp.concatenate([x0, (conditional[..., channels:] + 1) / 2], axis=-1)
 
     return denoise

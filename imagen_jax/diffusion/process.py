@@ -10,17 +10,17 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 from imagen_jax.arrays import AugLevel, Features, Images, Keys, LogSNR
 from imagen_jax.diffusion import schedules
 from imagen_jax.diffusion.schedules import PerPicture, alpha_sigma, over_pixels
 
 PredictionType = Literal["eps", "x0", "v"]
-Denoise = Callable[[Images, LogSNR], Features]
-"""(z, log_snr) -> the estimate of x that a sampler steps with. Where it has twice the channels of
-z, the second half says for each value where between its bounds, 0 to 1, the ancestral sampler's
-log-variance lies."""
+Denoise = Callable[[Images, LogSNR, Int32[Array, ""]], Features]
+"""(z, log_snr, index of the step) -> the estimate of x that a sampler steps with. Where it has
+twice the channels of z, the second half says for each value where between its bounds, 0 to 1, the
+ancestral sampler's log-variance lies."""
 
 
 def normal(keys: Keys, shape: Sequence[int]) -> Images:

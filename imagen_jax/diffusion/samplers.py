@@ -1,39 +1,216 @@
-"""Samplers: from noise to pictures, given a `denoise(z, log_snr) -> x0`. One scan each.
+"""Samplers: from noise to pictures, given a `denoise(z, log_snr, step) -> x0`. One scan each.
 
-A step goes from time t (more noise) to s < t. All arithmetic is float32. The last step
-returns the last x0 itself: it is the step to sigma = 0, without noise and, for the
-multistep solver, of first order, as is usual for stability with few steps.
+A sampler is a small frozen dataclass that holds its own options and says two things: what it
+remembers between steps (`start`), and how a step goes from time t (more noise) to s < t (`update`).
+The loop is the same for all: `start` puts z at the first time of a grid, `advance` takes any run of
+steps, `finish` gives the picture. So a run may begin at any time from any z, stop before the end,
+and go on later. All arithmetic is float32.
+
+The picture is the last x0 itself: it is the step to sigma = 0, without noise and, for the
+multistep and Heun's solver, of first order, as is usual for stability with few steps.
 
 Picture b of a batch draws from keys[b] alone, so it does not depend on the batch around it.
 
-A network that predicts its variance decides gamma of the ancestral sampler, for each value.
+A new sampler is a class like those below and a line in `SAMPLERS`.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from imagen_jax.arrays import Features, Images, Keys
+from imagen_jax.arrays import Features, Images, Keys, Traced
 from imagen_jax.diffusion import chain
 from imagen_jax.diffusion.process import Denoise, normal
 from imagen_jax.diffusion.schedules import LOG_SNR_MAX, Schedule, alpha_sigma, log_snr
 from imagen_jax.errors import UsageError
 
-SamplerName = Literal["ancestral", "ddim", "dpm++"]
+SamplerName = Literal["ancestral", "ddim", "dpm++", "heun"]
 Scalar = Float[Array, ""]
 StepIndex = Int32[Array, ""]
 LogSNRGrid = Float[Array, "grid"]
 """lambda at the num_steps + 1 ends of the steps, from t = 1 to t = 0."""
 OnStep = Callable[[StepIndex], object]
-Update = Callable[[StepIndex, Images, Images, Images, Features], Images]
-"""(step index, z_t, x0, x0 of the step before, predicted gamma or no channels) -> z_s."""
+OnEstimate = Callable[[StepIndex, Images], object]
+Estimate = Callable[[Images, Scalar], tuple[Images, Features]]
+"""(z, lambda) -> x0, and the predicted gamma, which has no channels where none is predicted."""
 
 # Folded into a picture's key for z_1, as step indices are for the noise of the steps.
 _INITIAL_NOISE = 2**31 - 1
+
+
+class Step(NamedTuple):
+    """One step of a grid, from time t (more noise) to s < t."""
+
+    index: StepIndex
+    """Of the whole grid, wherever the run began."""
+    log_snr_before: Scalar
+    """lambda where the step before began; at the grid's first step that of t."""
+    log_snr_t: Scalar
+    log_snr_s: Scalar
+
+
+class State(NamedTuple):
+    """Where a run stands between two steps."""
+
+    z: Images
+    x0: Images
+    """The estimate of the picture at the last step; zeros before the first."""
+    memory: Any
+    """What the sampler's `start` gave and its `update` goes on with: a pytree of arrays."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Fields are options, which may be traced values: a changed one compiles nothing anew."""
+
+    def start(self, z: Images) -> Any:
+        """What is remembered before the first step; () for nothing."""
+        ...
+
+    def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
+        """The state at s, from that at t."""
+        ...
+
+
+def posterior_mean(z: Images, x0: Images, log_snr_t: Scalar, log_snr_s: Scalar) -> Images:
+    """mu~_{s|t} = (1 - r) (alpha_s / alpha_t) z_t + r alpha_s x, r = 1 - e^{lambda_t - lambda_s}.
+
+    The mean of q(z_s | z_t, x) (appendix A).
+    """
+    (alpha_t, _), (alpha_s, _) = alpha_sigma(log_snr_t), alpha_sigma(log_snr_s)
+    kept, r = jnp.exp(log_snr_t - log_snr_s), -jnp.expm1(log_snr_t - log_snr_s)
+    return kept * (alpha_s / alpha_t) * z + r * alpha_s * x0
+
+
+def ancestral_std(
+    log_snr_t: Scalar, log_snr_s: Scalar, gamma: float | Scalar | Images
+) -> Scalar | Images:
+    """sqrt((sigma~^2_{s|t})^(1-gamma) (sigma^2_{t|s})^gamma), the noise of appendix A, eq. 5.
+
+    sigma~^2_{s|t} = r sigma_s^2 is the variance of q(z_s | z_t, x) and sigma^2_{t|s} =
+    r sigma_t^2 that of q(z_t | z_s), with r = 1 - e^{lambda_t - lambda_s}.
+    """
+    (_, sigma_t), (_, sigma_s) = alpha_sigma(log_snr_t), alpha_sigma(log_snr_s)
+    r = -jnp.expm1(log_snr_t - log_snr_s)
+    return jnp.sqrt(r) * sigma_s ** (1 - gamma) * sigma_t**gamma
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Ancestral:
+    """z_s = mu~_{s|t}(z_t, x0) + sqrt((sigma~^2)^(1-gamma) (sigma^2)^gamma) eps (App. A, eq. 5).
+
+    With a predicted gamma it is DDPM's step with a learned range of variances (Nichol & Dhariwal
+    2021, eq. 15); `gamma` is not read then.
+    """
+
+    gamma: Traced = 0.3
+
+    def start(self, z: Images) -> tuple[()]:
+        return ()
+
+    def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
+        x0, predicted = estimate(state.z, step.log_snr_t)
+        gamma = predicted if predicted.shape[-1] else self.gamma
+        mean = posterior_mean(state.z, x0, step.log_snr_t, step.log_snr_s)
+        std = ancestral_std(step.log_snr_t, step.log_snr_s, gamma)
+        return State(mean + std * noise(keys, step, state.z), x0, ())
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DDIM:
+    """z_s = alpha_s x0 + sigma_s (sqrt(1 - eta^2 r) eps_t + eta sqrt(r) eps).
+
+    eps_t = (z_t - alpha_t x0) / sigma_t and r = 1 - e^{lambda_t - lambda_s}. eta = 0 is
+    appendix A, eq. 6. eta scales the noise sigma~_{s|t} (Song et al. 2021, eq. 12 and 16), so
+    that eta = 1 is the ancestral sampler with gamma = 0. Written so that the argument of the
+    root cannot be rounded below zero.
+    """
+
+    eta: Traced = 0.0
+
+    def start(self, z: Images) -> tuple[()]:
+        return ()
+
+    def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
+        x0, _ = estimate(state.z, step.log_snr_t)
+        alpha_t, sigma_t = alpha_sigma(step.log_snr_t)
+        alpha_s, sigma_s = alpha_sigma(step.log_snr_s)
+        r = -jnp.expm1(step.log_snr_t - step.log_snr_s)
+        eps = (state.z - alpha_t * x0) / sigma_t
+        fresh = self.eta * jnp.sqrt(r) * noise(keys, step, state.z)
+        z = alpha_s * x0 + sigma_s * (jnp.sqrt(1 - self.eta**2 * r) * eps + fresh)
+        return State(z, x0, ())
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DPMSolverPP2M:
+    """z_s = (sigma_s / sigma_t) z_t - alpha_s (e^{-h} - 1) D, D = x0 + h / (2 h') (x0 - x0').
+
+    DPM-Solver++(2M), Lu et al. 2022b, algorithm 2, with x0' and h' of the step before and
+    h = log(alpha_s / sigma_s) - log(alpha_t / sigma_t), half the step in log-SNR. The first
+    step of a run has no x0' and is of first order: D = x0. Deterministic: no keys are read.
+    """
+
+    def start(self, z: Images) -> Array:
+        """Whether there was a step before."""
+        return jnp.zeros((), bool)
+
+    def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
+        x0, _ = estimate(state.z, step.log_snr_t)
+        h = (step.log_snr_s - step.log_snr_t) / 2
+        h_before = (step.log_snr_t - step.log_snr_before) / 2
+        extrapolation = jnp.where(state.memory, h / (2 * h_before), 0.0)
+        d = x0 + extrapolation * (x0 - state.x0)
+        (_, sigma_t), (alpha_s, sigma_s) = map(alpha_sigma, (step.log_snr_t, step.log_snr_s))
+        z = sigma_s / sigma_t * state.z - alpha_s * jnp.expm1(-h) * d
+        return State(z, x0, jnp.ones((), bool))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Heun:
+    """y_s = y_t + (n_s - n_t) (d_t + d_s) / 2, d = (y - x0) / n (Karras et al. 2022, algorithm 1).
+
+    y = z / alpha and n = sigma / alpha are z and its noise beside a picture that keeps its scale;
+    d_s is taken where an Euler step ends. It denoises twice a step. Deterministic: no keys are
+    read. A step from more noise than n = 80, where theirs begins, is Euler's: n is 2e4 at t = 1.
+    """
+
+    def start(self, z: Images) -> tuple[()]:
+        return ()
+
+    def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = map(alpha_sigma, (step.log_snr_t, step.log_snr_s))
+        n_t, n_s = sigma_t / alpha_t, sigma_s / alpha_s
+        x0, _ = estimate(state.z, step.log_snr_t)
+        d_t = (state.z - alpha_t * x0) / sigma_t
+        euler = alpha_s * x0 + sigma_s * d_t
+        x0_s, _ = estimate(euler, step.log_snr_s)
+        d_s = (euler - alpha_s * x0_s) / sigma_s
+        second_order = jnp.where(n_t <= 80.0, (n_s - n_t) * (d_s - d_t) / 2, 0.0)
+        return State(euler + alpha_s * second_order, x0, ())
+
+
+SAMPLERS: dict[SamplerName, type[Sampler]] = {
+    "ancestral": Ancestral,
+    "ddim": DDIM,
+    "dpm++": DPMSolverPP2M,
+    "heun": Heun,
+}
+
+
+def make(name: SamplerName, options: object) -> Sampler:
+    """The named sampler with its own options, taken from the fields of `options` by name."""
+    kind = SAMPLERS[name]
+    return kind(**{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)})
 
 
 def time_grid(
@@ -56,139 +233,81 @@ def time_grid(
             f"The schedule is {schedule!r}; timesteps and the spacing {spacing!r} belong to "
             "'cosine_chain'."
         )
-    return log_snr(schedule, jnp.linspace(1.0, 0.0, num_steps + 1))
+    return log_snr(schedule, jnp.linspace(1.0, 0.0, num_steps + 1, dtype=jnp.float32))
 
 
-def posterior_mean(z: Images, x0: Images, log_snr_t: Scalar, log_snr_s: Scalar) -> Images:
-    """mu~_{s|t} = (1 - r) (alpha_s / alpha_t) z_t + r alpha_s x, r = 1 - e^{lambda_t - lambda_s}.
-
-    The mean of q(z_s | z_t, x) (appendix A).
-    """
-    (alpha_t, _), (alpha_s, _) = alpha_sigma(log_snr_t), alpha_sigma(log_snr_s)
-    kept, r = jnp.exp(log_snr_t - log_snr_s), -jnp.expm1(log_snr_t - log_snr_s)
-    return kept * (alpha_s / alpha_t) * z + r * alpha_s * x0
-
-
-def ancestral_std(log_snr_t: Scalar, log_snr_s: Scalar, gamma: float | Images) -> Scalar | Images:
-    """sqrt((sigma~^2_{s|t})^(1-gamma) (sigma^2_{t|s})^gamma), the noise of appendix A, eq. 5.
-
-    sigma~^2_{s|t} = r sigma_s^2 is the variance of q(z_s | z_t, x) and sigma^2_{t|s} =
-    r sigma_t^2 that of q(z_t | z_s), with r = 1 - e^{lambda_t - lambda_s}.
-    """
-    (_, sigma_t), (_, sigma_s) = alpha_sigma(log_snr_t), alpha_sigma(log_snr_s)
-    r = -jnp.expm1(log_snr_t - log_snr_s)
-    return jnp.sqrt(r) * sigma_s ** (1 - gamma) * sigma_t**gamma
+def times(
+    schedule: Schedule, num_steps: int, spacing: chain.Spacing = "even",
+    timesteps: Sequence[int] = (),
+) -> Float[np.ndarray, " steps"]:  # fmt: skip
+    """t of each step of `time_grid`'s, from 1 (noise) down to, but without, 0."""
+    if schedule == "cosine_chain":
+        return (np.array(timesteps or chain.spaced(spacing, num_steps)) + 1) / chain.STEPS
+    return 1 - np.arange(num_steps) / num_steps
 
 
-def ancestral(
-    denoise: Denoise, z: Images, log_snrs: LogSNRGrid, keys: Keys, *,
-    gamma: float, on_step: OnStep | None = None,
-) -> Images:  # fmt: skip
-    """z_s = mu~_{s|t}(z_t, x0) + sqrt((sigma~^2)^(1-gamma) (sigma^2)^gamma) eps (App. A, eq. 5).
-
-    With a predicted gamma it is DDPM's step with a learned range of variances (Nichol & Dhariwal
-    2021, eq. 15); `gamma` is not read then.
-    """
-
-    def update(i: StepIndex, z: Images, x0: Images, _: Images, predicted: Features) -> Images:
-        mean = posterior_mean(z, x0, log_snrs[i], log_snrs[i + 1])
-        between = predicted if predicted.shape[-1] else gamma
-        return mean + ancestral_std(log_snrs[i], log_snrs[i + 1], between) * _noise(keys, i, z)
-
-    return _scan(denoise, update, z, log_snrs, on_step)
+def initial_noise(keys: Keys, shape: Sequence[int]) -> Images:
+    """z_1 ~ N(0, I): `shape` = [height, width, channels] for each picture's own key."""
+    return normal(_fold_in(keys, _INITIAL_NOISE), shape)
 
 
-def ddim(
-    denoise: Denoise, z: Images, log_snrs: LogSNRGrid, keys: Keys, *,
-    eta: float, on_step: OnStep | None = None,
-) -> Images:  # fmt: skip
-    """z_s = alpha_s x0 + sigma_s (sqrt(1 - eta^2 r) eps_t + eta sqrt(r) eps).
+def noise(keys: Keys, step: Step, z: Images) -> Images:
+    """The fresh noise of one step, in the shape of z."""
+    return normal(_fold_in(keys, step.index), z.shape[1:])
 
-    eps_t = (z_t - alpha_t x0) / sigma_t and r = 1 - e^{lambda_t - lambda_s}. eta = 0 is
-    appendix A, eq. 6. eta scales the noise sigma~_{s|t} (Song et al. 2021, eq. 12 and 16), so
-    that eta = 1 is the ancestral sampler with gamma = 0. Written so that the argument of the
-    root cannot be rounded below zero.
+
+def start(sampler: Sampler, z: Images) -> State:
+    """Before the first step, at z."""
+    return State(z, jnp.zeros_like(z), sampler.start(z))
+
+
+def advance(
+    sampler: Sampler, denoise: Denoise, state: State, log_snrs: LogSNRGrid, keys: Keys, *,
+    first: int = 0, stop: int | None = None, on_step: OnStep | None = None,
+    on_estimate: OnEstimate | None = None,
+) -> State:  # fmt: skip
+    """Steps `first` to `stop` - 1 of the grid, from a state at lambda = log_snrs[first].
+
+    Any run of steps may be split into several without changing the result. The last update of a
+    whole grid is computed and not read: a step outside the scan would compile the network twice.
+
+    Args:
+        log_snrs: the whole grid, from `time_grid`.
+        keys: one per picture; their number is the batch size.
+        stop: None for the end of the grid.
+        on_step: called on the host with the index of each step as it is done.
+        on_estimate: called on the host with that index and the estimate x0 of all pictures, which
+            takes a transfer from the device a step.
     """
 
-    def update(i: StepIndex, z: Images, x0: Images, *_: Features) -> Images:
-        alpha_t, sigma_t = alpha_sigma(log_snrs[i])
-        alpha_s, sigma_s = alpha_sigma(log_snrs[i + 1])
-        r = -jnp.expm1(log_snrs[i] - log_snrs[i + 1])
-        eps = (z - alpha_t * x0) / sigma_t
-        noise = eta * jnp.sqrt(r) * _noise(keys, i, z)
-        return alpha_s * x0 + sigma_s * (jnp.sqrt(1 - eta**2 * r) * eps + noise)
+    def one(state: State, index: StepIndex) -> tuple[State, None]:
+        def estimate(z: Images, log_snr: Scalar) -> tuple[Images, Features]:
+            both = denoise(z, jnp.broadcast_to(log_snr, z.shape[:1]), index)
+            return tuple(jnp.split(both, [z.shape[-1]], axis=-1))
 
-    return _scan(denoise, update, z, log_snrs, on_step)
+        before = jnp.maximum(index - 1, 0)
+        step = Step(index, log_snrs[before], log_snrs[index], log_snrs[index + 1])
+        state = sampler.update(estimate, state, step, keys)
+        if on_step is not None:
+            jax.debug.callback(on_step, index)
+        if on_estimate is not None:
+            jax.debug.callback(on_estimate, index, state.x0)
+        return state, None
+
+    stop = len(log_snrs) - 1 if stop is None else stop
+    return jax.lax.scan(one, state, jnp.arange(first, stop, dtype=jnp.int32))[0]
 
 
-def dpm_solver_pp_2m(
-    denoise: Denoise, z: Images, log_snrs: LogSNRGrid, keys: Keys, *,
-    on_step: OnStep | None = None,
-) -> Images:  # fmt: skip
-    """z_s = (sigma_s / sigma_t) z_t - alpha_s (e^{-h} - 1) D, D = x0 + h / (2 h') (x0 - x0').
-
-    DPM-Solver++(2M), Lu et al. 2022b, algorithm 2, with x0' and h' of the step before and
-    h = log(alpha_s / sigma_s) - log(alpha_t / sigma_t), half the step in log-SNR. The first
-    step has no x0' and is of first order: D = x0. Deterministic: `keys` is not read.
-    """
-    h = jnp.diff(log_snrs) / 2
-    extrapolation = jnp.concatenate([jnp.zeros(1), h[1:] / (2 * h[:-1])])
-
-    def update(i: StepIndex, z: Images, x0: Images, previous: Images, _: Features) -> Images:
-        (_, sigma_t), (alpha_s, sigma_s) = alpha_sigma(log_snrs[i]), alpha_sigma(log_snrs[i + 1])
-        d = x0 + extrapolation[i] * (x0 - previous)
-        return sigma_s / sigma_t * z - alpha_s * jnp.expm1(-h[i]) * d
-
-    return _scan(denoise, update, z, log_snrs, on_step)
+def finish(state: State) -> Images:
+    """The picture, in [-1, 1] where the estimates are: the last x0."""
+    return state.x0
 
 
 def sample(
-    name: SamplerName, denoise: Denoise, shape: Sequence[int], log_snrs: LogSNRGrid, keys: Keys, *,
-    gamma: float, eta: float, on_step: OnStep | None = None,
-) -> Images:  # fmt: skip
-    """z_1 ~ N(0, I), then the named sampler down to x0.
-
-    Args:
-        shape: [height, width, channels] of one picture.
-        log_snrs: from `time_grid`.
-        keys: one per picture; their number is the batch size.
-        gamma: of `ancestral`; the other samplers do not read it.
-        eta: of `ddim`; the other samplers do not read it.
-        on_step: called on the host with the index of each step as it is done.
-    """
-    samplers = {
-        "ancestral": functools.partial(ancestral, gamma=gamma),
-        "ddim": functools.partial(ddim, eta=eta),
-        "dpm++": dpm_solver_pp_2m,
-    }
-    z = normal(_fold_in(keys, _INITIAL_NOISE), shape)
-    return samplers[name](denoise, z, log_snrs, keys, on_step=on_step)
-
-
-def _scan(
-    denoise: Denoise, update: Update, z: Images, log_snrs: LogSNRGrid, on_step: OnStep | None
+    sampler: Sampler, denoise: Denoise, z: Images, log_snrs: LogSNRGrid, keys: Keys, **watching: Any
 ) -> Images:
-    """x0 <- denoise(z_t), z_s <- update(z_t, x0), over all steps; returns the last x0.
-
-    The last update is computed and dropped: a step outside the scan would compile the
-    network a second time.
-    """
-
-    def step(carry: tuple[Images, Images], i: StepIndex):
-        z, previous = carry
-        estimate = denoise(z, jnp.broadcast_to(log_snrs[i], z.shape[:1]))
-        x0, predicted = jnp.split(estimate, [z.shape[-1]], axis=-1)
-        if on_step is not None:
-            jax.debug.callback(on_step, i)
-        return (update(i, z, x0, previous, predicted), x0), None
-
-    steps = jnp.arange(len(log_snrs) - 1, dtype=jnp.int32)
-    (_, x0), _ = jax.lax.scan(step, (z, jnp.zeros_like(z)), steps)
-    return x0
-
-
-def _noise(keys: Keys, i: StepIndex, z: Images) -> Images:
-    return normal(_fold_in(keys, i), z.shape[1:])
+    """From z at the grid's first time to the picture; `watching` is what `advance` takes."""
+    return finish(advance(sampler, denoise, start(sampler, z), log_snrs, keys, **watching))
 
 
 def _fold_in(keys: Keys, data: int | StepIndex) -> Keys:

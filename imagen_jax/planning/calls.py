@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.planning.model_flops import model_flops
-from imagen_jax.sampling import make_sampler
+from imagen_jax.sampling import make_sampler, plan_sampling
 from imagen_jax.stage import (
     Networks,
     Params,
@@ -133,13 +133,12 @@ def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh
     if config.low_resolution is not None:
         shape = (size, config.low_resolution, config.low_resolution, 3)
         inputs[-1] = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    arguments = (params, *_all_at(inputs, meshes.batch_sharding(mesh)))
+    picture = (config.resolution, config.resolution)
+    plan, numbers = plan_sampling(config, settings, picture)
+    arguments = (params, numbers, *_all_at(inputs, meshes.batch_sharding(mesh)))
     if config.text_encoder.null == "empty":
         arguments += (_null_text(config, mesh),)
-    paint = make_sampler(
-        config, settings, _networks(config, mesh), size=(config.resolution, config.resolution),
-        sharding=pictures,
-    )  # fmt: skip
+    paint = make_sampler(config, plan, _networks(config, mesh), size=picture, sharding=pictures)
     return Call(
         f"{settings.num_steps} denoising steps", config, mesh.size, size, paint, arguments, params,
         functools.partial(model_flops, paint, *arguments),

@@ -11,7 +11,7 @@ from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.pictures import grid
-from imagen_jax.sampling import make_sampler, picture_keys
+from imagen_jax.sampling import make_sampler, picture_keys, plan_sampling
 from imagen_jax.stage import Networks, Params
 
 _PICTURES = 16
@@ -34,7 +34,9 @@ class SampleGrid:
         self._config = config
         self._batch = _prompts_or_data(config, read, source)
         side = config.data.crop or config.resolution
-        self._sample = make_sampler(config, config.sampling, networks, size=(side, side))
+        size = (side, side)
+        plan, self._numbers = plan_sampling(config, config.sampling, size)
+        self._sample = make_sampler(config, plan, networks, size=size)
         self._text = jax.jit(networks.text_of)
         self._gather = jax.jit(lambda x: x, out_shardings=replicated)
 
@@ -47,7 +49,7 @@ class SampleGrid:
         text = self._text(params, batch)
         keys = picture_keys(self._config.training.seed, self._config.resolution, len(text))
         inputs = (text, batch["mask"], keys, batch.get("low_res"), params.get("null_text"))
-        pictures = self._sample(params, *inputs)
+        pictures = self._sample(params, self._numbers, *inputs)
         pictures = np.asarray(self._gather(pictures))
         if self._config.low_resolution is not None:
             sheet = grid([list(batch["low_res"]), list(pictures), list(batch["image"])])

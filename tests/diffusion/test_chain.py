@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imagen_jax.diffusion import chain, process, samplers
-from imagen_jax.diffusion.guidance import make_denoise, threshold
+from imagen_jax.diffusion.guidance import Percentile, make_denoise, threshold
 from imagen_jax.diffusion.schedules import log_snr
 from imagen_jax.errors import UsageError
 
@@ -67,18 +67,19 @@ def test_a_grid_holds_the_steps_and_only_a_chain_has_any():
 
 def test_the_cap_limits_what_thresholding_divides_by():
     x0 = jnp.asarray(3 * normal(2, 8, 8, 3))
-    free, capped = (np.asarray(threshold(x0, "dynamic", 95.0, cap)) for cap in (None, 1.5))
+    p95 = Percentile.of(95.0, 8 * 8 * 3)
+    free, capped = (np.asarray(threshold(x0, "dynamic", p95, cap)) for cap in (np.inf, 1.5))
     np.testing.assert_allclose(capped, np.clip(x0, -1.5, 1.5) / 1.5, rtol=1e-6)
     assert not np.allclose(free, capped)
-    static = threshold(x0, "dynamic", 95.0, 1.0)
-    np.testing.assert_array_equal(static, threshold(x0, "static", 95.0))
+    static = threshold(x0, "dynamic", p95, 1.0)
+    np.testing.assert_array_equal(static, threshold(x0, "static", p95))
 
 
 def test_guidance_leaves_the_variance_of_the_conditional_half():
     z = jnp.asarray(normal(2, 4, 4, 3))
     outputs = jnp.asarray(normal(4, 4, 4, 6, seed=1))
-    denoise = make_denoise(lambda *_: outputs, "eps", 3.0, "none", 95.0)
-    estimate = np.asarray(denoise(z, jnp.zeros(2)))
+    denoise = make_denoise(lambda *_: outputs, "eps", jnp.full(1, 3.0), lambda x0: x0)
+    estimate = np.asarray(denoise(z, jnp.zeros(2), jnp.int32(0)))
     np.testing.assert_allclose(estimate[..., 3:], (outputs[:2, ..., 3:] + 1) / 2, rtol=1e-6)
     eps = 3 * outputs[:2, ..., :3] - 2 * outputs[2:, ..., :3]
     alpha, sigma = 2 * [0.5**0.5]
@@ -114,19 +115,20 @@ def network(z, step):
     return 0.9 * z + 0.2 * wave, np.tanh(z) * wave
 
 
-def ours(monkeypatch, sampler, start, noises, **kwargs):
+def ours(monkeypatch, sampler, start, noises):
     """A sampler over STEPS from `start`; step i draws `noises[i]`."""
-    monkeypatch.setattr(samplers, "_noise", lambda keys, i, z: jnp.asarray(noises)[i])
+    monkeypatch.setattr(samplers, "noise", lambda keys, step, z: jnp.asarray(noises)[step.index])
 
     def predict(z, log_snrs):
         step = chain.step_of(log_snrs)[:, None, None, None]
         wave = jnp.sin(jnp.arange(3.0) + 0.01 * step)
         return jnp.concatenate([0.9 * z + 0.2 * wave, jnp.tanh(z) * wave], axis=-1)
 
-    denoise = make_denoise(predict, "eps", 1.0, "dynamic", 95.0, 1.5)
+    p95 = Percentile.of(95.0, start[0].size)
+    denoise = make_denoise(predict, "eps", None, lambda x0: threshold(x0, "dynamic", p95, 1.5))
     grid = samplers.time_grid("cosine_chain", len(STEPS), timesteps=STEPS)
     keys = jax.random.split(jax.random.key(0), len(start))
-    return sampler(denoise, jnp.asarray(start), grid, keys, **kwargs)
+    return samplers.sample(sampler, denoise, jnp.asarray(start), grid, keys)
 
 
 def theirs(scheduler, start, noises, set_timesteps, **options):
@@ -174,7 +176,7 @@ def test_ddpm_with_learned_range_equals_diffusers(diffusers, monkeypatch):
     scheduler = diffusers.DDPMScheduler(variance_type="learned_range", **SHARED)
     start, noises = draws()
     expected = theirs(scheduler, start, noises, set_steps)
-    result = ours(monkeypatch, samplers.ancestral, start, noises, gamma=0.3)
+    result = ours(monkeypatch, samplers.Ancestral(), start, noises)
     np.testing.assert_allclose(result, expected, atol=2e-5)
 
 
@@ -190,7 +192,7 @@ def test_one_reverse_step_equals_diffusers(diffusers, step):
     log_snr_t, log_snr_s = jnp.asarray(chain.LOG_SNRS[[step, step - 20]])
     z_jax, eps_jax, gamma = (jnp.asarray(x, jnp.float32) for x in (z, eps, (variance + 1) / 2))
     x0 = process.to_x0(eps_jax, z_jax, jnp.full(2, log_snr_t), "eps")
-    x0 = threshold(x0, "dynamic", 95.0, 1.5)
+    x0 = threshold(x0, "dynamic", Percentile.of(95.0, x0[0].size), 1.5)
     mean = samplers.posterior_mean(z_jax, x0, log_snr_t, log_snr_s)
     std = samplers.ancestral_std(log_snr_t, log_snr_s, gamma)
     for drawn in (np.zeros_like(noise), noise):
@@ -209,7 +211,7 @@ def test_ddim_over_the_chain_equals_diffusers(diffusers, monkeypatch):
         scheduler, start, noises, lambda s: s.set_timesteps(7), use_clipped_model_output=True
     )
     monkeypatch.setattr(f"{__name__}.STEPS", chain.spaced("leading", 7))
-    result = ours(monkeypatch, samplers.ddim, start, noises, eta=0.0)
+    result = ours(monkeypatch, samplers.DDIM(), start, noises)
     np.testing.assert_allclose(result, expected, atol=2e-5)
 
 
@@ -220,5 +222,5 @@ def test_dpm_solver_over_the_chain_equals_diffusers(diffusers, monkeypatch):
     start, noises = draws()
     expected = theirs(scheduler, start, noises, lambda s: s.set_timesteps(7))
     monkeypatch.setattr(f"{__name__}.STEPS", tuple(scheduler.timesteps.tolist()))
-    result = ours(monkeypatch, samplers.dpm_solver_pp_2m, start, noises)
+    result = ours(monkeypatch, samplers.DPMSolverPP2M(), start, noises)
     np.testing.assert_allclose(result, expected, atol=1e-4)

@@ -1,15 +1,28 @@
 """Guidance at its known weights, thresholding against numpy, and `make_denoise`."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from imagen_jax.diffusion import guidance, process
+from imagen_jax.diffusion.guidance import Percentile
 
 LOG_SNR = jnp.array([-3.0, 0.0, 2.0])
 KINDS = ["eps", "x0", "v"]
 TO_X0, TO_EPS = process.to_x0, process.to_eps
+STEP = jnp.int32(0)
+PERCENTILE = Percentile.of(99.5, 8 * 8 * 3)
+
+
+def unchanged(x0):
+    return x0
+
+
+def rescale(x0):
+    return guidance.threshold(x0, "dynamic", Percentile.of(90.0, 8 * 8 * 3))
 
 
 @pytest.fixture
@@ -42,18 +55,33 @@ def test_guidance_extrapolates_past_the_conditional():
 
 @pytest.mark.parametrize("percentile", [100.0, 99.5, 90.0, 37.0, 0.5])
 @pytest.mark.parametrize("number", [1, 2, 192, 1001])
-def test_upper_percentile_is_numpys(percentile, number):
+def test_percentile_is_numpys(percentile, number):
     values = np.random.default_rng(0).normal(size=(3, number)).astype(np.float32)
     expected = np.percentile(values.astype(np.float64), percentile, axis=1)
     np.testing.assert_allclose(
-        guidance.upper_percentile(jnp.asarray(values), percentile), expected, atol=1e-6
+        Percentile.of(percentile, number)(jnp.asarray(values)), expected, atol=1e-6
     )
+
+
+def test_percentiles_from_99_up_share_what_is_compiled():
+    traced = []
+
+    @jax.jit
+    def select(percentile, values):
+        traced.append(percentile.kept)
+        return percentile(values)
+
+    values = np.random.default_rng(0).normal(size=(2, 5000)).astype(np.float32)
+    for p in (99.0, 99.5, 99.9, 100.0):
+        expected = np.percentile(values, p, axis=1)
+        np.testing.assert_allclose(select(Percentile.of(p, 5000), values), expected, atol=1e-6)
+    assert len(traced) == 1 and traced[0] < 60
 
 
 def test_dynamic_thresholding_is_numpys_for_each_picture():
     scales = np.array([0.5, 2.0, 6.0], np.float32)[:, None, None, None]
     x0 = scales * np.random.default_rng(1).normal(size=(3, 8, 8, 3)).astype(np.float32)
-    actual = guidance.threshold(jnp.asarray(x0), "dynamic", 95.0)
+    actual = guidance.threshold(jnp.asarray(x0), "dynamic", Percentile.of(95.0, 8 * 8 * 3))
     for picture, thresholded in zip(x0, actual, strict=True):
         s = max(np.percentile(np.abs(picture), 95.0), 1.0)
         np.testing.assert_allclose(thresholded, np.clip(picture, -s, s) / s, atol=1e-6)
@@ -61,23 +89,23 @@ def test_dynamic_thresholding_is_numpys_for_each_picture():
 
 def test_dynamic_thresholding_leaves_a_picture_in_range_alone(outputs):
     x0 = jnp.tanh(outputs[0])
-    np.testing.assert_array_equal(guidance.threshold(x0, "dynamic", 99.5), x0)
+    np.testing.assert_array_equal(guidance.threshold(x0, "dynamic", PERCENTILE), x0)
 
 
 def test_static_thresholding_clips_and_none_does_nothing(outputs):
     x0 = 3 * outputs[0]
-    np.testing.assert_array_equal(guidance.threshold(x0, "static", 99.5), np.clip(x0, -1, 1))
-    np.testing.assert_array_equal(guidance.threshold(x0, "none", 99.5), x0)
+    np.testing.assert_array_equal(guidance.threshold(x0, "static", PERCENTILE), np.clip(x0, -1, 1))
+    np.testing.assert_array_equal(guidance.threshold(x0, "none", PERCENTILE), x0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_denoise_guides_in_eps_space(outputs, kind):
     z, conditional, unconditional = outputs
     predict, sizes = predict_from(conditional, unconditional)
-    denoise = guidance.make_denoise(predict, kind, 4.0, "none", 99.5)
+    denoise = guidance.make_denoise(predict, kind, jnp.full(1, 4.0), unchanged)
     eps_c, eps_u = (TO_EPS(output, z, LOG_SNR, kind) for output in (conditional, unconditional))
     expected = TO_X0(4.0 * eps_c - 3.0 * eps_u, z, LOG_SNR, "eps")
-    np.testing.assert_allclose(denoise(z, LOG_SNR), expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(denoise(z, LOG_SNR, STEP), expected, rtol=1e-4, atol=1e-3)
     assert sizes == [(6, 6)]
 
 
@@ -85,9 +113,9 @@ def test_denoise_guides_in_eps_space(outputs, kind):
 def test_denoise_without_guidance_asks_for_the_conditional_batch_alone(outputs, kind):
     z, conditional, unconditional = outputs
     predict, sizes = predict_from(conditional, unconditional)
-    denoise = guidance.make_denoise(predict, kind, 1.0, "none", 99.5)
+    denoise = guidance.make_denoise(predict, kind, None, unchanged)
     expected = TO_X0(conditional, z, LOG_SNR, kind)
-    np.testing.assert_allclose(denoise(z, LOG_SNR), expected, rtol=1e-6)
+    np.testing.assert_allclose(denoise(z, LOG_SNR, STEP), expected, rtol=1e-6)
     assert sizes == [(3, 3)]
 
 
@@ -98,8 +126,8 @@ def test_denoise_gives_both_halves_the_same_pictures_and_noise_levels(outputs):
         return jnp.tanh(z) * log_snr[:, None, None, None]
 
     z = outputs[0]
-    plain = guidance.make_denoise(predict, "v", 1.0, "dynamic", 99.5)(z, LOG_SNR)
-    guided = guidance.make_denoise(predict, "v", 9.0, "dynamic", 99.5)(z, LOG_SNR)
+    plain = guidance.make_denoise(predict, "v", None, rescale)(z, LOG_SNR, STEP)
+    guided = guidance.make_denoise(predict, "v", jnp.full(1, 9.0), rescale)(z, LOG_SNR, STEP)
     np.testing.assert_allclose(guided, plain, atol=1e-5)
 
 
@@ -107,10 +135,28 @@ def test_denoise_gives_both_halves_the_same_pictures_and_noise_levels(outputs):
 def test_denoise_thresholds_the_estimate_of_x(outputs, kind):
     z, conditional, unconditional = outputs
     predict, _ = predict_from(conditional, unconditional)
-    raw = guidance.make_denoise(predict, kind, 4.0, "none", 99.5)(z, LOG_SNR)
-    denoised = guidance.make_denoise(predict, kind, 4.0, "dynamic", 90.0)(z, LOG_SNR)
+    scales = jnp.full(1, 4.0)
+    raw = guidance.make_denoise(predict, kind, scales, unchanged)(z, LOG_SNR, STEP)
+    denoised = guidance.make_denoise(predict, kind, scales, rescale)(z, LOG_SNR, STEP)
     assert np.abs(raw).max() > 1.5
-    np.testing.assert_allclose(denoised, guidance.threshold(raw, "dynamic", 90.0), atol=1e-6)
+    np.testing.assert_allclose(denoised, rescale(raw), atol=1e-6)
+
+
+def test_each_step_has_its_own_weight(outputs):
+    z, conditional, unconditional = outputs
+    predict, _ = predict_from(conditional, unconditional)
+    denoise = guidance.make_denoise(predict, "x0", jnp.array([1.0, 0.0]), unchanged)
+    np.testing.assert_array_equal(denoise(z, LOG_SNR, STEP), conditional)
+    np.testing.assert_array_equal(denoise(z, LOG_SNR, STEP + 1), unconditional)
+
+
+def test_guidance_may_be_off_outside_an_interval_of_times_or_in_every_other_step():
+    times = np.array([1.0, 0.8, 0.6, 0.4, 0.2])
+    scales = functools.partial(guidance.guidance_scales, 15.0, times)
+    assert scales().tolist() == [15] * 5
+    assert scales(interval=(0.3, 0.8)).tolist() == [1, 15, 15, 15, 1]
+    assert scales(oscillates_from=2).tolist() == [15, 15, 1, 15, 1]
+    assert scales((0.3, 0.9), 1).tolist() == [1, 1, 15, 1, 1]
 
 
 def test_denoise_is_float32_when_the_network_is_not(outputs):
@@ -119,6 +165,6 @@ def test_denoise_is_float32_when_the_network_is_not(outputs):
     conditional = jnp.full(z.shape, 1000.0, jnp.bfloat16)
     unconditional = jnp.full(z.shape, 992.0, jnp.bfloat16)
     predict, _ = predict_from(conditional, unconditional)
-    denoised = guidance.make_denoise(predict, "x0", 7.0, "none", 99.5)(z, LOG_SNR)
+    denoised = guidance.make_denoise(predict, "x0", jnp.full(1, 7.0), unchanged)(z, LOG_SNR)
     assert denoised.dtype == jnp.float32
     np.testing.assert_array_equal(denoised, np.full(z.shape, 7 * 1000.0 - 6 * 992.0))

@@ -6,20 +6,21 @@ units of its standard deviation.
 """
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagen_jax.diffusion import samplers, schedules
+from imagen_jax.diffusion import process, samplers, schedules
 from imagen_jax.diffusion.schedules import alpha_sigma, over_pixels
 
 MEAN, STD = 0.3, 0.5
-NAMES = ["ancestral", "ddim", "dpm++"]
+NAMES = ["ancestral", "ddim", "dpm++", "heun"]
 
 
-def gaussian(z, log_snr):
+def gaussian(z, log_snr, _step=None):
     """E[x | z] for x ~ N(MEAN, STD^2)."""
     alpha, sigma = alpha_sigma(over_pixels(log_snr))
     return MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (z - alpha * MEAN)
@@ -29,14 +30,16 @@ def keys_of(batch):
     return jax.random.split(jax.random.key(0), batch)
 
 
-def jitted(name, denoise, num_steps, shape=(4, 4, 3), gamma=0.3, eta=0.5, on_step=None):
+def jitted(name, denoise, num_steps, shape=(4, 4, 3), gamma=0.3, eta=0.5, **watching):
     """keys -> pictures, on the cosine grid."""
     log_snrs = samplers.time_grid("cosine", num_steps)
-    return jax.jit(
-        lambda keys: samplers.sample(
-            name, denoise, shape, log_snrs, keys, gamma=gamma, eta=eta, on_step=on_step
-        )
-    )
+    sampler = samplers.make(name, types.SimpleNamespace(gamma=gamma, eta=eta))
+
+    def run(keys):
+        z = samplers.initial_noise(keys, shape)
+        return samplers.sample(sampler, denoise, z, log_snrs, keys, **watching)
+
+    return jax.jit(run)
 
 
 def float64_alpha_sigma(log_snr):
@@ -54,7 +57,7 @@ def test_time_grid_runs_from_noise_to_the_picture_in_num_steps(schedule):
 @pytest.mark.parametrize(
     ("name", "gamma", "eta"),
     [("ancestral", 0.0, 0.0), ("ancestral", 1.0, 0.0),
-     ("ddim", 0.0, 0.0), ("ddim", 0.0, 0.5), ("dpm++", 0.0, 0.0)],
+     ("ddim", 0.0, 0.0), ("ddim", 0.0, 0.5), ("dpm++", 0.0, 0.0), ("heun", 0.0, 0.0)],
 )  # fmt: skip
 def test_sampler_recovers_the_mean_and_variance_of_the_data(name, gamma, eta):
     run = jitted(name, gaussian, 1000, shape=(32, 32, 4), gamma=gamma, eta=eta)
@@ -87,10 +90,11 @@ def test_an_ancestral_step_is_eq_5_with_the_pictures_own_noise():
     log_snrs = jnp.array([-2.0, 0.5, 20.0])
     z = jax.random.normal(jax.random.key(2), (2, 4, 4, 3))
 
-    def denoise(z, log_snr):
+    def denoise(z, log_snr, _step):
         return jnp.where(over_pixels(log_snr) < 0, 0.3 * z, z)
 
-    run = jax.jit(lambda keys: samplers.ancestral(denoise, z, log_snrs, keys, gamma=1.0))
+    sampler = samplers.Ancestral(gamma=1.0)
+    run = jax.jit(lambda keys: samplers.sample(sampler, denoise, z, log_snrs, keys))
     eps = [jax.random.normal(jax.random.fold_in(key, 0), (4, 4, 3)) for key in keys_of(2)]
     (alpha_t, sigma_t), (alpha_s, _) = float64_alpha_sigma(-2.0), float64_alpha_sigma(0.5)
     kept = np.exp(-2.0 - 0.5)
@@ -113,8 +117,8 @@ def ode_error(name, num_steps):
     """
     z = jnp.linspace(-3.0, 3.0, 64).reshape(1, 8, 8, 1)
     log_snrs = jnp.append(jnp.linspace(-6.0, 6.0, num_steps + 1), 20.0)
-    run = {"ddim": functools.partial(samplers.ddim, eta=0.0), "dpm++": samplers.dpm_solver_pp_2m}
-    actual = jax.jit(lambda keys: run[name](gaussian, z, log_snrs, keys))(keys_of(1))
+    sampler = samplers.SAMPLERS[name]()
+    actual = jax.jit(lambda keys: samplers.sample(sampler, gaussian, z, log_snrs, keys))(keys_of(1))
 
     (alpha_t, sigma_t), (alpha_s, sigma_s) = float64_alpha_sigma(-6.0), float64_alpha_sigma(6.0)
     units = (np.asarray(z, np.float64) - alpha_t * MEAN) / np.hypot(alpha_t * STD, sigma_t)
@@ -122,15 +126,16 @@ def ode_error(name, num_steps):
     return np.abs(np.asarray(actual) - expected).max()
 
 
-@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpm++", 2)])
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("dpm++", 2), ("heun", 2)])
 def test_deterministic_sampler_converges_to_the_ode_with_its_order(name, order):
     observed = np.log2(ode_error(name, 32) / ode_error(name, 64))
     assert abs(observed - order) < 0.15
 
 
 @pytest.mark.parametrize("num_steps", [32, 64])
-def test_the_second_order_solver_beats_ddim_at_the_same_number_of_steps(num_steps):
-    assert ode_error("dpm++", num_steps) < ode_error("ddim", num_steps) / 4
+@pytest.mark.parametrize("name", ["dpm++", "heun"])
+def test_a_second_order_solver_beats_ddim_at_the_same_number_of_steps(name, num_steps):
+    assert ode_error(name, num_steps) < ode_error("ddim", num_steps) / 4
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,7 +150,7 @@ def test_a_picture_does_not_depend_on_its_batch(name):
 def test_the_last_step_returns_the_denoised_picture_itself(name):
     """A denoiser that knows the picture is believed to the last bit, whatever z was."""
     picture = jax.random.uniform(jax.random.key(9), (2, 4, 4, 3), minval=-1.0)
-    run = jitted(name, lambda z, log_snr: picture, 2, gamma=1.0, eta=1.0)
+    run = jitted(name, lambda z, log_snr, step: picture, 2, gamma=1.0, eta=1.0)
     np.testing.assert_array_equal(run(keys_of(2)), picture)
 
 
@@ -153,7 +158,7 @@ def test_the_last_step_returns_the_denoised_picture_itself(name):
 def test_extreme_estimates_stay_finite_over_the_whole_range_of_log_snr(name):
     """eps = 0 makes x0 = z / alpha, 2e4 at t = 1, as an untrained eps-network does."""
 
-    def untrained(z, log_snr):
+    def untrained(z, log_snr, _step):
         return z / alpha_sigma(over_pixels(log_snr))[0]
 
     assert np.all(np.isfinite(jitted(name, untrained, 25, eta=1.0)(keys_of(2))))
@@ -167,14 +172,68 @@ def test_on_step_hears_of_every_step_once():
     assert sorted(heard) == [0, 1, 2, 3, 4]
 
 
+def test_estimates_may_be_watched_and_the_last_one_is_the_picture():
+    seen = {}
+    run = jitted("ddim", gaussian, 4, on_estimate=lambda i, x0: seen.update({int(i): x0}))
+    picture = run(keys_of(2))
+    jax.effects_barrier()
+    assert sorted(seen) == [0, 1, 2, 3] and seen[0].shape == (2, 4, 4, 3)
+    np.testing.assert_array_equal(seen[3], picture)
+    assert np.abs(seen[0] - seen[3]).max() > 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_in_two_parts_is_the_run(name):
+    """Stopped after two of five steps, and gone on with from the state."""
+    grid, keys = samplers.time_grid("cosine", 5), keys_of(2)
+    sampler = samplers.make(name, types.SimpleNamespace(gamma=0.3, eta=0.5))
+    z = samplers.initial_noise(keys, (4, 4, 3))
+    advance = functools.partial(samplers.advance, sampler, gaussian)
+    first = jax.jit(lambda state: advance(state, grid, keys, stop=2))
+    rest = jax.jit(lambda state: advance(state, grid, keys, first=2))
+    parts = samplers.finish(rest(first(samplers.start(sampler, z))))
+    whole = jax.jit(lambda z: samplers.sample(sampler, gaussian, z, grid, keys))(z)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
+def test_a_run_may_start_from_any_picture_at_any_time():
+    """Of a picture with little noise left the same picture is found again."""
+    grid, keys = samplers.time_grid("cosine", 50), keys_of(2)
+    picture = jnp.full((2, 4, 4, 3), 0.9)
+    sampler = samplers.DDIM()
+
+    def from_step(first):
+        log_snr = jnp.broadcast_to(grid[first], 2)
+        z = process.q_sample(picture, samplers.initial_noise(keys, (4, 4, 3)), log_snr)
+        state = samplers.start(sampler, z)
+        return samplers.finish(samplers.advance(sampler, gaussian, state, grid, keys, first=first))
+
+    near, far = (np.abs(from_step(first) - picture).mean() for first in (48, 10))
+    assert near < 0.05 < 0.2 < far
+
+
+def test_options_are_traced():
+    """Another eta compiles nothing anew and changes the picture."""
+    traces, grid = [], samplers.time_grid("cosine", 5)
+
+    @jax.jit
+    def run(sampler, keys):
+        traces.append(sampler)
+        z = samplers.initial_noise(keys, (4, 4, 3))
+        return samplers.sample(sampler, gaussian, z, grid, keys)
+
+    pictures = [run(samplers.DDIM(eta=eta), keys_of(2)) for eta in (0.0, 0.7)]
+    assert len(traces) == 1 and np.abs(pictures[0] - pictures[1]).max() > 0.1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_network_is_traced_once(name):
-    """A second trace would double the compile time of a real network."""
+    """A second trace would double the compile time of a real network; Heun needs it."""
     traces = []
 
-    def counting(z, log_snr):
+    def counting(z, log_snr, step):
         traces.append(z.shape)
         return gaussian(z, log_snr)
 
     jitted(name, counting, 5).trace(keys_of(2))
-    assert traces == [(2, 4, 4, 3)]
+    assert traces == [(2, 4, 4, 3)] * (2 if name == "heun" else 1)
