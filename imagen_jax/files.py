@@ -5,6 +5,7 @@ import dataclasses
 import glob
 import importlib.util
 import os
+import secrets
 import shutil
 import tempfile
 import weakref
@@ -22,6 +23,8 @@ _BUCKET = "gs://"
 _LOCAL_THREADS, _BUCKET_THREADS = 8, 64
 _VERSIONS = ("generation", "etag", "mtime", "updated", "created")
 """What file systems of buckets call that which changes with every write of a file."""
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_NAME_KEPT = 48
 
 
 def to_path(text: str) -> AnyPath:
@@ -124,16 +127,20 @@ def threads_for(place: str) -> int:
 def replacing(path: AnyPath) -> Iterator[AnyPath]:
     """Gives a temporary path beside `path`, and puts what was written there in its place.
 
-    Makes the directory. If the block fails, `path` stays as it is and nothing is left behind.
+    Makes the directory. If the block fails, `path` stays as it is and nothing is left behind. On
+    this machine the temporary file is a new and empty one, of a name that nobody can foresee.
 
     Raises:
         UsageError: the file cannot be written, and why.
     """
     if not path.name:
         raise UsageError(f"{path} cannot be written: it is a directory.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Of a name that is as long as a name may be, only the beginning fits.
+    temporary = path.with_name(f".{path.name[:_NAME_KEPT]}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(temporary, Path):
+            os.close(os.open(temporary, _NEW_FILE, 0o666))
         try:
             yield temporary
             temporary.replace(path)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -29,6 +30,30 @@ def test_a_file_is_replaced_and_its_directory_is_made(tmp_path):
         write_text(path, text)
         assert path.read_text(encoding="utf-8") == text
     assert names(tmp_path) == ["a.txt", "new"]
+
+
+def test_a_link_that_waits_where_the_file_is_written_is_not_followed(tmp_path, monkeypatch):
+    """Even if the name could be foreseen."""
+    victim, path = tmp_path / "victim", tmp_path / "a.txt"
+    victim.write_text("kept")
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "known")
+    (tmp_path / ".a.txt.known.tmp").symlink_to(victim)
+    with pytest.raises(UsageError, match=r"a\.txt cannot be written: File exists\.$"):
+        write_text(path, "text")
+    assert victim.read_text() == "kept" and not path.exists()
+
+
+def test_no_two_temporary_names_are_alike_and_all_are_hidden(tmp_path):
+    with replacing(tmp_path / "a") as one, replacing(tmp_path / "a") as other:
+        assert one != other and one.read_bytes() == b""
+        assert all(x.name.startswith(".a.") and x.suffix == ".tmp" for x in (one, other))
+
+
+def test_a_file_has_the_mode_that_others_have_and_may_have_a_long_name(tmp_path):
+    (tmp_path / "usual").write_text("")
+    write_text(tmp_path / ("n" * 255), "text")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1 and len(names(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("x")])

@@ -1,0 +1,33 @@
+"""Digests of what is written as JSON, by which a reader sees that it has changed. No JAX here."""
+
+import hashlib
+import json
+from typing import Any
+
+from imagen_jax.errors import UsageError
+
+_NAME = "sha256"
+Values = dict[str, Any]
+
+
+def digest(values: Values) -> str:
+    """Of the values and not of their spelling: order and spaces do not matter."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sealed(values: Values) -> Values:
+    """The values and, as the last one, their digest; `unsealed` takes it off again."""
+    return {**values, _NAME: digest(values)}
+
+
+def unsealed(values: Values, origin: str) -> Values:
+    """The values without their digest; those of an older version have none and pass.
+
+    Raises:
+        UsageError: they are not those that were written to `origin`, a path.
+    """
+    rest = {name: value for name, value in values.items() if name != _NAME}
+    if _NAME in values and values[_NAME] != digest(rest):
+        raise UsageError(f"{origin} is not as it was written: it does not match its {_NAME}.")
+    return rest
