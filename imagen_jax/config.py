@@ -14,13 +14,20 @@ import pydantic
 
 from imagen_jax.data_config import DataConfig
 from imagen_jax.network_config import (
+    MOST_TOKENS,
     Checked,
     Dtype,
     EfficientUNetConfig,
     T5Config,
     UNetConfig,
 )
-from imagen_jax.rules import require, require_choice, require_fraction, require_positive
+from imagen_jax.rules import (
+    require,
+    require_at_most,
+    require_choice,
+    require_fraction,
+    require_positive,
+)
 
 Schedule = Literal["cosine", "linear", "cosine_chain"]
 Prediction = Literal["eps", "x0", "v"]
@@ -32,6 +39,10 @@ NullText = Literal["zeros", "empty"]
 Augmented = Literal["small", "enlarged"]
 Weights = Literal["ema", "raw"]
 """Which parameters of a trained stage: their moving average, or what the optimizer made."""
+_LARGEST_SIDE = 2**15
+"""Pixels; what is larger is a slip, and would take all memory before it shows."""
+_MOST_STEPS = 10**6
+"""Of one picture's sampling."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +68,7 @@ class TextEncoderConfig(Checked):
 
     def __post_init__(self) -> None:
         require_positive(self, "max_length")
+        require_at_most(self, MOST_TOKENS, max_length=self.max_length)
         require_choice(self, null=NullText)
         require(
             not (self.train and self.source),
@@ -201,10 +213,12 @@ class SamplingConfig(Checked):
     def __post_init__(self) -> None:
         require_choice(self, sampler=SamplerName, thresholding=Thresholding, spacing=Spacing)
         require_positive(self, "num_steps")
+        require_at_most(self, _MOST_STEPS, num_steps=self.num_steps)
         self._check_timesteps()
         require(
-            self.max_threshold is None or self.max_threshold >= 1,
-            f"SamplingConfig.max_threshold is {self.max_threshold}; it must be at least 1.",
+            self.max_threshold is None or 1 <= self.max_threshold < math.inf,
+            f"SamplingConfig.max_threshold is {self.max_threshold}; it must be a finite number, at "
+            "least 1.",
         )
         require_fraction(self, "gamma", "eta", "aug_level")
         require(
@@ -272,6 +286,7 @@ class StageConfig(Checked):
 
     def __post_init__(self) -> None:
         require_positive(self, "resolution")
+        require_at_most(self, _LARGEST_SIDE, resolution=self.resolution)
         divisor = self.unet.size_divisor
         for size, what in ((self.resolution, "resolution"), (self.data.crop, "data.crop")):
             require(

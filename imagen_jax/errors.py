@@ -26,6 +26,15 @@ def reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
+def naming(origin: object) -> Iterator[None]:
+    """Puts where something was read before what a UsageError says of it."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{origin}: {error}") from error
+
+
+@contextlib.contextmanager
 def exit_on_usage_error() -> Iterator[None]:
     """Ends a script with one sentence on stderr and exit code 2, without a traceback.
 

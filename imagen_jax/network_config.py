@@ -1,11 +1,18 @@
 """Sizes of the networks, as frozen dataclasses that check themselves."""
 
 import dataclasses
+import math
 from typing import ClassVar, Literal, get_args
 
 import pydantic
 
-from imagen_jax.rules import require, require_all_positive, require_choice, require_positive
+from imagen_jax.rules import (
+    require,
+    require_all_positive,
+    require_at_most,
+    require_choice,
+    require_positive,
+)
 
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "selective", "full"]
@@ -15,6 +22,17 @@ TextNorm = Literal["layer", "group"]
 Pooling = Literal["mean", "token"]
 EmbeddingActivation = Literal["per_block", "once"]
 FeedForwardKind = Literal["gated-gelu", "relu"]
+
+
+_MOST_BLOCKS = 1000
+"""Of a network; those of the largest published ones are a tenth of it."""
+_MOST_LEVELS = 16
+_WIDEST = 2**20
+"""Channels, heads and the like."""
+_MOST_PIECES = 2**24
+"""Of a vocabulary."""
+MOST_TOKENS = 2**16
+"""Of a caption."""
 
 
 class Checked:
@@ -119,6 +137,21 @@ class UNetConfig(Checked):
             f"UNetConfig has {len(self.channel_mult)} channel multipliers and "
             f"{len(self.num_res_blocks)} residual-block counts; there must be one of each a level.",
         )
+        require(
+            math.isfinite(self.residual_scale),
+            f"UNetConfig.residual_scale is {self.residual_scale}; it must be finite.",
+        )
+        self._require_sane_sizes()
+
+    def _require_sane_sizes(self) -> None:
+        require_at_most(self, _MOST_LEVELS, levels=len(self.channel_mult))
+        require_at_most(self, _MOST_BLOCKS, num_res_blocks=sum(self.num_res_blocks))
+        require_at_most(
+            self, _WIDEST, embed_dim=self.embed_dim, channel_mult=max(self.channel_mult),
+            head_dim=self.head_dim, patch_size=self.patch_size, norm_groups=self.norm_groups,
+            embedding_dim=self.embedding_dim or 0, text_projection=self.text_projection or 0,
+        )  # fmt: skip
+        require_at_most(self, _WIDEST, channels=self.embed_dim * max(self.channel_mult))
 
     @property
     def size_divisor(self) -> int:
@@ -177,6 +210,12 @@ class EfficientUNetConfig(Checked):
                 f"has {len(self.channels)}; there must be one of each a block.",
             )
         require_all_positive(self, "channels", "num_res_blocks")
+        require_at_most(self, _MOST_LEVELS, blocks=len(self.channels))
+        require_at_most(self, _MOST_BLOCKS, num_res_blocks=sum(self.num_res_blocks))
+        require_at_most(
+            self, _WIDEST, channels=max(self.channels), num_heads=self.num_heads,
+            patch_size=self.patch_size, norm_groups=self.norm_groups,
+        )  # fmt: skip
         _require_sinusoid(self.channels[0], "EfficientUNetConfig.channels[0]")
         for i, text in enumerate(self.text_attention):
             require(
@@ -234,6 +273,21 @@ class T5Config(Checked):
             f"T5Config.relative_attention_num_buckets is {self.relative_attention_num_buckets}; "
             "it must be at least 4.",
         )
+        require(
+            self.relative_attention_max_distance > self.relative_attention_num_buckets // 4,
+            f"T5Config.relative_attention_max_distance is {self.relative_attention_max_distance}; "
+            "it must be more than a quarter of relative_attention_num_buckets, "
+            f"{self.relative_attention_num_buckets}.",
+        )
+        require_at_most(self, _MOST_BLOCKS, num_layers=self.num_layers)
+        require_at_most(self, _MOST_PIECES, vocab_size=self.vocab_size)
+        require_at_most(
+            self, _WIDEST, d_model=self.d_model, d_ff=self.d_ff, num_heads=self.num_heads,
+            d_kv=self.d_kv,
+            relative_attention_num_buckets=self.relative_attention_num_buckets,
+            relative_attention_max_distance=self.relative_attention_max_distance,
+        )  # fmt: skip
+        require_at_most(self, _WIDEST, inner_width=self.num_heads * self.d_kv)
 
 
 T5_PRESETS: dict[str, T5Config] = {

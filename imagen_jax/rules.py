@@ -16,6 +16,15 @@ def require_positive(config: object, *names: str) -> None:
         require(value > 0, f"{type(config).__name__}.{name} is {value!r}; it must be positive.")
 
 
+def require_at_most(config: object, most: int, **numbers: int) -> None:
+    """Numbers that follow from a config, so that a slip ends before memory is taken."""
+    for name, number in numbers.items():
+        require(
+            number <= most,
+            f"{type(config).__name__}.{name} is {number}; it must be at most {most:,}.",
+        )
+
+
 def require_all_positive(config: object, *names: str) -> None:
     """Fields that are tuples of numbers."""
     for name in names:

@@ -159,6 +159,14 @@ def changed(*path, value):
         (changed("unet", "channels", value=[1]), "channels"),
         (changed("diffusion", "prediction", value="noise"), "prediction"),
         (changed("name", value=None), "name"),
+        (changed("unet", "num_res_blocks", value=[2**31]), "num_res_blocks is 2147483648; it must"),
+        (changed("unet", "embed_dim", value=10**30), "embed_dim is 10{30}; it must be at most"),
+        (changed("unet", "residual_scale", value=1e999), "residual_scale"),
+        (changed("resolution", value=2**40), "resolution is 1099511627776; it must be at most"),
+        (changed("text_encoder", "max_length", value=2**62), "max_length is .* at most 65,536"),
+        (changed("text_encoder", "t5", "num_layers", value=10**8), "num_layers is 100000000; it"),
+        (changed("sampling", "num_steps", value=10**12), "num_steps is 1000000000000; it must be"),
+        (changed("sampling", "max_threshold", value=1e999), "max_threshold"),
     ],
 )
 def test_broken_json_is_refused_with_file_and_field(text, says):

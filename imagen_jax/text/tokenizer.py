@@ -7,7 +7,6 @@ small vocabulary lacks.
 """
 
 import hashlib
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import sentencepiece
 from jaxtyping import Bool, Int32
 
 from imagen_jax.errors import UsageError
+from imagen_jax.json_text import read_object, shown
 
 PAD_ID = 0
 EOS_ID = 1
@@ -186,9 +186,7 @@ def _require_t5_ids(path: Path, pad_id: int | None, eos_id: int | None) -> None:
 
 
 def _require_unigram(path: Path) -> None:
-    try:
-        model = json.loads(path.read_bytes())["model"]["type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no tokenizer file of Hugging Face: {error!r}.") from error
-    if model != "Unigram":
-        raise UsageError(f"{path} holds a {model} tokenizer; T5's is Unigram.")
+    model = read_object(path).get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if kind != "Unigram":
+        raise UsageError(f"{path} holds a tokenizer of the model {shown(kind)}; T5's is 'Unigram'.")

@@ -47,7 +47,7 @@ def _is_of_step(line: str, last: int) -> bool:
     """Whether a line is whole and of a step up to `last`."""
     try:
         return line.endswith("\n") and json.loads(line)["step"] <= last
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return False
 
 
@@ -68,7 +68,7 @@ def read_metrics(workdir: AnyPath) -> list[Line]:
     for number, line in enumerate(lines, 1):
         try:
             measured = _parse(line)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise UsageError(f"{path}: line {number} is no line of metrics: {error!r}.") from error
         by_step.setdefault(measured["step"], {}).update(measured)
     if not by_step:

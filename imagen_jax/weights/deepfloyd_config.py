@@ -7,10 +7,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NoReturn
 
-from imagen_jax.errors import UsageError
+from imagen_jax.errors import UsageError, naming
+from imagen_jax.json_text import is_number, read_object, shown
 from imagen_jax.network_config import EmbeddingActivation, UNetConfig
-from imagen_jax.weights.hugging_face import read_json
 
+_MOST_LEVELS = 16
 _PLAIN, _ATTENDING = "Resnet{}sampleBlock2D", "SimpleCrossAttn{}Block2D"
 # What `UNet` computes, and what diffusers computes where a config does not say.
 _FIXED = {
@@ -54,7 +55,7 @@ def read_unet_config(path: Path) -> StoredUNet:
     Raises:
         UsageError: no such file, or not of stage I or II of DeepFloyd IF.
     """
-    stored = _Stored(path, read_json(path))
+    stored = _Stored(path, read_object(path))
     for name, value in _FIXED.items():
         stored.require_value(name, value)
     for name, value in _FIXED_IF_THERE.items():
@@ -64,7 +65,7 @@ def read_unet_config(path: Path) -> StoredUNet:
     if any(width % widths[0] for width in widths):
         stored.refuse(f"has block_out_channels {widths}; each must be a multiple of the first.")
     low_res, resolution = _is_stage_2(stored), stored.integer("sample_size")
-    config = UNetConfig(
+    sizes = dict(
         embed_dim=widths[0],
         channel_mult=tuple(width // widths[0] for width in widths),
         num_res_blocks=_num_res_blocks(stored, len(widths)),
@@ -82,6 +83,8 @@ def read_unet_config(path: Path) -> StoredUNet:
         mask_padding=False,
         predicts_variance=True,
     )
+    with naming(path):
+        config = UNetConfig(**sizes)
     return StoredUNet(config, resolution, text_width, low_res)
 
 
@@ -98,20 +101,22 @@ class _Stored:
     def require_value(self, name: str, value: Any) -> None:
         if self.values.get(name) != value:
             self.refuse(
-                f"has {name} {self.values.get(name)!r}; DeepFloyd IF's stages I and II have "
+                f"has {name} {shown(self.values.get(name))}; DeepFloyd IF's stages I and II have "
                 f"{value!r}."
             )
 
-    def integer(self, name: str) -> int:
-        value = self.values.get(name)
+    def integer(self, name: str, default: int | None = None) -> int:
+        value = self.values.get(name, default)
         if type(value) is not int or value < 1:
-            self.refuse(f"has {name} {value!r}; it must be a positive integer.")
+            self.refuse(f"has {name} {shown(value)}; it must be a positive integer.")
         return value
 
     def integers(self, name: str) -> tuple[int, ...]:
         value = self.values.get(name)
-        if not (isinstance(value, list) and value and all(type(x) is int and x > 0 for x in value)):
-            self.refuse(f"has {name} {value!r}; it must be a list of positive integers.")
+        if not (isinstance(value, list) and all(type(x) is int and x > 0 for x in value)):
+            self.refuse(f"has {name} {shown(value)}; it must be a list of positive integers.")
+        if not 0 < len(value) <= _MOST_LEVELS:
+            self.refuse(f"has {len(value)} {name}; there must be 1 to {_MOST_LEVELS}.")
         return tuple(value)
 
 
@@ -119,8 +124,8 @@ def _is_stage_2(stored: _Stored) -> bool:
     kind = (stored.values.get("class_embed_type"), stored.integer("in_channels"))
     if kind not in ((None, 3), ("timestep", 6)):
         stored.refuse(
-            f"has class_embed_type {kind[0]!r} with {kind[1]} in_channels; stage I has None with "
-            "3, stage II 'timestep' with 6."
+            f"has class_embed_type {shown(kind[0])} with {kind[1]} in_channels; stage I has None "
+            "with 3, stage II 'timestep' with 6."
         )
     return kind[1] == 6
 
@@ -133,7 +138,7 @@ def _num_res_blocks(stored: _Stored, levels: int) -> tuple[int, ...]:
 
 def _head_dim(stored: _Stored, text_width: int) -> int:
     head_dim = stored.integer("attention_head_dim")
-    heads = stored.values.get("addition_embed_type_num_heads", 64)
+    heads = stored.integer("addition_embed_type_num_heads", 64)
     if heads * head_dim != text_width:
         stored.refuse(
             f"pools a text of width {text_width} by {heads} heads; with heads of {head_dim}, as "
@@ -144,13 +149,13 @@ def _head_dim(stored: _Stored, text_width: int) -> int:
 
 def _embedding_activation(stored: _Stored) -> EmbeddingActivation:
     kind = (
-        bool(stored.values.get("resnet_skip_time_act", False)),
+        stored.values.get("resnet_skip_time_act") or False,
         stored.values.get("time_embedding_act_fn"),
     )
     if kind not in ((False, None), (True, "gelu")):
         stored.refuse(
-            f"has resnet_skip_time_act {kind[0]} with time_embedding_act_fn {kind[1]!r}; stage I "
-            "has False with None, stage II True with 'gelu'."
+            f"has resnet_skip_time_act {shown(kind[0])} with time_embedding_act_fn "
+            f"{shown(kind[1])}; stage I has False with None, stage II True with 'gelu'."
         )
     return "once" if kind[0] else "per_block"
 
@@ -165,10 +170,10 @@ def _embedding_dim(stored: _Stored) -> int | None:
 def _residual_divisor(stored: _Stored) -> float:
     names = ("resnet_out_scale_factor", "mid_block_scale_factor")
     scale, middle = (stored.values.get(name, 1) for name in names)
-    if type(scale) not in (int, float) or scale <= 0 or scale != middle:
+    if not is_number(scale) or scale <= 0 or scale != middle:
         stored.refuse(
-            f"has {names[0]} {scale!r} and {names[1]} {middle!r}; they must be the same positive "
-            "number."
+            f"has {names[0]} {shown(scale)} and {names[1]} {shown(middle)}; they must be the same "
+            "positive number."
         )
     return scale
 
@@ -185,8 +190,10 @@ def _attends(stored: _Stored, way: str, levels: int) -> list[bool]:
     name, known = f"{way.lower()}_block_types", [_PLAIN.format(way), _ATTENDING.format(way)]
     types = stored.values.get(name)
     if not isinstance(types, list) or len(types) != levels:
-        stored.refuse(f"has {name} {types!r}; there must be one for each of {levels} levels.")
+        stored.refuse(f"has {name} {shown(types)}; there must be one for each of {levels} levels.")
     for kind in types:
         if kind not in known:
-            stored.refuse(f"has {kind!r} in {name}; the types known are {' and '.join(known)}.")
+            stored.refuse(
+                f"has {shown(kind)} in {name}; the types known are {' and '.join(known)}."
+            )
     return [kind == known[1] for kind in types]

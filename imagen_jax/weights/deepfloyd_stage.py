@@ -17,10 +17,10 @@ from imagen_jax.config import (
     StageConfig,
     TextEncoderConfig,
 )
-from imagen_jax.errors import UsageError
+from imagen_jax.errors import UsageError, naming
+from imagen_jax.json_text import is_number, read_object, shown
 from imagen_jax.weights.deepfloyd_config import StoredUNet
 from imagen_jax.weights.deepfloyd_if import open_unet
-from imagen_jax.weights.hugging_face import read_json
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.t5_names import read_t5_config
 
@@ -76,51 +76,57 @@ def stage_config(directory: Path, stored: StoredUNet, text_from: Path, dtype: Dt
     scheduler = _read_scheduler(directory, _SCHEDULER, _CHAIN | _REVERSE)
     if stored.low_res:
         _read_scheduler(directory, _NOISING, _CHAIN)
-    return StageConfig(
-        name=name,
-        resolution=stored.resolution,
-        low_resolution=stored.resolution // _ENLARGEMENT if stored.low_res else None,
-        unet=dataclasses.replace(stored.config, dtype=dtype),
-        text_encoder=_text_encoder(text_from, stored.text_width, dtype),
-        diffusion=DiffusionConfig(schedule="cosine_chain", augmented="enlarged"),
-        sampling=SamplingConfig(
-            sampler="ancestral",
-            thresholding="dynamic",
-            spacing=_spacing(scheduler, directory),
-            percentile=100 * _number(scheduler, "dynamic_thresholding_ratio", directory),
-            max_threshold=_number(scheduler, "sample_max_value", directory),
-            **_DEFAULTS[name],
-        ),
-    )
+    text_encoder = _text_encoder(text_from, stored.text_width, dtype)
+    thresholds = {
+        "percentile": 100 * _number(scheduler, "dynamic_thresholding_ratio", directory),
+        "max_threshold": _number(scheduler, "sample_max_value", directory),
+    }
+    spacing = _spacing(scheduler, directory)
+    with naming(directory):
+        return StageConfig(
+            name=name,
+            resolution=stored.resolution,
+            low_resolution=stored.resolution // _ENLARGEMENT if stored.low_res else None,
+            unet=dataclasses.replace(stored.config, dtype=dtype),
+            text_encoder=text_encoder,
+            diffusion=DiffusionConfig(schedule="cosine_chain", augmented="enlarged"),
+            sampling=SamplingConfig(
+                sampler="ancestral", thresholding="dynamic", spacing=spacing, **thresholds,
+                **_DEFAULTS[name],
+            ),
+        )  # fmt: skip
 
 
 def _read_scheduler(directory: Path, name: str, wanted: dict[str, Any]) -> dict[str, Any]:
     """A scheduler's config, once it is sure that it is of IF's chain."""
     path = directory / name / "scheduler_config.json"
-    stored = read_json(path)
+    stored = read_object(path)
     neutral = {key: value for key, value in _NEUTRAL.items() if key in stored}
     for key, value in (wanted | neutral).items():
         if stored.get(key) != value:
             raise UsageError(
-                f"{path} has {key} {stored.get(key)!r}; the chain of DeepFloyd IF has {value!r}."
+                f"{path} has {key} {shown(stored.get(key))}; the chain of DeepFloyd IF has "
+                f"{value!r}."
             )
     return stored
 
 
 def _spacing(scheduler: dict[str, Any], directory: Path) -> Spacing:
     spacing = scheduler.get("timestep_spacing", "leading")
-    if spacing not in _SPACINGS:
+    if spacing not in tuple(_SPACINGS):
         raise UsageError(
-            f"The scheduler in {directory} has timestep_spacing {spacing!r}; it must be one of "
-            f"{', '.join(_SPACINGS)}."
+            f"The scheduler in {directory} has timestep_spacing {shown(spacing)}; it must be one "
+            f"of {', '.join(_SPACINGS)}."
         )
     return _SPACINGS[spacing]
 
 
 def _number(scheduler: dict[str, Any], name: str, directory: Path) -> float:
     value = scheduler.get(name)
-    if type(value) not in (int, float):
-        raise UsageError(f"The scheduler in {directory} has {name} {value!r}; it must be a number.")
+    if not is_number(value):
+        raise UsageError(
+            f"The scheduler in {directory} has {name} {shown(value)}; it must be a number."
+        )
     return float(value)
 
 

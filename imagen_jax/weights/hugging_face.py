@@ -1,12 +1,11 @@
 """Weights in a directory as transformers and diffusers save them: one file or shards."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from imagen_jax.errors import UsageError
+from imagen_jax.json_text import read_object
 from imagen_jax.weights.stored import StoredTensor, listed, open_file
 from imagen_jax.weights.torch_file import open_torch_file
 
@@ -43,7 +42,7 @@ def open_weights(directory: Path, stems: dict[str, str] = TRANSFORMERS) -> Tenso
 
 
 def _open_shards(index: Path, open_file: Callable[[Path], Tensors]) -> Tensors:
-    directory, shards = index.parent, read_json(index).get("weight_map")
+    directory, shards = index.parent, read_object(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(x, str) for x in shards.values()):
         raise UsageError(f"{index} has no weight_map; it must name the file of each tensor.")
     files = sorted(set(shards.values()))
@@ -58,23 +57,6 @@ def _open_shards(index: Path, open_file: Callable[[Path], Tensors]) -> Tensors:
             raise UsageError(f"{directory / file} lacks what its index names: {listed(absent)}.")
         tensors |= held
     return tensors
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        UsageError: the file cannot be read or holds something else.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds a {type(content).__name__}; it must be a JSON object.")
-    return content
 
 
 def licence(directory: Path) -> str:

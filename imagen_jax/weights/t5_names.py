@@ -13,11 +13,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from imagen_jax import config_json
-from imagen_jax.errors import UsageError
+from imagen_jax.errors import UsageError, naming
 from imagen_jax.files import AnyPath
+from imagen_jax.json_text import read_object, shown
 from imagen_jax.network_config import Dtype, T5Config
 from imagen_jax.stage import Params, abstract_frozen_encoder
-from imagen_jax.weights.hugging_face import open_weights, read_json
+from imagen_jax.weights.hugging_face import open_weights
 from imagen_jax.weights.stored import check_fit, open_file
 from imagen_jax.weights.tensors import (
     ParamPath,
@@ -159,15 +160,18 @@ def read_t5_config(directory: AnyPath) -> T5Config:
     path = directory / "config.json"
     if not path.exists() and (directory / "text_encoder" / "config.json").exists():
         raise UsageError(f"{directory} is a pipeline; name its directory text_encoder.")
-    stored: dict[str, Any] = _DEFAULTS | read_json(path)
+    stored: dict[str, Any] = _DEFAULTS | read_object(path)
     for name, value in _FIXED.items():
         if stored.get(name) != value:
-            raise UsageError(f"{path} has {name} {stored.get(name)!r}; T5 has {value!r}.")
+            raise UsageError(f"{path} has {name} {shown(stored.get(name))}; T5 has {value!r}.")
     kind = stored["feed_forward_proj"]
     if kind not in tuple(_KINDS):
         known = " and ".join(f"{name!r} ({which})" for name, which in _KINDS.items())
-        raise UsageError(f"{path} has feed_forward_proj {kind!r}; what can be read is {known}.")
+        raise UsageError(
+            f"{path} has feed_forward_proj {shown(kind)}; what can be read is {known}."
+        )
     for name in _SIZES:
         if type(stored.get(name)) is not int:
-            raise UsageError(f"{path} has {name} {stored.get(name)!r}; it must be an integer.")
-    return T5Config(feed_forward=kind, **{name: stored[name] for name in _SIZES})
+            raise UsageError(f"{path} has {name} {shown(stored.get(name))}; it must be an integer.")
+    with naming(path):
+        return T5Config(feed_forward=kind, **{name: stored[name] for name in _SIZES})

@@ -197,11 +197,13 @@ def test_a_model_with_other_special_ids_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no tokenizer file"),
-        ("[]", "no tokenizer file"),
-        ("{}", "no tokenizer file"),
+        ("{", "tokenizer.json is not JSON"),
+        ("[]", "tokenizer.json holds a list"),
+        ('{"a":' * 100_000, "tokenizer.json is not JSON"),
+        ("{}", "holds a tokenizer of the model None"),
+        ('{"model": ["Unigram"]}', "holds a tokenizer of the model None"),
         (json.dumps({"model": {"type": "Unigram"}}), "no tokenizer file .*vocab"),
-        (json.dumps({"model": {"type": "BPE"}}), "holds a BPE tokenizer"),
+        (json.dumps({"model": {"type": "BPE"}}), "holds a tokenizer of the model 'BPE'"),
     ],
 )
 def test_a_wrong_tokenizer_json_is_refused(tmp_path, content, message):

@@ -83,6 +83,8 @@ def test_a_file_that_cannot_be_appended_to_is_named(tmp_path):
         (b"{", "empty"),
         (GOOD + b"{\n", "line 2 .*JSONDecodeError"),
         (GOOD + GOOD + b'{"step": 1, "loss": "\xff"}\n' + GOOD, "line 3 .*UnicodeDecodeError"),
+        (b"[" * 100_000 + b"\n", "line 1 .*RecursionError"),
+        (GOOD.replace(b"8", b"1e999"), "line 1 .*OverflowError"),
         (b"[1]\n", r"line 1 .*\[1\] is no object"),
         (b'{"step": 1, "loss": 2.0}\n', "line 1 .*'pictures_seen'"),
         (GOOD + b'{"step": 1, "loss": "low", "pictures_seen": 8}\n', "line 2 .*'low'"),

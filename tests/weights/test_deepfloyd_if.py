@@ -103,6 +103,42 @@ def test_a_config_of_another_network_is_refused(directory, changes, message):
     assert str(directory / "config.json") in str(caught.value)
 
 
+FIELDS = sorted(json.loads((STAGE_2 / "config.json").read_text()))
+ODD = [None, True, -1, 0, 0.5, 1e999, 10**30, 10**400, "x", [], [10**30], [[]], {}, [1] * 10**5]
+
+
+@pytest.mark.parametrize("unet", [STAGE_1, STAGE_2], ids=["I", "II"])
+@pytest.mark.parametrize("field", FIELDS)
+def test_any_value_of_any_field_is_read_or_refused_in_a_sentence(field, unet, tmp_path):
+    stored = json.loads((unet / "config.json").read_text())
+    for value in ODD:
+        (tmp_path / "config.json").write_text(json.dumps(stored | {field: value}))
+        try:
+            read_unet_config(tmp_path / "config.json")
+        except UsageError as error:
+            assert str(error).startswith(str(tmp_path / "config.json")), error
+            assert len(str(error)) < 1000 and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"addition_embed_type_num_heads": None}, "num_heads None; it must be a positive integer"),
+        ({"layers_per_block": 10**8}, "num_res_blocks is 400000000; it must be at most 1,000"),
+        ({"block_out_channels": [2**21] * 4}, "embed_dim is 2097152; it must be at most 1,048,576"),
+        ({"block_out_channels": [8] * 10**4}, "has 10000 block_out_channels; there must be 1 to"),
+        ({"norm_num_groups": 10**30}, "norm_groups is 10{30}; it must be at most"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_any_network_is_made(
+    directory, changes, message, monkeypatch
+):
+    monkeypatch.setattr("imagen_jax.weights.deepfloyd_if.UNet", None)
+    change_config(directory, **changes)
+    with pytest.raises(UsageError, match=message):
+        open_unet(directory)
+
+
 def test_what_is_null_is_as_if_it_were_not_there(directory):
     before = read_unet_config(directory / "config.json")
     change_config(directory, encoder_hid_dim_type=None, time_embedding_dim=None)

@@ -17,7 +17,7 @@ from imagen_jax.config import MeshConfig, T5Config
 from imagen_jax.errors import UsageError
 from imagen_jax.models.t5 import T5Encoder
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.weights.t5_names import convert_t5, load_t5, t5_names
+from imagen_jax.weights.t5_names import convert_t5, load_t5, read_t5_config, t5_names
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "t5"
 GOLDEN_V1_0 = GOLDEN.with_name("t5_v1_0")
@@ -182,6 +182,44 @@ def test_a_config_that_does_not_fit_is_refused(directory, changes, message):
     with pytest.raises(UsageError, match=message):
         convert_t5(directory, directory / "out.safetensors", "float32")
     assert sorted(path.name for path in directory.iterdir()) == ["config.json", WEIGHTS]
+
+
+ODD = [None, True, -1, 0, 0.5, 1e999, 10**30, 10**400, "x", [], [[]], {}]
+
+
+@pytest.mark.parametrize("field", sorted(json.loads((GOLDEN / "config.json").read_text())))
+def test_any_value_of_any_field_is_read_or_refused_in_a_sentence(field, directory):
+    for value in ODD:
+        rewrite_config(directory, **{field: value})
+        try:
+            read_t5_config(directory)
+        except UsageError as error:
+            assert str(error).startswith(str(directory / "config.json")), error
+            assert len(str(error)) < 1000 and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "most"),
+    [
+        ("num_layers", 10**8, "1,000"),
+        ("d_model", 2**40, "1,048,576"),
+        ("vocab_size", 10**30, "16,777,216"),
+        ("d_kv", 2**20, "inner_width is 3145728; it must be at most 1,048,576"),
+    ],
+)
+def test_absurd_sizes_are_refused_before_any_name_is_made(
+    field, value, most, directory, monkeypatch
+):
+    monkeypatch.setattr("imagen_jax.weights.t5_names.t5_names", None)
+    rewrite_config(directory, **{field: value})
+    with pytest.raises(UsageError, match=most):
+        convert_t5(directory, directory.with_suffix(".safetensors"), "float32")
+
+
+def test_distances_that_no_bucket_could_tell_apart_are_refused(directory):
+    rewrite_config(directory, relative_attention_max_distance=8)
+    with pytest.raises(UsageError, match="must be more than a quarter of relative_attention_num"):
+        read_t5_config(directory)
 
 
 def test_a_missing_directory_is_named(tmp_path):
