@@ -17,6 +17,7 @@ import safetensors
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath, LocalFile
 from imagen_jax.network_config import Dtype
+from imagen_jax.weights.sums import checksum, read_sums
 
 Index = tuple[slice, ...]
 
@@ -27,6 +28,8 @@ _TILE = 16
 _SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _FLOATS = set(_SAFETENSORS_DTYPES.values())
 _LISTED = 20
+_EXPONENTS = {4: 0x7F800000, 2: 0x7F80}
+"""Bits of the exponent of a float32 and a bfloat16; they are all set where it is not finite."""
 
 
 @runtime_checkable
@@ -49,6 +52,7 @@ class StoredTensor:
         dtype: name of its type in the file.
         read: gives the part of the stored tensor at an index of plain slices.
         transposed: the file has [outputs, inputs] and the parameter is [inputs, outputs].
+        sum: of its bytes, as `sums.checksum`; empty where the file does not say it.
     """
 
     origin: str
@@ -56,27 +60,70 @@ class StoredTensor:
     dtype: str
     read: Callable[[Index], np.ndarray]
     transposed: bool = False
+    sum: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.stored_shape[::-1] if self.transposed else self.stored_shape
 
     def whole(self, dtype: Dtype) -> np.ndarray:
+        """All of the parameter, a new array.
+
+        Raises:
+            UsageError: as `check` and `part`.
+        """
+        self.check()
         return self.part((slice(None),) * len(self.shape), dtype)
 
+    def check(self) -> None:
+        """Reads all of it, some rows at a time, where there is a sum to hold it against.
+
+        Raises:
+            UsageError: these are not the bytes that were written.
+        """
+        if not self.sum:
+            return
+        found = checksum(b"")
+        size, rest = self.stored_shape[0], tuple(slice(0, n) for n in self.stored_shape[1:])
+        for first, last in _steps(0, size, math.prod(self.stored_shape[1:])):
+            block = np.ascontiguousarray(self.read((slice(first, last), *rest)))
+            found = checksum(block.reshape(-1).view(np.uint8), found)
+        if (found or checksum(b"")) != self.sum:
+            raise UsageError(
+                f"{self.origin} is damaged: its bytes are not those that were written."
+            )
+
     def part(self, index: Index, dtype: Dtype) -> np.ndarray:
-        """The part of the parameter at `index`, a new array; some rows at a time are read."""
+        """The part of the parameter at `index`, a new array; some rows at a time are read.
+
+        Raises:
+            UsageError: a number in it is not finite.
+        """
         bounds = [s.indices(size)[:2] for s, size in zip(index, self.shape, strict=True)]
         part = _empty([stop - start for start, stop in bounds], jnp.dtype(dtype))
         target = part.T if self.transposed else part
         (start, stop), *others = bounds[::-1] if self.transposed else bounds
         rest = tuple(slice(*bound) for bound in others)
-        step = max(1, _BLOCK // max(1, math.prod(target.shape[1:])))
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
+        for first, last in _steps(start, stop, math.prod(target.shape[1:])):
             block = self.read((slice(first, last), *rest)).astype(part.dtype, copy=False)
+            require_finite(block, self.origin)
             _copy(block, target[first - start : last - start])
         return part
+
+
+def _steps(start: int, stop: int, row: int) -> Iterator[tuple[int, int]]:
+    """From where to where rows of so many elements are read at once."""
+    step = max(1, _BLOCK // max(1, row))
+    for first in range(start, stop, step):
+        yield first, min(first + step, stop)
+
+
+def require_finite(x: np.ndarray, origin: str) -> None:
+    """Raises a UsageError if a float32 or bfloat16 array holds infinities or what is no number."""
+    kind = np.dtype(f"u{x.itemsize}")
+    exponent = kind.type(_EXPONENTS[x.itemsize])
+    if ((x.view(kind) & exponent) == exponent).any():  # NumPy is slow with bfloat16.
+        raise UsageError(f"{origin} holds numbers that are not finite.")
 
 
 def _empty(shape: list[int], dtype: np.dtype) -> np.ndarray:
@@ -94,8 +141,15 @@ def _copy(block: np.ndarray, target: np.ndarray) -> None:
         target[row : row + _TILE] = block[row : row + _TILE]
 
 
-def place(tensor: StoredTensor, dtype: Dtype, sharding: jax.sharding.Sharding) -> jax.Array:
-    """The parameter as `dtype` on its devices; this process reads only what its own ones hold."""
+def place(
+    tensor: StoredTensor, dtype: Dtype, sharding: jax.sharding.Sharding, *, check: bool = True
+) -> jax.Array:
+    """The parameter as `dtype` on its devices; this process reads only what its own ones hold.
+
+    With `check` it first reads all of it, which then lies in the system's cache.
+    """
+    if check:
+        tensor.check()
     parts: dict[str, np.ndarray] = {}
 
     def part(index: Index) -> np.ndarray:
@@ -112,22 +166,26 @@ def open_file(path: AnyPath) -> tuple[dict[str, str], dict[str, StoredTensor]]:
     """What the header of a safetensors file says, and its tensors by name; none is read.
 
     Raises:
-        UsageError: it cannot be read, is not safetensors or is cut short.
+        UsageError: it cannot be read, is not safetensors, is cut short or has another header than
+            was written.
     """
     with _reporting(path):
         file = LocalFile(path)
         with safetensors.safe_open(file.path, framework="numpy") as content:
             pieces = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118
+            shapes = {name: tuple(piece.get_shape()) for name, piece in pieces.items()}
+            about, sums = read_sums(content.metadata() or {}, shapes, path)
             tensors = {
                 name: StoredTensor(
                     origin=f"{path}: {name}",
-                    stored_shape=tuple(piece.get_shape()),
+                    stored_shape=shapes[name],
                     dtype=_SAFETENSORS_DTYPES.get(piece.get_dtype(), piece.get_dtype()),
                     read=functools.partial(_read_safetensors, file, name),
+                    sum=sums.get(name, ""),
                 )
                 for name, piece in pieces.items()
             }
-            return content.metadata() or {}, tensors
+            return about, tensors
 
 
 def _read_safetensors(file: LocalFile, name: str, index: Index) -> np.ndarray:

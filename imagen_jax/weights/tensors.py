@@ -2,8 +2,12 @@
 
 import hashlib
 import io
+import itertools
 import json
 import math
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +20,8 @@ from imagen_jax.files import AnyPath, replacing
 from imagen_jax.network_config import Dtype
 from imagen_jax.parallel.mesh import parameter_shardings
 from imagen_jax.stage import Params
-from imagen_jax.weights.stored import Stored, StoredTensor, check_fit, place
+from imagen_jax.weights.stored import Stored, StoredTensor, check_fit, place, require_finite
+from imagen_jax.weights.sums import Shapes, checksum, with_sums
 
 ParamPath = tuple[str | int, ...]
 """Of a parameter in nested dicts."""
@@ -26,36 +31,60 @@ _FORMAT_NAMES = {"float32": "F32", "bfloat16": "BF16"}
 _CORNER = 8
 
 
-def write_tensors(path: AnyPath, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
+def write_tensors(path: AnyPath, params: Params, dtype: Dtype, about: dict[str, str]) -> None:
     """Writes parameters as `dtype` under their module paths ("unet.conv_in.kernel").
 
     The file appears whole or not at all. Of parameters that are `Stored` one at a time is read.
 
+    Args:
+        about: what the header says of the file, beside the sums of what is in it.
+
     Raises:
-        UsageError: it cannot be written, and why.
+        UsageError: it cannot be written, and why; or a number is not finite.
     """
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        _write(file, params, dtype, metadata)
+    with replacing(path) as temporary:
+        if isinstance(temporary, Path):
+            with temporary.open("wb") as file:
+                _write(file, params, dtype, about)
+            return
+        # In a file of a bucket nothing can be written once what follows is.
+        with tempfile.TemporaryFile() as file, temporary.open("wb") as copy:
+            _write(file, params, dtype, about)
+            file.seek(0)
+            shutil.copyfileobj(file, copy)
 
 
-def _write(file: io.IOBase, params: Params, dtype: Dtype, metadata: dict[str, str]) -> None:
+def _write(file: io.IOBase, params: Params, dtype: Dtype, about: dict[str, str]) -> None:
     """The safetensors format: the header's length, the header in JSON, the tensors.
 
-    The library's own writer wants all tensors in memory at once.
+    The library's own writer wants all tensors in memory at once. The sums in the header are those
+    of nothing until the tensors are written.
     """
     tensors = {_dotted(name): x for name, x in flatten_dict(params).items()}
+    shapes = {name: tuple(x.shape) for name, x in tensors.items()}
+    sums = dict.fromkeys(tensors, checksum(b""))
+    file.write(_header(shapes, dtype, with_sums(about, shapes, sums)))
+    for name, x in tensors.items():
+        value = _on_host(x, dtype)
+        require_finite(value, name)
+        data = value.reshape(-1).view(np.uint8)
+        sums[name] = checksum(data)
+        file.write(data)
+    file.seek(0)
+    file.write(_header(shapes, dtype, with_sums(about, shapes, sums)))
+
+
+def _header(shapes: Shapes, dtype: Dtype, metadata: dict[str, str]) -> bytes:
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
-    for name, x in tensors.items():
-        start, end = end, end + math.prod(x.shape) * jnp.dtype(dtype).itemsize
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * jnp.dtype(dtype).itemsize
         header[name] = {
-            "dtype": _FORMAT_NAMES[dtype], "shape": list(x.shape), "data_offsets": [start, end]
+            "dtype": _FORMAT_NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]
         }  # fmt: skip
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # Tensors begin at multiples of eight bytes.
-    file.write(len(text).to_bytes(8, "little") + text)
-    for x in tensors.values():
-        file.write(_on_host(x, dtype).reshape(-1).view(np.uint8))
+    return len(text).to_bytes(8, "little") + text
 
 
 def _on_host(x: jax.Array | np.ndarray | Stored, dtype: Dtype) -> np.ndarray:
@@ -78,11 +107,18 @@ def fit_params(tensors: dict[str, StoredTensor], abstract: Params, origin: AnyPa
 def place_params(stored: StoredParams, abstract: Params, mesh: Mesh) -> Params:
     """Reads parameters one after another, each into its shards on the mesh and as `abstract` says.
 
-    The host never holds more than the largest beside what its own devices hold.
+    The host never holds more than the largest beside what its own devices hold. Each is held
+    against its sum by one of the processes.
+
+    Raises:
+        UsageError: a file is damaged or cannot be read, or a number is not finite.
     """
     shardings = flatten_dict(parameter_shardings(abstract, mesh))
+    turn = itertools.cycle(range(jax.process_count()))
     return unflatten_dict({
-        path: place(stored[path], x.dtype.name, shardings[path])
+        path: place(
+            stored[path], x.dtype.name, shardings[path], check=next(turn) == jax.process_index()
+        )
         for path, x in flatten_dict(abstract).items()
     })  # fmt: skip
 
