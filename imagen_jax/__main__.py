@@ -53,11 +53,11 @@ class Convert:
     """Write downloaded weights as one file: an encoder that stages read, or a stage."""
 
     kind: Positional[Literal["t5", "deepfloyd-if"]]
-    """t5: a T5 text encoder from a Hugging Face directory, for text_encoder.source.
+    """t5: a T5 text encoder from a Hugging Face directory or file, for text_encoder.source.
     deepfloyd-if: stage I or II of DeepFloyd IF from its pipeline's directory, for sample.py."""
     directory: Annotated[Positional[Path], arg(metavar="DIR")]
-    """For t5 the directory with config.json and the weights; for deepfloyd-if the pipeline's,
-    with unet, scheduler, text_encoder and tokenizer."""
+    """For t5 the directory with config.json and the weights, or their file; for deepfloyd-if the
+    pipeline's, with unet, scheduler, text_encoder and tokenizer."""
     out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
     """File to write; it is replaced whole or left alone."""
     dtype: Dtype = "bfloat16"
@@ -68,8 +68,9 @@ class Convert:
 
     def run(self) -> None:
         _require_suffix(self.out, _SUFFIX)
-        if self.directory.resolve() in self.out.resolve().parents:
-            raise UsageError(f"{self.out} lies in the directory that is read; name another place.")
+        out = self.out.resolve()
+        if self.directory.resolve() in (out, *out.parents):
+            raise UsageError(f"{self.out} lies in what is read; name another place.")
         if self.kind == "t5" and self.text_encoder is not None:
             raise UsageError(f"--text-encoder is {self.text_encoder}; it is for deepfloyd-if only.")
         if self.kind == "deepfloyd-if":

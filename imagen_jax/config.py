@@ -63,8 +63,9 @@ class TextEncoderConfig(Checked):
     train: bool = False
     """Train the encoder jointly with the U-Net. The paper's encoder is frozen."""
     source: str = ""
-    """Weights of a frozen encoder: a Hugging Face T5 directory, a file that `convert t5` wrote,
-    or a stage (training directory or exported file) that trained or holds one."""
+    """Weights of a frozen encoder: a Hugging Face T5 directory or the file of weights in one, a
+    file that `convert t5` wrote, or a stage (training directory or exported file) that trained or
+    holds one."""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_length")

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import jax
-from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from imagen_jax import config_json
@@ -14,69 +12,26 @@ from imagen_jax.files import AnyPath, to_path, write_text
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh, to_host
 from imagen_jax.stage import Params, abstract_frozen_encoder, abstract_sampled_unet
+from imagen_jax.stored_network import StoredNetwork
 from imagen_jax.text.cache_format import Metadata
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.training.checkpoint import newest_step
 from imagen_jax.training.directory import is_training_directory, read_config
-from imagen_jax.training.weights import load_directory, load_networks
+from imagen_jax.training.weights import load_directory
 from imagen_jax.weights.hugging_face import PIPELINE_INDEX
 from imagen_jax.weights.stage_file import (
+    is_stage_file,
     load_stage_file,
     open_stage_file,
     read_stage_config,
     read_weights,
 )
 from imagen_jax.weights.stored import open_file
-from imagen_jax.weights.t5_names import is_converted, open_t5
-from imagen_jax.weights.tensors import (
-    StoredParams,
-    fingerprint,
-    fit_params,
-    place_params,
-    write_tensors,
-)
+from imagen_jax.weights.t5_names import open_t5
+from imagen_jax.weights.tensors import fit_params, write_tensors
 
 _ENCODER_COPY = "text_encoder.safetensors"
 _EMBEDDINGS = "embeddings.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredNetwork:
-    """The weights of one network of a stage where they are kept.
-
-    Attributes:
-        name: "unet" or "text_encoder".
-        origin: the file or directory that holds them.
-        abstract: shapes, and the dtypes in which they will be held.
-        tensors: those of files; None for a checkpoint of a training directory.
-        weights: which of a checkpoint's.
-        step: of the checkpoint, so that all networks are of the same one.
-    """
-
-    name: str
-    origin: AnyPath
-    abstract: Params
-    tensors: StoredParams | None
-    weights: Weights = "ema"
-    step: int | None = None
-
-    def load(self, mesh: Mesh) -> Params:
-        """The parameters, read straight into their shards on the mesh.
-
-        Raises:
-            UsageError: a file is damaged.
-        """
-        if self.tensors is None:
-            abstract = {self.name: self.abstract}
-            return load_networks(self.origin, abstract, mesh, self.weights, self.step)[self.name]
-        return place_params(self.tensors, self.abstract, mesh)
-
-    def fingerprint(self) -> str:
-        """Of the weights, as `weights.tensors.fingerprint`; files are read but in part."""
-        if self.tensors is None:
-            mesh = make_mesh(MeshConfig(), jax.local_devices())
-            return fingerprint(flatten_dict(self.load(mesh)))
-        return fingerprint(self.tensors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,8 +207,8 @@ def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredN
         tensors = fit_params(open_file(source)[1], abstract, source)
     elif not config.text_encoder.source:
         raise UsageError(
-            "text_encoder.source is empty; name a Hugging Face T5 directory, a converted T5 file "
-            "or a stage, or set text_encoder.train."
+            "text_encoder.source is empty; name a Hugging Face T5 directory or file, a converted "
+            "T5 file or a stage, or set text_encoder.train."
         )
     elif not source.exists():
         raise UsageError(
@@ -330,7 +285,7 @@ def keep_account_of_embeddings(metadata: Metadata, workdir: AnyPath) -> None:
 
 
 def _is_stage(path: AnyPath) -> bool:
-    return is_training_directory(path) or (path.is_file() and not is_converted(path))
+    return is_training_directory(path) or (path.is_file() and is_stage_file(path))
 
 
 def _encoder_of_stage(source: AnyPath, config: StageConfig) -> StoredNetwork:

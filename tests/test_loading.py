@@ -54,7 +54,7 @@ def test_directory_converted_file_and_stage_give_the_same(converted, dtype, tmp_
     wanted = load(GOLDEN, dtype)
     stage = stage_with(wanted, dtype, tmp_path / "stage.safetensors")
     assert {str(x.dtype) for x in jax.tree.leaves(wanted)} == {dtype}
-    for source in (GOLDEN, converted, stage):
+    for source in (GOLDEN, GOLDEN / "model.safetensors", converted, stage):
         encoder = load(source, dtype)
         jax.tree.map(np.testing.assert_array_equal, encoder, wanted)
         assert jax.tree.map(lambda x: x.dtype, encoder) == jax.tree.map(lambda x: x.dtype, wanted)

@@ -1,20 +1,21 @@
 """Weights in a directory as transformers and diffusers save them: one file or shards."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath
 from imagen_jax.json_text import read_object
 from imagen_jax.weights.stored import StoredTensor, listed, open_file
 from imagen_jax.weights.torch_file import open_torch_file
 
 Tensors = dict[str, StoredTensor]
 
-TRANSFORMERS = {".safetensors": "model", ".bin": "pytorch_model"}
+TORCH = ".bin"
+"""So end the names of PyTorch's files."""
+TRANSFORMERS = {".safetensors": "model", TORCH: "pytorch_model"}
 DIFFUSERS = dict.fromkeys(TRANSFORMERS, "diffusion_pytorch_model")
 """What files of a kind are called."""
-_OPEN = {".safetensors": lambda path: open_file(path)[1], ".bin": open_torch_file}
 _VARIANTS = ("", ".fp16")
 PIPELINE_INDEX = "model_index.json"
 """A file that every pipeline of diffusers has."""
@@ -23,38 +24,53 @@ PIPELINE_INDEX = "model_index.json"
 def open_weights(directory: Path, stems: dict[str, str] = TRANSFORMERS) -> Tensors:
     """All tensors of a directory by name; none is read.
 
-    Where it holds several copies, safetensors come before PyTorch's files, full precision before
-    the variant `fp16`, and one file before shards.
+    Of several copies the first is read that is whole: safetensors come before PyTorch's files,
+    full precision before the variant `fp16`, and one file before shards.
 
     Raises:
         UsageError: no weights, or a file that is missing, damaged or without what its index says.
     """
+    faults = []
     for suffix, stem in stems.items():
         for variant in _VARIANTS:
             whole = directory / f"{stem}{variant}{suffix}"
             index = directory / f"{stem}{suffix}.index{variant}.json"
             if whole.is_file():
-                return _OPEN[suffix](whole)
+                return open_weights_file(whole)
             if index.is_file():
-                return _open_shards(index, _OPEN[suffix])
+                shards = _read_index(index)
+                absent = [file for file in shards if not (directory / file).is_file()]
+                if not absent:
+                    return _open_shards(index, shards)
+                faults.append(f"{index} names files that are missing: {listed(absent)}.")
     names = " nor ".join(f"{stem}{suffix}" for suffix, stem in stems.items())
-    raise UsageError(f"{directory} holds neither {names}, whole or in shards with an index.")
+    nothing = f"{directory} holds neither {names}, whole or in shards with an index."
+    raise UsageError((*faults, nothing)[0])
 
 
-def _open_shards(index: Path, open_file: Callable[[Path], Tensors]) -> Tensors:
-    directory, shards = index.parent, read_object(index).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(x, str) for x in shards.values()):
+def open_weights_file(path: AnyPath) -> Tensors:
+    """All tensors of one file by name; none is read. The name says whether it is PyTorch's."""
+    return open_torch_file(path) if path.suffix == TORCH else open_file(path)[1]
+
+
+def _read_index(index: Path) -> dict[str, list[str]]:
+    """Of each file of a copy in shards, the tensors that it must hold."""
+    places = read_object(index).get("weight_map")
+    if not (isinstance(places, dict) and all(isinstance(x, str) and x for x in places.values())):
         raise UsageError(f"{index} has no weight_map; it must name the file of each tensor.")
-    files = sorted(set(shards.values()))
-    absent = [file for file in files if not (directory / file).is_file()]
-    if absent:
-        raise UsageError(f"{index} names files that are missing: {listed(absent)}.")
+    shards: dict[str, list[str]] = {}
+    for name, file in sorted(places.items()):
+        shards.setdefault(file, []).append(name)
+    return shards
+
+
+def _open_shards(index: Path, shards: dict[str, list[str]]) -> Tensors:
     tensors: Tensors = {}
-    for file in files:
-        held = open_file(directory / file)
-        absent = [name for name, shard in shards.items() if shard == file and name not in held]
-        if absent:
-            raise UsageError(f"{directory / file} lacks what its index names: {listed(absent)}.")
+    for file, names in shards.items():
+        path = index.parent / file
+        held = open_weights_file(path)
+        if absent := [name for name in names if name not in held]:
+            raise UsageError(f"{path} lacks what its index names: {listed(absent)}.")
         tensors |= held
     return tensors
 
@@ -62,8 +78,10 @@ def _open_shards(index: Path, open_file: Callable[[Path], Tensors]) -> Tensors:
 def licence(directory: Path) -> str:
     """One line: which licence the directory carries, by its README's header and its files.
 
-    A part of a diffusers pipeline, such as `text_encoder`, goes by what the pipeline carries.
+    A file goes by what its directory carries; a part of a diffusers pipeline, such as
+    `text_encoder`, by what the pipeline carries.
     """
+    directory = directory.parent if directory.is_file() else directory
     whole = directory.absolute().parent
     if (whole / PIPELINE_INDEX).is_file():
         directory = whole

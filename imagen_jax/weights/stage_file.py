@@ -11,6 +11,7 @@ from imagen_jax.config import Dtype, StageConfig, Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath
 from imagen_jax.stage import Params, init_params, init_text_encoder
+from imagen_jax.weights.hugging_face import TORCH
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.tensors import StoredParams, fit_params, write_tensors
 
@@ -54,6 +55,15 @@ def open_stage_file(path: AnyPath) -> tuple[StageConfig, StoredParams]:
     config = _config(header, path)
     holds_encoder = any(name.startswith("text_encoder.") for name in tensors)
     return config, fit_params(tensors, _abstract(config, holds_encoder), path)
+
+
+def is_stage_file(path: AnyPath) -> bool:
+    """Whether a file of weights says that it is an exported stage.
+
+    Raises:
+        UsageError: it is damaged, or is neither safetensors nor named as PyTorch's files are.
+    """
+    return path.suffix != TORCH and open_file(path)[0].get("format") == _FORMAT
 
 
 def read_stage_config(path: AnyPath) -> StageConfig:

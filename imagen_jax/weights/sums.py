@@ -46,8 +46,9 @@ def read_sums(
     rest = {name: text for name, text in about.items() if name != _KEY}
     sums = parse_object(about[_KEY], f"{path}: {_KEY}")
     tensors = sums.get("tensors")
-    same_names = isinstance(tensors, dict) and tensors.keys() == shapes.keys()
-    if not same_names or sums.get("header") != _of_header(rest, shapes):
+    whole = isinstance(tensors, dict) and tensors.keys() == shapes.keys()
+    whole = whole and all(isinstance(found, str) and found for found in tensors.values())
+    if not whole or sums.get("header") != _of_header(rest, shapes):
         raise UsageError(f"{path} is damaged: its header is not the one that was written.")
     return rest, tensors
 

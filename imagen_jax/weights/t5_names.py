@@ -6,6 +6,7 @@ holds more than the largest beside its share of the result.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from imagen_jax.files import AnyPath
 from imagen_jax.json_text import read_object, shown
 from imagen_jax.network_config import Dtype, T5Config
 from imagen_jax.stage import Params, abstract_frozen_encoder
-from imagen_jax.weights.hugging_face import open_weights
-from imagen_jax.weights.stored import check_fit, open_file
+from imagen_jax.weights.hugging_face import TORCH, open_weights, open_weights_file
+from imagen_jax.weights.stored import StoredTensor, check_fit, open_file
 from imagen_jax.weights.tensors import (
     ParamPath,
     StoredParams,
@@ -90,13 +91,13 @@ def open_t5(source: AnyPath, config: T5Config) -> StoredParams:
 
     Args:
         source: a Hugging Face directory (`config.json` beside the weights; a decoder and its
-            head are left out), or a file that `convert_t5` wrote.
+            head are left out), the file of weights in one, or a file that `convert_t5` wrote.
         config: what the stored sizes must be.
 
     Raises:
         UsageError: a file is missing, damaged, not of T5, or not of the given sizes.
     """
-    stored_config, tensors = _open_file(source) if source.is_file() else _open_directory(source)
+    stored_config, tensors = _open(source)
     for name in (*_SIZES, "feed_forward"):
         if getattr(stored_config, name) != getattr(config, name):
             raise UsageError(
@@ -106,38 +107,41 @@ def open_t5(source: AnyPath, config: T5Config) -> StoredParams:
     return tensors
 
 
-def convert_t5(directory: Path, out: Path, dtype: Dtype) -> T5Config:
-    """Writes the encoder of a Hugging Face directory as one file; returns its sizes.
+def convert_t5(source: Path, out: Path, dtype: Dtype) -> T5Config:
+    """Writes the encoder of a Hugging Face directory or file as one file; returns its sizes.
 
     Raises:
         UsageError: as `load_t5`, or the file cannot be written.
     """
-    config, tensors = _open_directory(directory)
+    config, tensors = _open(source)
     header = {"format": _FORMAT, "config": config_json.to_json(config)}
     write_tensors(out, unflatten_dict(tensors), dtype, header)
     return config
 
 
-def is_converted(path: AnyPath) -> bool:
-    """Whether `convert_t5` wrote this file.
+def _open(source: AnyPath) -> tuple[T5Config, StoredParams]:
+    if not source.is_file():
+        return _of_hugging_face(open_weights, source, source)
+    if source.suffix != TORCH:
+        header, tensors = open_file(source)
+        if header.get("format") == _FORMAT:
+            config = config_json.from_json(header.get("config", ""), f"{source} (header)", T5Config)
+            return config, fit_params(tensors, abstract_frozen_encoder(config), source)
+    if not (source.parent / "config.json").is_file():
+        raise UsageError(
+            f"{source} is neither an exported stage nor a file that `convert t5` wrote, and there "
+            "is no config.json beside it as Hugging Face's weights of T5 have."
+        )
+    return _of_hugging_face(open_weights_file, source, source.parent)
 
-    Raises:
-        UsageError: it is not a safetensors file, or is cut short.
-    """
-    return open_file(path)[0].get("format") == _FORMAT
 
-
-def _open_file(path: AnyPath) -> tuple[T5Config, StoredParams]:
-    header, tensors = open_file(path)
-    config = config_json.from_json(header.get("config", ""), f"{path} (header)", T5Config)
-    return config, fit_params(tensors, abstract_frozen_encoder(config), path)
-
-
-def _open_directory(directory: AnyPath) -> tuple[T5Config, StoredParams]:
+def _of_hugging_face(
+    open_tensors: Callable[[AnyPath], dict[str, StoredTensor]], source: AnyPath, directory: AnyPath
+) -> tuple[T5Config, StoredParams]:
     config = read_t5_config(directory)
     tensors = {
         name: tensor
-        for name, tensor in open_weights(directory).items()
+        for name, tensor in open_tensors(source).items()
         if not name.startswith(_LEFT_OUT)
     }
     if _EMBEDDING_ALIAS in tensors:  # Two names of one tensor; both or either may be there.
@@ -147,7 +151,7 @@ def _open_directory(directory: AnyPath) -> tuple[T5Config, StoredParams]:
     for name, path in names.items():
         if name in tensors and path[-1] == "kernel":
             tensors[name] = dataclasses.replace(tensors[name], transposed=True)
-    check_fit(tensors, {name: abstract[path].shape for name, path in names.items()}, directory)
+    check_fit(tensors, {name: abstract[path].shape for name, path in names.items()}, source)
     return config, {path: tensors[name] for name, path in names.items()}
 
 

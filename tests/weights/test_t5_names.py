@@ -296,6 +296,27 @@ def test_a_shard_without_its_tensor_is_named(directory):
         load(directory)
 
 
+def test_of_several_copies_the_one_that_is_whole_is_read(directory, golden):
+    """As a download of one variant with all *.json leaves them."""
+    text = shard(directory, ".fp16").read_text()
+    (directory / "model.safetensors.index.json").write_text(text.replace("part", "model"))
+    assert_same_params(load(directory), golden)
+    (directory / "part-1.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"index\.json names files that are missing: model-0"):
+        load(directory)
+
+
+def test_a_file_with_its_config_beside_it_equals_its_directory(directory, golden, tmp_path):
+    file = (directory / WEIGHTS).rename(directory / "t5-encoder.safetensors")
+    assert_same_params(load(file), golden)
+    out = tmp_path / "converted" / "x.safetensors"
+    assert convert_t5(file, out, "float32") == CONFIG
+    assert_same_params(load(out), golden)
+    (directory / "config.json").unlink()
+    with pytest.raises(UsageError, match="t5-encoder.safetensors is neither an exported stage"):
+        load(file)
+
+
 @pytest.mark.parametrize("text", ["{}", '{"weight_map": {"shared.weight": 1}}'])
 def test_an_index_without_a_map_is_refused(directory, text):
     index = shard(directory)
