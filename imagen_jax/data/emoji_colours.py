@@ -96,13 +96,14 @@ def name_of(rgb: Pixels) -> str:
 
 
 def _hue(lab: OKLab) -> Float[np.ndarray, "*shape"]:
-    return np.arctan2(lab[..., 2], lab[..., 1])
+    return np.asarray(np.arctan2(lab[..., 2], lab[..., 1]))
 
 
 def _near(lab: OKLab, hue: float) -> Bool[np.ndarray, "*shape"]:
     """Which colours are shades of the hue."""
     turn = np.angle(np.exp(1j * (_hue(lab) - hue)))
-    return (np.abs(turn) < HUE_WIDTH) & (np.hypot(lab[..., 1], lab[..., 2]) > MIN_CHROMA)
+    near = (np.abs(turn) < HUE_WIDTH) & (np.hypot(lab[..., 1], lab[..., 2]) > MIN_CHROMA)
+    return np.asarray(near)
 
 
 def _opaque(vector: dict) -> Pixels:

@@ -12,7 +12,8 @@ KEYWORDS = ("cheese", "slice", "food")
 
 def draws(count: int, label: str = "pizza", keywords: tuple[str, ...] = KEYWORDS) -> list[str]:
     rng = np.random.default_rng(0)
-    return [captions.caption(label, keywords, "noto", rng) for _ in range(count)]
+    words = captions.WordedCaptions(label, (), keywords, "noto")
+    return [words.draw(rng) for _ in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,8 @@ def test_noun_phrase_has_the_article_of_english(label, phrase):
 
 
 def test_every_draw_is_one_of_the_wordings_and_perhaps_keywords():
-    wordings = set(captions.all_captions("pizza", KEYWORDS, ["noto"]))
+    wordings = set(captions.plain_captions("pizza", KEYWORDS))
+    wordings |= set(captions.styled_captions("pizza", "noto"))
     for drawn in draws(300):
         words = drawn.split(", ")
         while words and words[-1] in KEYWORDS:
@@ -45,7 +47,7 @@ def test_every_draw_is_one_of_the_wordings_and_perhaps_keywords():
 
 
 def test_all_captions_that_may_be_drawn_are_listed():
-    words = captions.WordedCaptions("pizza", KEYWORDS, "noto")
+    words = captions.WordedCaptions("pizza", (), KEYWORDS, "noto")
     rng, listed = np.random.default_rng(0), list(words.all())
     drawn = {words.draw(rng) for _ in range(5000)}
     assert drawn <= set(listed) and len(listed) == len(set(listed))
@@ -79,3 +81,31 @@ def test_typographic_quotes_become_plain():
 
 def test_no_keywords_is_fine():
     assert all("pizza" in text for text in draws(50, keywords=()))
+
+
+def test_a_colour_and_a_background_are_always_said():
+    words = captions.WordedCaptions("apple", (), ("red",), "noto", "blue", "orange")
+    rng = np.random.default_rng(0)
+    drawn = {words.draw(rng) for _ in range(300)}
+    assert "a blue apple on an orange background" in drawn
+    assert all("blue apple on an orange background" in text for text in drawn)
+    assert not any("red" in text for text in drawn), "Keywords are of the picture without a colour."
+    assert drawn == set(words.all())
+
+
+@pytest.mark.parametrize(
+    ("label", "colour", "phrase"),
+    [("apple", "orange", "an orange apple"), ("owl", "blue", "a blue owl"),
+     ("grapes", "blue", "blue grapes"), ("broccoli", "red", "red broccoli")],
+)  # fmt: skip
+def test_an_article_fits_the_colour_and_what_has_none_gets_none(label, colour, phrase):
+    assert captions.plain_captions(label, colour=colour)[:2] == [f"{colour} {label}", phrase]
+
+
+def test_synonyms_are_said_in_their_share():
+    words = captions.WordedCaptions("dog face", ("dog", "puppy"), (), "noto")
+    rng = np.random.default_rng(0)
+    drawn = [words.draw(rng) for _ in range(2000)]
+    synonyms = np.mean([("dog face" not in text) for text in drawn])
+    assert abs(synonyms - captions.SYNONYM_SHARE) < 0.05
+    assert "a puppy" in drawn and set(drawn) <= set(words.all())

@@ -9,7 +9,14 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from imagen_jax.data import captioned_emoji, emoji_concepts, emoji_vectors
-from imagen_jax.data.emoji_concepts import CORE_EXCLUDED, CORE_EXTRAS, NEVER_HELD_OUT, held_out
+from imagen_jax.data.emoji_colours import BACKGROUNDS, HUES, from_hex, name_of
+from imagen_jax.data.emoji_concepts import (
+    CORE_EXCLUDED,
+    CORE_EXTRAS,
+    NEVER_HELD_OUT,
+    SYNONYMS,
+    held_out,
+)
 from imagen_jax.data.emoji_vectors import STYLES
 
 RED_APPLE = "1f34e"
@@ -91,25 +98,68 @@ def test_core_lists_name_real_concepts():
     assert labels >= CORE_EXTRAS | CORE_EXCLUDED | NEVER_HELD_OUT
 
 
-def test_held_out_shares_and_rules():
-    reasons = {c: [held_out(c, style) for style in STYLES] for c in emoji_concepts.core_concepts()}
-    all_reasons = [reason for of_styles in reasons.values() for reason in of_styles]
-    for reason in ("concept", "pair"):
-        assert 0.02 < all_reasons.count(reason) / len(all_reasons) < 0.06
-    for concept, of_styles in reasons.items():
-        assert of_styles.count("concept") in (0, 3)
-        assert of_styles.count("pair") <= 1
-        assert concept.label not in NEVER_HELD_OUT or not any(of_styles)
+def test_of_a_concept_at_most_one_style_is_held_out():
+    core = emoji_concepts.core_concepts()
+    styles = {concept: emoji_concepts.held_out_style(concept) for concept in core}
+    for concept, style in styles.items():
+        assert style in ("", *STYLES) and not (style and concept.label in NEVER_HELD_OUT)
+        pairs = [other for other in STYLES if held_out(concept, other) == "pair"]
+        assert pairs == [style] * bool(style)
+    assert 0.1 < np.mean([bool(style) for style in styles.values()]) < 0.25
 
 
 def test_held_out_choice_never_changes():
-    assert {held_out(by_label("fox"), style) for style in STYLES} == {"concept"}
-    assert [held_out(by_label("wolf"), style) for style in STYLES] == ["", "", "pair"]
+    assert emoji_concepts.held_out_style(by_label("fox")) == "twemoji"
+    assert emoji_concepts.held_out_style(by_label("wolf")) == "fluent"
+    assert held_out(by_label("robot"), "noto", "blue") == ""
+    assert held_out(by_label("robot"), "noto", "purple") == "colour"
+
+
+def test_colours_and_backgrounds_are_held_out_in_all_styles():
+    core = emoji_concepts.core_concepts()
+    for kind, looks in (
+        ("colour", [(colour, "") for colour in HUES]),
+        ("background", [("", colour) for colour in BACKGROUNDS]),
+    ):
+        reasons = {}
+        for concept in core:
+            for look in looks:
+                of_styles = {held_out(concept, style, *look) for style in STYLES} - {"pair"}
+                assert len(of_styles) == 1, "The styles differ."
+                reasons[concept.label, look] = of_styles.pop()
+        assert set(reasons.values()) == {"", kind}
+        assert 0.08 < np.mean([reason == kind for reason in reasons.values()]) < 0.16
+        assert not any(reasons["red apple", look] for look in looks)
+    assert all(held_out(concept, "noto", "", "white") in ("", "pair") for concept in core)
+
+
+def test_a_colour_takes_the_place_of_the_one_that_a_label_says():
+    assert emoji_concepts.colourable_label(by_label("red apple")) == "apple"
+    assert emoji_concepts.colourable_label(by_label("purple heart")) == ""
+    assert emoji_concepts.colourable_label(by_label("automobile")) == "automobile"
+
+
+def test_synonyms_are_of_core_concepts_and_name_no_other_of_them():
+    labels = {concept.label.lower() for concept in emoji_concepts.core_concepts()}
+    synonyms = [word.lower() for words in SYNONYMS.values() for word in words]
+    assert {label.lower() for label in SYNONYMS} <= labels
+    assert not labels & set(synonyms) and len(synonyms) == len(set(synonyms))
+
+
+def test_variants_are_looks_that_can_be_drawn_and_the_single_ones_come_first():
+    concept = by_label("banana")
+    looks = emoji_concepts.variants(concept, "noto")
+    alone = [look for look in looks if not all(look)]
+    assert looks[: len(alone)] == alone and len(looks) == len(set(looks)) == 2 * len(alone)
+    assert {colour for colour, _ in alone} == {"", *HUES}
+    assert ("", "yellow") not in looks, "A yellow banana cannot be seen on yellow."
+    assert all(colour != ground for colour, ground in looks)
+    assert emoji_concepts.variants(by_label("panda"), "noto")[0][0] == "", "It has no main colour."
 
 
 @pytest.fixture
 def handful(monkeypatch):
-    """Makes the core three concepts: one held out, one with a held-out style, one neither."""
+    """Makes the core three concepts, of which two have a held-out style."""
     concepts = [by_label(label) for label in ("fox", "wolf", "red apple")]
     monkeypatch.setattr(emoji_concepts, "core_concepts", lambda: concepts)
 
@@ -129,12 +179,26 @@ def read_all(directory, config: str, split: str) -> list[dict]:
 
 def test_builder_splits_by_what_is_held_out(handful, tmp_path):
     train, test = (read_all(tmp_path, "core_64", split) for split in ("train", "test"))
-    assert {(r["label"], r["style"]) for r in test} == {
-        (b"fox", b"noto"), (b"fox", b"twemoji"), (b"fox", b"fluent"), (b"wolf", b"fluent"),
-    }  # fmt: skip
-    assert {r["held_out"] for r in test} == {b"concept", b"pair"}
-    assert len(train) == 5 and {r["held_out"] for r in train} == {b""}
+    assert {(r["label"], r["style"]) for r in test} == {(b"fox", b"twemoji"), (b"wolf", b"fluent")}
+    assert {r["held_out"] for r in test} == {b"pair"}
+    assert len(train) == 7 and {r["held_out"] for r in train} == {b""}
     assert all("low_res" not in record for record in train)
+
+
+def test_builder_varies_colours_and_backgrounds(monkeypatch, tmp_path):
+    concepts = [by_label(label) for label in ("red apple", "lemon", "fox")]
+    monkeypatch.setattr(emoji_concepts, "core_concepts", lambda: concepts)
+    monkeypatch.setattr(captioned_emoji, "VARIANTS", {64: 12})
+    train, test = (read_all(tmp_path, "varied_64", split) for split in ("train", "test"))
+    assert len(train) + len(test) == 3 * 3 * 12
+    assert {r["held_out"] for r in train} == {b""} and b"pair" in {r["held_out"] for r in test}
+    coloured = [record for record in train if record["colour"]]
+    assert {record["label"] for record in coloured} == {b"apple", b"lemon", b"fox"}
+    assert all(name_of(pixels(record["image"])) for record in train)
+    for record in train:
+        if record["background"]:
+            wanted = from_hex(BACKGROUNDS[record["background"].decode()])
+            np.testing.assert_array_equal(pixels(record["image"])[0, 0], wanted)
 
 
 def test_builder_stores_true_low_resolution_pictures(handful, tmp_path):
@@ -143,9 +207,9 @@ def test_builder_stores_true_low_resolution_pictures(handful, tmp_path):
     assert pixels(record["image"]).shape == (256, 256, 3)
     assert record["low_res"] == emoji_vectors.draw(style, RED_APPLE, 64)
     assert record["concept"].decode() == RED_APPLE
-    assert "fruit" in record["keywords"].decode().split(captioned_emoji.KEYWORD_SEPARATOR)
+    assert "fruit" in record["keywords"].decode().split(captioned_emoji.SEPARATOR)
 
 
 def test_configs_are_named_by_subset_and_resolution():
     names = {config.name for config in captioned_emoji.CaptionedEmoji.BUILDER_CONFIGS}
-    assert names == {f"{s}_{r}" for s in ("core", "all") for r in (64, 256, 1024)}
+    assert names == {f"{s}_{r}" for s in ("core", "all", "varied") for r in (64, 256, 1024)}
