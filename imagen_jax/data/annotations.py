@@ -2,18 +2,26 @@
 
 import json
 import math
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagen_jax.data.records import BrokenRecord, ListedCaptions
 
-PICTURE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PICTURE_SUFFIXES = (
+    ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+OTHER_PICTURE_SUFFIXES = (".avif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".psd", ".svg", ".tga")
+"""Pictures too, but not read: they are counted."""
+NOT_READ = "format is not read"
 MAX_PICTURE_BYTES = 2**27
 """A picture's file that is larger is left out unread."""
 MAX_TEXT_BYTES = 2**20
 """Of a caption or JSON file; more is none."""
 _KEYS = ("caption", "captions", "text")
 """Of a JSON object, the first of which holds a caption or a list of them."""
+_UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Zs")
+"""Of Unicode's categories."""
 
 
 def too_large(name: str, size: int) -> BrokenRecord:
@@ -42,18 +50,33 @@ def read_json(data: bytes, name: str) -> dict[str, Any]:
     return value
 
 
-def listed(texts: list[Any], name: str) -> ListedCaptions:
+def listed(texts: Sequence[Any], name: str) -> ListedCaptions:
     """The captions in `texts` that are not blank; at least one."""
-    captions = tuple(text.strip() for text in texts if isinstance(text, str) and text.strip())
+    captions = tuple(text.strip() for text in texts if not _blank(text))
     if not captions:
         raise BrokenRecord(name, "no caption")
+    for caption in captions:
+        if len(caption) > MAX_TEXT_BYTES:
+            raise BrokenRecord(name, "caption too long")
+        try:
+            caption.encode()
+        except UnicodeEncodeError as error:
+            raise BrokenRecord(name, "caption not UTF-8", error.reason) from error
     return ListedCaptions(captions)
 
 
+def _blank(text: Any) -> bool:
+    """Whether there is nothing to see: spaces, controls, marks of byte order or direction."""
+    return not isinstance(text, str) or all(
+        unicodedata.category(letter) in _UNSEEN for letter in text
+    )
+
+
 def captions_of(values: Mapping[str, Any], name: str) -> ListedCaptions:
-    """The captions in a JSON object or the like."""
-    value = next((values[key] for key in _KEYS if values.get(key)), [])
-    return listed(value if isinstance(value, list | tuple) else [value], name)
+    """The captions in a JSON object or the like: of the first name that has any."""
+    found = (values[key] for key in _KEYS if key in values)
+    lists = (value if isinstance(value, list | tuple) else [value] for value in found)
+    return listed(next((texts for texts in lists if not all(map(_blank, texts))), []), name)
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:

@@ -8,6 +8,7 @@ A record is a MessagePack map:
     and any other name with a number, for filters
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,9 +99,21 @@ def write_file(path: Path, records: Iterator[bytes]) -> int:
     """
     count = 0
     with replacing(path) as temporary:
-        writer = ArrayRecordWriter(str(temporary), _OPTIONS)
+        with _writing():
+            writer = ArrayRecordWriter(str(temporary), _OPTIONS)
         for record in records:
-            writer.write(record)
+            with _writing():
+                writer.write(record)
             count += 1
-        writer.close()
+        with _writing():
+            writer.close()
     return count
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Turns what array_record raises on a full disk into what others do."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(reason(error)) from error

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath, replacing
 
 _DIRECTORY = ".imagen_jax"
+_DAMAGED = (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError)
+_DESCRIBED = "described"
+_PIECE = 2**16
+"""Rows."""
 
 
 def columns_path(home: AnyPath, source: str, kind: str) -> AnyPath:
@@ -28,12 +33,30 @@ def write_columns(path: AnyPath, columns: dict[str, np.ndarray], about: Any) -> 
     Raises:
         UsageError: the file cannot be written.
     """
-    data = save(columns, {"about": json.dumps(about)})
+    described = {"about": about, "sha256": _digest(about, columns)}
+    data = save(columns, {_DESCRIBED: json.dumps(described)})  # One, as their order is random.
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(data)
     except UsageError as error:
         raise UsageError(f"{error} Name another place for it with data.data_dir.") from error
+
+
+def _digest(about: Any, columns: Mapping[str, Any]) -> str:
+    """SHA-256 of `about` and of arrays, or slices of a file, by name; read piece by piece."""
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for name in sorted(columns):
+        rows = _rows(columns[name])
+        digest.update(f"{name} {rows}".encode())
+        for start in range(0, rows, _PIECE):
+            piece = np.ascontiguousarray(columns[name][start : min(start + _PIECE, rows)])
+            digest.update(f"{piece.dtype} {piece.shape}".encode())
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _rows(column: Any) -> int:
+    return (column.shape if isinstance(column, np.ndarray) else column.get_shape())[0]
 
 
 class Columns:
@@ -46,8 +69,8 @@ class Columns:
         """`path` may lie in a bucket: then a copy is mapped, which lasts as long as this.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            SafetensorError: it is damaged.
+            OSError: it cannot be read.
+            SafetensorError, KeyError, TypeError, ValueError: it is damaged, be it one bit.
         """
         self._copy = None
         if not isinstance(path, Path):
@@ -55,19 +78,19 @@ class Columns:
             self._copy.write(path.read_bytes())
             self._copy.flush()
         self._open(os.fspath(path) if self._copy is None else self._copy.name)
-        self.about = json.loads(self._file.metadata()["about"])
+        described = json.loads((self._file.metadata() or {})[_DESCRIBED])
+        self.about = described["about"]
+        if described["sha256"] != _digest(self.about, self._slices):
+            raise ValueError(f"{path} is damaged")
 
     def _open(self, path: str) -> None:
         self._path = path
         self._file = safetensors.safe_open(path, "np")
         self._slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._slices
-
     def __len__(self) -> int:
         """The number of rows."""
-        return next(iter(self._slices.values())).get_shape()[0]
+        return _rows(next(iter(self._slices.values())))
 
     def row(self, name: str, index: int) -> np.ndarray:
         return self._slices[name][index]
@@ -85,8 +108,8 @@ class Columns:
 
 
 def open_columns(path: AnyPath) -> Columns | None:
-    """The columns at `path`; None if there are none, or none that can be read."""
+    """The columns at `path`; None if there are none, or none that are whole."""
     try:
         return Columns(path)
-    except (FileNotFoundError, safetensors.SafetensorError, KeyError, ValueError):
+    except _DAMAGED:
         return None

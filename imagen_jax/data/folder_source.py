@@ -2,19 +2,20 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from imagen_jax.data import annotations
 from imagen_jax.data.broken import Tally
-from imagen_jax.data.places import files_of
-from imagen_jax.data.records import BrokenRecord, ListedCaptions, Metadata, Record
+from imagen_jax.data.metadata_lines import NAME, Lines
+from imagen_jax.data.places import files_below, read_part
+from imagen_jax.data.records import ListedCaptions, Metadata, Record
 from imagen_jax.errors import UsageError
-from imagen_jax.files import read_range, to_path
 
-_TEXT, _JSON = 1, 2
-"""Which files are beside a picture."""
+_TEXT, _JSON = ".txt", ".json"
 
 
 class FolderSource:
@@ -24,7 +25,7 @@ class FolderSource:
     """
 
     def __init__(self, place: str, data_dir: str = ""):
-        """Lists the directory; reads no file.
+        """Lists the directory; reads no file but `metadata.jsonl`.
 
         Args:
             place: the directory, here or in a bucket.
@@ -34,9 +35,7 @@ class FolderSource:
             UsageError: no such directory, or no picture with a caption.
         """
         self.name = f"folder:{place}"
-        if not to_path(place).expanduser().is_dir():
-            raise UsageError(f"data.source is {self.name!r}; there is no such directory.")
-        found = files_of(self.name, place, "**", data_dir)
+        found = files_below(self.name, place, data_dir)
         self.home, self._directory = found.home, found.directory
         self.fingerprint = hashlib.sha256(repr(found.files).encode()).hexdigest()
         start = len(str(found.directory)) + 1
@@ -44,27 +43,39 @@ class FolderSource:
 
     def _take(self, names: list[str]) -> None:
         """Of all files, those that are pictures with captions."""
-        pictures = [name for name in names if _suffix(name) in annotations.PICTURE_SUFFIXES]
-        pictures.sort(key=lambda name: name.split("/"))
-        beside = {name for name in names if _suffix(name) in (".txt", ".json")}
-        self.left_out, kept, kinds = Tally(), [], []
-        for name in pictures:
-            kind = _TEXT * (_with_suffix(name, ".txt") in beside)
-            kind |= _JSON * (_with_suffix(name, ".json") in beside)
-            if kind:
-                kept.append(os.fsencode(name))
+        self.left_out = Tally()
+        self._lines = Lines(self._directory, names, self.left_out)
+        beside = {_with_suffix(name, _suffix(name)): PurePosixPath(name).suffix for name in names
+                  if _suffix(name) in (_TEXT, _JSON)}  # fmt: skip
+        kept, kinds = [], []
+        for name in sorted(names, key=lambda name: name.split("/")):
+            if _suffix(name) in annotations.OTHER_PICTURE_SUFFIXES:
+                self.left_out.add(annotations.NOT_READ, name)
+            if _suffix(name) not in annotations.PICTURE_SUFFIXES:
+                continue
+            kind = tuple(beside.get(_with_suffix(name, suffix), "") for suffix in (_TEXT, _JSON))
+            if any(kind) or name in self._lines:
+                kept.append(name)
                 kinds.append(kind)
             else:
                 self.left_out.add("no caption", name)
-        if not kept:
+        self._keep(kept, kinds)
+
+    def _keep(self, names: list[str], kinds: list[tuple[str, str]]) -> None:
+        """`kinds`: the suffixes of the files beside each picture, as they are spelt."""
+        if not names:
             known = ", ".join(annotations.PICTURE_SUFFIXES)
+            others = f" ({self.left_out})" if self.left_out.total() else ""
             raise UsageError(
                 f"data.source is {self.name!r}; it holds no picture ({known}) beside a .txt or "
-                ".json file of the same name."
+                f".json file of the same name, or named in a {NAME}{others}."
             )
-        self._names = b"".join(kept)
-        self._ends = np.cumsum([len(name) for name in kept])
-        self._kinds = np.array(kinds, np.uint8)
+        self._lines.order(names)
+        encoded = [os.fsencode(name) for name in names]
+        self._names, self._ends = b"".join(encoded), np.cumsum([len(name) for name in encoded])
+        self._spellings = sorted(set(kinds))
+        number = {kind: place for place, kind in enumerate(self._spellings)}
+        self._kinds = np.array([number[kind] for kind in kinds], np.uint8)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -74,33 +85,37 @@ class FolderSource:
         image = self._read(name, annotations.MAX_PICTURE_BYTES)
         if len(image) > annotations.MAX_PICTURE_BYTES:
             raise annotations.too_large(name, len(image))
-        has_text = self._kinds[index] & _TEXT
-        captions = self._text(name) if has_text else annotations.captions_of(self._json(name), name)
-        return Record(name, image, None, captions)
+        return Record(name, image, None, self._captions(index, name, None))
 
     def metadata(self, index: int) -> Metadata:
         name = self._name(index)
-        values = self._json(name) if self._kinds[index] & _JSON else {}
-        has_text = self._kinds[index] & _TEXT
-        captions = self._text(name) if has_text else annotations.captions_of(values, name)
-        return Metadata(captions, annotations.numbers_of(values))
+        values = self._values(index, name)
+        return Metadata(self._captions(index, name, values), annotations.numbers_of(values))
 
     def _name(self, index: int) -> str:
         start = self._ends[index - 1] if index else 0
         return os.fsdecode(self._names[start : self._ends[index]])
 
     def _read(self, name: str, limit: int) -> bytes:
-        try:
-            return read_range(self._directory / name, 0, limit + 1)
-        except FileNotFoundError:
-            raise BrokenRecord(name, "file missing") from None
+        return read_part(self._directory / name, 0, limit + 1, name)
 
-    def _text(self, picture: str) -> ListedCaptions:
-        data = self._read(_with_suffix(picture, ".txt"), annotations.MAX_TEXT_BYTES)
-        return annotations.listed(annotations.read_text(data, picture).splitlines(), picture)
+    def _captions(
+        self, index: int, picture: str, values: Mapping[str, Any] | None
+    ) -> ListedCaptions:
+        """Of the text file; without one, of `values`, which are read where they are None."""
+        text, _ = self._spellings[self._kinds[index]]
+        if not text:
+            values = self._values(index, picture) if values is None else values
+            return annotations.captions_of(values, picture)
+        data = self._read(_with_suffix(picture, text), annotations.MAX_TEXT_BYTES)
+        return annotations.listed(annotations.read_text(data, picture).split("\n"), picture)
 
-    def _json(self, picture: str) -> dict:
-        data = self._read(_with_suffix(picture, ".json"), annotations.MAX_TEXT_BYTES)
+    def _values(self, index: int, picture: str) -> Mapping[str, Any]:
+        """Of the JSON file; without one, of the picture's line of `metadata.jsonl`."""
+        _, described = self._spellings[self._kinds[index]]
+        if not described:
+            return self._lines.read(index, picture)
+        data = self._read(_with_suffix(picture, described), annotations.MAX_TEXT_BYTES)
         return annotations.read_json(data, picture)
 
 

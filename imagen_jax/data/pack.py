@@ -10,6 +10,7 @@ from imagen_jax.data import transforms
 from imagen_jax.data.arrayrecord_source import pack, write_file
 from imagen_jax.data.broken import Tally
 from imagen_jax.data.records import BrokenRecord, Source
+from imagen_jax.errors import UsageError, reason
 
 _TRY_SIDE = 64
 """At which pictures are decoded to see whether they can be: low, for a JPEG is faster then."""
@@ -42,3 +43,5 @@ def _good_records(source: Source, left_out: Tally) -> Iterator[bytes]:
             yield pack(record, source.metadata(index))
         except BrokenRecord as error:
             left_out.add(error.reason, error.name)
+        except OSError as error:  # Of a bucket; whoever writes would take it for its own.
+            raise UsageError(f"Record {index} cannot be read: {reason(error)}.") from error

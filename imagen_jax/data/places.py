@@ -2,11 +2,23 @@
 
 import dataclasses
 import glob
+import itertools
+import math
+import os
 import re
+import stat
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
-from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, FileState, list_files, to_path
+from imagen_jax.data.records import BrokenRecord
+from imagen_jax.errors import UsageError, reason
+from imagen_jax.files import AnyPath, FileState, list_files, read_range, to_path
+
+_MAX_PATTERNS = 10**6
+"""That braces may stand for."""
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,22 +40,146 @@ def files_of(source: str, place: str, name: str, data_dir: str) -> Found:
 
     Args:
         source: as the user names it, for the error.
-        place: a directory, or a pattern of paths such as `data/0*.tar`.
+        place: a directory, or a pattern of paths such as `data/0*.tar` or `data/{000..099}.tar`.
         name: pattern of the paths below `place`, where that is a directory.
         data_dir: the home; empty for the directory itself.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are none, or none for one of the names that braces stand for.
     """
-    path = to_path(place)
-    local = isinstance(path, Path)
-    path = path.expanduser().absolute() if local else path
+    path = from_root(place)
     if path.is_dir():
-        directory, pattern = path, f"{glob.escape(str(path)) if local else path}/{name}"
+        directory, pattern, patterns = path, f"{path}/{name}", [f"{_literal(path)}/{name}"]
+    elif path.is_file():
+        directory, pattern, patterns = path.parent, str(path), [_literal(path)]
     else:
-        pattern = str(path)
-        directory = to_path(re.split(r"[*?\[]", pattern)[0].rpartition("/")[0])
-    files = list_files(pattern)
+        pattern, patterns = str(path), expand_braces(str(path), source)
+        directory = to_path(re.split(r"[*?\[{]", pattern)[0].rpartition("/")[0])
+    files = []
+    for one in patterns:
+        found = list_files(one)
+        if not found:
+            raise UsageError(f"data.source is {source!r}; there is no file {one}.")
+        files += found
+    files = list(dict.fromkeys(sorted(files, key=lambda file: str(file.path))))
+    return Found(directory, pattern, files, _home(directory, data_dir))
+
+
+def from_root(place: str) -> AnyPath:
+    """`place`, from the root where it is on this machine; `~` is the home directory."""
+    path = to_path(place)
+    return path.expanduser().absolute() if isinstance(path, Path) else path
+
+
+def _home(directory: AnyPath, data_dir: str) -> AnyPath:
+    return to_path(data_dir) if data_dir else directory
+
+
+def _literal(path: AnyPath) -> str:
+    """A pattern that nothing else matches."""
+    return glob.escape(str(path)) if isinstance(path, Path) else str(path)
+
+
+def expand_braces(pattern: str, source: str) -> list[str]:
+    """The patterns that `{a,b}` and `{000..099}` in `pattern` stand for; braces do not nest.
+
+    Numbers are as wide as the wider of the two where one begins with 0. Other braces stay.
+
+    Raises:
+        UsageError: there are more than a million.
+    """
+    choices = [_choices(part) for part in re.split(r"(\{[^{}]*\})", pattern)]
+    if math.prod(map(len, choices)) > _MAX_PATTERNS:
+        raise UsageError(
+            f"data.source is {source!r}; its braces stand for more than {_MAX_PATTERNS:,} names."
+        )
+    return ["".join(parts) for parts in itertools.product(*choices)]
+
+
+def _choices(part: str) -> range | list[str]:
+    braces = _BRACES.fullmatch(part)
+    ends = _RANGE.fullmatch(braces[1]) if braces else None
+    if ends:
+        return _Numbers(*ends.groups())
+    return braces[1].split(",") if braces and "," in braces[1] else [part]
+
+
+class _Numbers:
+    """The numbers from one to another as texts, without being held in memory."""
+
+    def __init__(self, first: str, last: str):
+        padded = any(end.startswith("0") and len(end) > 1 for end in (first, last))
+        self._width = max(len(first), len(last)) if padded else 0
+        step = 1 if int(first) <= int(last) else -1
+        self._range = range(int(first), int(last) + step, step)
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{number:0{self._width}}" for number in self._range)
+
+
+def files_below(source: str, place: str, data_dir: str) -> Found:
+    """All files below a directory but hidden ones, each real directory once.
+
+    A link that leads nowhere is a file too; what is there to be read of it shows later.
+
+    Raises:
+        UsageError: there is no such directory, it cannot be read, or it holds no file.
+    """
+    path = from_root(place)
+    if not path.is_dir():
+        raise UsageError(f"data.source is {source!r}; there is no such directory.")
+    if not isinstance(path, Path):
+        return files_of(source, place, "**", data_dir)
+    files = [_state(file) for file in _walk(path)]
+    files = sorted(filter(None, files), key=lambda file: str(file.path))
     if not files:
-        raise UsageError(f"data.source is {source!r}; there is no file {pattern}.")
-    return Found(directory, pattern, files, to_path(data_dir) if data_dir else directory)
+        raise UsageError(f"data.source is {source!r}; there is no file {path}/**.")
+    return Found(path, f"{path}/**", files, _home(path, data_dir))
+
+
+def _walk(top: Path) -> Iterator[Path]:
+    """Files below `top`; a link to a directory that was seen, such as its own, is not followed."""
+    seen = set()
+
+    def skip(error: OSError) -> None:
+        if error.filename == str(top):
+            raise error
+        warnings.warn(f"{error.filename} is left out: {reason(error)}", stacklevel=2)
+
+    for directory, below, names in os.walk(top, onerror=skip, followlinks=True):
+        found = os.stat(directory)
+        if (found.st_dev, found.st_ino) in seen:
+            below.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield from (Path(directory, name) for name in names if not name.startswith("."))
+
+
+def _state(path: Path) -> FileState | None:
+    """None for what is no file, such as a pipe."""
+    try:
+        found = path.stat()
+    except OSError:
+        return FileState(path, 0, "unreadable")
+    regular = stat.S_ISREG(found.st_mode)
+    return FileState(path, found.st_size, str(found.st_mtime_ns)) if regular else None
+
+
+def read_part(path: AnyPath, start: int, size: int, name: str) -> bytes:
+    """`size` bytes of a file of this machine or a bucket, or fewer where it ends.
+
+    Raises:
+        BrokenRecord: `name`, whose file is gone or cannot be read.
+    """
+    try:
+        return read_range(path, start, size)
+    except FileNotFoundError:
+        raise BrokenRecord(name, "file missing") from None
+    except OSError as error:
+        if isinstance(path, Path):
+            raise BrokenRecord(name, "file unreadable", reason(error)) from error
+        raise  # Of the network: no fault of this record.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from imagen_jax.data.annotations import PICTURE_SUFFIXES
+from imagen_jax.data.annotations import NOT_READ, OTHER_PICTURE_SUFFIXES, PICTURE_SUFFIXES
 from imagen_jax.data.broken import Tally
 from imagen_jax.data.columns import Columns, open_columns, write_columns
 from imagen_jax.data.tar_members import BLOCK, DamagedTar, Member, Window, members
@@ -24,14 +24,15 @@ PLACES = "places"
 """uint32 [records, 6]: first block and size in bytes of the picture, the caption and the JSON of
 each record; zeros for a file that it does not have."""
 CAPTION, JSON = ".txt", ".json"
-_SUFFIXES = {*PICTURE_SUFFIXES, CAPTION, JSON}
+_SUFFIXES = {*PICTURE_SUFFIXES, CAPTION, JSON, *OTHER_PICTURE_SUFFIXES}
 _LOCAL_READ_AHEAD, _BUCKET_READ_AHEAD = 2**12, 2**22
 """Bytes; on this machine, jumping from header to header is cheap."""
 _GZIP = b"\x1f\x8b"
 _NOWHERE = (0, 0)
+_NO_PICTURE, _NO_CAPTION = "no picture", "no caption"
 
-Place = tuple[int, int]
-"""(first block, size in bytes) of a file in a shard."""
+Files = dict[str, Member]
+"""Suffix -> file, of those of a record that matter."""
 
 
 class Shard(NamedTuple):
@@ -51,7 +52,7 @@ def open_index(path: AnyPath, shards: Sequence[FileState]) -> tuple[Columns, lis
         UsageError: a shard is compressed, or the index cannot be written.
     """
     kept = open_columns(path)
-    known = {shard[:3]: shard for shard in _shards(kept)} if kept else {}
+    known = {shard[:3]: shard for shard in _shards(kept)} if kept is not None else {}
     wanted = [(str(shard.path), shard.size, shard.version) for shard in shards]
     if list(known) != wanted:
         rows = _rows_by_shard(kept, known)
@@ -94,29 +95,58 @@ def read_shard(shard: FileState) -> tuple[np.ndarray, Tally]:
         UsageError: it is compressed.
     """
     places, left_out = array.array("Q"), Tally()
+    lacking: dict[str, str] = {}
     for name, files in _groups(shard, left_out):
-        picture = next((files[s] for s in files if s in PICTURE_SUFFIXES), _NOWHERE)
-        caption, described = files.get(CAPTION, _NOWHERE), files.get(JSON, _NOWHERE)
-        if picture == _NOWHERE:
-            left_out.add("no picture", name)
-        elif caption == described == _NOWHERE:
-            left_out.add("no caption", name)
+        if reason := _reason(files):
+            apart = {lacking.get(name), reason} == {_NO_PICTURE, _NO_CAPTION}
+            lacking[name] = "files of a record not one after another" if apart else reason
         else:
-            places.extend((*picture, *caption, *described))
+            places.extend(itertools.chain(*_three(files)))
+    for name, reason in lacking.items():
+        left_out.add(reason, name)
     most = np.iinfo(np.uint32).max
     return np.minimum(np.asarray(places).reshape(-1, 6), most).astype(np.uint32), left_out
 
 
-def _groups(shard: FileState, left_out: Tally) -> Iterator[tuple[str, dict[str, Place]]]:
-    """Of each record its name, and suffix -> place of those of its files that matter."""
+def _reason(files: Files) -> str:
+    """Why a record cannot be used; empty for one that can."""
+    if problem := next((member.problem for member in files.values() if member.problem), ""):
+        return problem
+    if not any(suffix in PICTURE_SUFFIXES for suffix in files):
+        other = any(suffix in OTHER_PICTURE_SUFFIXES for suffix in files)
+        return NOT_READ if other else _NO_PICTURE
+    return "" if CAPTION in files or JSON in files else _NO_CAPTION
+
+
+def _three(files: Files) -> Iterator[tuple[int, int]]:
+    """(first block, size in bytes) of picture, caption and JSON."""
+    picture = next(suffix for suffix in files if suffix in PICTURE_SUFFIXES)
+    for suffix in (picture, CAPTION, JSON):
+        member = files.get(suffix)
+        yield (member.start // BLOCK, member.size) if member else _NOWHERE
+
+
+def _groups(shard: FileState, left_out: Tally) -> Iterator[tuple[str, Files]]:
+    """Of each record its name and its files."""
     found = ((*_split(member.name), member) for member in _whole_members(shard, left_out))
-    for key, group in itertools.groupby(found, lambda named: named[0]):
-        files: dict[str, Place] = {}
+    seen = (named for named in found if not _is_hidden(named[0]))
+    for key, group in itertools.groupby(seen, lambda named: named[0]):
+        files: Files = {}
+        dotted = set()
         for _, suffix, member in group:
             if suffix in _SUFFIXES:
-                files.setdefault(suffix, (member.start // BLOCK, member.size))
+                files.setdefault(suffix, member)
+            elif suffix.endswith(PICTURE_SUFFIXES):
+                dotted.add(member.name)
         if files:
             yield f"{shard.path.name}/{key}", files
+        for name in sorted(dotted) if not files else ():
+            left_out.add("more than one dot in the name", f"{shard.path.name}/{name}")
+
+
+def _is_hidden(key: str) -> bool:
+    """Whether a name, or a directory in it, begins with a dot, as macOS's own files do."""
+    return any(part.startswith(".") and part not in (".", "..") for part in key.split("/"))
 
 
 def _whole_members(shard: FileState, left_out: Tally) -> Iterator[Member]:
@@ -141,6 +171,9 @@ def _opened(path: AnyPath) -> Iterator[Window]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """(key, suffix): WebDataset's keys end at the first dot of the file's name."""
-    dot = name.find(".", name.rfind("/") + 1)
+    """(key, suffix): WebDataset's keys end at the first dot of the file's name.
+
+    Not at a dot that it begins with.
+    """
+    dot = name.find(".", name.rfind("/") + 2)
     return (name[:dot], name[dot:].lower()) if dot >= 0 else (name, "")

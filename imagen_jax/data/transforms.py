@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from imagen_jax.data.colours import to_srgb_on_white
 from imagen_jax.data.records import BrokenRecord
 
 RGB = UInt8[np.ndarray, "height width 3"]
@@ -33,7 +34,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(data: bytes, name: str, side: int) -> Image.Image:
-    """The picture upright, in RGB, anything transparent on white; of several frames the first.
+    """The picture upright, in sRGB, anything transparent on white; of several frames the first.
 
     Args:
         data: a file of any of `FORMATS`.
@@ -49,11 +50,11 @@ def decode(data: bytes, name: str, side: int) -> Image.Image:
         if image.width * image.height > MAX_PIXELS:
             raise BrokenRecord(name, "picture too large", f"{image.width}x{image.height}")
         image.load()
+        return to_srgb_on_white(_upright(image))
     except BrokenRecord:
         raise
     except Exception as error:  # Pillow's plugins raise what they happen to come upon.
         raise _broken(name, error) from error
-    return _to_rgb(_upright(image), name)
 
 
 def size_of(data: bytes, name: str) -> tuple[int, int]:
@@ -89,20 +90,6 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # Of EXIF data that is damaged, and says nothing.
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I;16"):  # 16 bits of grey, which convert() would clip.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):  # 32 bits of grey, without a white that is agreed on.
-        raise BrokenRecord(name, "picture undecodable", f"mode {image.mode}")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def to_square(image: Image.Image, side: int) -> Image.Image:

@@ -1,18 +1,24 @@
 """WebDataset shards: tar archives of pictures with captions, as img2dataset writes them."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from imagen_jax.data import annotations
 from imagen_jax.data.broken import Tally
 from imagen_jax.data.columns import columns_path
-from imagen_jax.data.places import files_of
+from imagen_jax.data.places import files_of, read_part
 from imagen_jax.data.records import BrokenRecord, ListedCaptions, Metadata, Record
 from imagen_jax.data.tar_index import PLACES, open_index
 from imagen_jax.data.tar_members import BLOCK
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, read_range
+from imagen_jax.files import AnyPath
+
+_AT_ONE_GO = 2**26
+"""Bytes from the first file of a record to the last; what lies further apart is read apart."""
+Place = Sequence[int]
+"""(first block, size in bytes) of a file in a shard."""
 
 
 class WebDatasetSource:
@@ -72,19 +78,32 @@ class WebDatasetSource:
         return self._paths[shard], places[0], *texts
 
 
-def _read(shard: AnyPath, *places: list[int] | tuple[int, int]) -> tuple[str, list[bytes]]:
-    """A record's name and the contents at `places`, read at one go."""
-    present = [(block * BLOCK, size) for block, size in places if block]
-    first = min(start for start, _ in present) - BLOCK  # There is the header, with a name.
-    end = max(start + size for start, size in present)
-    data = read_range(shard, first, end - first)
-    name = data[:100].partition(b"\0")[0].decode("utf-8", "replace")
+def _read(shard: AnyPath, *places: Place) -> tuple[str, list[bytes]]:
+    """A record's name and the contents at `places`, b"" for one that is nowhere."""
+    present = [place for place in places if place[0]]
+    blocks = [block for block, _ in present]
+    if (max(blocks) - min(blocks)) * BLOCK < _AT_ONE_GO:
+        name, found = _read_together(shard, present)
+    else:  # A large file of no use lies between them.
+        names, found = zip(*(_read_together(shard, [place]) for place in present), strict=True)
+        name, found = names[0], [data for (data,) in found]
+    contents = iter(found)
+    return name, [next(contents) if block else b"" for block, _ in places]
+
+
+def _read_together(shard: AnyPath, places: Sequence[Place]) -> tuple[str, list[bytes]]:
+    """The first one's name, and the contents of all, in one read."""
+    starts = [block * BLOCK for block, _ in places]
+    first = min(starts) - BLOCK  # There is the header, with a name.
+    end = max(start + size for start, (_, size) in zip(starts, places, strict=True))
+    data = read_part(shard, first, end - first, shard.name)
+    member = data[:100].partition(b"\0")[0].decode("utf-8", "replace")
+    name = f"{shard.name}/{member}"
     if len(data) < end - first:
-        raise BrokenRecord(f"{shard.name}/{name}", "shard cut short")
-    starts = [block * BLOCK - first for block, _ in places]
-    return f"{shard.name}/{name}", [
-        data[start : start + size] if block else b""
-        for start, (block, size) in zip(starts, places, strict=True)
+        raise BrokenRecord(name, "shard cut short")
+    return name, [
+        data[start - first : start - first + size]
+        for start, (_, size) in zip(starts, places, strict=True)
     ]
 
 
