@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from imagen_jax.data import transforms
 from imagen_jax.data.records import BrokenRecord
@@ -60,6 +60,117 @@ def test_other_modes_become_rgb(mode):
 def test_sixteen_bit_grey_is_scaled_not_clipped():
     grey = np.array([[0, 0x8000, 0xFFFF]], np.uint16)
     assert decode(encode(Image.fromarray(grey)))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def with_tag(tiff: bytes, tag: int, value: int) -> bytes:
+    """The TIFF with another value of a tag."""
+    data = bytearray(tiff)
+    (start,) = struct.unpack_from("<I", data, 4)
+    for entry in range(start + 2, start + 2 + 12 * data[start], 12):
+        if struct.unpack_from("<H", data, entry)[0] == tag:
+            data[entry + 8 : entry + 12] = struct.pack("<I", value)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("LA", (100, 128)), ("RGBA", (100, 100, 100, 128))])
+def test_colours_that_were_multiplied_by_their_alpha_are_on_white(mode, colour):
+    """TIFF's ExtraSamples 1: associated alpha."""
+    data = with_tag(encode(Image.new(mode, (4, 4), colour), "TIFF"), 338, 1)
+    assert Image.open(io.BytesIO(data)).mode in ("La", "RGBA")
+    np.testing.assert_allclose(decode(data), 100 + 255 - 128, atol=1)
+
+
+def test_sixteen_bit_grey_may_have_a_transparent_value():
+    grey = Image.fromarray(np.array([[0, 0x8000, 0xFFFF]], np.uint16))
+    png = encode(grey)
+    transparent = png[:33] + chunk(b"tRNS", struct.pack(">H", 0)) + png[33:]
+    assert decode(transparent)[0, :, 0].tolist() == [255, 128, 255]
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_sixteen_bit_tiffs_of_either_byte_order_are_scaled(order):
+    pixels = np.array([[0, 0x8000, 0xFFFF]], order)
+    image = Image.frombytes("I;16" if order == "<u2" else "I;16B", (3, 1), pixels.tobytes())
+    assert decode(encode(image, "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
+
+
+MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "RGBX",
+         "RGBa", "La", "I;16", "I;16B", "I;16L")  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", [None, b"no profile"])
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_of_pillow_is_a_picture_or_a_broken_record(mode, profile, monkeypatch):
+    image = Image.new(mode, (4, 4))
+    image.info["icc_profile"] = profile
+    monkeypatch.setattr(transforms, "_open", lambda data, name: image)
+    if mode in ("I", "F"):
+        with pytest.raises(BrokenRecord, match=f"picture undecodable .mode {mode}"):
+            decode(b"")
+    else:
+        assert decode(b"").shape == (4, 4, 3)
+
+
+def profile_with(**primaries: tuple[float, float, float]) -> bytes:
+    """sRGB's profile with other columns, in XYZ: rXYZ, gXYZ, bXYZ."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for number in range(struct.unpack_from(">I", data, 128)[0]):
+        tag, start, _ = struct.unpack_from(">4sII", data, 132 + 12 * number)
+        if tag.decode() in primaries:
+            fixed = [round(x * 65536) for x in primaries[tag.decode()]]
+            struct.pack_into(">3i", data, start + 8, *fixed)
+    return bytes(data)
+
+
+P3 = profile_with(
+    rXYZ=(0.5151, 0.2412, -0.0011), gXYZ=(0.2920, 0.6922, 0.0419), bXYZ=(0.1571, 0.0666, 0.7841)
+)
+"""Display P3, which phones write."""
+SRGB = profile_with()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_colours_of_a_profile_become_srgb(kind):
+    data = encode(Image.new("RGB", (16, 16), (155, 120, 90)), kind, icc_profile=P3)
+    np.testing.assert_allclose(decode(data)[8, 8], (162, 118, 85), atol=4)
+    same = encode(Image.new("RGB", (16, 16), (155, 120, 90)), kind, icc_profile=SRGB)
+    plain = encode(Image.new("RGB", (16, 16), (155, 120, 90)), kind)
+    np.testing.assert_array_equal(decode(same), decode(plain))
+
+
+def test_transparent_and_palette_pictures_have_profiles_too():
+    image = Image.new("RGBA", (2, 1), (155, 120, 90, 255))
+    image.putpixel((1, 0), (155, 120, 90, 0))
+    decoded = decode(encode(image, icc_profile=P3))
+    np.testing.assert_allclose(decoded[0], [(162, 118, 85), (255, 255, 255)], atol=1)
+    palette = image.convert("RGB").quantize(2)
+    decoded = decode(encode(palette, icc_profile=P3))
+    np.testing.assert_allclose(decoded[0, 0], (162, 118, 85), atol=2)
+
+
+def test_grey_has_a_profile_of_its_own_kind():
+    """Linear light of one half is 188 in sRGB; a profile of colours says nothing of grey."""
+    header = bytearray(SRGB[:128])
+    header[16:20], header[20:24] = b"GRAY", b"XYZ "
+    curve = b"curv" + bytes(4) + struct.pack(">I", 0)
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    table = struct.pack(">I4sII4sII", 2, b"kTRC", 156, 12, b"wtpt", 168, 20)
+    profile = bytearray(bytes(header) + table + curve + white)
+    struct.pack_into(">I", profile, 0, len(profile))
+    grey = Image.new("L", (4, 4), 128)
+    np.testing.assert_allclose(decode(encode(grey, icc_profile=bytes(profile))), 188, atol=1)
+    np.testing.assert_array_equal(decode(encode(grey, icc_profile=P3)), 128)
+
+
+def test_a_profile_that_is_damaged_says_nothing_and_breaks_nothing():
+    rng, picture = np.random.default_rng(0), Image.new("RGB", (4, 4), (155, 120, 90))
+    for length in (0, 1, 100, 128, 132, 200, len(P3) - 1):
+        assert decode(encode(picture, icc_profile=P3[:length])).shape == (4, 4, 3)
+    for _ in range(200):
+        damaged = bytearray(P3)
+        for place in rng.integers(len(damaged), size=4):
+            damaged[place] = int(rng.integers(256))
+        assert decode(encode(picture, icc_profile=bytes(damaged))).shape == (4, 4, 3)
 
 
 def test_exif_orientation_is_applied():
