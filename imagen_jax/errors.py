@@ -1,5 +1,6 @@
 """The one exception that a user can cause and mend, and how scripts report it."""
 
+import collections
 import contextlib
 import io
 import re
@@ -47,25 +48,33 @@ def exit_on_usage_error() -> Iterator[None]:
         try:
             yield
         except UsageError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(str(error))}", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
             where = "" if error.filename is None else f"{error.filename}: "
-            print(f"error: {where}{reason(error)}.", file=sys.stderr)
+            print(f"error: {one_line(where + reason(error))}.", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             sys.exit(130)
 
 
+def one_line(text: str) -> str:
+    """`text` for a terminal: what would move its cursor or break the line is spelt out."""
+    return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+
+
 def _warn_once() -> Callable[..., None]:
-    """A `warnings.showwarning` without the line of source that Python's has."""
-    seen: set[str] = set()
+    """A `warnings.showwarning` without the line of source that Python's has.
+
+    It remembers the last thousand, so that a long run's do not fill the memory.
+    """
+    seen: collections.deque[str] = collections.deque(maxlen=1000)
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         if str(message) not in seen:
-            seen.add(str(message))
-            print(f"warning: {message}", file=sys.stderr)
+            seen.append(str(message))
+            print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
     return show
 

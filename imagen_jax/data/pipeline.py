@@ -20,9 +20,11 @@ from imagen_jax.files import threads_for
 Batch = dict[str, np.ndarray]
 ReadCaptions = Callable[[Sequence[str]], Batch]
 """Captions -> what a batch holds of them: `mask`, bool [B, L], and `token_ids`, int32 [B, L], or
-`text`, their embeddings, bfloat16 [B, L, D]."""
+`text`, their embeddings, bfloat16 [B, L, D]. Of a caption that says nothing to it one token can be
+seen, its `</s>`; of all others more."""
 
-_CAPTION, _BROKEN = "caption", "broken"
+_NAME, _CAPTION, _BROKEN = "name", "caption", "broken"
+_LISTS = (_NAME, _CAPTION, _BROKEN)
 BATCHES_AHEAD = 2
 
 
@@ -136,10 +138,11 @@ class LoadExample:
         try:
             record = self._source[index]
             caption = record.captions.draw(rng)
-            return {_CAPTION: caption, **self._pictures(record, rng), _BROKEN: None}
+            pictures = self._pictures(record, rng)
+            return {_NAME: record.name, _CAPTION: caption, **pictures, _BROKEN: None}
         except BrokenRecord as error:
             broken = Broken(error.name, error.reason, str(error))
-            return {_CAPTION: None, **self._blank(), _BROKEN: broken}
+            return {_NAME: error.name, _CAPTION: None, **self._blank(), _BROKEN: broken}
 
     def _blank(self) -> dict[str, np.ndarray]:
         side = self._crop or self._resolution
@@ -167,23 +170,31 @@ class LoadExample:
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Examples -> one batch: stacked pictures, weights; captions and what is broken as lists."""
-    names = [name for name in examples[0] if name not in (_CAPTION, _BROKEN)]
+    """Examples -> one batch: stacked pictures; names, captions and what is broken as lists."""
+    names = [name for name in examples[0] if name not in _LISTS]
     pictures = {name: np.stack([example[name] for example in examples]) for name in names}
-    captions, broken = ([example[name] for example in examples] for name in (_CAPTION, _BROKEN))
-    weight = np.array([one is None for one in broken], np.float32)
-    return {**pictures, "weight": weight, _CAPTION: captions, _BROKEN: list(filter(None, broken))}
+    return {**pictures, **{name: [example[name] for example in examples] for name in _LISTS}}
 
 
 class ReadBatch:
-    """Puts what is read of a batch's captions in their place."""
+    """Puts what is read of a batch's captions in their place, and weights beside it."""
 
     def __init__(self, read: ReadCaptions):
         self._read = read
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        others = {name: array for name, array in batch.items() if name != _CAPTION}
-        return {**others, **self._captions(batch[_CAPTION])}
+        arrays = {name: array for name, array in batch.items() if name not in _LISTS}
+        arrays |= self._captions(batch[_CAPTION])
+        broken = list(batch[_BROKEN])
+        says_nothing = arrays["mask"].sum(1) <= 1
+        silent = [row for row in np.flatnonzero(says_nothing).tolist() if not broken[row]]
+        for row in silent:
+            error = BrokenRecord(batch[_NAME][row], "no caption", "none that can be read")
+            broken[row] = Broken(error.name, error.reason, str(error))
+        if silent:
+            arrays = _without(silent, arrays)
+        weight = np.array([one is None for one in broken], np.float32)
+        return {**arrays, "weight": weight, _BROKEN: [one for one in broken if one]}
 
     def _captions(self, captions: Sequence[str | None]) -> Batch:
         """What there is none for gets zeros, as the null text is: one token can be seen."""
@@ -196,6 +207,15 @@ class ReadBatch:
         for name, array in filled.items():
             array[rows] = read[name]
         return filled
+
+
+def _without(rows: Sequence[int], batch: Batch) -> Batch:
+    """The batch with these rows blank, as those of other broken records."""
+    copies = {name: array.copy() for name, array in batch.items()}
+    for array in copies.values():
+        array[rows] = 0
+    copies["mask"][rows, 0] = True
+    return copies
 
 
 class CountBroken:

@@ -114,14 +114,16 @@ class Captions:
 def without_repetitions(texts: Iterable[str], tokenizer: Tokenizer, max_length: int) -> Captions:
     """The captions among `texts` and the empty one, sorted by hash and cut to `max_length`.
 
+    A text that is blank to the tokenizer is `</s>` alone: in training a broken record.
+
     Raises:
-        UsageError: a text is blank or not valid Unicode.
+        UsageError: a text is not valid Unicode.
     """
     tokens = {hash_of(""): (1, _as_bytes([EOS_ID]))}
     for text in texts:
         key = hash_of(as_read(text, tokenizer.lowercase))
         if key not in tokens:
-            ids = tokenizer.ids(text)
+            ids = tokenizer.read(text)
             tokens[key] = len(ids) + 1, _as_bytes([*ids[: max_length - 1], EOS_ID])
     keys = sorted(tokens)
     lengths = np.array([tokens[key][0] for key in keys], np.int32)

@@ -99,17 +99,39 @@ class Tokenizer:
         Raises:
             UsageError: a text that is blank or not valid Unicode, or no room for one token.
         """
+        ids = [self.ids(text) for text in texts]
+        for text, of_text in zip(texts, ids, strict=True):
+            if dropped := self.dropped(of_text, max_length):
+                warnings.warn(f"The caption {text!r} {dropped}.", stacklevel=2)
+        return self.padded(ids, max_length)
+
+    def padded(
+        self, ids: Sequence[Sequence[int]], max_length: int
+    ) -> tuple[Int32[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
+        """As `__call__`, of texts that were read already; what does not fit is dropped silently.
+
+        Raises:
+            UsageError: there is no room for one token.
+        """
         if max_length < 2:
             raise UsageError(
                 f"max_length is {max_length}; it must be 2 or more, for one token and </s>."
             )
-        token_ids = np.full((len(texts), max_length), PAD_ID, np.int32)
-        mask = np.zeros((len(texts), max_length), bool)
-        for row, text in enumerate(texts):
-            ids = [*self._fitted(text, max_length - 1), EOS_ID]
-            token_ids[row, : len(ids)] = ids
-            mask[row, : len(ids)] = True
+        token_ids = np.full((len(ids), max_length), PAD_ID, np.int32)
+        mask = np.zeros((len(ids), max_length), bool)
+        for row, of_text in enumerate(ids):
+            kept = [*of_text[: max_length - 1], EOS_ID]
+            token_ids[row, : len(kept)] = kept
+            mask[row, : len(kept)] = True
         return token_ids, mask
+
+    def dropped(self, ids: list[int], max_length: int) -> str:
+        """What of a text's ids does not fit, in words; empty where all of them do."""
+        room = max_length - 1
+        if len(ids) <= room:
+            return ""
+        end = self._vocabulary.decode(ids[room:])
+        return f"has {len(ids)} tokens and there is room for {room}; its end is dropped: {end!r}"
 
     def empty(
         self, max_length: int
@@ -118,27 +140,24 @@ class Tokenizer:
         first = np.arange(max_length)[None] == 0
         return np.where(first, EOS_ID, PAD_ID).astype(np.int32), first
 
-    def _fitted(self, text: str, room: int) -> list[int]:
-        ids = self.ids(text)
-        if len(ids) > room:
-            dropped = self._vocabulary.decode(ids[room:])
-            warnings.warn(
-                f"The caption {text!r} has {len(ids)} tokens and there is room for {room}; "
-                f"its end is dropped: {dropped!r}.",
-                stacklevel=3,
-            )
-        return ids[:room]
-
     def ids(self, text: str) -> list[int]:
         """All ids of a text, without `</s>`.
 
         Raises:
             UsageError: it is blank or not valid Unicode.
         """
-        ids = self._vocabulary.encode(as_read(text, self.lowercase))
+        ids = self.read(text)
         if not ids:
             raise UsageError(f"The caption {text!r} is blank; a caption must have some text.")
         return ids
+
+    def read(self, text: str) -> list[int]:
+        """As `ids`, and none for a text that is blank to the vocabulary.
+
+        Raises:
+            UsageError: it is not valid Unicode.
+        """
+        return self._vocabulary.encode(as_read(text, self.lowercase))
 
 
 def as_read(text: str, lowercase: bool) -> str:

@@ -41,4 +41,4 @@ def tokenize(texts):
     ids = np.zeros((len(texts), 4), np.int32)
     for row, text in zip(ids, texts, strict=True):
         row[:2] = [int(number) for number in text.split()]
-    return {"token_ids": ids, "mask": ids > 0}
+    return {"token_ids": ids, "mask": np.broadcast_to(np.arange(4) < 2, ids.shape).copy()}

@@ -100,6 +100,40 @@ def test_pairs_crops_and_embeddings_have_blank_rows_too(faulty):
     assert batch["text"][~blank].all()
 
 
+def read_but(*unreadable):
+    """`tokenize`, to which these captions say nothing."""
+
+    def read(texts):
+        found = tokenize(texts)
+        for row, text in enumerate(texts):
+            found["mask"][row, 1:] &= int(text.split()[0]) not in unreadable
+        return found
+
+    return read
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_caption_that_says_nothing_to_the_vocabulary_breaks_its_record(whole, num_workers):
+    """It is known where captions are read only, which is not where the record was."""
+    data = DataConfig(source=f"webdataset:{whole}", num_workers=num_workers)
+    found, broken = [], BrokenRecords(1.0)
+    for read in (tokenize, read_but(4, 9)):
+        dataset = make_dataset(open_source(data), tiny.stage(data=data), read, batch_size=BATCH,
+                               seed=0, broken=broken)  # fmt: skip
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("always")
+            found.append(list(itertools.islice(iter(dataset), 2 * COUNT // BATCH)))
+    expected, got = numbers(found[0]), numbers(found[1])
+    assert got == [None if number in (4, 9) else number for number in expected]
+    assert broken.counts() == {"no caption": 2}
+    said = [str(one.message) for one in shown if "left out" in str(one.message)]
+    assert sorted(said)[0] == (
+        "left out: 0.tar/000000004.png: no caption (none that can be read)."
+    )
+    blank = [x for b in found[1] for x in b["image"][b["weight"] == 0]]
+    assert len(blank) == len(said) * 2 == 4 and not np.any(blank)
+
+
 @pytest.mark.filterwarnings("ignore:left out")
 def test_a_batch_may_have_no_good_record(tmp_path):
     write_shard(tmp_path / "0.tar", [sample(1) | {"png": b"no picture"}] * 3)
