@@ -73,6 +73,8 @@ class Flags:
     where their text encoders differ: none of these is loaded."""
     out: Path = Path("out")
     """Directory for the pictures."""
+    resume: bool = False
+    """Go on where a run with the same flags was stopped: what --out holds of it stays."""
     allow_cpu: bool = False
     """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
     compiling: Annotated[CompileOptions, tyro.conf.arg(name="")] = CompileOptions()
@@ -222,6 +224,7 @@ def run(flags: Flags) -> None:
     from imagen_jax.parallel import distributed
     from imagen_jax.prompts import check_prompts, embed_prompts, read_prompts
     from imagen_jax.text.cache import EmbeddingCache
+    from imagen_jax.text.tokenizer import one_line
 
     distributed.require_accelerator(allow_cpu=flags.allow_cpu)
     mesh = make_mesh(flags, jax.devices())
@@ -235,36 +238,40 @@ def run(flags: Flags) -> None:
     settings = stage_settings(flags, [stage.config.sampling for stage in stages])
     steps = [cascade.Step(*pair) for pair in zip(stages, settings, strict=True)]
     cascade.check_order(steps, mesh)
+    prompts = [one_line(prompt) for prompt in flags.prompts]
     if not flags.embeddings:
-        check_prompts([stage.config for stage in stages], flags.prompts)
+        check_prompts([stage.config for stage in stages], prompts)
         tell_what_is_left_out(flags, len(stages))
-        texts = embed_prompts(stages, flags.prompts, batch_size=flags.batch_size, mesh=mesh)
+        texts = embed_prompts(stages, prompts, batch_size=flags.batch_size, mesh=mesh)
     else:
-        texts = read_prompts(stages, flags.prompts, [EmbeddingCache(d) for d in directories])
+        texts = read_prompts(stages, prompts, [EmbeddingCache(d) for d in directories])
         tell_what_is_left_out(flags, len(stages))
     paint(flags, steps, texts, mesh)
 
 
 def paint(flags: Flags, steps: list, texts: list, mesh: Any) -> None:
-    """Paints stage by stage; the pictures of each are written before the next one starts."""
+    """Paints stage by stage; the pictures of each batch are written before the next one starts."""
     from tqdm import tqdm
 
     from imagen_jax import cascade
     from imagen_jax.parallel.mesh import batch_starts
     from imagen_jax.results import Results
 
-    results = Results(flags.out, flags.prompts, flags.num_images)
-    batches = len(batch_starts(len(results.stems), flags.batch_size, mesh))
-    with tqdm(total=batches * sum(s.settings.num_steps for s in steps), unit="step") as bar:
+    starts = batch_starts(len(flags.prompts) * flags.num_images, flags.batch_size, mesh)
+    settings = {
+        "seed": flags.seed, "num_images": flags.num_images, "batch_size": starts.step,
+        "split_height": flags.split_height, "devices": mesh.size,
+    }  # fmt: skip
+    results = Results(flags.out, texts[0].prompts, settings, steps, texts, resume=flags.resume)
+    with tqdm(total=len(starts) * sum(s.settings.num_steps for s in steps), unit="step") as bar:
         painting = cascade.paint(
             steps, texts, seed=flags.seed, num_images=flags.num_images,
-            batch_size=flags.batch_size, mesh=mesh, on_step=lambda _: bar.update(),
+            batch_size=flags.batch_size, mesh=mesh, on_step=lambda _: bar.update(), keeper=results,
         )  # fmt: skip
-        for step, text in zip(steps, texts, strict=True):
+        for step in steps:
             bar.set_description(f"{step.side} pixels")
             painted = next(painting)
-            results.add(step, text, painted)
-    print("\n".join(map(str, results.finish(flags.seed, painted.pictures))))
+    print("\n".join(map(str, results.finish(painted.pictures))))
 
 
 def compile_only(flags: Flags) -> int:

@@ -1,6 +1,7 @@
 """Configs as JSON: what travels with every checkpoint and exported file."""
 
 import dataclasses
+import hashlib
 import json
 from typing import Any, TypeVar
 
@@ -8,8 +9,10 @@ import pydantic
 
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError
+from imagen_jax.json_text import parse_object
 from imagen_jax.network_config import Checked
 
+_SUM = "sha256"
 Config = TypeVar("Config", bound=Checked)
 
 
@@ -32,6 +35,28 @@ def from_json(text: str | bytes, origin: str, kind: type[Config] = StageConfig) 
             raise UsageError(f"{origin}: {first['ctx']['error']}") from error
         field = ".".join(str(part) for part in first["loc"]) or "the config"
         raise UsageError(f"{origin}: {field}: {first['msg']}.") from error
+
+
+def to_sealed_json(config: Checked) -> str:
+    """`to_json` with a sum of it, for what nobody edits."""
+    values = dataclasses.asdict(config)
+    return json.dumps(values | {_SUM: _sum_of(values)}, indent=2)
+
+
+def from_sealed_json(text: str | bytes, origin: str, kind: type[Config]) -> Config:
+    """`from_json` of what `to_sealed_json` wrote, or `to_json` as older versions did.
+
+    Raises:
+        UsageError: as `from_json`, or something in it has changed since.
+    """
+    values = parse_object(text, origin)
+    if values.pop(_SUM, None) not in (None, _sum_of(values)):
+        raise UsageError(f"{origin} is damaged: it is not what was written.")
+    return from_json(json.dumps(values), origin, kind)
+
+
+def _sum_of(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def first_difference(one: Checked, other: Checked) -> tuple[str, Any, Any] | None:

@@ -244,7 +244,7 @@ def _trained_on(workdir: AnyPath) -> Metadata | None:
     path = workdir / _EMBEDDINGS
     if not path.is_file():
         return None
-    return config_json.from_json(path.read_bytes(), str(path), Metadata)
+    return config_json.from_sealed_json(path.read_bytes(), str(path), Metadata)
 
 
 def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
@@ -281,7 +281,7 @@ def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: AnyPath) 
 def keep_account_of_embeddings(metadata: Metadata, workdir: AnyPath) -> None:
     """Notes in `workdir` what made the embeddings that it is trained on; one process writes."""
     if distributed.leads():
-        write_text(workdir / _EMBEDDINGS, config_json.to_json(metadata))
+        write_text(workdir / _EMBEDDINGS, config_json.to_sealed_json(metadata))
 
 
 def _is_stage(path: AnyPath) -> bool:

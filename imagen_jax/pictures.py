@@ -1,14 +1,22 @@
 """Sheets of pictures, and PNG files."""
 
+import functools
+import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 from imagen_jax.files import AnyPath, replacing
 
 _GAP = 4
 _TEXT_HEIGHT = 18
+_FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+"""Latin, Greek, Cyrillic, Arabic, Hebrew and more, but neither Chinese nor pictographs."""
+_FONT_SIZE = 12
 
 
 def grid(
@@ -41,11 +49,22 @@ def grid(
 
 def _write(sheet: Image.Image, corner: tuple[int, int], text: str, width: int) -> None:
     """A line of text, cut to `width` pixels."""
-    font = ImageFont.load_default(13)
+    font = ImageFont.truetype(_FONT, _FONT_SIZE)
     text = " ".join(text.split())[:width]  # No letter is narrower than a pixel.
     while text and font.getlength(text) > width:
         text = text[:-1]
     ImageDraw.Draw(sheet).text(corner, text, fill="black", font=font)
+
+
+def legible(text: str) -> bool:
+    """Whether a caption on a sheet has a shape for each of its letters."""
+    drawn = (c for c in text if not c.isspace() and unicodedata.category(c) != "Cf")
+    return all(ord(character) in _letters() for character in drawn)
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    return frozenset(FT2Font(str(_FONT)).get_charmap())
 
 
 def save_png(image: Image.Image | np.ndarray, path: AnyPath) -> None:

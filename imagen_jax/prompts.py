@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float
 
 from imagen_jax.config import StageConfig
-from imagen_jax.errors import UsageError
+from imagen_jax.errors import UsageError, naming
 from imagen_jax.files import absolute
 from imagen_jax.loading import StoredStage, load_stage_tokenizer
 from imagen_jax.parallel import mesh as meshes
@@ -28,12 +28,25 @@ class PromptEmbeddings:
         mask: True where a token is real.
         null: embeddings and mask of the empty caption; None where no text is zeros.
         encoder_sha256: of the encoder's weights.
+        prompts: themselves.
     """
 
     text: Float[np.ndarray, "prompts length text_width"]
     mask: Bool[np.ndarray, "prompts length"]
     null: tuple[Float[np.ndarray, "1 length text_width"], Bool[np.ndarray, "1 length"]] | None
     encoder_sha256: str
+    prompts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Raises a UsageError that names a prompt whose embedding is not finite."""
+        finite = np.isfinite(self.text).all((1, 2))
+        for prompt, is_finite in zip(self.prompts, finite, strict=True):
+            if not is_finite:
+                raise UsageError(
+                    f"The text embedding of {prompt!r} holds numbers that are not finite."
+                )
+        if self.null is not None and not np.isfinite(self.null[0]).all():
+            raise UsageError("The embedding of the empty text holds numbers that are not finite.")
 
 
 def check_prompts(configs: Sequence[StageConfig], prompts: Sequence[str]) -> None:
@@ -63,7 +76,8 @@ def embed_prompts(
             sha256 = digest(params)
             if (sha256, reading) not in embedded:
                 found = _embed(stage.config, params, prompts, batch_size, mesh)
-                embedded[sha256, reading] = PromptEmbeddings(*found, sha256)
+                with naming(stage.text_encoder.origin):
+                    embedded[sha256, reading] = PromptEmbeddings(*found, sha256, tuple(prompts))
             embedded[place] = embedded[sha256, reading]
         return embedded[place]
 
@@ -101,7 +115,10 @@ def _stored(config: StageConfig, prompts: Sequence[str], cache: EmbeddingCache) 
         return found["text"].astype(np.float32), found["mask"]
 
     null = read([""]) if config.text_encoder.null == "empty" else None
-    return PromptEmbeddings(*read(prompts), null, cache.metadata.encoder_sha256)
+    with naming(cache.directory):
+        return PromptEmbeddings(
+            *read(prompts), null, cache.metadata.encoder_sha256, tuple(prompts)
+        )  # fmt: skip
 
 
 def _reading(config: StageConfig) -> tuple:

@@ -140,14 +140,16 @@ def make_sampler(
     size: tuple[int, int],
     sharding: jax.sharding.Sharding | None = None,
     on_step: samplers.OnStep | None = None,
-) -> Callable[..., Pixels]:
-    """`make_image_sampler`, jitted, with pixels as its result."""
+) -> Callable[..., tuple[Pixels, Bool[Array, " batch"]]]:
+    """`make_image_sampler`, jitted, with pixels as its result, and whether each picture is finite:
+    of what is not, pixels are black or grey."""
     sample = make_image_sampler(
         config, plan, networks, size=size, sharding=sharding, on_step=on_step
     )
 
-    def sample_pixels(*inputs) -> Pixels:
-        return to_pixels(sample(*inputs))
+    def sample_pixels(*inputs) -> tuple[Pixels, Bool[Array, " batch"]]:
+        images = sample(*inputs)
+        return to_pixels(images), jnp.isfinite(images).all((1, 2, 3))
 
     return jax.jit(sample_pixels)
 

@@ -99,11 +99,13 @@ def paint_nothing(monkeypatch) -> None:
 
     def embed_prompts(stages, prompts, **_):
         text, mask = np.zeros((len(prompts), 1, 1), np.float32), np.ones((len(prompts), 1), bool)
-        return [PromptEmbeddings(text, mask, None, "")] * len(stages)
+        return [PromptEmbeddings(text, mask, None, "", tuple(prompts))] * len(stages)
 
-    def paint(steps, texts, *, num_images, **_):
+    def paint(steps, texts, *, num_images, keeper, **_):
         for step, text in zip(steps, texts, strict=True):
             shape = (len(text.text) * num_images, step.side, step.side, 3)
+            keeper.begin("")
+            keeper.keep(range(shape[0]), np.zeros(shape, np.uint8))
             yield cascade.Painted(np.zeros(shape, np.uint8), "")
 
     monkeypatch.setattr(prompts, "embed_prompts", embed_prompts)

@@ -32,7 +32,7 @@ def painter(config, **settings):
     sampler = make_sampler(config, plan, build_networks(config), size=size)
     params = {"unet": tiny.random_params(config)["unet"]}
     return lambda text, mask, low_res, keys: np.asarray(
-        sampler(params, numbers, text, mask, keys, low_res)
+        sampler(params, numbers, text, mask, keys, low_res)[0]
     )
 
 
@@ -153,7 +153,7 @@ def split_over_eight():
         )
         placed = jax.device_put((params, numbers, *inputs), meshes.replicated(mesh))
         program = sampler.lower(*placed).compile()
-        return np.asarray(program(*placed)).astype(int), program.as_text()
+        return np.asarray(program(*placed)[0]).astype(int), program.as_text()
 
     return paint(1)[0], *paint(8)
 

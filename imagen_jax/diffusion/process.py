@@ -25,7 +25,7 @@ ancestral sampler's log-variance lies."""
 
 def normal(keys: Keys, shape: Sequence[int]) -> Images:
     """eps ~ N(0, I), one draw of `shape` = [height, width, channels] per picture's own key."""
-    return jax.vmap(lambda key: jax.random.normal(key, tuple(shape)))(keys)
+    return jax.vmap(lambda key: jax.random.normal(key, tuple(shape), jnp.float32))(keys)
 
 
 def q_sample(x: Images, eps: Images, log_snr: LogSNR) -> Images:

@@ -20,12 +20,11 @@ from imagen_jax.data.records import BrokenRecord, ListedCaptions, Metadata
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.files import replacing
-from imagen_jax.text.cache_format import halves, hash_of, shard_starts
-from imagen_jax.text.tokenizer import EOS_ID, Tokenizer, as_read
+from imagen_jax.text.cache_format import PROMPTS_PREFIX, halves, hash_of, shard_starts
+from imagen_jax.text.tokenizer import EOS_ID, Tokenizer, as_read, one_line
 from imagen_jax.weights.stored import StoredTensor, open_file
+from imagen_jax.weights.sums import checksum, with_sums
 
-PROMPTS_PREFIX = "prompts:"
-"""Of a text file with one prompt a line, in the place of a data set."""
 _READ_AT_ONCE = 1024
 _COLUMNS = ("high", "low", "lengths")
 """What there is one number of for each caption in a list."""
@@ -45,12 +44,12 @@ class PromptFile:
 
     def __init__(self, path: Path):
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except OSError as error:
             raise UsageError(f"{path} cannot be read: {reason(error)}.") from error
         except UnicodeDecodeError as error:
             raise UsageError(f"{path} is not UTF-8 text: {error}.") from error
-        self._prompts = [line.strip() for line in lines if line.strip()]
+        self._prompts = list(filter(None, map(one_line, lines)))
         if not self._prompts:
             raise UsageError(f"{path} has no prompt; it must hold one a line.")
 
@@ -147,8 +146,11 @@ def write_list(path: Path, captions: Captions, *, read: int, broken: int) -> Non
         "high": captions.high, "low": captions.low, "lengths": captions.lengths,
         "ends": ends.astype(np.int64), "ids": np.concatenate(captions.ids),
     }  # fmt: skip
+    sums = {name: checksum(x.view(np.uint8)) for name, x in tensors.items()}
+    shapes = {name: x.shape for name, x in tensors.items()}
+    about = with_sums({"read": str(read), "broken": str(broken)}, shapes, sums)
     with replacing(path) as temporary:
-        safetensors.numpy.save_file(tensors, temporary, {"read": str(read), "broken": str(broken)})
+        safetensors.numpy.save_file(tensors, temporary, about)
 
 
 class CaptionLists:
@@ -166,6 +168,8 @@ class CaptionLists:
         self._lists: list[dict[str, StoredTensor]] = []
         for path in paths:
             about, tensors = open_file(path)
+            for tensor in tensors.values():
+                tensor.check()
             self.read += int(about["read"])
             self.broken += int(about["broken"])
             self._lists.append(tensors)

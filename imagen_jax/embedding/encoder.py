@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import Int32, Shaped
 
 from imagen_jax.config import StageConfig
+from imagen_jax.errors import UsageError
+from imagen_jax.loading import load_stage_tokenizer
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.stage import Params, build_networks
 from imagen_jax.text.tokenizer import EOS_ID, PAD_ID
@@ -40,10 +42,14 @@ class CaptionEncoder:
         self._embed = jax.jit(embed, out_shardings=meshes.batch_sharding(mesh))
         self._params = {"text_encoder": encoder}
         self._mesh, self._padded, self._batch_tokens = mesh, padded, batch_tokens
-        self._max_length = config.text_encoder.max_length
+        self._config, self._max_length = config, config.text_encoder.max_length
 
     def __call__(self, captions: Sequence[Int32[np.ndarray, " _"]]) -> Iterator[Rows]:
-        """The rows of each caption, in order; captions of equal padded length stand together."""
+        """The rows of each caption, in order; captions of equal padded length stand together.
+
+        Raises:
+            UsageError: a row is not finite; the caption is named.
+        """
         pending = None
         for batch in self._batches(captions):
             started = self._start(*batch)
@@ -82,7 +88,13 @@ class CaptionEncoder:
 
     def _rows(self, embedded: jax.Array, captions: list[np.ndarray]) -> Iterator[Rows]:
         for rows, caption in zip(np.asarray(embedded), captions, strict=False):
-            yield rows if self._padded else rows[: len(caption)]
+            kept = rows if self._padded else rows[: len(caption)]
+            if not np.isfinite(kept).all():
+                text = load_stage_tokenizer(self._config).decode(caption)
+                raise UsageError(
+                    f"The text embedding of {text!r} holds numbers that are not finite."
+                )
+            yield kept
 
 
 def _power_of_two(least: int) -> int:

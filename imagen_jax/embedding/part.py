@@ -60,7 +60,7 @@ class UnfinishedPart:
         """Raises a UsageError if other work was begun here."""
         path = self.directory / "plan.json"
         if path.is_file():
-            begun = config_json.from_json(path.read_bytes(), str(path), Plan)
+            begun = config_json.from_sealed_json(path.read_bytes(), str(path), Plan)
             if difference := config_json.first_difference(begun, self.plan):
                 name, was, now = difference
                 raise UsageError(
@@ -72,7 +72,7 @@ class UnfinishedPart:
         """Writes the plan; throws away what a killed process left half-written."""
         for path in self.directory.rglob(".*.tmp"):
             path.unlink()
-        write_text(self.directory / "plan.json", config_json.to_json(self.plan))
+        write_text(self.directory / "plan.json", config_json.to_sealed_json(self.plan))
 
     def write_list(
         self, number: int, source: CaptionSource, tokenizer: Tokenizer, on_record: Callable
@@ -131,13 +131,13 @@ class UnfinishedPart:
             captions=lists.read, broken=lists.broken, shards=tuple(in_shards),
             lengths=tuple(lengths),
         )  # fmt: skip
-        write_text(self.directory / "sizes.json", config_json.to_json(sizes))
+        write_text(self.directory / "sizes.json", config_json.to_sealed_json(sizes))
 
     @functools.cached_property
     def sizes(self) -> Sizes:
         """Once the index is written."""
         path = self.directory / "sizes.json"
-        return config_json.from_json(path.read_bytes(), str(path), Sizes)
+        return config_json.from_sealed_json(path.read_bytes(), str(path), Sizes)
 
     def shard(self, number: int) -> Path:
         return shard_path(self.directory, number, len(self.sizes.shards))

@@ -2,7 +2,14 @@
 
 from imagen_jax.config import DataConfig
 from imagen_jax.network_config import T5_PRESETS
-from imagen_jax.text.cache_format import HEADER_BYTES, INDEX, Encoding, Plan, Sizes
+from imagen_jax.text.cache_format import (
+    HEADER_BYTES,
+    INDEX,
+    PROMPTS_PREFIX,
+    Encoding,
+    Plan,
+    Sizes,
+)
 
 _BYTES = 2
 _MANY = 400_000_000
@@ -20,33 +27,46 @@ def size_in_bytes(sizes: Sizes, encoding: Encoding) -> int:
 
 
 def describe(plan: Plan, sizes: Sizes) -> str:
-    """Captions, tokens and bytes, by arithmetic; and what many more captions would take."""
+    """Captions, tokens and bytes, by arithmetic; of a data set also what many more would take."""
     encoding, length = plan.encoding, plan.encoding.max_length
-    total, width = size_in_bytes(sizes, encoding), encoding.t5.d_model
-    tokens, distinct = sizes.tokens(length), max(sizes.distinct, 1)
-    mean = tokens / distinct
+    total, tokens = size_in_bytes(sizes, encoding), sizes.tokens(length)
+    distinct = max(sizes.distinct, 1)
     broken = f" ({sizes.broken:,} broken)" if sizes.broken else ""
     lines = [
         f"{name_of(plan.data)}: {plan.records:,} records{broken}, {sizes.captions:,} captions; to "
         f"embed are {sizes.distinct:,}, each once",
-        f"  tokens      {tokens:,}, {mean:.1f} a caption, the longest {sizes.longest}; "
-        f"{sizes.longer(length):,} captions are cut to {length}",
+        f"  tokens      {tokens:,}, {tokens / distinct:.1f} a caption, the longest "
+        f"{sizes.longest}; {sizes.longer(length):,} captions are cut to {length}",
         f"  bytes       {show(total)} before compression, {total / distinct:,.0f} a caption, in "
         f"{len(sizes.shards)} shards" + (", with the rows of padding" if encoding.padded else ""),
-        f"  400 million captions of {mean:.1f} tokens would take {_of_many(mean, width)}, with "
-        f"T5-XXL {_of_many(mean, T5_PRESETS['xxl'].d_model)} (padded to {length} tokens, "
-        f"{_of_many(length, T5_PRESETS['xxl'].d_model)})",
+    ]
+    if not plan.data.source.startswith(PROMPTS_PREFIX):  # Of which there are never many.
+        lines += _of_more_captions(sizes, encoding)
+    return "\n".join(lines)
+
+
+def _of_more_captions(sizes: Sizes, encoding: Encoding) -> list[str]:
+    """What many such captions would take, and what shorter ones would save."""
+    length, distinct, widest = (
+        encoding.max_length,
+        max(sizes.distinct, 1),
+        T5_PRESETS["xxl"].d_model,
+    )
+    mean = sizes.tokens(length) / distinct
+    lines = [
+        f"  400 million captions of {mean:.1f} tokens would take "
+        f"{_of_many(mean, encoding.t5.d_model)}, with T5-XXL {_of_many(mean, widest)} (padded to "
+        f"{length} tokens, {_of_many(length, widest)})",
     ]
     shorter = _SHORTEST
     while shorter < min(length, sizes.longest):
-        share = sizes.longer(shorter) / distinct
-        less = sizes.tokens(shorter) / distinct
+        share, less = sizes.longer(shorter) / distinct, sizes.tokens(shorter) / distinct
         lines.append(
             f"  --max-length {shorter} would cut {share:.1%} of them: {less:.1f} tokens a caption, "
-            f"400 million with T5-XXL {_of_many(less, T5_PRESETS['xxl'].d_model)}"
+            f"400 million with T5-XXL {_of_many(less, widest)}"
         )
         shorter *= 2
-    return "\n".join(lines)
+    return lines
 
 
 def name_of(data: DataConfig) -> str:

@@ -211,7 +211,7 @@ def _finish(part: UnfinishedPart, out: Path, encoder: str, source: str) -> None:
         ),
         versions=package_versions(),
     )
-    write_text(out / METADATA, config_json.to_json(metadata))
+    write_text(out / METADATA, config_json.to_sealed_json(metadata))
     tidy(part.directory)
     print(
         f"{part.directory}: {sizes.distinct:,} captions, {show(shard_bytes)}, "

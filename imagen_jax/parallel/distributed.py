@@ -76,12 +76,15 @@ def _giving_up_after(seconds: int) -> Iterator[None]:
 def require_accelerator(*, allow_cpu: bool, machine: Machine | None = None) -> None:
     """Starts JAX's backend, and sees to it that the accelerator that was asked for is used.
 
+    All that this package computes is float32 or less, whatever JAX_ENABLE_X64 says.
+
     Asked for is what `JAX_PLATFORMS` names first, else a TPU or GPU that is visible and has
     its plugin installed. A machine without any just runs.
 
     Raises:
         UsageError: JAX cannot use it; with `allow_cpu` the CPU is used instead.
     """
+    jax.config.update("jax_enable_x64", False)
     platforms = jax.config.jax_platforms or ""
     try:
         problem = missing_accelerator(platforms, jax.default_backend(), machine or Machine.here())

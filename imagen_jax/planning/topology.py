@@ -8,6 +8,7 @@ from imagen_jax.planning.chips import known_topologies
 
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
+    "JAX_ENABLE_X64": "0",
     # It holds what was compiled, but cannot read it back without a TPU.
     "JAX_ENABLE_COMPILATION_CACHE": "false",
     # Without these libtpu asks a metadata server, which only a TPU VM has, and complains.

@@ -62,17 +62,19 @@ class EmbeddingCache:
         Raises:
             UsageError: a caption has no embedding, or its shard is missing or damaged.
         """
-        encoding = self.metadata.encoding
-        text = np.zeros((len(captions), encoding.max_length, encoding.t5.d_model), BFLOAT16)
-        mask = np.zeros(text.shape[:2], bool)
-        for row, place in enumerate(self._places(captions)):
+        encoding, found = self.metadata.encoding, []
+        for caption, place in zip(captions, self._places(captions), strict=True):
             if place is None:
                 raise UsageError(
-                    f"The caption {captions[row]!r} has no embedding in {self.directory}; `python "
+                    f"The caption {caption!r} has no embedding in {self.directory}; `python "
                     f"-m imagen_jax embed DATASET {self.directory} --stage STAGE` adds those of a "
                     "data set."
                 )
-            tokens, embedding = self._read(*place)
+            found.append(self._read(*place))
+        # Not before: only records that were read show that these sizes are true.
+        text = np.zeros((len(captions), encoding.max_length, encoding.t5.d_model), BFLOAT16)
+        mask = np.zeros(text.shape[:2], bool)
+        for row, (tokens, embedding) in enumerate(found):
             text[row, : len(embedding)] = embedding
             mask[row, :tokens] = True
         return {"text": text, "mask": mask}
@@ -112,10 +114,11 @@ class EmbeddingCache:
         try:
             (record,) = self._reader(path).read([row])
             tokens, embedding = unpack(record, whole(high, low), encoding.t5.d_model)
-            if len(embedding) > encoding.max_length:
-                raise ValueError(f"{len(embedding)} rows")
+            rows = encoding.max_length if encoding.padded else tokens
+            if len(embedding) != rows or tokens > encoding.max_length:
+                raise ValueError(f"{len(embedding)} rows of {tokens} tokens")
         # RuntimeErrors are array_record's; it has no class for a file that is damaged.
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise UsageError(
                 f"The shard {path} or the index beside it cannot be read or is damaged "
                 f"({reason(error)}); embed its data set anew in another directory."

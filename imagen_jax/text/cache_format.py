@@ -24,10 +24,13 @@ from jaxtyping import Int, Shaped, UInt64
 from imagen_jax import config_json
 from imagen_jax.config import DataConfig
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.network_config import Checked, T5Config
+from imagen_jax.network_config import MOST_TOKENS, Checked, T5Config
+from imagen_jax.rules import require, require_at_most, require_positive
 
 FORMAT = "imagen-jax embeddings 1"
 METADATA = "metadata.json"
+PROMPTS_PREFIX = "prompts:"
+"""Of a text file with one prompt a line, in the place of a data set."""
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 INDEX = {"high.u64": np.dtype("<u8"), "low.u64": np.dtype("<u8"), "row.u32": np.dtype("<u4")}
 """Files of an index and what they hold."""
@@ -59,6 +62,10 @@ class Encoding(Checked):
     max_length: int
     lowercase: bool
     padded: bool
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_length")
+        require_at_most(self, MOST_TOKENS, max_length=self.max_length)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +105,10 @@ class Sizes(Checked):
     broken: int
     shards: tuple[int, ...]
     lengths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        least = min(self.shards, default=0)
+        require(least >= 0, f"Sizes.shards has {least}; no number in it may be negative.")
 
     @property
     def distinct(self) -> int:
@@ -221,7 +232,7 @@ def read_metadata(directory: Path) -> Metadata:
             f"{directory} holds no finished text embeddings ({METADATA}: {reason(error)}); "
             "`python -m imagen_jax embed` makes them."
         ) from error
-    metadata = config_json.from_json(text, str(path), Metadata)
+    metadata = config_json.from_sealed_json(text, str(path), Metadata)
     if metadata.format != FORMAT:
         raise UsageError(f"{path} has format {metadata.format!r}; it must be {FORMAT!r}.")
     return metadata

@@ -140,6 +140,10 @@ class Tokenizer:
         first = np.arange(max_length)[None] == 0
         return np.where(first, EOS_ID, PAD_ID).astype(np.int32), first
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text with these ids, without `</s>`, but for what the vocabulary left out."""
+        return self._vocabulary.decode([int(i) for i in ids if i not in (PAD_ID, EOS_ID)])
+
     def ids(self, text: str) -> list[int]:
         """All ids of a text, without `</s>`.
 
@@ -171,6 +175,11 @@ def as_read(text: str, lowercase: bool) -> str:
     except UnicodeEncodeError as error:
         raise UsageError(f"The caption {text!r} is not valid Unicode: {error.reason}.") from error
     return text.lower().strip() if lowercase else text
+
+
+def one_line(prompt: str) -> str:
+    """A prompt as a file of prompts has it: single spaces between its words and none around."""
+    return " ".join(prompt.split())
 
 
 def load_tokenizer(name_or_dir: str, *, lowercase: bool = False) -> Tokenizer:

@@ -1,5 +1,6 @@
 """The sheet of pictures that a run paints now and then, always from the same noise."""
 
+import warnings
 from collections.abc import Iterator
 
 import jax
@@ -10,6 +11,7 @@ from PIL import Image
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
+from imagen_jax.parallel import distributed
 from imagen_jax.pictures import grid
 from imagen_jax.sampling import make_sampler, picture_keys, plan_sampling
 from imagen_jax.stage import Networks, Params
@@ -49,8 +51,14 @@ class SampleGrid:
         text = self._text(params, batch)
         keys = picture_keys(self._config.training.seed, self._config.resolution, len(text))
         inputs = (text, batch["mask"], keys, batch.get("low_res"), params.get("null_text"))
-        pictures = self._sample(params, self._numbers, *inputs)
-        pictures = np.asarray(self._gather(pictures))
+        sampled = self._sample(params, self._numbers, *inputs)
+        pictures, finite = jax.device_get(self._gather(sampled))
+        if not finite.all() and distributed.leads():
+            warnings.warn(
+                f"{(~finite).sum()} of {len(finite)} sample pictures hold numbers that are not "
+                "finite; they are black or grey.",
+                stacklevel=2,
+            )
         if self._config.low_resolution is not None:
             sheet = grid([list(batch["low_res"]), list(pictures), list(batch["image"])])
             return sheet, {"colour_drift": colour_drift(pictures, batch["low_res"])}

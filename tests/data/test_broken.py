@@ -127,9 +127,7 @@ def test_a_caption_that_says_nothing_to_the_vocabulary_breaks_its_record(whole, 
     assert got == [None if number in (4, 9) else number for number in expected]
     assert broken.counts() == {"no caption": 2}
     said = [str(one.message) for one in shown if "left out" in str(one.message)]
-    assert sorted(said)[0] == (
-        "left out: 0.tar/000000004.png: no caption (none that can be read)."
-    )
+    assert sorted(said)[0] == ("left out: 0.tar/000000004.png: no caption (none that can be read).")
     blank = [x for b in found[1] for x in b["image"][b["weight"] == 0]]
     assert len(blank) == len(said) * 2 == 4 and not np.any(blank)
 

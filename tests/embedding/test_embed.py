@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import sets
@@ -162,7 +163,7 @@ def test_a_run_needs_no_encoder(made, embedded, tmp_path, monkeypatch):
     def make_sampler(*_, **__):
         def sample(params, text, mask, keys, low_res, null):
             texts.append((params.keys(), np.asarray(text), np.asarray(mask)))
-            return np.zeros((len(text), 16, 16, 3), np.uint8)
+            return jnp.zeros((len(text), 16, 16, 3), jnp.uint8), jnp.ones(len(text), bool)
 
         return sample
 
