@@ -90,7 +90,7 @@ class CaptionEncoder:
         for rows, caption in zip(np.asarray(embedded), captions, strict=False):
             kept = rows if self._padded else rows[: len(caption)]
             if not np.isfinite(kept).all():
-                text = load_stage_tokenizer(self._config).decode(caption)
+                text = load_stage_tokenizer(self._config).decode(caption.tolist())
                 raise UsageError(
                     f"The text embedding of {text!r} holds numbers that are not finite."
                 )

@@ -142,7 +142,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text with these ids, without `</s>`, but for what the vocabulary left out."""
-        return self._vocabulary.decode([int(i) for i in ids if i not in (PAD_ID, EOS_ID)])
+        return self._vocabulary.decode([i for i in ids if i not in (PAD_ID, EOS_ID)])
 
     def ids(self, text: str) -> list[int]:
         """All ids of a text, without `</s>`.

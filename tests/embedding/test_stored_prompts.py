@@ -88,6 +88,15 @@ def test_sample_needs_no_encoder(made, embedded, tmp_path, monkeypatch):
     assert manifest["stages"][0]["text_encoder_sha256"] == sha256
 
 
+def test_spaces_round_a_prompt_do_not_matter(made, embedded, tmp_path, monkeypatch):
+    paint_nothing(monkeypatch)
+    flags = ("--base", made.stage, "--out", tmp_path, *STEPS, "--embeddings", embedded)
+    result = call(sample, " a red apple ", "two \t green dragons\n", *flags)
+    assert result.code == 0, result.err
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert [picture["prompt"] for picture in manifest["pictures"]] == list(PROMPTS)
+
+
 def test_mistakes_are_one_sentence(made, embedded, tmp_path, monkeypatch):
     paint_nothing(monkeypatch)
     flags = ("--base", made.stage, "--out", tmp_path / "out", *STEPS)
