@@ -1,11 +1,11 @@
 """The cascade: embedded prompts through base and super-resolution stages, one after another."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -13,11 +13,10 @@ from imagen_jax.config import MeshConfig, SamplingConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.loading import StoredStage
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.pipeline.stage import Stage
 from imagen_jax.prompts import PromptEmbeddings
-from imagen_jax.sampling import make_sampler, picture_keys, plan_sampling
+from imagen_jax.sampling import picture_keys
 from imagen_jax.shipped import STAGES, shipped_stage
-from imagen_jax.stage import Params, build_networks
-from imagen_jax.weights.tensors import digest
 
 
 def shipped_stages() -> list[Path]:
@@ -83,12 +82,14 @@ def paint(
     steps: Sequence[Step],
     texts: Sequence[PromptEmbeddings],
     *,
-    seed: int,
+    seed: int | Sequence[int],
     num_images: int,
     batch_size: int,
     mesh: Mesh | None = None,
     on_step: Callable | None = None,
+    on_estimate: Callable | None = None,
     keeper: Keeper = Keeper(),  # noqa: B008
+    held: Sequence[Stage] | None = None,
 ) -> Iterator[Painted]:
     """What each stage paints, in turn; the U-Net of one is gone before the next is loaded.
 
@@ -98,13 +99,16 @@ def paint(
     Args:
         steps: from the base up, in the order that `check_order` accepts.
         texts: the prompts as each stage reads them.
+        seed: of all pictures; or one for each picture, which is then the first of its seed.
         batch_size: pictures at once, as `meshes.batch_starts` rounds it.
         mesh: None for all devices, each with pictures of its own. Where it has a `spatial`
             axis, super-resolution stages split the height of a picture over that.
         on_step: called with the step's index after every denoising step of every batch, and as
             often for a batch that the keeper had.
+        on_estimate: as `samplers.advance` takes it.
         keeper: is given the pictures of each batch, and asked for them before. A batch is painted
             whole or not at all, so that its pictures are the same to the byte.
+        held: the same stages on the mesh, where they are to stay loaded and compiled.
 
     Raises:
         UsageError: weights are damaged, or a picture is not finite; those of the batches before are
@@ -112,75 +116,66 @@ def paint(
     """
     mesh = meshes.make_mesh(MeshConfig()) if mesh is None else mesh
     pictures = None
-    for step, text in zip(steps, texts, strict=True):
-        stage = _Stage(step, text, pictures, seed, num_images, batch_size, mesh)
-        painted = _paint_stage(stage, on_step, keeper)
+    for index, (step, text) in enumerate(zip(steps, texts, strict=True)):
+        stage = held[index] if held else Stage(step.stage, mesh)
+        keys = picture_keys_of(seed, step.side, num_images, len(text.prompts))
+        work = _Work(stage, step.settings, text, pictures, keys, num_images, batch_size)
+        painted = _paint_stage(work, keeper, on_step=on_step, on_estimate=on_estimate)
         yield painted
         pictures = painted.pictures
 
 
+def picture_keys_of(
+    seed: int | Sequence[int], stream: int, num_images: int, prompts: int
+) -> jax.Array:
+    """The key of every picture, those of one prompt together; arguments as in `paint`."""
+    if isinstance(seed, int):
+        return picture_keys(seed, stream, num_images)[np.tile(np.arange(num_images), prompts)]
+    return jnp.concatenate([picture_keys(one, stream, 1) for one in seed])
+
+
 @dataclasses.dataclass(frozen=True)
-class _Stage:
+class _Work:
     """What the pictures of a stage are painted from, with `paint`'s names."""
 
-    step: Step
+    stage: Stage
+    settings: SamplingConfig
     text: PromptEmbeddings
     low_res: np.ndarray | None
-    seed: int
+    keys: jax.Array
     num_images: int
     batch_size: int
-    mesh: Mesh
 
 
-def _paint_stage(stage: _Stage, on_step: Callable | None, keeper: Keeper) -> Painted:
-    """All pictures of one stage; its parameters live no longer than this call."""
-    params = {"unet": stage.step.stage.unet.load(stage.mesh)}
-    sha256 = digest(params["unet"])
-    keeper.begin(sha256)
-    paint_batch = _batch_painter(stage, params, on_step)
-    total, batches = len(stage.text.text) * stage.num_images, []
-    starts = meshes.batch_starts(total, stage.batch_size, stage.mesh)
+def _paint_stage(work: _Work, keeper: Keeper, **watching: Callable | None) -> Painted:
+    """All pictures of one stage."""
+    keeper.begin(work.stage.unet_sha256)
+    total, batches, on_step = len(work.keys), [], watching["on_step"]
+    starts = meshes.batch_starts(total, work.batch_size, work.stage.mesh)
     for first in starts:
         rows = range(first, min(first + starts.step, total))
         pictures = keeper.find(rows)
         if pictures is None:
-            pictures = paint_batch(np.arange(first, first + starts.step) % total)[: len(rows)]
+            pairs = np.arange(first, first + starts.step) % total
+            pictures = _paint_batch(work, pairs, **watching)[: len(rows)]
             keeper.keep(rows, pictures)
         elif on_step is not None:
-            for index in range(stage.step.settings.num_steps):
+            for index in range(work.settings.num_steps):
                 on_step(index)
         batches.append(pictures)
-    jax.effects_barrier()  # Lets the last `on_step` run.
-    return Painted(np.concatenate(batches), sha256)
+    return Painted(np.concatenate(batches), work.stage.unet_sha256)
 
 
-def _batch_painter(
-    stage: _Stage, params: Params, on_step: Callable | None
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Rows, pictures counted over all prompts, -> these pictures."""
-    step, text, mesh = stage.step, stage.text, stage.mesh
-    config, rows = step.stage.config, meshes.batch_sharding(mesh)
-    size = (step.side, step.side)
-    plan, numbers = plan_sampling(config, step.settings, size)
-    sample = make_sampler(
-        config, plan,
-        build_networks(config, functools.partial(meshes.gather_parameters, mesh=mesh)),
-        size=size, on_step=on_step,
-        sharding=rows if config.low_resolution is None else meshes.picture_sharding(mesh),
-    )  # fmt: skip
-    keys = picture_keys(stage.seed, step.side, stage.num_images)
-
-    def paint_batch(pairs: np.ndarray) -> np.ndarray:
-        prompt, picture = pairs // stage.num_images, pairs % stage.num_images
-        low = None if stage.low_res is None else stage.low_res[pairs]
-        inputs = jax.device_put((text.text[prompt], text.mask[prompt], keys[picture], low), rows)
-        pictures, finite = jax.device_get(sample(params, numbers, *inputs, text.null))
-        for bad in np.flatnonzero(~finite):
-            raise UsageError(
-                f"Picture {picture[bad]} of the prompt {text.prompts[prompt[bad]]!r} holds "
-                f"numbers that are not finite after {step.stage.origin}; its weights or the "
-                "settings of its sampling do not do."
-            )
-        return pictures
-
-    return paint_batch
+def _paint_batch(work: _Work, pairs: np.ndarray, **watching: Callable | None) -> np.ndarray:
+    """These pictures, counted over all prompts."""
+    text, prompt = work.text, pairs // work.num_images
+    low_res = None if work.low_res is None else work.low_res[pairs]
+    inputs = (text.text[prompt], text.mask[prompt], work.keys[pairs], low_res, text.null)
+    pictures, finite = work.stage.paint(work.settings, inputs, **watching)
+    for bad in np.flatnonzero(~finite):
+        raise UsageError(
+            f"Picture {pairs[bad] % work.num_images} of the prompt {text.prompts[prompt[bad]]!r} "
+            f"holds numbers that are not finite after {work.stage.stored.origin}; its weights or "
+            "the settings of its sampling do not do."
+        )
+    return pictures

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from imagen_jax.loading import StoredStage, load_stage_tokenizer
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.stage import Params, build_networks
 from imagen_jax.text.cache import EmbeddingCache
+from imagen_jax.text.tokenizer import Tokenizer
 from imagen_jax.weights.tensors import digest
 
 
@@ -55,6 +56,67 @@ def check_prompts(configs: Sequence[StageConfig], prompts: Sequence[str]) -> Non
         load_stage_tokenizer(config)(prompts, config.text_encoder.max_length)
 
 
+class PromptReader:
+    """A text encoder to hold: its weights are read once and it is compiled once."""
+
+    def __init__(self, stored: StoredStage, mesh: Mesh):
+        """Reads no weights yet.
+
+        Args:
+            stored: the stage whose text encoder it is.
+        """
+        self._stored, self._mesh = stored, mesh
+        self._params: Params | None = None
+
+    @property
+    def params(self) -> Params:
+        if self._params is None:
+            self._params = self._stored.text_encoder.load(self._mesh)
+        return self._params
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the encoder's weights."""
+        return digest(self.params)
+
+    def __call__(self, prompts: Sequence[str], batch_size: int) -> PromptEmbeddings:
+        """The prompts and, where the stage's null text is that, the empty caption embedded.
+
+        Args:
+            batch_size: prompts at once, as `meshes.batch_starts` rounds it.
+        """
+        encoder = self._stored.config.text_encoder
+        token_ids, mask = self._tokenizer(prompts, encoder.max_length)
+        if encoder.null == "empty":  # It takes a row beside the prompts.
+            empty = self._tokenizer.empty(encoder.max_length)
+            token_ids = np.concatenate([token_ids, empty[0]])
+            mask = np.concatenate([mask, empty[1]])
+        text, count = self._embed(token_ids, mask, batch_size), len(prompts)
+        null = (text[count:], mask[count:]) if encoder.null == "empty" else None
+        with naming(self._stored.text_encoder.origin):
+            return PromptEmbeddings(text[:count], mask[:count], null, self.sha256, tuple(prompts))
+
+    def _embed(self, token_ids: np.ndarray, mask: np.ndarray, batch_size: int) -> np.ndarray:
+        sharding, count = meshes.batch_sharding(self._mesh), len(mask)
+        starts = meshes.batch_starts(count, batch_size, self._mesh)
+
+        def batch(first: int) -> np.ndarray:
+            rows = np.arange(first, first + starts.step) % count
+            inputs = jax.device_put((token_ids[rows], mask[rows]), sharding)
+            return np.asarray(self._compiled({"text_encoder": self.params}, *inputs))
+
+        return np.concatenate([batch(first) for first in starts])[:count]
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return load_stage_tokenizer(self._stored.config)
+
+    @functools.cached_property
+    def _compiled(self) -> Callable:
+        gather = functools.partial(meshes.gather_parameters, mesh=self._mesh)
+        return jax.jit(build_networks(self._stored.config, gather).embed)
+
+
 def embed_prompts(
     stages: Sequence[StoredStage], prompts: Sequence[str], *, batch_size: int, mesh: Mesh
 ) -> list[PromptEmbeddings]:
@@ -69,19 +131,21 @@ def embed_prompts(
     embedded: dict[tuple, PromptEmbeddings] = {}
 
     def embed(stage: StoredStage) -> PromptEmbeddings:
-        reading = _reading(stage.config)
-        place = (absolute(stage.text_encoder.origin), reading)
+        place = place_of(stage)
         if place not in embedded:
-            params = stage.text_encoder.load(mesh)
-            sha256 = digest(params)
-            if (sha256, reading) not in embedded:
-                found = _embed(stage.config, params, prompts, batch_size, mesh)
-                with naming(stage.text_encoder.origin):
-                    embedded[sha256, reading] = PromptEmbeddings(*found, sha256, tuple(prompts))
-            embedded[place] = embedded[sha256, reading]
+            reader = PromptReader(stage, mesh)
+            same = (reader.sha256, reading_of(stage.config))
+            if same not in embedded:
+                embedded[same] = reader(prompts, batch_size)
+            embedded[place] = embedded[same]
         return embedded[place]
 
     return [embed(stage) for stage in stages]
+
+
+def place_of(stage: StoredStage) -> tuple:
+    """Stages for which this is equal read the same embeddings."""
+    return (absolute(stage.text_encoder.origin), reading_of(stage.config))
 
 
 def read_prompts(
@@ -121,33 +185,8 @@ def _stored(config: StageConfig, prompts: Sequence[str], cache: EmbeddingCache) 
         )  # fmt: skip
 
 
-def _reading(config: StageConfig) -> tuple:
+def reading_of(config: StageConfig) -> tuple:
     """All that a stage's embeddings depend on but the encoder's weights."""
     text = config.text_encoder
     t5 = dataclasses.replace(text.t5, remat="none")
     return (t5, text.tokenizer, text.max_length, text.lowercase, text.null)
-
-
-def _embed(
-    config: StageConfig, params: Params, prompts: Sequence[str], batch_size: int, mesh: Mesh
-) -> tuple:
-    """Embeddings, mask and the empty caption's, which takes a row beside the prompts."""
-    encoder = config.text_encoder
-    tokenizer = load_stage_tokenizer(config)
-    token_ids, mask = tokenizer(prompts, encoder.max_length)
-    if encoder.null == "empty":
-        empty = tokenizer.empty(encoder.max_length)
-        token_ids, mask = (np.concatenate(x) for x in zip((token_ids, mask), empty, strict=True))
-    networks = build_networks(config, functools.partial(meshes.gather_parameters, mesh=mesh))
-    embed, sharding = jax.jit(networks.embed), meshes.batch_sharding(mesh)
-
-    def batch(first: int) -> np.ndarray:
-        rows = np.arange(first, first + starts.step) % len(mask)
-        inputs = jax.device_put((token_ids[rows], mask[rows]), sharding)
-        return np.asarray(embed({"text_encoder": params}, *inputs))
-
-    starts = meshes.batch_starts(len(mask), batch_size, mesh)
-    text = np.concatenate([batch(first) for first in starts])[: len(mask)]
-    count = len(prompts)
-    null = (text[count:], mask[count:]) if encoder.null == "empty" else None
-    return text[:count], mask[:count], null

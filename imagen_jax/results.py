@@ -112,7 +112,8 @@ class Results(Keeper):
 
     def finish(self, last: np.ndarray) -> list[Path]:
         """Writes the contact sheet of the last stage's pictures; gives their files."""
-        self._save_contact_sheet(last)
+        sheet = contact_sheet(last, self._prompts, self._num_images)
+        save_png(sheet, self._out / "contact_sheet.png")
         return [self._out / name for name in self._names[-1]]
 
     def _manifest(self) -> str:
@@ -135,21 +136,25 @@ class Results(Keeper):
         """Names and sums of the stages that have painted a picture."""
         return (pair for pair in zip(self._names, self._sums, strict=True) if pair[1][row])
 
-    def _save_contact_sheet(self, pictures: np.ndarray) -> None:
-        """One row per prompt, or rows of six prompts where each has one picture."""
-        captions = [
-            prompt if legible(prompt) else f"prompt {index:02d}"
-            for index, prompt in enumerate(self._prompts)
-            for _ in range(self._num_images)
-        ]
-        columns = self._num_images if self._num_images > 1 else _COLUMNS
-        starts = range(0, len(captions), columns)
-        sheet = grid(
-            [list(pictures[i : i + columns]) for i in starts],
-            captions=[captions[i : i + columns] for i in starts],
-            cell=max(128, min(256, pictures.shape[1])),
-        )
-        save_png(sheet, self._out / "contact_sheet.png")
+
+def contact_sheet(pictures: np.ndarray, prompts: Sequence[str], num_images: int) -> Image.Image:
+    """Pictures above their prompts: one row per prompt, or rows of six where each has one picture.
+
+    Args:
+        pictures: uint8 (prompts * num_images, height, width, 3); those of one prompt together.
+    """
+    captions = [
+        prompt if legible(prompt) else f"prompt {index:02d}"
+        for index, prompt in enumerate(prompts)
+        for _ in range(num_images)
+    ]
+    columns = num_images if num_images > 1 else _COLUMNS
+    starts = range(0, len(captions), columns)
+    return grid(
+        [list(pictures[i : i + columns]) for i in starts],
+        captions=[captions[i : i + columns] for i in starts],
+        cell=max(128, min(256, pictures.shape[1])),
+    )
 
 
 def _described(step: Step, text: PromptEmbeddings) -> dict[str, Any]:

@@ -140,12 +140,14 @@ def make_sampler(
     size: tuple[int, int],
     sharding: jax.sharding.Sharding | None = None,
     on_step: samplers.OnStep | None = None,
+    on_estimate: samplers.OnEstimate | None = None,
 ) -> Callable[..., tuple[Pixels, Bool[Array, " batch"]]]:
     """`make_image_sampler`, jitted, with pixels as its result, and whether each picture is finite:
     of what is not, pixels are black or grey."""
     sample = make_image_sampler(
-        config, plan, networks, size=size, sharding=sharding, on_step=on_step
-    )
+        config, plan, networks, size=size, sharding=sharding, on_step=on_step,
+        on_estimate=on_estimate,
+    )  # fmt: skip
 
     def sample_pixels(*inputs) -> tuple[Pixels, Bool[Array, " batch"]]:
         images = sample(*inputs)
@@ -162,6 +164,7 @@ def make_image_sampler(
     size: tuple[int, int],
     sharding: jax.sharding.Sharding | None = None,
     on_step: samplers.OnStep | None = None,
+    on_estimate: samplers.OnEstimate | None = None,
 ) -> Callable[..., Images]:
     """A function that paints `size` (height, width) pictures of a stage, in [-1, 1].
 
@@ -211,6 +214,8 @@ def make_image_sampler(
         )  # fmt: skip
         z = samplers.initial_noise(keys, (*size, 3)) if z is None else z
         grid = jnp.asarray(plan.log_snrs, jnp.float32)
-        return samplers.sample(numbers.sampler, denoise, z, grid, keys, on_step=on_step)
+        return samplers.sample(
+            numbers.sampler, denoise, z, grid, keys, on_step=on_step, on_estimate=on_estimate
+        )
 
     return sample

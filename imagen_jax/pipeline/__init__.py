@@ -1,0 +1,1 @@
+"""Stages and cascades to hold: loaded once, compiled once, called many times."""

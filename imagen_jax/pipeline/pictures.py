@@ -1,0 +1,68 @@
+"""What a cascade gives back: the pictures of every stage, and how they were made."""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from imagen_jax.cascade import Painted, Step
+from imagen_jax.prompts import PromptEmbeddings
+from imagen_jax.results import Results, contact_sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Pictures of some prompts; those of one prompt stand together.
+
+    A notebook shows the grid by itself.
+
+    Attributes:
+        prompts: in the order of the pictures.
+        num_images: pictures of each prompt.
+    """
+
+    prompts: tuple[str, ...]
+    num_images: int
+    _painted: Sequence[Painted]
+    _steps: Sequence[Step]
+    _texts: Sequence[PromptEmbeddings]
+    _settings: dict[str, Any]
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The last stage's pictures."""
+        return [Image.fromarray(picture) for picture in self.stages[-1]]
+
+    @property
+    def stages(self) -> list[UInt8[np.ndarray, "pictures height width 3"]]:
+        """Every stage's pictures, from the base up."""
+        return [painted.pictures for painted in self._painted]
+
+    def grid(self) -> Image.Image:
+        """The last stage's pictures on one sheet, each above its prompt."""
+        return contact_sheet(self.stages[-1], self.prompts, self.num_images)
+
+    def save(self, directory: str | Path) -> list[Path]:
+        """Writes what `sample.py` writes: every stage's pictures, a sheet and a manifest.
+
+        Returns:
+            The files of the last stage's pictures.
+
+        Raises:
+            UsageError: a file cannot be written.
+        """
+        results = Results(Path(directory), self.prompts, self._settings, self._steps, self._texts)
+        for painted in self._painted:
+            results.begin(painted.unet_sha256)
+            results.keep(range(len(painted.pictures)), painted.pictures)
+        return results.finish(self.stages[-1])
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.grid().save(png, "PNG")
+        return png.getvalue()

@@ -1,0 +1,123 @@
+"""A stage to hold: its weights are read once and its sampler is compiled once."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, UInt8
+
+from imagen_jax.config import SamplingConfig, StageConfig
+from imagen_jax.diffusion.samplers import OnEstimate, OnStep
+from imagen_jax.loading import StoredStage
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.sampling import Plan, make_sampler, plan_sampling
+from imagen_jax.stage import Networks, Params, build_networks
+from imagen_jax.weights.tensors import digest
+
+Painted = tuple[UInt8[np.ndarray, "batch height width 3"], Bool[np.ndarray, " batch"]]
+"""Pictures, and whether each of them is finite."""
+
+
+class Stage:
+    """One trained stage on a mesh of devices.
+
+    Attributes:
+        stored: where it is kept, and its config.
+        mesh: of the devices that it runs on.
+    """
+
+    def __init__(self, stored: StoredStage, mesh: Mesh):
+        """Reads no weights yet."""
+        self.stored, self.mesh = stored, mesh
+        self._params: Params | None = None
+        self._sha256: str | None = None
+        self._samplers: dict[tuple, Callable] = {}
+        self._on_step: OnStep | None = None
+        self._on_estimate: OnEstimate | None = None
+
+    @property
+    def config(self) -> StageConfig:
+        """What it was trained with."""
+        return self.stored.config
+
+    @property
+    def params(self) -> Params:
+        """The U-Net's parameters, read from where they are kept when they are first asked for.
+
+        Raises:
+            UsageError: a file is damaged, or a number is not finite.
+        """
+        if self._params is None:
+            self._params = {"unet": self.stored.unet.load(self.mesh)}
+        return self._params
+
+    @property
+    def unet_sha256(self) -> str:
+        """Of the U-Net's weights."""
+        if self._sha256 is None:
+            self._sha256 = digest(self.params["unet"])
+        return self._sha256
+
+    def release(self) -> None:
+        """Frees the devices' memory: weights are read again when needed, nothing compiles anew."""
+        self._params = None
+
+    def paint(
+        self,
+        settings: SamplingConfig,
+        inputs: tuple,
+        *,
+        size: tuple[int, int] | None = None,
+        on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
+    ) -> Painted:
+        """One batch of pictures, on the host.
+
+        Only another batch size, size, sampler, number of steps or kind of thresholding, and
+        guidance where there was none, compile anew; all other settings are traced.
+
+        Args:
+            settings: of the sampling.
+            inputs: text, mask, keys, low-resolution pixels and null text, as
+                `sampling.make_image_sampler` describes them; their first axis divides over the
+                devices.
+            size: (height, width); None for what the stage was trained on.
+            on_step, on_estimate: as `samplers.advance` takes them.
+        """
+        size = size or (self.config.resolution, self.config.resolution)
+        plan, numbers = plan_sampling(self.config, settings, size)
+        *rows, null = inputs
+        rows = jax.device_put(tuple(rows), meshes.batch_sharding(self.mesh))
+        sample = self._sampler(plan, size, on_step is not None, on_estimate is not None)
+        self._on_step, self._on_estimate = on_step, on_estimate
+        painted = jax.device_get(sample(self.params, numbers, *rows, null))
+        jax.effects_barrier()  # Lets the last `on_step` run.
+        return painted
+
+    def _sampler(self, plan: Plan, size: tuple[int, int], steps: bool, estimates: bool) -> Callable:
+        key = (plan, size, steps, estimates)
+        if key not in self._samplers:
+            is_base = self.config.low_resolution is None
+            sharding = meshes.batch_sharding if is_base else meshes.picture_sharding
+            self._samplers[key] = make_sampler(
+                self.config, plan, self._networks, size=size, sharding=sharding(self.mesh),
+                on_step=self._hear_step if steps else None,
+                on_estimate=self._hear_estimate if estimates else None,
+            )  # fmt: skip
+        return self._samplers[key]
+
+    @functools.cached_property
+    def _networks(self) -> Networks:
+        gather = functools.partial(meshes.gather_parameters, mesh=self.mesh)
+        return build_networks(self.config, gather)
+
+    def _hear_step(self, index: jax.Array) -> None:
+        """What is compiled calls this; who listens changes from call to call."""
+        if self._on_step is not None:
+            self._on_step(index)
+
+    def _hear_estimate(self, index: jax.Array, x0: jax.Array) -> None:
+        if self._on_estimate is not None:
+            self._on_estimate(index, x0)

@@ -1,0 +1,167 @@
+"""A cascade held in Python: what a call paints, saves, compiles and reads."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from scripts import call, sample, tree
+
+import imagen_jax
+from imagen_jax.errors import UsageError
+from imagen_jax.stored_network import StoredNetwork
+from imagen_jax.weights.stage_file import save_stage_file
+
+PROMPTS = ("a red apple", "a cat face")
+CONFIGS = {
+    "base": tiny.stage(name="tiny_base", sampling={"num_steps": 2, "guidance_scale": 3.0}),
+    "sr256": tiny.super_resolution(
+        name="tiny_32", low_resolution=16, resolution=32, sampling={"num_steps": 2}
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("stages")
+    for seed, (name, config) in enumerate(CONFIGS.items()):
+        params = tiny.random_params(config, seed)
+        save_stage_file(directory / f"{name}.safetensors", config, params, "float32")
+    return {name: directory / f"{name}.safetensors" for name in CONFIGS}
+
+
+@pytest.fixture(scope="module")
+def cascade(files):
+    return imagen_jax.load_cascade(**files)
+
+
+@pytest.fixture(scope="module")
+def pictures(cascade):
+    return cascade(PROMPTS, num_images=2, seed=3)
+
+
+def test_a_call_gives_the_pictures_of_every_stage(pictures):
+    assert [stage.shape for stage in pictures.stages] == [(4, 16, 16, 3), (4, 32, 32, 3)]
+    assert [image.size for image in pictures.images] == [(32, 32)] * 4
+    np.testing.assert_array_equal(np.asarray(pictures.images[2]), pictures.stages[-1][2])
+
+
+def test_what_is_saved_is_what_sample_py_leaves(pictures, files, tmp_path):
+    arguments = [*PROMPTS, "--num-images", 2, "--seed", 3, "--out", tmp_path / "script"]
+    for name, path in files.items():
+        arguments += [f"--{name}", path]
+    assert call(sample, *arguments).code == 0
+    saved = pictures.save(tmp_path / "api")
+    assert tree(tmp_path / "api") == tree(tmp_path / "script")
+    assert [path.name.rpartition("-")[2] for path in saved] == ["32.png"] * 4
+
+
+def test_a_notebook_shows_the_grid(pictures, tmp_path):
+    (tmp_path / "grid.png").write_bytes(pictures._repr_png_())
+    assert Image.open(tmp_path / "grid.png").size == pictures.grid().size
+
+
+def test_a_second_call_reads_and_compiles_nothing(cascade, pictures, monkeypatch, caplog):
+    """With other prompts, another seed and other values of the traced settings."""
+    assert pictures.num_images == 2, "The first call was before."
+
+    def read_again(*_):
+        raise AssertionError("Weights are read again.")
+
+    monkeypatch.setattr(StoredNetwork, "load", read_again)
+    changed = {"guidance_scale": [5.0, 1.0], "percentile": 99.9, "aug_level": 0.4, "gamma": 0.9}
+    with jax.log_compiles():
+        other = cascade(("a rocket", "a banana"), num_images=2, seed=8, **changed)
+        said = [record.getMessage() for record in caplog.records]
+        assert not [text for text in said if "Compiling" in text]
+        cascade(("a rocket", "a banana"), num_images=2, seed=8, num_steps=3)
+        assert [record for record in caplog.records if "Compiling" in record.getMessage()]
+    assert other.stages[0].shape == (4, 16, 16, 3)
+
+
+def test_traced_settings_change_the_pictures(cascade, pictures):
+    guided = cascade(PROMPTS, num_images=2, seed=3, guidance_scale=[9.0, 1.0])
+    assert np.any(guided.stages[0] != pictures.stages[0])
+
+
+def test_one_at_a_time_paints_the_same_and_holds_nothing(files, pictures):
+    frugal = imagen_jax.load_cascade(**files, keep="one")
+    again = frugal(PROMPTS, num_images=2, seed=3)
+    for ours, theirs in zip(again.stages, pictures.stages, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert all(stage._params is None for stage in frugal.stages) and not frugal._readers
+
+
+def test_a_stream_gives_the_pictures_of_one_call(cascade, pictures):
+    streamed = list(cascade.stream(PROMPTS, chunk=1, num_images=2, seed=3))
+    assert [part.prompts for part in streamed] == [(PROMPTS[0],), (PROMPTS[1],)]
+    together = np.concatenate([part.stages[0] for part in streamed]).astype(int)
+    assert np.abs(together - pictures.stages[0]).max() <= 1
+
+
+def test_each_picture_may_have_its_own_seed(cascade, pictures):
+    seeded = cascade(PROMPTS[0], num_images=2, seed=[3, 7])
+    difference = seeded.stages[0].astype(int) - pictures.stages[0][:2]
+    assert np.abs(difference[0]).max() <= 1 < np.abs(difference[1]).max()
+
+
+def test_a_negative_prompt_takes_the_place_of_the_null_text(cascade, pictures, tmp_path):
+    """Guided away from the prompt itself nothing is left to guide: it is the unguided picture."""
+    options = {"num_images": 2, "seed": 3}
+    cancelled = cascade(PROMPTS[0], negative_prompt=PROMPTS[0], **options)
+    unguided = cascade(PROMPTS[0], guidance_scale=1.0, **options)
+    difference = cancelled.stages[0].astype(int) - unguided.stages[0]
+    assert np.abs(difference).max() <= 1
+    assert np.any(cancelled.stages[0] != pictures.stages[0][:2])
+    cancelled.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["negative_prompt"] == PROMPTS[0]
+
+
+def test_embeddings_may_be_made_once(cascade, pictures):
+    embedded = cascade.embed(PROMPTS)
+    again = cascade(PROMPTS, num_images=2, seed=3, prompt_embeds=embedded)
+    np.testing.assert_array_equal(again.stages[0], pictures.stages[0])
+
+
+def test_a_callback_hears_of_every_step_with_the_present_estimate(cascade, pictures):
+    heard = []
+    cascade(PROMPTS, num_images=2, seed=3, callback=heard.append)
+    assert [(p.stage, p.step, p.num_steps) for p in heard] == [
+        (0, 0, 2),
+        (0, 1, 2),
+        (1, 0, 2),
+        (1, 1, 2),
+    ]
+    assert heard[0].estimate.shape == (4, 16, 16, 3)
+    np.testing.assert_array_equal(heard[1].estimate, pictures.stages[0])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "said"),
+    [
+        ([], {}, "no prompt"),
+        (" ", {}, "not empty"),
+        ([3], {}, "A prompt is 3"),
+        (PROMPTS, {"num_images": 0}, "from 1"),
+        (PROMPTS, {"batch_size": 2.5}, "2.5"),
+        (PROMPTS, {"seed": -1}, "-1"),
+        (PROMPTS, {"seed": [1, 2, 3]}, "3 seeds"),
+        (PROMPTS, {"sampler": "euler"}, "euler"),
+        (PROMPTS, {"guidance_scale": float("nan")}, "nan"),
+        (PROMPTS, {"num_steps": [4]}, "num_steps has 1 values"),
+        (PROMPTS, {"guidance": 3.0}, "'guidance' is no setting; there are sampler"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(cascade, prompts, options, said):
+    with pytest.raises(UsageError, match=said):
+        cascade(prompts, **options)
+
+
+def test_a_cascade_has_no_gaps_and_its_stages_fit(files):
+    with pytest.raises(UsageError, match="no gaps"):
+        imagen_jax.load_cascade(sr256=files["sr256"])
+    with pytest.raises(UsageError, match="it comes first"):
+        imagen_jax.load_cascade(base=files["sr256"])
