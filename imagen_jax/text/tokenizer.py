@@ -15,7 +15,7 @@ import numpy as np
 import sentencepiece
 from jaxtyping import Bool, Int32
 
-from imagen_jax.errors import UsageError
+from imagen_jax.errors import UsageError, reason
 from imagen_jax.json_text import read_object, shown
 
 PAD_ID = 0
@@ -57,7 +57,8 @@ class JsonVocabulary:
         try:
             self._tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path))
         except Exception as error:  # The Rust library raises a bare Exception.
-            raise UsageError(f"{path} is no tokenizer file of Hugging Face: {error!r}.") from error
+            said = shown(reason(error))
+            raise UsageError(f"{path} is no tokenizer file of Hugging Face: {said}.") from error
         ids = self._tokenizer.get_vocab()
         _require_t5_ids(path, ids.get("<pad>"), ids.get("</s>"))
         self.path, self.size = path, len(self._tokenizer)
