@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from imagen_jax.errors import UsageError
-from imagen_jax.pictures import grid, save_png
+from imagen_jax.pictures import grid, legible, save_png
 
 
 def plain(side, value):
@@ -47,6 +47,20 @@ def test_any_caption_can_be_written_and_stays_within_its_cell(caption):
     second = np.asarray(sheet)[:, 40:]
     assert sheet.size == grid([[plain(32, 255)] * 2], [["", ""]]).size
     assert (second == 255).all()
+
+
+@pytest.mark.parametrize("caption", ["a red apple", "Äpfel, Ökonomie", "яблоко", "תפוח", "تفاحة"])
+def test_letters_of_many_scripts_are_drawn_and_each_as_itself(caption):
+    assert legible(caption + "\u200d\n")
+    blank, drawn, other = (
+        np.asarray(grid([[plain(128, 255)]], [[text]])) for text in ("", caption, caption[::-1])
+    )
+    assert (drawn != blank).any() and (drawn != other).any()
+
+
+@pytest.mark.parametrize("caption", ["红苹果", "a 🚀", "りんご", "\U000e0041"])
+def test_letters_without_a_shape_are_known(caption):
+    assert legible(caption) is (caption == "\U000e0041")  # A tag, which is never drawn.
 
 
 def test_a_png_comes_back_and_its_directory_is_made(tmp_path):

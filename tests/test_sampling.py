@@ -58,6 +58,13 @@ def test_a_picture_depends_on_its_key_and_conditions_but_not_on_the_batch(guided
     assert np.abs(together[0].astype(int) - together[2].astype(int)).max() > 5
 
 
+def test_it_is_said_which_pictures_are_not_finite(guided):
+    (text, mask, low_res), keys = conditions(4), picture_keys(seed=5, stream=SIDE, count=4)
+    text = np.array(text)
+    text[1, 0, 0], text[3, 0, 0] = np.nan, np.inf
+    assert guided(text, mask, low_res, keys, which=1).tolist() == [True, False, True, False]
+
+
 def test_keys_of_a_seed_do_not_depend_on_their_number_and_differ_by_stream():
     data = jax.random.key_data
     few, many = picture_keys(3, 64, 2), picture_keys(3, 64, 9)

@@ -237,3 +237,13 @@ def test_the_network_is_traced_once(name):
 
     jitted(name, counting, 5).trace(keys_of(2))
     assert traces == [(2, 4, 4, 3)] * (2 if name == "heun" else 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float64_changes_nothing_where_a_user_has_it_on(name):
+    keys = keys_of(2)
+    wanted = np.asarray(jitted(name, gaussian, 4)(keys))
+    with jax.enable_x64(True):
+        found = np.asarray(jitted(name, gaussian, 4)(keys))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, wanted)

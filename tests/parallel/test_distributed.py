@@ -106,3 +106,12 @@ def test_scripts_refuse_a_cpu_that_was_not_asked_for(script, tmp_path):
     assert len(errors) == 1 and "JAX_PLATFORMS is 'rocm'" in errors[0]
     assert "--allow-cpu" in errors[0] and "Traceback" not in process.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_computes_in_float32_whatever_jax_enable_x64_says():
+    jax.config.update("jax_enable_x64", True)
+    try:
+        distributed.require_accelerator(allow_cpu=True)
+        assert jax.numpy.zeros(1).dtype == jax.numpy.float32
+    finally:
+        jax.config.update("jax_enable_x64", False)
