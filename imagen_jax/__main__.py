@@ -244,7 +244,8 @@ class Embed:
     def _data(self, config: StageConfig) -> list[DataConfig]:
         """DATASET, or what the stage is trained on and judged by."""
         if self.dataset == _STAGE:
-            return [config.data, *([config.data.held_out()] if config.training.eval_every else [])]
+            held_out = config.data.held_out() if config.training.eval_every else None
+            return [config.data, *([held_out] if held_out else [])]
         flags = {"split": self.split, "data_dir": self.data_dir}
         changes = {name: value for name, value in flags.items() if value}
         return [dataclasses.replace(config.data, source=self.dataset, mixture=(), **changes)]

@@ -91,7 +91,8 @@ class DataConfig(Checked):
     split: str = "train"
     """Of tfds data sets."""
     eval_source: str = ""
-    """Of the held-out pictures (`training.eval_every`); empty takes `source`."""
+    """Of the held-out pictures (`training.eval_every`); empty takes another split of `source`, and
+    none where that has no splits: then there is no evaluation."""
     eval_split: str = ""
     """Of the held-out pictures; empty takes `split`."""
     crop: int | None = None
@@ -123,16 +124,20 @@ class DataConfig(Checked):
         """The mixture, or the one source."""
         return tuple(map(Share.parse, self.mixture)) or (Share(1.0, self.source),)
 
-    def held_out(self) -> "DataConfig":
-        """The data that a run is judged by.
+    def held_out(self) -> "DataConfig | None":
+        """The data that a run is judged by; None where it has no other than it is trained on.
+
+        Files have no splits, so that a run on them needs an `eval_source` to be judged.
 
         Raises:
             UsageError: it would be data that the run is trained on.
         """
         source, split = self.eval_source or self.source, self.eval_split or self.split
-        trained_on = source in (share.source for share in self.shares)
+        trained_on = [share.source for share in self.shares]
+        if not self.eval_source and (split_prefix(source)[0] or source not in trained_on):
+            return None
         require(
-            not trained_on or (split != self.split and not split_prefix(source)[0]),
+            source not in trained_on or (split != self.split and not split_prefix(source)[0]),
             f"training.eval_every needs held-out pictures, and data.eval_source {source!r} with "
             f"data.eval_split {split!r} is what the run is trained on; name another split of a "
             "tfds data set or another source, or set training.eval_every to 0.",

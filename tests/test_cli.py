@@ -124,7 +124,6 @@ def stages(exported, tmp_path):
         (["tiny_64", "--profile", "5:5"], ["--profile is '5:5'", "0 < START < STOP"]),
         (["tiny_64", "--profile", "0:3"], ["--profile is '0:3'"]),
         (["tiny_64", "--profile", "-1:3"], ["--profile"]),
-        (["tiny_64", "--data.source", "folder:mine"], ["'folder:mine'", "eval_every to 0"]),
         (["tiny_64", "--weights", "raw"], ["--weights raw", "--init-from"]),
         (["tiny_64", "--weights", "best"], ["--weights", "best"]),
     ],

@@ -96,28 +96,17 @@ def expand_braces(pattern: str, source: str) -> list[str]:
     return ["".join(parts) for parts in itertools.product(*choices)]
 
 
-def _choices(part: str) -> range | list[str]:
+def _choices(part: str) -> list[str]:
+    """What a part of a pattern stands for; of too many numbers, one too many."""
     braces = _BRACES.fullmatch(part)
-    ends = _RANGE.fullmatch(braces[1]) if braces else None
-    if ends:
-        return _Numbers(*ends.groups())
+    if ends := _RANGE.fullmatch(braces[1]) if braces else None:
+        first, last = map(int, ends.groups())
+        padded = any(end.startswith("0") and len(end) > 1 for end in ends.groups())
+        width = max(map(len, ends.groups())) if padded else 0
+        step = 1 if first <= last else -1
+        numbers = range(first, last + step, step)[: _MAX_PATTERNS + 1]
+        return [f"{number:0{width}}" for number in numbers]
     return braces[1].split(",") if braces and "," in braces[1] else [part]
-
-
-class _Numbers:
-    """The numbers from one to another as texts, without being held in memory."""
-
-    def __init__(self, first: str, last: str):
-        padded = any(end.startswith("0") and len(end) > 1 for end in (first, last))
-        self._width = max(len(first), len(last)) if padded else 0
-        step = 1 if int(first) <= int(last) else -1
-        self._range = range(int(first), int(last) + step, step)
-
-    def __len__(self) -> int:
-        return len(self._range)
-
-    def __iter__(self) -> Iterator[str]:
-        return (f"{number:0{self._width}}" for number in self._range)
 
 
 def files_below(source: str, place: str, data_dir: str) -> Found:

@@ -55,6 +55,8 @@ def open_source(config: DataConfig, low_resolution: int | None = None) -> Source
 
 def _open(name: str, config: DataConfig, low_resolution: int | None) -> FileSource:
     prefix, place = split_prefix(name)
+    if prefix and not place:
+        raise UsageError(f"data.source is {name!r}; name a directory behind the colon.")
     if prefix:
         return _KINDS[prefix](place, config.data_dir)
     return TfdsSource(name, config.split, config.data_dir, low_resolution)

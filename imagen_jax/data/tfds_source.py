@@ -13,13 +13,12 @@ from imagen_jax.data import annotations, captioned_emoji
 from imagen_jax.data.broken import Tally
 from imagen_jax.data.captions import WordedCaptions
 from imagen_jax.data.records import BrokenRecord, Captions, Metadata, Record
+from imagen_jax.data.tfds_builders import open_builder, prepare
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.files import list_files, to_path
 
 CAPTION_FEATURES = ("caption", "captions", "text", "description", "title")
 """The first of these that stands in a text feature's path wins over other text features."""
-_NO_NAMES = (tfds.core.DatasetNotFoundError, ValueError, AssertionError)
-"""What tfds raises on an unknown data set or config (ValueError) or version (AssertionError)."""
 
 FeaturePath = tuple[str, ...]
 
@@ -49,7 +48,7 @@ class TfdsSource:
         self._is_emoji = builder.name == captioned_emoji.NAME
         self._text = () if self._is_emoji else text_feature(builder)
         # Only now: to prepare may take hours.
-        builder.download_and_prepare(file_format="array_record")
+        builder = prepare(builder, name, data_dir)
         self._records = _read_split(builder, split)
         self.home = to_path(str(builder.data_path))
 
@@ -100,16 +99,6 @@ def _emoji_captions(record: dict[str, bytes]) -> WordedCaptions:
     for name in ("synonyms", "keywords"):
         words[name] = tuple(filter(None, words[name].split(captioned_emoji.SEPARATOR)))
     return WordedCaptions(**words)
-
-
-def open_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
-    """The builder of a tfds name, for array records (which need no TensorFlow)."""
-    try:
-        return tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
-    except _NO_NAMES as error:
-        raise UsageError(
-            f"data.source is {name!r}; tfds cannot open it: {reason(error)}."
-        ) from error
 
 
 def image_features(builder: tfds.core.DatasetBuilder) -> dict[str, tfds.features.Image]:

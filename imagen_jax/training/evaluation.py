@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,22 @@ _SEED = 0
 """Of pictures and noise: not the run's own, so that runs can be compared."""
 
 
-def open_held_out(config: StageConfig) -> Source:
-    """The records that a run is judged by.
+def open_held_out(config: StageConfig) -> Source | None:
+    """The records that a run is judged by; None, with a warning, where it has none.
 
     Raises:
         UsageError: as `open_source`, naming the held-out set.
     """
+    held_out = config.data.held_out()
+    if held_out is None:
+        warnings.warn(
+            "there are no held-out pictures, so that no loss on them is measured; name some with "
+            "data.eval_source",
+            stacklevel=2,
+        )
+        return None
     try:
-        return open_source(config.data.held_out(), config.low_resolution)
+        return open_source(held_out, config.low_resolution)
     except UsageError as error:
         raise UsageError(f"The held-out set cannot be opened: {error}") from error
 

@@ -208,10 +208,11 @@ def test_a_metadata_file_names_pictures_and_captions(tmp_path):
 def test_lines_that_cannot_be_used_are_counted(tmp_path):
     put(tmp_path, "a.png")
     put(tmp_path, "b.png")
-    lines(tmp_path / "metadata.jsonl", {"file_name": "a.png", "text": "a"},
-          {"file_name": "gone.png", "text": "x"}, {"file_name": "../../b.png", "text": "x"},
-          {"text": "x"}, [1], {"file_name": 3},
-          {"file_name": "a.png", "text": "again"})  # fmt: skip
+    lines(
+        tmp_path / "metadata.jsonl", {"file_name": "a.png", "text": "a"},
+        {"file_name": "gone.png", "text": "x"}, {"file_name": "../../b.png", "text": "x"},
+        {"text": "x"}, [1], {"file_name": 3}, {"file_name": "a.png", "text": "again"},
+    )  # fmt: skip
     with (tmp_path / "metadata.jsonl").open("ab") as file:
         file.write(b'\n\xff\n{"file_name": "b.png"')
     with pytest.warns(UserWarning) as shown:

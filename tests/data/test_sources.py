@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import re
+import socket
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data import emoji_concepts, emoji_vectors, tfds_source
+from imagen_jax.data import emoji_concepts, emoji_vectors, tfds_builders
 from imagen_jax.data.records import BrokenRecord
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
@@ -308,6 +310,91 @@ def test_tfds_mistakes_are_named_in_one_line(name, message, tmp_path):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("coco_caption", "did you mean coco_captions"),
+        ("captioned_emojis/core_64", "did you mean captioned_emoji?"),
+        ("huggingface:x/y", "huggingface: is none of folder:, webdataset:, arrayrecord:"),
+        ("kubric:kubric_frames", "kubric: is none of"),
+        ("folders:x", "folders: is none of folder:"),
+        ("folder:", "name a directory behind the colon"),
+        ("/nowhere/at/all", "no tfds name; sources that are files begin with folder:"),
+        ("./nowhere", "no tfds name"),
+        ("gs://bucket/x", "no tfds name"),
+        ("x/*.tar", "no tfds name"),
+        ("", "tfds cannot open it"),
+    ],
+)
+def test_a_name_that_is_none_is_told_without_a_network(name, says, tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
+    with pytest.raises(UsageError, match=re.escape(says)):
+        open_tfds(name, tmp_path)
+
+
+def test_a_path_is_told_which_prefix_it_lacks(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "0.tar").touch()
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "0.arrayrecord").touch()
+    for name, prefix in (
+        (f"{folder}/sub", "folder:"), ("sub", "folder:"), ("tars", "webdataset:"),
+        ("tars/*.tar", "webdataset:"), ("records", "arrayrecord:"),
+        ("./records/0.arrayrecord", "arrayrecord:"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=rf"a path; write {prefix}{re.escape(name)}$"):
+            open_source(DataConfig(source=name))
+    (tmp_path / "tiny_nested").mkdir()  # What tfds knows goes before.
+    assert len(open_tfds("tiny_nested", tmp_path / "data")) == 4
+
+
+class TinyNeedsMore(TinyNested):
+    """A builder whose code imports what is not installed."""
+
+    missing = False
+
+    def __init__(self, **kwargs):
+        if self.missing:
+            raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+        super().__init__(**kwargs)
+
+
+def test_code_that_cannot_be_imported_is_needed_to_build_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(TinyNeedsMore, "missing", True)
+    with pytest.raises(
+        UsageError, match=r"open it \(.*No module named 'tensorflow'\); install"
+    ):
+        open_tfds("tiny_needs_more", tmp_path)
+    monkeypatch.setattr(TinyNeedsMore, "missing", False)
+    open_tfds("tiny_needs_more", tmp_path)
+    monkeypatch.setattr(TinyNeedsMore, "missing", True)
+    assert len(open_tfds("tiny_needs_more", tmp_path)) == 4
+
+
+def test_what_another_process_builds_at_the_same_time_is_used(tmp_path, monkeypatch):
+    """The one that comes second cannot put its own in place."""
+    build = _Tiny._generate_examples
+
+    def while_another_does(self):
+        monkeypatch.setattr(_Tiny, "_generate_examples", build)
+        open_tfds("tiny_nested", tmp_path)
+        yield from build(self)
+
+    monkeypatch.setattr(_Tiny, "_generate_examples", while_another_does)
+    assert len(open_tfds("tiny_nested", tmp_path)) == 4
+
+
+def test_what_cannot_be_built_is_named(tmp_path, monkeypatch):
+    def fail(self):
+        raise OSError(101, "Network is unreachable")
+        yield
+
+    monkeypatch.setattr(_Tiny, "_generate_examples", fail)
+    with pytest.raises(UsageError, match="tiny_nested cannot be prepared: Network is unreachable"):
+        open_tfds("tiny_nested", tmp_path)
+
+
 @pytest.mark.parametrize("split", ["validation", "train[:x]", "train[100:]", "train[:0]"])
 def test_unknown_split_is_named(split, tmp_path):
     with pytest.raises(UsageError, match=r"data\.split"):
@@ -325,7 +412,7 @@ def test_emoji_records_draw_captions_from_their_words(monkeypatch, tmp_path):
 
 
 def test_data_sets_are_built_once(tmp_path):
-    data_path = tfds_source.open_builder("tiny_other_names", str(tmp_path)).data_path
+    data_path = tfds_builders.open_builder("tiny_other_names", str(tmp_path)).data_path
     open_tfds("tiny_other_names", tmp_path)
     before = data_path.stat().mtime
     open_tfds("tiny_other_names", tmp_path)

@@ -125,13 +125,29 @@ def test_held_out_is_another_split_or_another_source(data, expected):
         {},
         {"eval_split": "train"},
         {"eval_source": NAMED},
-        {"source": "folder:a", "eval_split": "test"},  # A folder has no splits.
+        {"source": "folder:a", "eval_source": "folder:a", "eval_split": "test"},
+        {"mixture": ("1*folder:a", "1*folder:b"), "eval_source": "folder:b"},
     ],
 )
 def test_the_training_data_is_not_held_out(data):
     with pytest.raises(UsageError, match="is what the run is trained on; name another split"):
         tiny.stage(data={"source": NAMED, **data}, training={"eval_every": 10})
     tiny.stage(data={"source": NAMED, **data})  # Without evaluation there is no such rule.
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"source": "folder:a"},
+        {"source": "webdataset:a", "eval_split": "test"},  # Files have no splits.
+        {"mixture": ("1*folder:a", "1*folder:b"), "eval_split": "test"},
+        {"mixture": ("1*folder:a", f"1*{NAMED}"), "source": "folder:a"},
+    ],
+)
+def test_files_alone_are_trained_on_without_being_judged(data):
+    config = tiny.stage(data=data, training={"eval_every": 10})
+    with pytest.warns(UserWarning, match=r"no held-out pictures.*data\.eval_source"):
+        assert open_held_out(config) is None
 
 
 def test_a_held_out_set_that_is_not_there_is_named():
