@@ -7,6 +7,7 @@ import io
 import re
 
 import tensorflow_datasets as tfds
+from google.protobuf import json_format
 from tensorflow_datasets.core import naming, read_only_builder
 
 from imagen_jax.data.places import from_root
@@ -16,11 +17,14 @@ from imagen_jax.files import list_files
 
 _NO_NAMES = (tfds.core.DatasetNotFoundError, ValueError, AssertionError)
 """What tfds raises on an unknown data set or config (ValueError) or version (AssertionError)."""
+_DAMAGED = (json_format.ParseError, RuntimeError)
+"""What it raises on a description of a prepared data set that cannot be read."""
 _NOT_PREPARED = (ImportError, OSError, RuntimeError, ValueError, AssertionError)
 _PREFIX = re.compile(r"([^:/\\]+):(?!//|\d|\*)")
 """What is none of ours; versions of tfds names stand behind a colon too."""
 _BY_SUFFIX = {".tar": WEBDATASET, ".arrayrecord": ARRAYRECORD}
 _PATH = re.compile(r"[./~\\]|\w+://|.*[*?{\[]|.*\.(tar|arrayrecord)$")
+_CALL = re.compile(r"^(\w+: )?Failed to construct dataset .*?\}\": ")
 _SUGGESTED = 3
 _REMEDY = (
     "install what is missing, or copy the data set, prepared as array_record elsewhere, to "
@@ -42,10 +46,15 @@ def open_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # It prints when TensorFlow is missing.
             return tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
-    except _NO_NAMES as error:
-        raise UsageError(f"{said}: {reason(error)}.") from error
+    except (*_NO_NAMES, *_DAMAGED) as error:
+        raise UsageError(f"{said}: {_said_by_tfds(error)}.") from error
     except ImportError as error:
-        return _open_prepared(name, data_dir, f"{said} ({reason(error)}); {_REMEDY}")
+        return _open_prepared(name, data_dir, f"{said} ({_said_by_tfds(error)}); {_REMEDY}")
+
+
+def _said_by_tfds(error: Exception) -> str:
+    """Without the arguments of our call."""
+    return _CALL.sub("", reason(error))
 
 
 def _open_prepared(name: str, data_dir: str, otherwise: str) -> tfds.core.DatasetBuilder:
@@ -53,7 +62,7 @@ def _open_prepared(name: str, data_dir: str, otherwise: str) -> tfds.core.Datase
     place, fields = naming.parse_builder_name_kwargs(name, data_dir=data_dir or None)
     try:
         return read_only_builder.builder_from_files(str(place), **fields)
-    except _NO_NAMES:
+    except (*_NO_NAMES, *_DAMAGED):
         raise UsageError(otherwise) from None
 
 

@@ -362,9 +362,7 @@ class TinyNeedsMore(TinyNested):
 
 def test_code_that_cannot_be_imported_is_needed_to_build_only(tmp_path, monkeypatch):
     monkeypatch.setattr(TinyNeedsMore, "missing", True)
-    with pytest.raises(
-        UsageError, match=r"open it \(.*No module named 'tensorflow'\); install"
-    ):
+    with pytest.raises(UsageError, match=r"open it \(No module named 'tensorflow'\); install"):
         open_tfds("tiny_needs_more", tmp_path)
     monkeypatch.setattr(TinyNeedsMore, "missing", False)
     open_tfds("tiny_needs_more", tmp_path)
@@ -393,6 +391,16 @@ def test_what_cannot_be_built_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(_Tiny, "_generate_examples", fail)
     with pytest.raises(UsageError, match="tiny_nested cannot be prepared: Network is unreachable"):
         open_tfds("tiny_nested", tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:40], lambda data: b"\xff" + data])
+def test_a_prepared_data_set_that_is_damaged_is_named(damage, tmp_path):
+    open_tfds("tiny_nested", tmp_path)
+    (info,) = tmp_path.rglob("dataset_info.json")
+    info.write_bytes(damage(info.read_bytes()))
+    with pytest.raises(UsageError, match="'tiny_nested'; tfds cannot open it: ") as raised:
+        open_tfds("tiny_nested", tmp_path)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("split", ["validation", "train[:x]", "train[100:]", "train[:0]"])
