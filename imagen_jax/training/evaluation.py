@@ -15,6 +15,7 @@ from imagen_jax.data.pipeline import ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
+from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.sampling import picture_keys
 from imagen_jax.stage import Networks, Params
@@ -32,11 +33,12 @@ def open_held_out(config: StageConfig) -> Source | None:
     """
     held_out = config.data.held_out()
     if held_out is None:
-        warnings.warn(
-            "there are no held-out pictures, so that no loss on them is measured; name some with "
-            "data.eval_source",
-            stacklevel=2,
-        )
+        if distributed.leads():
+            warnings.warn(
+                "there are no held-out pictures, so that no loss on them is measured; name some "
+                "with data.eval_source",
+                stacklevel=2,
+            )
         return None
     try:
         return open_source(held_out, config.low_resolution)
