@@ -9,69 +9,44 @@ shows when the arrays no longer add up.
 
 import contextlib
 import dataclasses
-import gc
 import itertools
 import json
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import absl.logging
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from imagen_jax import config_json
 from imagen_jax.config import StageConfig
-from imagen_jax.errors import UsageError, reason
+from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath, absolute
-from imagen_jax.network_config import Checked
 from imagen_jax.parallel import distributed
+from imagen_jax.training.about import ITEM as ABOUT
+from imagen_jax.training.about import About, read_about
 from imagen_jax.training.checksums import checksums
 from imagen_jax.training.directory import package_versions
 from imagen_jax.training.host_memory import freed_at_once
+from imagen_jax.training.orbax_errors import (
+    drop_abandoned_reads,
+    is_forbidden,
+    is_of_files,
+    said,
+)
+from imagen_jax.training.orbax_setup import set_up
+from imagen_jax.training.readback import missing
 from imagen_jax.training.step import TrainState
 
-_DAMAGE = (ValueError, KeyError, OSError, TypeError)
-_FORBIDDEN = "PERMISSION_DENIED"
-"""So begins what TensorStore says, in a ValueError, of a file that it may not read."""
 _UNREADABLE = "cannot be read"
-_READ_SECONDS = 0.1
-"""What is being read when another read fails gets so long to find that nobody waits for it."""
+_WEIGHTS = ("params", "ema")
 _LISTED = 50
 """Checkpoints that are tried at most."""
 
-# What Orbax logs of an error, with a trace, it also raises.
-absl.logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
-
-# Of arrays that every device holds, Orbax has each device save a part: another program for each
-# shape, on which it waits, and of small arrays (norms, biases) there are hundreds.
-ocp.type_handlers.register_type_handler(
-    jax.Array,
-    ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20),
-    override=True,
-)
+set_up()
 
 Items = dict[str, Any]
 """Item of a checkpoint -> its arrays, or abstract ones that say where they shall lie."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class About(Checked):
-    """What a checkpoint says of itself.
-
-    Attributes:
-        config: that it was trained with.
-        pictures: seen so far; the data goes on with the next one.
-        checksums: of each item, by `checksums.checksums`.
-        versions: of the packages that wrote it.
-    """
-
-    config: StageConfig
-    pictures: int
-    checksums: dict[str, dict[str, int]]
-    versions: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +62,10 @@ class Restored:
     step: int
     about: About
     items: Items
+
+
+class CannotSave(UsageError):
+    """A checkpoint cannot be written. Threads of Orbax's may wait for it for minutes."""
 
 
 class _Manager(ocp.CheckpointManager):
@@ -120,23 +99,68 @@ class Checkpoints:
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
         self._manager = _Manager(self.directory, options=options)
+        self._written: tuple[int, About] | None = None
+        self._confirmed = False
 
     def steps(self) -> list[int]:
         """Of all checkpoints, whole or damaged, from the newest; as the first process sees them."""
         steps = sorted(self._manager.all_steps(), reverse=True)[:_LISTED]
         return json.loads(distributed.said_by_all(json.dumps(steps))[0])
 
-    def save(self, state: TrainState, config: StageConfig, pictures: int) -> None:
-        """Starts to save; the arrays may be donated once this returns."""
+    def save(self, state: TrainState, config: StageConfig, pictures: int, data: str = "") -> None:
+        """Starts to save; the arrays may be donated once this returns.
+
+        The first one of a run is waited for, so that one that cannot be read shows at once.
+
+        Args:
+            state: of the run.
+            config: that it is trained with.
+            pictures: seen so far.
+            data: fingerprint of the records.
+
+        Raises:
+            UsageError: it cannot be written, or the one before cannot be read.
+        """
+        self._confirm()
         items = {"params": state.params, "ema": state.ema, "opt_state": state.opt_state}
         about = About(
-            config=config, pictures=pictures, versions=package_versions(),
-            checksums={name: checksums(item) for name, item in items.items()},
+            config=config, pictures=pictures, versions=package_versions(), step=int(state.step),
+            checksums={name: checksums(item) for name, item in items.items()}, data=data,
         )  # fmt: skip
         arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-        arguments["about"] = ocp.args.JsonSave(json.loads(config_json.to_json(about)))
+        arguments[ABOUT] = ocp.args.JsonSave(about.to_json())
         with self._writing():
-            self._manager.save(int(state.step), args=ocp.args.Composite(**arguments), force=True)
+            self._manager.save(about.step, args=ocp.args.Composite(**arguments), force=True)
+        self._written = about.step, about
+        if not self._confirmed:
+            self._confirm()
+
+    def _confirm(self) -> None:
+        """Waits for what was saved last, and sees that it is all there."""
+        if self._written is None:
+            return
+        (step, about), self._written = self._written, None
+        with self._writing():
+            self._manager.wait_until_finished()
+        problem = self._lacks(step, about) if distributed.leads() else ""
+        problem = distributed.said_by_all(problem)[0]
+        if problem:
+            raise UsageError(f"{self._name(step)} was written and cannot be read: {problem}.")
+        self._confirmed = True
+
+    def _lacks(self, step: int, about: About) -> str:
+        directory = self.directory / str(step)
+        try:
+            if read_about(directory) != about:
+                return "it is of another step or config"
+            for name, sums in about.checksums.items():
+                if lost := missing(directory / name, sums):
+                    return f"{len(lost)} arrays of {name} are not there, such as {lost[0]}"
+        except Exception as error:  # Of many classes: see `is_of_files`.
+            if not is_of_files(error):
+                raise
+            return said(error)
+        return ""
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -144,10 +168,11 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            if not _is_of_files(error):
+            if not is_of_files(error):
                 raise
-            raise UsageError(
-                f"A checkpoint in {self.directory} cannot be written: {reason(error)}."
+            self._written = None
+            raise CannotSave(
+                f"A checkpoint in {self.directory} cannot be written: {said(error)}."
             ) from error
 
     def restore(
@@ -203,21 +228,20 @@ class Checkpoints:
         """This process's part of it. Orbax's managers would wait for processes that failed."""
         directory = self.directory / str(step)
         try:
-            with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
-                about = json.dumps(handler.restore(directory / "about"))
-            about = config_json.from_json(about, str(directory / "about"), About)
+            about = read_about(directory)
+            if about.step not in (None, step):
+                return None, f"is damaged or incomplete (it was written as that of {about.step})"
             items = wanted(about.config)
             items = {name: _read_arrays(directory / name, x) for name, x in items.items()}
             return Restored(step, about, items), ""
-        except Exception as error:  # Of many classes: see `_is_of_files`.
-            if not _is_of_files(error):
+        except Exception as error:  # Of many classes: see `is_of_files`.
+            if not is_of_files(error):
                 raise
-            said = reason(error)
-            forbidden = isinstance(error, PermissionError) or said.startswith(_FORBIDDEN)
-        _drop_abandoned_reads()
+            why, forbidden = said(error), is_forbidden(error)
+        drop_abandoned_reads()
         if forbidden:
-            return None, f"{_UNREADABLE}: {said}"
-        return None, f"is damaged or incomplete ({said})"
+            return None, f"{_UNREADABLE}: {why}"
+        return None, f"is damaged or incomplete ({why})"
 
     def set_aside(self, newer_than: int) -> None:
         """Moves newer checkpoints, which are damaged, out of the way of what will be saved."""
@@ -232,9 +256,16 @@ class Checkpoints:
         self._manager.reload()
 
     def close(self) -> None:
-        """Waits for the last save."""
-        with self._writing():
-            self._manager.close()
+        """Waits for the last save.
+
+        Raises:
+            UsageError: it cannot be written, or not be read.
+        """
+        try:
+            self._confirm()
+        finally:
+            with self._writing():
+                self._manager.close()
 
 
 def _read_arrays(path: AnyPath, abstract: Any) -> Any:
@@ -256,31 +287,14 @@ def _check(restored: Restored) -> str:
         wrong = [path for path, total in checksums(item).items() if saved.get(path) != total]
         if wrong:
             return f"is damaged or incomplete ({len(wrong)} arrays of {name} do not add up)"
+        if name in _WEIGHTS and not all(map(_is_finite, jax.tree.leaves(item))):
+            return f"cannot be used ({name} has numbers that are infinite or NaN)"
     return ""
 
 
-def _is_of_files(error: Exception) -> bool:
-    """Whether Orbax raises it of a file.
-
-    What a truncated or missing file raises depends on which file it is; of an array that is
-    sharded, Orbax raises an Exception without a class of its own.
-    """
-    return type(error) is Exception or isinstance(error, _DAMAGE)
-
-
-def _drop_abandoned_reads() -> None:
-    """Collects what Orbax was about to read, or was reading, when it failed.
-
-    Python would show warnings and traces of each of them, whenever it happens to collect it.
-    """
-    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-            time.sleep(_READ_SECONDS)
-            gc.collect()
-    finally:
-        sys.unraisablehook = before
+@jax.jit
+def _is_finite(x: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(x))
 
 
 def newest_step(workdir: AnyPath) -> int | None:

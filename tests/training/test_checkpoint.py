@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 import tiny
 from scripts import cut, largest, tree
 
 from imagen_jax.config import MeshConfig
+from imagen_jax.digests import sealed, unsealed
 from imagen_jax.errors import UsageError
 from imagen_jax.loading import load_stage
 from imagen_jax.parallel import distributed
@@ -25,6 +27,7 @@ from imagen_jax.training import checkpoint
 from imagen_jax.training.checkpoint import Checkpoints, newest_step
 from imagen_jax.training.checksums import checksums
 from imagen_jax.training.directory import claim_directory, is_training_directory, read_config
+from imagen_jax.training.readback import missing
 from imagen_jax.training.step import TrainState
 from imagen_jax.training.weights import load_directory
 
@@ -206,15 +209,107 @@ def test_whatever_is_damaged_the_newest_whole_checkpoint_comes_back(shift, small
 def test_numbers_that_changed_unnoticed_by_the_format_are_noticed(small):
     """As if a file had been zeroed below the format's own checks."""
     about = small / "checkpoints" / "2" / "about" / "metadata"
-    content = json.loads(about.read_text())
+    content = unsealed(json.loads(about.read_text()), "about")
     content["checksums"]["opt_state"]["0.mu.unet.bias"] ^= 1
-    about.write_text(json.dumps(content))
+    about.write_text(json.dumps(sealed(content)))
     with pytest.warns(UserWarning, match=r"\(1 arrays of opt_state do not add up\)"):
         assert restore(small, small_state(2)).step == 1
     del content["checksums"]["ema"]
-    about.write_text(json.dumps(content))
+    about.write_text(json.dumps(sealed(content)))
     with pytest.warns(UserWarning, match="2 arrays of ema do not add up"):
         assert restore(small, small_state(2)).step == 1
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [('"pictures": 16', '"pictures": 24'), ('"name": "adam"', '"name": "adafactor"')],
+)
+def test_what_a_checkpoint_says_of_itself_is_known_again(was, now, small):
+    """Other moments or other data would be gone on with, and nobody would know."""
+    about = small / "checkpoints" / "2" / "about" / "metadata"
+    said = json.dumps(json.loads(about.read_text()))
+    assert was in said
+    about.write_text(said.replace(was, now))
+    with pytest.warns(
+        UserWarning, match=r"checkpoints/2 is damaged .*it does not match its sha256"
+    ):
+        assert restore(small, small_state(2)).step == 1
+
+
+def test_a_checkpoint_of_another_step_than_its_name_is_not_used(small):
+    (small / "checkpoints" / "2").rename(small / "checkpoints" / "3")
+    with pytest.warns(UserWarning, match=r"checkpoints/3 is .*it was written as that of 2\)"):
+        assert restore(small, small_state(2)).step == 1
+
+
+def test_a_checkpoint_of_an_older_version_is_read(small):
+    """It says nothing of its step and data, and has no digest."""
+    about = small / "checkpoints" / "2" / "about" / "metadata"
+    content = json.loads(about.read_text())
+    for name in ("sha256", "step", "data"):
+        del content[name]
+    about.write_text(json.dumps(content))
+    restored = restore(small, small_state(2))
+    assert (restored.step, restored.about.step, restored.about.data) == (2, None, "")
+
+
+@pytest.mark.parametrize("item", ["params", "ema"])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_not_used(item, number, small):
+    state = small_state(3)
+    weights = getattr(state, item)
+    bad = {"unet": {**weights["unet"], "bias": weights["unet"]["bias"].at[7].set(number)}}
+    with opened(small, keep=3) as checkpoints:
+        checkpoints.save(state.replace(**{item: bad}), CONFIG, 24)
+    said = rf"checkpoints/3 cannot be used \({item} has numbers that are infinite or NaN\)"
+    with pytest.warns(UserWarning, match=rf"{said}; that of step 2 is used\."):
+        assert restore(small, small_state(2)).step == 2
+
+
+# What is written is there.
+
+
+@pytest.mark.parametrize("name", ["run [v2]", "[ab]*?", "100% {a} ü 'b' #1", "**"])
+def test_any_path_will_do(name, tmp_path):
+    workdir = write(tmp_path / name / "run", [small_state(1)])
+    assert_same(restore(workdir, small_state(1)).items, items_of(small_state(1)))
+
+
+@pytest.mark.parametrize("file", ["params/manifest.ocdbt", "about/metadata"])
+def test_a_first_checkpoint_that_cannot_be_read_ends_the_run_at_once(file, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    wait = checkpoints._manager.wait_until_finished
+
+    def lose():
+        wait()
+        (tmp_path / "checkpoints" / "1" / file).unlink(missing_ok=True)
+
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", lose)
+    with pytest.raises(UsageError, match=r"checkpoints/1 was written and cannot be read: .+\.$"):
+        checkpoints.save(small_state(1), CONFIG, 8)
+    checkpoints.close()
+
+
+def test_a_later_checkpoint_is_looked_at_when_the_next_one_is_due(small):
+    with opened(small, keep=4) as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(small_state(step), CONFIG, 8 * step)
+        checkpoints._manager.wait_until_finished()
+        shutil.rmtree(small / "checkpoints" / "4" / "ema")
+        with pytest.raises(UsageError, match="checkpoints/4 was written and cannot be read"):
+            checkpoints.save(small_state(5), CONFIG, 40)
+
+
+def test_what_is_missing_of_an_item_is_named(small):
+    item = small / "checkpoints" / "2" / "params"
+    names = ["unet.bias", "unet.kernel"]
+    assert missing(item, names) == []
+    assert missing(item, [*names, "unet.other"]) == ["unet.other"]
+    base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{item}/"}}
+    store = tensorstore.KvStore.open(base).result()
+    [part] = [key for key in store.list().result() if key.startswith(b"unet.kernel/0")]
+    store.delete_range(tensorstore.KvStore.KeyRange(part, part + b"\0")).result()
+    assert missing(item, names) == ["unet.kernel"]
 
 
 def test_reading_changes_nothing_also_where_something_is_damaged(workdir):
@@ -288,9 +383,14 @@ def test_the_first_process_says_which_checkpoints_there_are(small, monkeypatch):
     assert newest_step(small) == 7
 
 
+def unsealed_anyhow(text):
+    return {name: value for name, value in json.loads(text).items() if name != "sha256"}
+
+
 def test_a_checkpoint_of_another_network_is_refused(workdir):
     path = workdir / "config.json"
-    path.write_text(path.read_text().replace('"embed_dim": 8', '"embed_dim": 16'))
+    changed = path.read_text().replace('"embed_dim": 8', '"embed_dim": 16')
+    path.write_text(json.dumps(sealed(unsealed_anyhow(changed))))
     with pytest.raises(UsageError, match="checkpoints/2"):
         load_directory(workdir, make_mesh(MeshConfig()))
 
