@@ -1,16 +1,20 @@
 """`metrics.jsonl`: what a run has measured, for scripts. No JAX here."""
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.files import AnyPath, write_text
+from imagen_jax.files import AnyPath, replacing, write_text
 
 METRICS_FILE = "metrics.jsonl"
 Line = dict[str, Any]
 """`step`, `pictures_seen` and what was measured: numbers, or lists of numbers and None."""
+_NO_LINE = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
+_NAMED = 5
+"""Damaged lines that a warning names, at most."""
 
 
 class MetricsFile:
@@ -19,14 +23,20 @@ class MetricsFile:
     def __init__(self, workdir: AnyPath, first_step: int):
         """Drops the lines after `first_step`: a run that goes on from there writes them anew.
 
+        What is no line of metrics is kept in a file of its own, and named in a warning.
+
         Raises:
             UsageError, OSError: it cannot be read or written.
         """
         self._path = workdir / METRICS_FILE
-        text = self._path.read_text("utf-8") if self._path.exists() else ""
-        lines = text.splitlines(keepends=True)
-        self._text = "".join(line for line in lines if _is_of_step(line, first_step))
-        if self._text != text:
+        data = self._path.read_bytes() if self._path.exists() else b""
+        lines, damaged = _parsed(data.split(b"\n"))
+        if damaged:
+            _keep(self._path.with_name(f"{METRICS_FILE}.damaged"), damaged.values())
+            _warn(self._path, damaged, f"kept in {METRICS_FILE}.damaged")
+        kept = [text for text, line in lines if line["step"] <= first_step]
+        self._text = "".join(f"{text}\n" for text in kept)
+        if self._text.encode() != data:
             write_text(self._path, self._text)
 
     def append(self, line: Line) -> None:
@@ -43,47 +53,69 @@ class MetricsFile:
             raise UsageError(f"{self._path} cannot be written: {reason(error)}.") from error
 
 
-def _is_of_step(line: str, last: int) -> bool:
-    """Whether a line is whole and of a step up to `last`."""
-    try:
-        return line.endswith("\n") and json.loads(line)["step"] <= last
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return False
-
-
 def read_metrics(workdir: AnyPath) -> list[Line]:
     """What a run has measured, one entry a step, in their order.
 
     Of a number that was written twice for one step the later one counts. A last line that is
-    being written is left out.
+    being written is left out, and so is, with a warning, what is no line of metrics.
 
     Raises:
-        UsageError: no such file, a line that is no line of metrics, or no line at all.
+        UsageError: no such file, or no line of metrics in it.
     """
     path = workdir / METRICS_FILE
     if not path.is_file():
         raise UsageError(f"{workdir} has no {METRICS_FILE}; it is no training directory.")
+    lines, damaged = _parsed(path.read_bytes().split(b"\n")[:-1])
+    if damaged and lines:
+        _warn(path, damaged, "left out")
     by_step: dict[int, Line] = {}
-    lines = path.read_bytes().split(b"\n")[:-1]
-    for number, line in enumerate(lines, 1):
-        try:
-            measured = _parse(line)
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            raise UsageError(f"{path}: line {number} is no line of metrics: {error!r}.") from error
-        by_step.setdefault(measured["step"], {}).update(measured)
+    for _, line in lines:
+        by_step.setdefault(line["step"], {}).update(line)
+    if damaged and not lines:
+        raise UsageError(f"{path} holds no line of metrics; its line {min(damaged)} is none.")
     if not by_step:
         raise UsageError(f"{path} is empty; the run has logged nothing yet.")
     return [by_step[step] for step in sorted(by_step)]
 
 
-def _parse(line: bytes) -> Line:
+def _parsed(lines: Iterable[bytes]) -> tuple[list[tuple[str, Line]], dict[int, bytes]]:
+    """Lines of metrics, each as text and as what it says; and by their numbers all others."""
+    good, damaged = [], {}
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode()
+            if text:
+                good.append((text, _parse(text)))
+        except _NO_LINE:
+            damaged[number] = line
+    return good, damaged
+
+
+def _parse(line: str) -> Line:
     measured = json.loads(line)
     if not isinstance(measured, Mapping):
         raise TypeError(f"{measured!r} is no object")
     for name in ("step", "pictures_seen"):
-        int(measured[name])
+        if not isinstance(measured[name], int):
+            raise TypeError(f"{name} is {measured[name]!r}")
     for value in measured.values():
         for number in value if isinstance(value, list) else [value]:
             if number is not None:
                 float(number)
     return dict(measured)
+
+
+def _keep(path: AnyPath, lines: Iterable[bytes]) -> None:
+    """Adds lines, as they are, to those that were kept before."""
+    before = path.read_bytes() if path.exists() else b""
+    with replacing(path) as temporary:
+        temporary.write_bytes(before + b"".join(line + b"\n" for line in lines))
+
+
+def _warn(path: AnyPath, damaged: Collection[int], done: str) -> None:
+    numbers = ", ".join(map(str, sorted(damaged)[:_NAMED]))
+    more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+    warnings.warn(
+        f"{path}: not a line of metrics is line {numbers}{more}; what is none is {done}.",
+        stacklevel=3,
+    )
