@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
-import tensorboardX
 from PIL import Image
 from tqdm import tqdm
 
 from imagen_jax.config import TrainingConfig
 from imagen_jax.data.broken import BrokenRecords
-from imagen_jax.files import AnyPath
+from imagen_jax.errors import UsageError
+from imagen_jax.files import AnyPath, absolute
 from imagen_jax.pictures import save_png
+from imagen_jax.training.board import Board
 from imagen_jax.training.metrics import Interval, SkipCounter, Values
 from imagen_jax.training.metrics_file import MetricsFile
 from imagen_jax.training.speed import Stopwatch, Work, memory_use
@@ -41,13 +42,8 @@ class Reporter:
         self._broken = broken
         self._first_step, self._pictures = first_step, pictures
         self._training, self._work, self._workdir = training, work, workdir
-        # First, as it may fail: a board that nobody closes complains at the end of the process.
         self._file = MetricsFile(workdir, first_step) if writes else None
-        self._board = (
-            tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
-            if writes
-            else None
-        )
+        self._board = Board(absolute(workdir / "tensorboard"), first_step + 1) if writes else None
         self._bar = tqdm(
             total=training.num_steps, initial=first_step, unit="step", disable=not writes,
             dynamic_ncols=True,
@@ -61,10 +57,12 @@ class Reporter:
     def __enter__(self) -> "Reporter":
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         self._bar.close()
-        if self._board is not None:
-            self._board.close()
+        # On a full disk it fails again, and what failed first is what to hear of.
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(UsageError):
+            if self._board is not None:
+                self._board.close()
 
     def waiting(self, running: jax.Array) -> contextlib.AbstractContextManager[None]:
         """Round what reads the next batch while a step computes `running`.
@@ -143,7 +141,7 @@ class Reporter:
         save_png(sheet, self._workdir / name / f"{step:08d}.png")
         shown = sheet.convert("RGB")
         shown.thumbnail((_LARGEST_SHOWN, _LARGEST_SHOWN))
-        self._board.add_image(name, np.asarray(shown), step, dataformats="HWC")
+        self._board.add_image(name, np.asarray(shown), step)
         if measured:
             self.write(step, measured)
 
