@@ -7,7 +7,6 @@ and exported file. Fields beyond the paper say so and are off by default.
 
 import dataclasses
 import itertools
-import math
 from typing import Annotated, Literal
 
 import pydantic
@@ -68,6 +67,7 @@ class TextEncoderConfig(Checked):
     holds one."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(self, "max_length")
         require_at_most(self, MOST_TOKENS, max_length=self.max_length)
         require_choice(self, null=NullText)
@@ -95,6 +95,7 @@ class DiffusionConfig(Checked):
     was enlarged to the stage's own size (bilinear, corner to corner), as in DeepFloyd IF."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_choice(self, schedule=Schedule, prediction=Prediction, augmented=Augmented)
         require_fraction(self, "max_aug_level")
         if self.min_snr_gamma is not None:
@@ -121,6 +122,7 @@ class OptimizerConfig(Checked):
     `unet.down.0.*.kernel`; `*` stands for anything. The paper has none."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_choice(self, name=OptimizerName, moment_dtype=Dtype)
         require_positive(self, "learning_rate")
         require_fraction(self, "ema_decay")
@@ -160,6 +162,7 @@ class TrainingConfig(Checked):
     """The run stops when so many updates in a row were skipped because they were not finite."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(
             self, "batch_size", "accumulation_steps", "num_steps", "log_every",
             "checkpoint_every", "keep_checkpoints", "eval_batches", "max_skipped_in_a_row",
@@ -212,6 +215,7 @@ class SamplingConfig(Checked):
     """Of the low-resolution picture, super-resolution stages only."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_choice(self, sampler=SamplerName, thresholding=Thresholding, spacing=Spacing)
         require_positive(self, "num_steps")
         require_at_most(self, _MOST_STEPS, num_steps=self.num_steps)
@@ -222,10 +226,6 @@ class SamplingConfig(Checked):
             "least 1.",
         )
         require_fraction(self, "gamma", "eta", "aug_level")
-        require(
-            math.isfinite(self.guidance_scale),
-            f"SamplingConfig.guidance_scale is {self.guidance_scale}; it must be finite.",
-        )
         start, end = self.guidance_interval
         require(
             0 <= start < end <= 1,
@@ -265,6 +265,7 @@ class MeshConfig(Checked):
     """Devices that share the height of one picture: for sampling at full resolution."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.fsdp >= 0, f"MeshConfig.fsdp is {self.fsdp}; it must not be negative.")
         require_positive(self, "spatial")
 
@@ -286,6 +287,7 @@ class StageConfig(Checked):
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(self, "resolution")
         require_at_most(self, _LARGEST_SIDE, resolution=self.resolution)
         divisor = self.unet.size_divisor

@@ -106,6 +106,7 @@ class DataConfig(Checked):
     text encoder, which must be a frozen one, is neither loaded nor run."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.num_workers >= 0,
             f"DataConfig.num_workers is {self.num_workers}; it must not be negative.",

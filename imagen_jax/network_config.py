@@ -11,6 +11,7 @@ from imagen_jax.rules import (
     require_all_positive,
     require_at_most,
     require_choice,
+    require_finite,
     require_positive,
 )
 
@@ -36,9 +37,15 @@ MOST_TOKENS = 2**16
 
 
 class Checked:
-    """Base of all configs: no unknown field when read from JSON."""
+    """Base of all configs: no unknown field when read from JSON, and no number that is none.
+
+    A config with rules of its own calls this `__post_init__` first.
+    """
 
     __pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        require_finite(self)
 
 
 def _require_remat(remat: tuple[str, ...], count: int, what: str) -> None:
@@ -118,6 +125,7 @@ class UNetConfig(Checked):
     """Three more output channels: where between its bounds the sampler's log-variance lies."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_choice(
             self, dtype=Dtype, activation=Activation, time_input=TimeInput, text_norm=TextNorm,
             pooling=Pooling, embedding_activation=EmbeddingActivation,
@@ -199,6 +207,7 @@ class EfficientUNetConfig(Checked):
     reads_padding: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_choice(self, dtype=Dtype)
         require_positive(self, "num_heads", "patch_size", "norm_groups")
         _require_pixel_channels(self.pixel_channels)
@@ -263,6 +272,7 @@ class T5Config(Checked):
     always."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_choice(self, feed_forward=FeedForwardKind, dtype=Dtype)
         require_positive(
             self, "vocab_size", "d_model", "num_layers", "num_heads", "d_kv", "d_ff",

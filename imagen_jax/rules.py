@@ -1,13 +1,29 @@
 """Checks of single config fields; each raises a UsageError that names value and rule."""
 
+import dataclasses
 from typing import Any, get_args
 
 from imagen_jax.errors import UsageError
+
+_LARGEST = 3.4028234663852886e38
+"""What all numbers become is float32."""
 
 
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)
+
+
+def require_finite(config: object) -> None:
+    """All numbers of a config, whatever else each must be: none is NaN, infinite or too large."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        parts = value if isinstance(value, tuple) else (value,)
+        require(
+            all(abs(part) <= _LARGEST for part in parts if isinstance(part, int | float)),
+            f"{type(config).__name__}.{field.name} is {value!r}; it must be finite, and at most "
+            f"{_LARGEST:.2g}.",
+        )
 
 
 def require_positive(config: object, *names: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -225,3 +226,29 @@ def test_the_defaults_are_the_papers():
     assert (config.optimizer.name, config.optimizer.learning_rate) == ("adafactor", 1e-4)
     assert (config.optimizer.warmup_steps, config.training.batch_size) == (10_000, 2048)
     assert (config.training.num_steps, config.training.caption_dropout) == (2_500_000, 0.1)
+
+
+def _numbers():
+    """Every field of every config that holds a float, or several."""
+    configs = [
+        UNetConfig(), DiffusionConfig(min_snr_gamma=5.0), OptimizerConfig(), TrainingConfig(),
+        SamplingConfig(max_threshold=2.0), DataConfig(),
+    ]  # fmt: skip
+    for config in configs:
+        for field in dataclasses.fields(config):
+            if isinstance(getattr(config, field.name), float):
+                yield pytest.param(config, field.name, id=f"{type(config).__name__}.{field.name}")
+
+
+@pytest.mark.usefixtures("no_type_checks")
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e39])
+@pytest.mark.parametrize(("config", "name"), list(_numbers()))
+def test_a_number_that_is_none_is_refused_wherever_it_stands(config, name, number):
+    """1e39 is infinite in float32, which all of them become."""
+    with pytest.raises(UsageError, match=rf"{type(config).__name__}\.{name} is .*(inf|nan|1e\+39)"):
+        dataclasses.replace(config, **{name: number})
+
+
+def test_there_are_numbers_in_all_parts():
+    names = {str(parameter.id).split(".")[0] for parameter in _numbers()}
+    assert len(names) == 6
