@@ -23,7 +23,7 @@ import tyro
 
 from imagen_jax.config import StageConfig, Weights
 from imagen_jax.config_file import read_config_file
-from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
+from imagen_jax.errors import UsageError, end_at_once, exit_on_usage_error, parse_flags
 from imagen_jax.files import to_path
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.planning.options import CompileOptions
@@ -70,6 +70,9 @@ class Flags:
     allow_change: tuple[str, ...] = ()
     """Fields that may differ from those of the run that is gone on with, such as
     optimizer.learning_rate or training.batch_size."""
+    allow_changed_data: bool = False
+    """Go on with other records than those that the run has seen so far: files that have changed,
+    or copies of them with other times."""
     profile: str = ""
     """START:STOP, steps to profile into WORKDIR/profile: from START up to, without, STOP. The
     signal SIGUSR1 profiles the next few."""
@@ -148,6 +151,7 @@ def main() -> None:
             sys.exit(compile_only(flags))
         # Only now: --help should not wait for JAX.
         from imagen_jax.parallel import distributed
+        from imagen_jax.training.checkpoint import CannotSave
         from imagen_jax.training.host_memory import run_where_called
         from imagen_jax.training.loop import run
 
@@ -156,7 +160,13 @@ def main() -> None:
         distributed.require_accelerator(allow_cpu=flags.allow_cpu)
         init_from = to_path(flags.init_from) if flags.init_from else None
         workdir, profile = to_path(flags.workdir), steps_to_profile(flags.profile)
-        run(flags.config, workdir, init_from, flags.weights, flags.allow_change, profile)
+        try:
+            run(
+                flags.config, workdir, init_from, flags.weights, flags.allow_change, profile,
+                allow_changed_data=flags.allow_changed_data,
+            )  # fmt: skip
+        except CannotSave as error:
+            end_at_once(error)
 
 
 if __name__ == "__main__":

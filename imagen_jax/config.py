@@ -221,9 +221,8 @@ class SamplingConfig(Checked):
         require_at_most(self, _MOST_STEPS, num_steps=self.num_steps)
         self._check_timesteps()
         require(
-            self.max_threshold is None or 1 <= self.max_threshold < math.inf,
-            f"SamplingConfig.max_threshold is {self.max_threshold}; it must be a finite number, at "
-            "least 1.",
+            self.max_threshold is None or self.max_threshold >= 1,
+            f"SamplingConfig.max_threshold is {self.max_threshold}; it must be at least 1.",
         )
         require_fraction(self, "gamma", "eta", "aug_level")
         start, end = self.guidance_interval

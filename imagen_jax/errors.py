@@ -3,11 +3,12 @@
 import collections
 import contextlib
 import io
+import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 Result = TypeVar("Result")
 _FRAME = " │"
@@ -62,6 +63,13 @@ def exit_on_usage_error() -> Iterator[None]:
 def one_line(text: str) -> str:
     """`text` for a terminal: what would move its cursor or break the line is spelt out."""
     return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
+
+
+def end_at_once(error: UsageError) -> NoReturn:
+    """As `exit_on_usage_error`, where other threads would go on for long, and for nothing."""
+    print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(2)
 
 
 def _warn_once() -> Callable[..., None]:

@@ -1,6 +1,7 @@
 """Conditions on records, decided before training, so that an epoch is what is left."""
 
 import concurrent.futures
+import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -39,8 +40,13 @@ class FileSource(Source, Protocol):
 class Subset:
     """The records of a source at `kept`, in this order."""
 
-    def __init__(self, source: Source, kept: UInt32[np.ndarray, " kept"]):
+    def __init__(self, source: FileSource, kept: UInt32[np.ndarray, " kept"]):
         self._source, self._kept = source, kept
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the files, and with what of them is kept."""
+        return hashlib.sha256(self._source.fingerprint.encode() + self._kept.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -1,6 +1,7 @@
 """In what order records are read, without end: each source shuffled anew every epoch."""
 
 import bisect
+import hashlib
 import itertools
 import math
 import sys
@@ -23,6 +24,12 @@ class Mixture:
     def __init__(self, parts: Sequence[Source], weights: Sequence[float]):
         self.parts, self.weights = list(parts), list(weights)
         self.starts = [0, *itertools.accumulate(map(len, parts))]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the files of any part, and with the order of the parts."""
+        parts = [part.fingerprint for part in self.parts]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.starts[-1]

@@ -9,6 +9,7 @@ from typing import Any
 import imagen_jax
 from imagen_jax import config_json
 from imagen_jax.config import StageConfig
+from imagen_jax.digests import sealed, unsealed
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath, write_text
 from imagen_jax.parallel import distributed
@@ -26,6 +27,10 @@ _BY_FLAG = ("optimizer.", "training.", "diffusion.", "data.", "sampling.")
 _ALSO_BY_FLAG = {"text_encoder.source", "unet.dtype", "unet.remat"}
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 _CONFIG = "config.json"
+_LOGS = (".log", ".out", ".err", ".txt")
+"""So end files to which a shell or a scheduler writes what a run says."""
+_NEW = {"lost+found"}
+"""What a new file system holds."""
 
 
 def package_versions() -> dict[str, str]:
@@ -43,15 +48,25 @@ def read_config(workdir: AnyPath) -> StageConfig:
     path = workdir / _CONFIG
     if not path.is_file():
         raise UsageError(f"{workdir} is not a training directory: it holds no {_CONFIG}.")
-    return config_json.from_json(path.read_bytes(), str(path))
+    return config_json.from_json(_checked(path), str(path))
 
 
-def claim_directory(
+def _checked(path: AnyPath) -> bytes | str:
+    """The text of a JSON file without its digest; what is no JSON is for others to say."""
+    text = path.read_bytes()
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return text
+    return json.dumps(unsealed(values, str(path))) if isinstance(values, dict) else text
+
+
+def check_directory(
     workdir: AnyPath, config: StageConfig, allow_change: Collection[str] = ()
 ) -> None:
-    """Makes `workdir` the training directory of `config`, or checks that it already is.
+    """Sees that `workdir` is the training directory of `config`, or can become it.
 
-    Every process checks before the first one writes; when this returns, all can read it.
+    Every process checks before one of them goes on.
 
     Args:
         workdir: the directory.
@@ -67,15 +82,40 @@ def claim_directory(
     allowed = {_changeable(name, config) for name in allow_change}
     if (workdir / _CONFIG).exists():
         _require_same(read_config(workdir), config, allowed, workdir)
-    elif workdir.is_dir() and not all(map(_is_left_over, workdir.iterdir())):
-        raise UsageError(f"{workdir} is not empty and holds no {_CONFIG}; choose a new directory.")
+    elif workdir.is_dir():
+        _require_new(workdir)
     distributed.wait_for_all("checked the training directory")
+
+
+def claim_directory(
+    workdir: AnyPath, config: StageConfig, allow_change: Collection[str] = ()
+) -> None:
+    """Makes `workdir` the training directory of `config`, or checks that it already is.
+
+    When this returns, all processes can read it. Arguments and errors are those of
+    `check_directory`.
+    """
+    check_directory(workdir, config, allow_change)
     if distributed.leads():
         for path in filter(_is_left_over, workdir.iterdir() if workdir.is_dir() else ()):
             path.unlink()
-        write_text(workdir / _CONFIG, config_json.to_json(config))
+        values = json.loads(config_json.to_json(config))
+        write_text(workdir / _CONFIG, json.dumps(sealed(values), indent=2))
         write_text(workdir / "versions.json", json.dumps(package_versions(), indent=2))
     distributed.wait_for_all("claimed the training directory")
+
+
+def _require_new(workdir: AnyPath) -> None:
+    """Refuses a directory that holds more than what a machine or a shell leaves in a new one."""
+    names = sorted(path.name for path in workdir.iterdir())
+    others = [
+        name for name in names if not (name.startswith(".") or name.endswith(_LOGS) or name in _NEW)
+    ]
+    if others:
+        raise UsageError(
+            f"{workdir} holds {others[0]} and no {_CONFIG}; choose a new directory, or one that "
+            "holds nothing but logs."
+        )
 
 
 def _is_left_over(path: AnyPath) -> bool:

@@ -1,5 +1,6 @@
 """The sheet of pictures that a run paints now and then, always from the same noise."""
 
+import dataclasses
 import warnings
 from collections.abc import Iterator
 
@@ -88,5 +89,7 @@ def _prompts_or_data(
     if config.low_resolution is None and config.training.sample_prompts:
         return read(config.training.sample_prompts)
     seed = config.training.seed
+    # Threads: worker processes would be started for one batch.
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0))
     batch = next(iter(make_dataset(source, config, read, batch_size=_PICTURES, seed=seed)))
     return {name: array[batch["weight"] > 0] for name, array in batch.items()}

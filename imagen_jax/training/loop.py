@@ -31,13 +31,14 @@ from imagen_jax.stage import Params, build_networks
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.training.captions import load_caption_reader
 from imagen_jax.training.checkpoint import Checkpoints, newest_step
-from imagen_jax.training.directory import claim_directory
+from imagen_jax.training.directory import check_directory, claim_directory
 from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
 from imagen_jax.training.grids import SampleGrid
 from imagen_jax.training.host_memory import in_blocks
+from imagen_jax.training.lock import Lock
 from imagen_jax.training.metrics import TooManySkipped
 from imagen_jax.training.optim import make_optimizer
-from imagen_jax.training.preemption import Preemption, say_stopped
+from imagen_jax.training.preemption import Preemption, deaf_children
 from imagen_jax.training.profiling import Profiler
 from imagen_jax.training.report import Reporter
 from imagen_jax.training.speed import Work, step_flops
@@ -118,10 +119,11 @@ def _check_trainable(config: StageConfig) -> None:
 def run(
     config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None,
     weights: Weights | None = None, allow_change: Collection[str] = (), profile: range = range(0),
+    *, allow_changed_data: bool = False,
 ) -> None:  # fmt: skip
     """Trains a stage until `training.num_steps`, going on from the newest checkpoint if any.
 
-    SIGTERM ends the run early, with a checkpoint.
+    SIGTERM or Ctrl-C end the run early, with a checkpoint.
 
     Args:
         config: of the stage.
@@ -129,55 +131,132 @@ def run(
         init_from: a trained stage whose weights a new run starts from.
         weights: which of them, as `loading.load_stage` takes it.
         allow_change: fields of the config that may differ from those of the run so far.
+        allow_changed_data: whether the run may go on with other records than it has seen so far.
         profile: steps to profile, the first one being 1.
 
     Raises:
-        UsageError: a workdir of another config, data or an encoder that cannot be read, sizes
-            that do not divide, or too many updates in a row that are not finite.
+        UsageError: a workdir of another config or in use, data or an encoder that cannot be read,
+            data that have changed, sizes that do not divide, or too many updates in a row that
+            are not finite.
+        KeyboardInterrupt: it was Ctrl-C that ended it; what was trained is saved.
     """
-    with Preemption() as preemption:
+    # All of it is float32, whatever JAX_ENABLE_X64 says.
+    with jax.enable_x64(False), Preemption() as preemption:
         trainer = Trainer(config, meshes.make_mesh(config.mesh))
-        read = load_caption_reader(config)
-        frozen = trainer.load_frozen(workdir, read)
-        with distributed.leader_first("opened the data"):  # It may have to be built.
-            source = open_source(config.data, config.low_resolution)
-            held_out = open_held_out(config) if config.training.eval_every else None
+        inputs = _open_inputs(trainer, workdir)
         params = None
         if init_from is not None and newest_step(workdir) is None:
             params = from_stage(config, trainer.abstract_state.params, init_from, weights)
-        claim_directory(workdir, config, allow_change)
-        if "text_encoder" in frozen:
-            keep_frozen_encoder(config, frozen["text_encoder"], workdir)
-        if isinstance(read, EmbeddingCache):
-            keep_account_of_embeddings(read.metadata, workdir)
-        seed_key, init_key = jax.random.split(jax.random.key(config.training.seed))
-        with contextlib.closing(Checkpoints(workdir, config.training.keep_checkpoints)) as saved:
-            start = _start(trainer, saved, params, init_key)
-            broken = BrokenRecords(config.data.max_broken_share)
-            reader = open_reader(
-                trainer, source, read, first_picture=start.pictures, broken=broken
-            )  # fmt: skip
-            feed = DeviceFeed(reader, trainer.mesh)
-            work = trainer.work(frozen)
-            with _watching(trainer, start, work, broken, workdir, profile) as (reporter, profiler):
-                hooks = Hooks(
-                    reporter,
-                    profiler,
-                    trainer.held_out_loss(read, held_out) if held_out is not None else None,
-                    trainer.sample_grid(read, source) if config.training.sample_every else None,
-                )
-                last = _train(trainer, start, frozen, feed, seed_key, saved, hooks, preemption)
+        check_directory(workdir, config, allow_change)
+        with Lock(workdir) as lock:
+            claim_directory(workdir, config, allow_change)
+            inputs.keep_account(config, workdir)
+            checkpoints = Checkpoints(workdir, config.training.keep_checkpoints)
+            with preemption.while_training(), contextlib.closing(checkpoints):
+                saved = Saved(checkpoints, lock, inputs.data, allow_changed_data)
+                first, last = _run(trainer, inputs, saved, params, workdir, profile, preemption)
         if last < config.training.num_steps and distributed.leads():
-            say_stopped(last)
+            preemption.say_stopped(first, last)
+    if preemption.interrupted:
+        raise KeyboardInterrupt
 
 
-def _start(
-    trainer: Trainer, checkpoints: Checkpoints, params: Params | None, key: jax.Array
-) -> Start:
-    """`params`: what a run without a checkpoint starts from; None draws them."""
-    if checkpoints.steps():
-        return from_checkpoint(checkpoints, trainer.config, trainer.mesh, trainer.abstract_state)
-    return Start(trainer.init(key) if params is None else trainer.start_from(params))
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run reads.
+
+    Attributes:
+        read: of captions.
+        frozen: what the step needs but does not train.
+        source: the records.
+        data: fingerprint of these.
+        held_out: records that the run is judged by, if it is.
+    """
+
+    read: ReadCaptions
+    frozen: Params
+    source: Source
+    data: str
+    held_out: Source | None
+
+    def keep_account(self, config: StageConfig, workdir: AnyPath) -> None:
+        """Keeps in the training directory what its networks cannot be used without."""
+        if "text_encoder" in self.frozen:
+            keep_frozen_encoder(config, self.frozen["text_encoder"], workdir)
+        if isinstance(self.read, EmbeddingCache):
+            keep_account_of_embeddings(self.read.metadata, workdir)
+
+
+def _open_inputs(trainer: Trainer, workdir: AnyPath) -> Inputs:
+    config = trainer.config
+    read = load_caption_reader(config)
+    frozen = trainer.load_frozen(workdir, read)
+    with distributed.leader_first("opened the data"):  # It may have to be built.
+        source = open_source(config.data, config.low_resolution)
+        held_out = open_held_out(config) if config.training.eval_every else None
+    # Where each process has files of its own, their times differ.
+    data = distributed.said_by_all(source.fingerprint)[0]
+    return Inputs(read, frozen, source, data, held_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """The checkpoints of a run, with what is checked when one is read or written.
+
+    Attributes:
+        checkpoints: of the directory.
+        lock: on it.
+        data: fingerprint of the records.
+        allow_changed_data: whether they may be others than a checkpoint's.
+    """
+
+    checkpoints: Checkpoints
+    lock: Lock
+    data: str
+    allow_changed_data: bool
+
+    def save(self, state: TrainState, config: StageConfig, pictures: int) -> None:
+        self.lock.check()
+        self.checkpoints.save(state, config, pictures, self.data)
+
+    def start(self, trainer: Trainer, params: Params | None, key: jax.Array) -> Start:
+        """`params`: what a run without a checkpoint starts from; None draws them."""
+        if self.checkpoints.steps():
+            data = None if self.allow_changed_data else self.data
+            return from_checkpoint(
+                self.checkpoints, trainer.config, trainer.mesh, trainer.abstract_state, data
+            )
+        return Start(trainer.init(key) if params is None else trainer.start_from(params))
+
+
+def _run(
+    trainer: Trainer, inputs: Inputs, saved: Saved, params: Params | None, workdir: AnyPath,
+    profile: range, preemption: Preemption,
+) -> tuple[int, int]:  # fmt: skip
+    """From the state that there is to the last step; returns the first one and that."""
+    training = trainer.config.training
+    seed_key, init_key = jax.random.split(jax.random.key(training.seed))
+    start = saved.start(trainer, params, init_key)
+    first = int(start.state.step)
+    broken = BrokenRecords(trainer.config.data.max_broken_share)
+    with deaf_children():
+        reader = open_reader(
+            trainer, inputs.source, inputs.read, first_picture=start.pictures, broken=broken
+        )
+    work = trainer.work(inputs.frozen)
+    with (
+        contextlib.closing(reader),
+        _watching(trainer, start, work, broken, workdir, profile) as (reporter, profiler),
+    ):
+        hooks = Hooks(
+            reporter,
+            profiler,
+            trainer.held_out_loss(inputs.read, inputs.held_out) if inputs.held_out else None,
+            trainer.sample_grid(inputs.read, inputs.source) if training.sample_every else None,
+        )
+        feed = DeviceFeed(reader, trainer.mesh)
+        last = _train(trainer, start, inputs.frozen, feed, seed_key, saved, hooks, preemption)
+    return first, last
 
 
 @contextlib.contextmanager
@@ -206,7 +285,7 @@ class Hooks:
 
 def _train(
     trainer: Trainer, start: Start, frozen: Params, feed: DeviceFeed, key: jax.Array,
-    checkpoints: Checkpoints, hooks: Hooks, preemption: Preemption,
+    saved: Saved, hooks: Hooks, preemption: Preemption,
 ) -> int:  # fmt: skip
     """The loop itself; returns the last step."""
     training, reporter = trainer.config.training, hooks.reporter
@@ -217,6 +296,9 @@ def _train(
     def is_due(every: int) -> bool:
         return step % every == 0 or step == training.num_steps
 
+    if step < training.num_steps and not stopping:
+        with deaf_children():
+            feed.fetch()
     try:
         while step < training.num_steps and not stopping:
             step, pictures = step + 1, pictures + training.batch_size
@@ -229,7 +311,7 @@ def _train(
             reporter.step_started(step, metrics)
             if stopping or is_due(training.checkpoint_every):
                 with reporter.paused():
-                    checkpoints.save(state, trainer.config, pictures)
+                    saved.save(state, trainer.config, pictures)
             if hooks.evaluate is not None and is_due(training.eval_every) and not stopping:
                 with reporter.paused():
                     reporter.write(step, hooks.evaluate(state, frozen))
@@ -237,7 +319,7 @@ def _train(
                 with reporter.paused():
                     reporter.show(step, "samples", *hooks.grid(state.ema | frozen))
     except TooManySkipped:
-        checkpoints.save(state, trainer.config, pictures)
+        saved.save(state, trainer.config, pictures)
         raise
     return step
 

@@ -18,11 +18,14 @@ from imagen_jax.loading import load_stage
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.stage import Params
+from imagen_jax.training.about import About
 from imagen_jax.training.checkpoint import Checkpoints, Items
 from imagen_jax.training.optim import make_optimizer, with_schedule_at
 from imagen_jax.training.step import TrainState, init_state
 
 Network = UNetConfig | EfficientUNetConfig
+_RECORDS = ("source", "mixture", "filters", "split")
+"""Fields of the data that say which records are read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +49,9 @@ def abstract_state(config: StageConfig, mesh: Mesh) -> TrainState:
 
 
 def from_checkpoint(
-    checkpoints: Checkpoints, config: StageConfig, mesh: Mesh, abstract: TrainState
-) -> Start:
+    checkpoints: Checkpoints, config: StageConfig, mesh: Mesh, abstract: TrainState,
+    data: str | None = None,
+) -> Start:  # fmt: skip
     """The newest checkpoint that is whole; damaged ones are moved out of the way.
 
     Where the optimizer is another one than the checkpoint's, or other parameters are frozen, so
@@ -59,9 +63,10 @@ def from_checkpoint(
         config: of the run, which may have changed.
         mesh: that the state is placed on.
         abstract: `abstract_state(config, mesh)`.
+        data: fingerprint of the records; None where they may be others than the checkpoint's.
 
     Raises:
-        UsageError: no checkpoint is whole.
+        UsageError: no checkpoint is whole, or the records have changed.
     """
 
     def wanted(stored: StageConfig) -> Items:
@@ -74,6 +79,8 @@ def from_checkpoint(
         return items | {"opt_state": state.opt_state} if keeps else items
 
     restored = checkpoints.restore(wanted)
+    if data is not None:
+        _require_same_data(restored.about, config, data)
     checkpoints.set_aside(newer_than=restored.step)
     params, ema, opt_state = map(restored.items.get, ("params", "ema", "opt_state"))
     step = meshes.place_parameters(np.array(restored.step, np.int32), abstract.step.sharding)
@@ -82,6 +89,17 @@ def from_checkpoint(
     opt_state = jax.tree.map(lambda x, to: x.astype(to.dtype), opt_state, abstract.opt_state)
     state = TrainState(step=step, params=params, ema=ema, opt_state=opt_state)
     return Start(state, restored.about.pictures)
+
+
+def _require_same_data(about: About, config: StageConfig, data: str) -> None:
+    """Where the config names other data than the checkpoint's, that was allowed already."""
+    named = [tuple(getattr(x.data, name) for name in _RECORDS) for x in (about.config, config)]
+    if about.data and about.data != data and named[0] == named[1]:
+        raise UsageError(
+            f"The files of {', '.join(share.source for share in config.data.shares)} are not those "
+            f"that the run was trained on up to step {about.step}; put them back, or pass "
+            "--allow-changed-data to go on with what is there."
+        )
 
 
 def _form(opt_state: Any) -> tuple:

@@ -4,19 +4,22 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
+import psutil
 import pytest
 import runs
 import tiny
 
 from imagen_jax.training import loop
 from imagen_jax.training.loop import run
-from imagen_jax.training.preemption import Preemption
+from imagen_jax.training.preemption import Preemption, deaf_children
 
 SECONDS = 240
 """What anything may take on a machine that is busy with other things."""
@@ -140,27 +143,62 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_well(config, directory):
 
 
 def test_a_run_that_cannot_save_says_so_at_once_and_loses_nothing(config, directory):
-    """The file that holds most of the arrays does not get written whole.
-
-    What TensorStore prints of each array that waits for it is not ours to silence.
-    """
+    """The file that holds most of the arrays does not get written whole."""
     workdir = directory / "full"
     run(until(config, 1), workdir)
     with started(config, workdir, largest_file=FULL) as process:
         process.join(SECONDS)
         assert process.exitcode == 2, runs.log(workdir)
-    said = runs.log(workdir).splitlines()[-1]
-    assert said.startswith(f"error: A checkpoint in {workdir / 'checkpoints'} cannot be written: ")
+    said = runs.log(workdir)
+    error = f"error: A checkpoint in {workdir / 'checkpoints'} cannot be written: File too large.\n"
+    assert said.endswith(error) and "Traceback" not in said
     assert newest(workdir) == 1
     assert_goes_on_as_if_nothing_had_happened(config, workdir, directory / "straight 4")
 
 
+def test_ctrl_c_saves_and_ends_with_its_own_exit_code(config, directory):
+    workdir = directory / "interrupted"
+    with started(until(config, 10**6, checkpoint_every=10**6), workdir) as process:
+        wait_for(process, (workdir / "metrics.jsonl").exists, workdir)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(GRACE_SECONDS)
+        assert process.exitcode == 130, runs.log(workdir)
+    [step] = runs.steps(workdir)
+    said = runs.log(workdir)
+    assert (
+        f"Stopped by Ctrl-C after step {step}; it is saved, and the same command goes on." in said
+    )
+    assert said.endswith("stopped\n") and "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_no_worker_process_is_left_however_a_run_ends(config, directory, told, code):
+    """Ctrl-C goes to all processes of a terminal, and what kills for memory's sake to one."""
+    workdir = directory / f"workers {code}"
+    config = tiny.replace(config, data={"num_workers": 2})
+    shared = set(Path("/dev/shm").iterdir())
+    with started(until(config, 10**6, checkpoint_every=10**6), workdir) as process:
+        wait_for(process, (workdir / "metrics.jsonl").exists, workdir)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 2
+        for pid in (process.pid, *(x.pid for x in children if told == signal.SIGINT)):
+            os.kill(pid, told)
+        process.join(GRACE_SECONDS)
+        assert process.exitcode == code, runs.log(workdir)
+    _, left = psutil.wait_procs(children, GRACE_SECONDS)
+    assert not left and set(Path("/dev/shm").iterdir()) <= shared
+    assert "Traceback" not in runs.log(workdir)
+    assert bool(runs.steps(workdir)) == (told == signal.SIGINT)
+
+
 @pytest.fixture
 def handler():
-    """Of SIGTERM, put back after the test."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield before
-    signal.signal(signal.SIGTERM, before)
+    """Of SIGTERM, put back after the test, as is that of SIGINT."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield before[signal.SIGTERM]
+    for number, function in before.items():
+        signal.signal(number, function)
 
 
 def test_a_run_that_is_told_to_stop_while_it_starts_takes_no_step(
@@ -175,7 +213,66 @@ def test_a_run_that_is_told_to_stop_while_it_starts_takes_no_step(
     monkeypatch.setattr(loop, "open_source", told)
     run(config, tmp_path / "run")
     assert runs.steps(tmp_path / "run") == []
-    assert "Stopped by SIGTERM after step 0" in capsys.readouterr().err
+    said = "Stopped by SIGTERM before the first step; no step is saved, and the same command begins"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "said"),
+    [
+        (0, 0, "before the first step; no step is saved, and the same command begins anew."),
+        (6, 6, "before a step was taken; the same command goes on from step 6."),
+        (6, 8, "after step 8; it is saved, and the same command goes on."),
+    ],
+)
+def test_what_is_saved_is_said_as_it_is(first, last, said, capsys):
+    Preemption().say_stopped(first, last)
+    assert capsys.readouterr().err == f"Stopped by SIGTERM {said}\n"
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once(handler):
+    """The system does it, also where Python has no turn."""
+    preemption = Preemption()
+    with preemption, preemption.while_training():
+        assert not preemption.reached(1)
+        signal.raise_signal(signal.SIGINT)
+        assert preemption.reached(2) and preemption.interrupted
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+def test_ctrl_c_is_python_s_own_before_and_after_the_training(handler):
+    before = signal.getsignal(signal.SIGINT)
+    with Preemption() as preemption:
+        assert signal.getsignal(signal.SIGINT) == before
+        with preemption.while_training():
+            assert signal.getsignal(signal.SIGINT) != before
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_of_several_processes_one_that_gets_ctrl_c_tells_the_others(monkeypatch, handler):
+    """By SIGTERM to itself, which JAX spreads."""
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append("SIGTERM"))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with Preemption() as preemption, preemption.while_training():
+        signal.raise_signal(signal.SIGINT)
+    assert told == ["SIGTERM"] and preemption.interrupted
+
+
+def test_children_that_are_started_deaf_hear_no_signal_of_the_terminal():
+    wait = "import time; print('ready', flush=True); time.sleep(600)"
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with deaf_children():
+        child = subprocess.Popen([sys.executable, "-c", wait], stdout=subprocess.PIPE)
+    with child:
+        child.stdout.readline()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            child.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.3)
+        child.kill()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
 
 
 def test_a_run_that_ends_by_itself_leaves_the_handler_of_signals_as_it_was(handler):

@@ -1,5 +1,7 @@
 """Interrupted runs go on as if nothing had happened; hopeless ones stop and say why."""
 
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import runs
 import tiny
 from scripts import tree
 
+from imagen_jax.digests import unsealed
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.training import loop
 from imagen_jax.training.directory import claim_directory, read_config
+from imagen_jax.training.lock import Lock
 from imagen_jax.training.loop import run
 from imagen_jax.training.metrics_file import read_metrics
 
@@ -190,6 +194,54 @@ def test_another_batch_size_goes_on_with_the_next_picture(config, copy, monkeypa
     assert seen == [(48, 16), (80, 8)]
 
 
+@pytest.fixture
+def changed_data(config):
+    """A caption is written again, as it was."""
+    path = Path(config.data.source.removeprefix("folder:")) / "03.txt"
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    os.utime(path, ns=(times[0], times[1] + 10**9))
+    yield
+    os.utime(path, ns=times)
+
+
+def test_data_that_have_changed_are_gone_on_with_by_a_flag_only(
+    config, copy, monkeypatch, changed_data
+):
+    before = tree(copy)
+    said = r"files of folder:.* up to step 6; put them back, or pass --allow-changed-data"
+    with pytest.raises(UsageError, match=said):
+        run(config, copy)
+    assert tree(copy / "checkpoints") == {
+        name.removeprefix("checkpoints/"): content
+        for name, content in before.items()
+        if name.startswith("checkpoints/")
+    }
+    run(steps(config, 7), copy, allow_changed_data=True)
+    start = first_resumed(monkeypatch, steps(config, 8), copy)  # What is seen now is known again.
+    assert start.state.step == 7
+
+
+def test_other_data_that_were_allowed_need_no_second_flag(config, copy, monkeypatch, tmp_path):
+    changed = tiny.replace(config, data={"source": tiny.folder(tmp_path / "other").source})
+    start = first_resumed(monkeypatch, changed, copy, "data.source")
+    assert start.state.step == 6
+
+
+def test_a_run_whose_directory_is_in_use_is_refused(config, copy):
+    before = tree(copy)
+    with Lock(copy), pytest.raises(UsageError, match=f"^{copy} is in use by another run; .*"):
+        run(steps(config, 7), copy)
+    assert tree(copy) == before
+    run(steps(config, 7), copy)
+
+
+def test_a_run_is_float32_whatever_jax_is_told(config, copy, monkeypatch):
+    with jax.enable_x64(True):
+        start = first_resumed(monkeypatch, config, copy)
+    dtypes = {x.dtype.name for x in jax.tree.leaves(start.state)}
+    assert dtypes == {"float32", "int32"}
+
+
 def test_a_run_goes_on_from_before_what_is_damaged_and_keeps_it(config, straight, copy):
     damaged = copy / "checkpoints" / "6"
     # All that hold arrays: Orbax may keep one that it does not read.
@@ -215,11 +267,35 @@ def test_a_run_that_was_killed_before_it_had_a_config_can_be_started_again(confi
     assert not left.exists()
 
 
-def test_a_directory_with_other_things_in_it_is_refused_untouched(config, tmp_path):
-    (tmp_path / "thesis.txt").write_text("all of it")
-    with pytest.raises(UsageError, match=r"not empty and holds no config\.json"):
+@pytest.mark.parametrize("name", ["thesis.tex", "log", "0001.png", "checkpoints"])
+def test_a_directory_with_other_things_in_it_is_refused_untouched(config, tmp_path, name):
+    for path in (tmp_path / name, tmp_path / "a.log"):
+        path.write_text("all of it")
+    with pytest.raises(UsageError, match=rf"holds {name} and no config\.json; choose a new"):
         run(config, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "a.log"])
+
+
+def test_a_directory_that_holds_nothing_but_logs_is_new(config, tmp_path):
+    names = ["train.log", "log.txt", "123.out", "123.err", ".DS_Store", "lost+found"]
+    for name in names:
+        (tmp_path / name).write_text("said")
+    claim_directory(tmp_path, config)
+    assert read_config(tmp_path) == config
+    assert all((tmp_path / name).read_text() == "said" for name in names)
+
+
+def test_a_config_that_has_changed_on_the_disk_is_refused(config, tmp_path):
+    """Also where it is still a config: the run would go on with other data or moments."""
+    claim_directory(tmp_path / "run", config)
+    path = tmp_path / "run" / "config.json"
+    text = path.read_text()
+    path.write_text(text.replace('"name": "adam"', '"name": "adafactor"'))
+    for read in (read_config, lambda workdir: claim_directory(workdir, config)):
+        with pytest.raises(UsageError, match=r"config\.json is not as it was written"):
+            read(tmp_path / "run")
+    path.write_text(json.dumps(unsealed(json.loads(text), "config.json")))  # An older version's.
+    assert read_config(tmp_path / "run") == config
 
 
 def test_a_wrong_batch_size_is_refused_before_anything_is_written(config, tmp_path):
