@@ -18,11 +18,12 @@ _DAMAGE = (ValueError, KeyError, OSError, TypeError)
 _FORBIDDEN = "PERMISSION_DENIED"
 """So begins what TensorStore says, in a ValueError, of a file that it may not read."""
 _OF_SYSTEM = re.compile(r"([^:\n]+) \[os_error_code=")
-_OBJECT = re.compile(r":? *<bound method .*|\(<.*")
-"""Where TensorStore's description of an array begins, which goes on for lines."""
+_ANNOTATIONS = re.compile(r" \[(source locations|tensorstore_spec|os_error)[^\n]*")
+_PART = "Encountered error while reading array index"
+"""So begins what Orbax says of an array, before indices and a description of many lines."""
 _LOOP_ENDED = "Event loop is closed"
 """What TensorStore's threads print of every read and write that nobody waits for any more."""
-_OWNERS = ("orbax", "tensorstore")
+_OWNERS = ("/orbax/", "/tensorstore/")
 
 
 def is_of_files(error: Exception) -> bool:
@@ -41,8 +42,12 @@ def is_forbidden(error: Exception) -> bool:
 
 def said(error: Exception) -> str:
     """The reason; where TensorStore wraps that of the operating system, this alone."""
+    if str(error).startswith(_PART):
+        return "a part of an array is missing or damaged"
+    if isinstance(error, KeyError):
+        return f"there is no {error} where it belongs"
     inner = _OF_SYSTEM.search(str(error))
-    return inner[1].strip() if inner else _OBJECT.sub("", reason(error))
+    return inner[1].strip() if inner else _ANNOTATIONS.sub("", reason(error))
 
 
 def keep_quiet() -> None:
