@@ -17,10 +17,12 @@ from imagen_jax.digests import unsealed
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.training import loop
+from imagen_jax.training.about import About
 from imagen_jax.training.directory import claim_directory, read_config
 from imagen_jax.training.lock import Lock
 from imagen_jax.training.loop import run
 from imagen_jax.training.metrics_file import read_metrics
+from imagen_jax.training.start import _require_same_data
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +227,15 @@ def test_other_data_that_were_allowed_need_no_second_flag(config, copy, monkeypa
     changed = tiny.replace(config, data={"source": tiny.folder(tmp_path / "other").source})
     start = first_resumed(monkeypatch, changed, copy, "data.source")
     assert start.state.step == 6
+
+
+def test_a_checkpoint_of_an_older_version_knows_no_data():
+    config = tiny.stage()
+    about = About(config=config, pictures=8, checksums={}, versions={}, step=1, data="then")
+    _require_same_data(about, config, "then")
+    with pytest.raises(UsageError, match=r"are not those .* up to step 1; .* --allow-changed-data"):
+        _require_same_data(about, config, "now")
+    _require_same_data(tiny.replace(about, data=""), config, "now")
 
 
 def test_a_run_whose_directory_is_in_use_is_refused(config, copy):
