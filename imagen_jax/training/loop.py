@@ -234,7 +234,7 @@ def _run(
     profile: range, preemption: Preemption,
 ) -> tuple[int, int]:  # fmt: skip
     """From the state that there is to the last step; returns the first one and that."""
-    training = trainer.config.training
+    training, held_out = trainer.config.training, inputs.held_out
     seed_key, init_key = jax.random.split(jax.random.key(training.seed))
     start = saved.start(trainer, params, init_key)
     first = int(start.state.step)
@@ -251,7 +251,7 @@ def _run(
         hooks = Hooks(
             reporter,
             profiler,
-            trainer.held_out_loss(inputs.read, inputs.held_out) if inputs.held_out else None,
+            trainer.held_out_loss(inputs.read, held_out) if held_out is not None else None,
             trainer.sample_grid(inputs.read, inputs.source) if training.sample_every else None,
         )
         feed = DeviceFeed(reader, trainer.mesh)

@@ -13,6 +13,8 @@ import jax
 from jax.experimental import multihost_utils
 
 _ENDING = b"\nStopping, after what was trained is saved; Ctrl-C again ends at once.\n"
+_STDERR = 2
+"""Python's own might be writing when the signal comes."""
 
 
 class Preemption:
@@ -60,8 +62,9 @@ class Preemption:
     def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         # From here on the system itself ends the process, whatever this one is doing.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.write(sys.__stderr__.fileno(), _ENDING)
         self.interrupted = True
+        with contextlib.suppress(OSError):  # Whoever has closed it wants to hear nothing.
+            os.write(_STDERR, _ENDING)
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
