@@ -24,6 +24,7 @@ FORBIDDEN = {
     "data_config": {"arrays", "config", "diffusion", "models", "weights", "text", "data"},
     "network_config": {"arrays", "config", "diffusion", "models", "weights", "text", "data"},
     "models": {"config", "diffusion", "weights", "text", "data", "parallel", "stage"},
+    "ops": {"config", "diffusion", "models", "weights", "text", "data", "parallel", "stage"},
     "text": {"diffusion", "models", "weights", "data", "parallel", "stage"},
     "data": {"diffusion", "models", "weights", "text", "parallel", "stage"},
     "parallel": {"diffusion", "models", "weights", "text", "data", "stage"},
@@ -81,6 +82,29 @@ def test_imports_point_one_way(part):
     forbidden = (FORBIDDEN[part] | TOP) - {part}
     wrong = {str(path): parts(path) & forbidden for path in files if parts(path) & forbidden}
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("part", "allowed"),
+    [("ops", {"arrays", "network_config"}), ("models", {"arrays", "network_config", "ops"})],
+)
+def test_operations_and_networks_import_types_and_sizes_alone(part, allowed):
+    for path in FILES:
+        if part_of(path) == part:
+            assert parts(path) <= allowed | {part}, path
+
+
+def test_only_the_forms_of_cpus_are_written_for_a_platform():
+    """In networks and their operations; and one file chooses a form."""
+    special = {"optimization_barrier", "custom_vjp", "custom_jvp", "linear_call"}
+    choosing = {"platform_dependent", "device_count", "default_backend", "devices", "platform"}
+    for path in FILES:
+        if part_of(path) in ("models", "ops"):
+            names = {n.attr for n in ast.walk(ast.parse(path.read_text()))
+                     if isinstance(n, ast.Attribute)}  # fmt: skip
+            name = path.relative_to(PACKAGE).as_posix()
+            assert name == "ops/cpu.py" or not names & special, path
+            assert name == "ops/choice.py" or not names & choosing, path
 
 
 def test_the_package_imports_no_script_and_no_config_file():

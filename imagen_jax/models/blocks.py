@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from imagen_jax import ops
 from imagen_jax.network_config import Remat
 
 Tree = Any
@@ -53,24 +54,6 @@ def keep(x: jax.Array) -> jax.Array:
     return checkpoint_name(x, _KEPT)
 
 
-def written_once(x: Tree) -> Tree:
-    """x, which on CPUs is written to memory before it is read, and its gradient too.
-
-    XLA's CPU compiler fuses the sums of a residual stream into whatever reads them, and computes
-    them again for every reader, most slowly where the reader changes the order of dimensions.
-    """
-    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
-
-
-def computed_again(function: Callable[..., jax.Array], *inputs: jax.Array) -> jax.Array:
-    """function(*inputs), of which CPUs keep nothing but the inputs for the backward pass.
-
-    For what is cheap, as an activation is: what XLA's CPU compiler would keep of it takes a pass
-    over memory of its own, to write and to read.
-    """
-    return jax.lax.platform_dependent(*inputs, cpu=jax.checkpoint(function), default=function)
-
-
 def run_blocks(
     blocks: Sequence[Any],
     x: Tree,
@@ -93,7 +76,7 @@ def run_blocks(
 
     def step(x: Tree, own: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
         state, given = own
-        x = call(nnx.merge(definition, gather(state)), written_once(x), given)
+        x = call(nnx.merge(definition, gather(state)), ops.written_once(x), given)
         return x, x
 
     if remat == "none" or len(blocks) == 1:

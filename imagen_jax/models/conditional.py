@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from imagen_jax import ops
 from imagen_jax.arrays import (
     Embedding,
     Features,
@@ -24,7 +25,6 @@ from imagen_jax.models.layers import (
     linear,
     with_low_res,
 )
-from imagen_jax.models.resampling import depth_to_space, space_to_depth
 from imagen_jax.network_config import Activation, EmbeddingActivation, Pooling, TimeInput
 
 
@@ -154,10 +154,10 @@ class ConditionalUNet(nnx.Module):
         if self.activates_embedding:
             embedding = self.activation(embedding)
         inputs = with_low_res(z, low_res)
-        x = whole(self.conv_in, gather)(space_to_depth(inputs, self.patch_size))
+        x = whole(self.conv_in, gather)(ops.space_to_depth(inputs, self.patch_size))
         x = self.trunk(x, embedding, text, gather)
         x = whole(self.conv_out, gather)(self.norm_out(x, activation=self.activation))
-        x = depth_to_space(x, self.patch_size)
+        x = ops.depth_to_space(x, self.patch_size)
         if self.pixel_head is not None:
             x = whole(self.pixel_head, gather)(x, inputs)
         return x.astype(jnp.float32)

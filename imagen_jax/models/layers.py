@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from imagen_jax import ops
 from imagen_jax.arrays import Embedding, Features, Images, NoiseLevel
-from imagen_jax.models.blocks import computed_again, keep, written_once
-from imagen_jax.models.convolution import Conv
-from imagen_jax.models.resampling import Resample, downsample, upsample
+from imagen_jax.models.blocks import keep
 from imagen_jax.network_config import Activation, EmbeddingActivation, TimeInput
+from imagen_jax.ops.convolution import Kernel
+from imagen_jax.ops.resampling import Resample
 
 
 def exact_gelu(x: jax.Array) -> jax.Array:
@@ -28,6 +29,27 @@ ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
     "swish": nnx.silu,
     "gelu": exact_gelu,
 }
+
+
+class Conv(nnx.Conv):
+    """`nnx.Conv`, same-padded, as the package's own operation."""
+
+    def __call__(self, x: Features) -> Features:
+        x, kernel, bias = self._promoted(x)
+        return ops.convolve(x, kernel, self.strides) + bias
+
+    def of_upsampled(self, x: Features) -> Features:
+        """`self(upsample(x))`, of stride 1 and 3x3 taps."""
+        x, kernel, bias = self._promoted(x)
+        return ops.convolve_upsampled(x, kernel) + bias
+
+    def of_downsampled(self, x: Features) -> Features:
+        """`self(downsample(x))`, of stride 1."""
+        x, kernel, bias = self._promoted(x)
+        return ops.convolve_downsampled(x, kernel) + bias
+
+    def _promoted(self, x: Features) -> tuple[Features, Kernel, Float[Array, " outputs"]]:
+        return self.promote_dtype((x, self.kernel[...], self.bias[...]), dtype=self.dtype)
 
 
 def conv(
@@ -53,10 +75,6 @@ def linear(
     )
 
 
-def broadcast_to_image(x: Float[Array, "batch channels"]) -> Float[Array, "batch 1 1 channels"]:
-    return x[:, None, None, :]
-
-
 def with_low_res(z: Features, low_res: Features | None) -> Features:
     """z with the low-resolution picture, brought to its size bilinearly, on the channels."""
     if low_res is None:
@@ -66,15 +84,13 @@ def with_low_res(z: Features, low_res: Features | None) -> Features:
 
 
 Scalars = Float[Array, " batch"]
-PerChannel = Float[Array, "batch 1 1 channels"]
 
 
 class GroupNorm(nnx.Module):
     """Group normalisation whose statistics are float32 (Wu & He 2018).
 
-    Sums over positions come first and groups are combined on the small (batch, channels)
-    arrays: one pass over the picture instead of several. There are gcd(groups, channels) groups.
-    A group of one channel forgets that channel's mean, and with it the colour of flat areas.
+    There are gcd(groups, channels) groups. A group of one channel forgets that channel's mean, and
+    with it the colour of flat areas.
     """
 
     def __init__(self, channels: int, *, groups: int = 32, epsilon: float = 1e-5, rngs: nnx.Rngs):
@@ -92,26 +108,10 @@ class GroupNorm(nnx.Module):
         activation: Callable[[jax.Array], jax.Array] | None = None,
     ) -> Images:
         """activation(GN(x) * (1 + scale) + shift), in x's dtype."""
-        x32 = x.astype(jnp.float32)
-        mean, square = x32.mean((1, 2)), jnp.square(x32).mean((1, 2))
-        mean, square = self._over_groups(mean), self._over_groups(square)
-        inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + self.epsilon)
-        multiply = inverse * self.scale[...] * (1 + scale)
-        add = (self.bias[...] - mean * inverse * self.scale[...]) * (1 + scale) + shift
-        multiply, add = broadcast_to_image(multiply), broadcast_to_image(add)
-        if activation is None:
-            return _affine(x, multiply, add)
-        return computed_again(lambda *inputs: activation(_affine(*inputs)), x, multiply, add)
-
-    def _over_groups(self, x: Float[Array, "batch channels"]) -> Float[Array, "batch channels"]:
-        grouped = x.reshape(x.shape[0], self.groups, -1).mean(-1, keepdims=True)
-        return jnp.broadcast_to(grouped, (*grouped.shape[:2], x.shape[1] // self.groups)).reshape(
-            x.shape
-        )
-
-
-def _affine(x: Images, multiply: PerChannel, add: PerChannel) -> Images:
-    return (x.astype(jnp.float32) * multiply + add).astype(x.dtype)
+        return ops.group_norm(
+            x, self.scale[...], self.bias[...], scale, shift,
+            groups=self.groups, epsilon=self.epsilon, activation=activation,
+        )  # fmt: skip
 
 
 def sinusoid(x: Scalars, width: int) -> Embedding:
@@ -210,11 +210,9 @@ class ResBlock(nnx.Module):
     def __call__(self, x: Features, embedding: Embedding) -> Features:
         h = self.norm_1(x, activation=self.activation)
         if self.resample == "up":
-            x, h = upsample(x), self.conv_1.of_upsampled(h)
+            x, h = ops.upsample(x), self.conv_1.of_upsampled(h)
         elif self.resample == "down":
-            # Fused with norm and convolution, as on CPUs otherwise, the means take time and memory.
-            x = written_once(downsample(x))
-            h = self.conv_1(written_once(downsample(written_once(h))))
+            x, h = ops.downsample(x), self.conv_1.of_downsampled(h)
         else:
             h = self.conv_1(h)
         h = keep(h)

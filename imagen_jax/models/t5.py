@@ -11,13 +11,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
+from imagen_jax import ops
 from imagen_jax.arrays import TextEmbeddings, TextMask, TokenIds
 from imagen_jax.models.blocks import Gather, as_they_are, run_blocks
 from imagen_jax.network_config import T5Config
-
-_EPSILON = 1e-6
-
-Bias = Float[Array, "heads queries keys"]
+from imagen_jax.ops.attention import LogitBias
 
 
 def relative_position_bucket(
@@ -47,9 +45,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(width))
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
-        x = x.astype(jnp.float32)
-        mean_square = jnp.mean(x * x, axis=-1, keepdims=True)
-        return x * jax.lax.rsqrt(mean_square + _EPSILON) * self.scale[...][None, None]
+        return ops.rms_norm(x, self.scale[...])
 
 
 def _linear(inputs: int, outputs: int, std: float, config: T5Config, rngs: nnx.Rngs) -> nnx.Linear:
@@ -75,17 +71,11 @@ class SelfAttention(nnx.Module):
         self.o = _linear(inner, width, inner**-0.5, config, rngs)
 
     def __call__(
-        self, x: Float[Array, "batch length width"], bias: Bias, mask: TextMask
+        self, x: Float[Array, "batch length width"], bias: LogitBias, mask: TextMask
     ) -> Float[Array, "batch length width"]:
         heads = (*x.shape[:2], self.num_heads, -1)
-        q_BQNZ, k_BKNZ, v_BKNZ = (layer(x).reshape(heads) for layer in (self.q, self.k, self.v))
-        logits = jnp.einsum("BQNZ,BKNZ->BNQK", q_BQNZ, k_BKNZ, preferred_element_type=jnp.float32)
-        logits = logits + bias[None]
-        # The lowest finite value and not -inf: a row with no real key is then a mean, not NaN.
-        logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(logits, axis=-1).astype(v_BKNZ.dtype)
-        mixed = jnp.einsum("BNQK,BKNZ->BQNZ", weights, v_BKNZ)
-        return self.o(mixed.reshape(*x.shape[:2], -1))
+        queries, keys, values = (layer(x).reshape(heads) for layer in (self.q, self.k, self.v))
+        return self.o(ops.attend_with_bias(queries, keys, values, bias, mask))
 
 
 class GatedFeedForward(nnx.Module):
@@ -126,7 +116,7 @@ class T5Block(nnx.Module):
         self.feed_forward = _FEED_FORWARD[config.feed_forward](config, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "batch length width"], bias: Bias, mask: TextMask
+        self, x: Float[Array, "batch length width"], bias: LogitBias, mask: TextMask
     ) -> Float[Array, "batch length width"]:
         x = x + self.attention(self.attention_norm(x), bias, mask)
         return x + self.feed_forward(self.feed_forward_norm(x))
@@ -146,7 +136,7 @@ class T5Encoder(nnx.Module):
         self.blocks = nnx.List([T5Block(config, rngs=rngs) for _ in range(config.num_layers)])
         self.final_norm = RMSNorm(config.d_model)
 
-    def position_bias(self, length: int) -> Bias:
+    def position_bias(self, length: int) -> LogitBias:
         """What attention adds to its logits, [heads, length, length]: relative positions."""
         offsets = np.arange(1 - length, length, dtype=np.int32)
         buckets = relative_position_bucket(

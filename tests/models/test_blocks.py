@@ -8,11 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from flax import nnx
 
 from imagen_jax.config import EfficientUNetConfig, UNetConfig
-from imagen_jax.models.blocks import computed_again, written_once
-from imagen_jax.models.layers import ResBlock
 from imagen_jax.stage import build_networks
 
 UNET = UNetConfig(
@@ -116,37 +113,3 @@ def test_all_parameters_are_gathered_but_the_small_ones_of_stem_and_head(network
     }
     norms = {"text_encoder.final_norm.scale", "unet.norm_out.bias", "unet.norm_out.scale"}
     assert missed == {*norms, "text_encoder.relative_bias"}
-
-
-def barriers(function, *inputs, platform):
-    text = jax.jit(function).trace(*inputs).lower(lowering_platforms=(platform,)).as_text()
-    return text.count("optimization_barrier")
-
-
-def test_only_cpus_write_a_blocks_input_before_it_is_read(network):
-    """And its gradient; elsewhere the compiler is free."""
-    gradient = jax.grad(lambda x: jnp.sum(jnp.sin(written_once(x))))
-    params, loss = make(network, "none")
-    assert barriers(gradient, jnp.ones(3), platform="cpu") == 2
-    assert barriers(loss, params, platform="cpu") >= 4  # There are as many blocks.
-    for platform in ("tpu", "cuda"):
-        assert barriers(gradient, jnp.ones(3), platform=platform) == 0
-        assert barriers(loss, params, platform=platform) == 0
-
-
-def test_only_cpus_write_pictures_before_and_after_downsampling():
-    """One barrier for the features, and one for each of the two means over squares."""
-    block = ResBlock(4, 4, 4, resample="down", dtype="float32", rngs=nnx.Rngs(0))
-    given = jnp.ones((1, 4, 4, 4)), jnp.ones((1, 4))
-    for platform, count in {"cpu": 3, "tpu": 0, "cuda": 0}.items():
-        assert barriers(block, *given, platform=platform) == count
-
-
-def test_only_cpus_compute_again_what_is_cheap():
-    """The derivative of tanh is made of tanh, which others keep."""
-    both = jax.value_and_grad(lambda x: jnp.sum(computed_again(jnp.tanh, x)))
-    x = jnp.linspace(-2.0, 2.0, 5)
-    np.testing.assert_allclose(both(x)[1], 1 / np.cosh(x) ** 2, rtol=1e-5)
-    for platform, times in {"cpu": 2, "tpu": 1, "cuda": 1}.items():
-        text = jax.jit(both).trace(x).lower(lowering_platforms=(platform,)).as_text()
-        assert text.count("stablehlo.tanh") == times

@@ -2,27 +2,17 @@
 
 import math
 
+import in_numpy
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from in_numpy import normal
 
 from imagen_jax.models import layers
-from imagen_jax.models.layers import Conditioning, GroupNorm, ResBlock, ScalarEmbedding
-from imagen_jax.models.resampling import downsample, upsample
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def numpy_group_norm(x, groups, epsilon=1e-5):
-    """(x - mean) / sqrt(variance + epsilon), over the positions and channels of each group."""
-    grouped = x.astype(np.float64).reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
-    mean = grouped.mean((1, 3), keepdims=True)
-    variance = grouped.var((1, 3), keepdims=True)
-    return ((grouped - mean) / np.sqrt(variance + epsilon)).reshape(x.shape)
+from imagen_jax.models.layers import Conditioning, Conv, GroupNorm, ResBlock, ScalarEmbedding
+from imagen_jax.ops.resampling import downsample, upsample
 
 
 def test_low_res_comes_after_z_and_is_interpolated_between_pixel_centres():
@@ -42,7 +32,7 @@ def test_group_norm_is_its_equation(channels, groups):
     assert norm.groups == groups
     norm.scale[...], norm.bias[...] = normal(channels, seed=1), normal(channels, seed=2)
     x = 3 * normal(2, 4, 5, channels) + 5
-    expected = numpy_group_norm(x, groups) * norm.scale[...] + norm.bias[...]
+    expected = in_numpy.group_norm(x, groups) * norm.scale[...] + norm.bias[...]
     np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=2e-4, atol=2e-4)
 
 
@@ -85,8 +75,19 @@ def test_group_norm_statistics_are_float32_in_bfloat16():
     norm = GroupNorm(8, rngs=nnx.Rngs(0))
     result = norm(x)
     assert result.dtype == jnp.bfloat16
-    expected = numpy_group_norm(np.asarray(x, np.float32), 8)
+    expected = in_numpy.group_norm(np.asarray(x, np.float32), 8)
     np.testing.assert_allclose(np.asarray(result, np.float32), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_the_convolution_is_that_of_flax():
+    ours, theirs = (
+        layer(3, 4, (3, 3), strides=2, padding="SAME", rngs=nnx.Rngs(0))
+        for layer in (Conv, nnx.Conv)
+    )
+    x = jnp.asarray(normal(2, 6, 6, 3))
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
+    half = Conv(3, 4, (3, 3), dtype="bfloat16", rngs=nnx.Rngs(0))
+    assert half(x).dtype == jnp.bfloat16
 
 
 def test_gelu_is_x_times_the_normal_distribution_in_either_dtype():
@@ -153,7 +154,7 @@ def test_res_block_is_its_equation():
     x, embedding = normal(2, 4, 3, 4), normal(2, 5, seed=1)
 
     def normed(norm, x, groups):
-        return numpy_group_norm(x, groups) * norm.scale[...] + norm.bias[...]
+        return in_numpy.group_norm(x, groups) * norm.scale[...] + norm.bias[...]
 
     dense = block.embedding
     scale_shift = silu(embedding) @ dense.kernel[...] + dense.bias[...]

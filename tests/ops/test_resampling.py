@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagen_jax.models import resampling
+from imagen_jax.ops import resampling
 
 
 def normal(*shape):

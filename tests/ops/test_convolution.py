@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from imagen_jax.config import MeshConfig
-from imagen_jax.models.convolution import Conv, convolve, convolve_upsampled
+from imagen_jax.ops import convolve, convolve_upsampled
 from imagen_jax.parallel import mesh as meshes
 
 
@@ -72,17 +71,6 @@ def test_sums_are_float32_in_bfloat16():
     assert jax.grad(loss, argnums=1)(x, kernel)[0, 0, 0, 0] == 2048
     kernel = jnp.ones((3, 3, 1, 1), jnp.bfloat16)
     assert jax.grad(loss, argnums=1)(x, kernel)[1, 1, 0, 0] == 2048
-
-
-def test_the_layer_is_that_of_flax():
-    ours, theirs = (
-        layer(3, 4, (3, 3), strides=2, padding="SAME", rngs=nnx.Rngs(0))
-        for layer in (Conv, nnx.Conv)
-    )
-    x = normal(2, 6, 6, 3)
-    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
-    half = Conv(3, 4, (3, 3), dtype="bfloat16", rngs=nnx.Rngs(0))
-    assert half(x).dtype == jnp.bfloat16
 
 
 def test_only_cpus_run_what_is_written():
