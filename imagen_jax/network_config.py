@@ -202,7 +202,14 @@ class EfficientUNetConfig(Checked):
     models/blocks.py); empty is `none` everywhere."""
     dtype: Dtype = "float32"
     """Of the computation; parameters are float32."""
+    # What a `UNetConfig` may choose and this network always has as the paper has it.
+    activation: ClassVar[Activation] = "swish"
     time_input: ClassVar[TimeInput] = "log_snr"
+    embedding_activation: ClassVar[EmbeddingActivation] = "per_block"
+    embedding_dim: ClassVar[int | None] = None
+    pooling: ClassVar[Pooling] = "mean"
+    text_projection: ClassVar[int | None] = None
+    mask_padding: ClassVar[bool] = True
     predicts_variance: ClassVar[bool] = False
     reads_padding: ClassVar[bool] = False
 

@@ -25,7 +25,7 @@ from imagen_jax.models.layers import (
     linear,
     with_low_res,
 )
-from imagen_jax.network_config import Activation, EmbeddingActivation, Pooling, TimeInput
+from imagen_jax.network_config import EfficientUNetConfig, UNetConfig
 
 
 class PixelHead(nnx.Module):
@@ -56,49 +56,40 @@ class ConditionalUNet(nnx.Module):
     Subclasses add the blocks: `trunk` runs them and `attentions` lists theirs.
 
     Args:
+        config: of the subclass.
         width: channels after the stem.
         head_width: channels before the head.
         text_width: width of the text embeddings.
         pooling_head_dim: width of the heads of the attention pooling.
-        patch_size: side of the space-to-depth patches.
-        pixel_channels: of the convolutions after the patches; 0 for none.
-        norm_groups: of the group normalisations.
         low_res: whether a low-resolution picture and its aug_level are inputs.
-
-    The others are fields of `UNetConfig`; their defaults are the paper's.
     """
 
     def __init__(
-        self, *, width: int, head_width: int, text_width: int, pooling_head_dim: int,
-        patch_size: int, pixel_channels: int, norm_groups: int, low_res: bool,
-        activation: Activation = "swish", time_input: TimeInput = "log_snr",
-        pooling: Pooling = "mean",
-        embedding_activation: EmbeddingActivation = "per_block", embedding_dim: int | None = None,
-        text_projection: int | None = None, mask_padding: bool = True,
-        predicts_variance: bool = False, dtype: str, rngs: nnx.Rngs,
+        self, config: UNetConfig | EfficientUNetConfig, *, width: int, head_width: int,
+        text_width: int, pooling_head_dim: int, low_res: bool, rngs: nnx.Rngs,
     ):  # fmt: skip
-        kwargs = {"dtype": dtype, "rngs": rngs}
-        embedding = embedding_dim or 4 * width
-        in_channels, out_channels = 3 * (1 + low_res), 3 * (1 + predicts_variance)
-        self.patch_size, self.mask_padding = patch_size, mask_padding
-        self.activation = ACTIVATIONS[activation]
-        self.activates_embedding = embedding_activation == "once"
+        kwargs = {"dtype": config.dtype, "rngs": rngs}
+        embedding = config.embedding_dim or 4 * width
+        self.patch_size, self.mask_padding = config.patch_size, config.mask_padding
+        self.activation = ACTIVATIONS[config.activation]
+        self.activates_embedding = config.embedding_activation == "once"
         self.conditioning = Conditioning(
-            width, embedding, augmented=low_res, time_input=time_input, activation=activation,
-            **kwargs,
+            width, embedding, augmented=low_res, time_input=config.time_input,
+            activation=config.activation, **kwargs,
         )  # fmt: skip
         self.pooling = AttentionPooling(
-            text_width, embedding, head_dim=pooling_head_dim, kind=pooling, **kwargs
+            text_width, embedding, head_dim=pooling_head_dim, kind=config.pooling, **kwargs
         )
         self.text_projection = (
-            linear(text_width, text_projection, **kwargs) if text_projection else None
+            linear(text_width, config.text_projection, **kwargs) if config.text_projection else None
         )
-        self.conv_in = conv(in_channels * patch_size**2, width, **kwargs)
-        self.norm_out = GroupNorm(head_width, groups=norm_groups, rngs=rngs)
+        in_channels, out_channels = 3 * (1 + low_res), 3 * (1 + config.predicts_variance)
+        pixels, pixel_channels = config.patch_size**2, config.pixel_channels
+        self.conv_in = conv(in_channels * pixels, width, **kwargs)
+        self.norm_out = GroupNorm(head_width, groups=config.norm_groups, rngs=rngs)
         self.conv_out = conv(
-            head_width, (pixel_channels or out_channels) * patch_size**2,
-            zero=not pixel_channels, **kwargs,
-        )  # fmt: skip
+            head_width, (pixel_channels or out_channels) * pixels, zero=not pixel_channels, **kwargs
+        )
         self.pixel_head = (
             PixelHead(pixel_channels, in_channels, out_channels, self.activation, **kwargs)
             if pixel_channels

@@ -112,10 +112,8 @@ class EfficientUNet(ConditionalUNet):
     ):
         width = config.channels[0]
         super().__init__(
-            width=width, head_width=width, text_width=text_width,
-            pooling_head_dim=text_width // config.num_heads, patch_size=config.patch_size,
-            pixel_channels=config.pixel_channels, norm_groups=config.norm_groups,
-            low_res=low_res, dtype=config.dtype, rngs=rngs,
+            config, width=width, head_width=width, text_width=text_width,
+            pooling_head_dim=text_width // config.num_heads, low_res=low_res, rngs=rngs,
         )  # fmt: skip
         outer = [width, *config.channels[:-1]]
         shared = {"config": config, "text_width": text_width, "rngs": rngs}

@@ -141,14 +141,8 @@ class UNet(ConditionalUNet):
     ):
         widths = [config.embed_dim * mult for mult in config.channel_mult]
         super().__init__(
-            width=config.embed_dim, head_width=widths[0], text_width=text_width,
-            pooling_head_dim=config.head_dim, patch_size=config.patch_size,
-            pixel_channels=config.pixel_channels, norm_groups=config.norm_groups,
-            low_res=low_res, activation=config.activation, time_input=config.time_input,
-            pooling=config.pooling,
-            embedding_activation=config.embedding_activation, embedding_dim=config.embedding_dim,
-            text_projection=config.text_projection, mask_padding=config.mask_padding,
-            predicts_variance=config.predicts_variance, dtype=config.dtype, rngs=rngs,
+            config, width=config.embed_dim, head_width=widths[0], text_width=text_width,
+            pooling_head_dim=config.head_dim, low_res=low_res, rngs=rngs,
         )  # fmt: skip
         remat = config.remat or ("none",) * len(widths)
         shared = {"config": config, "text_width": text_width, "rngs": rngs}
