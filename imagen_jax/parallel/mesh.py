@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.custom_derivatives import linear_call
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -103,17 +104,16 @@ def _gather(x: jax.Array, mesh: Mesh, dtype: str) -> jax.Array:
         return x
     place = jax.lax.with_sharding_constraint
 
-    @jax.custom_vjp
-    def gather(x: jax.Array) -> jax.Array:
+    def gather(_: tuple[()], x: jax.Array) -> jax.Array:
         return place(x.astype(dtype), replicated(mesh))
 
-    def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+    def transposed(_: tuple[()], gradient: jax.Array) -> jax.Array:
         summed = place(gradient.astype(x.dtype), replicated(mesh))
         # Cut into parts here: XLA would keep the whole gradients until the optimizer reads them.
-        return (jax.lax.optimization_barrier(place(summed, parts)),)
+        return jax.lax.optimization_barrier(place(summed, parts))
 
-    gather.defvjp(lambda x: (gather(x), None), backward)
-    return gather(x)
+    # Linear, so it is its own derivative, and its gradient is the transposed.
+    return linear_call(gather, transposed, (), x)
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:

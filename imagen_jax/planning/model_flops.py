@@ -61,7 +61,7 @@ def _count_eqn(eqn: core.JaxprEqn, active: list[bool]) -> tuple[int, list[bool]]
 
 def inner_jaxpr(eqn: core.JaxprEqn) -> core.Jaxpr | None:
     """The function that an equation calls with its own operands, if it calls one."""
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "callee"):
         inner = eqn.params.get(name)
         if isinstance(inner, core.ClosedJaxpr):
             inner = inner.jaxpr

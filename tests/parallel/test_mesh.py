@@ -107,6 +107,16 @@ def test_parameters_are_gathered_in_another_dtype_and_their_gradients_keep_their
     np.testing.assert_array_equal(gradient["w"], weights)
 
 
+def test_the_derivative_of_gathering_is_to_gather():
+    mesh = meshes.make_mesh(MeshConfig(fsdp=4))
+    x = np.arange(2**15, dtype=np.float32).reshape(2, -1)
+    parts = meshes.place_parameters(x, meshes.parameter_shardings(x, mesh))
+    gather = lambda x: meshes.gather_parameters(x, mesh=mesh, dtype="bfloat16")  # noqa: E731
+    whole, derivative = jax.jit(lambda x: jax.jvp(gather, [x], [-x]))(parts)
+    assert derivative.dtype == jnp.bfloat16 and derivative.sharding.is_fully_replicated
+    np.testing.assert_array_equal(derivative, -whole)
+
+
 def test_a_batch_must_divide_over_the_devices_and_a_height_over_its_axis():
     mesh = meshes.make_mesh(MeshConfig(spatial=2))
     with pytest.raises(UsageError, match="6 pictures does not divide over 4 devices"):
