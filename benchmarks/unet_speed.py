@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.config import (
     MeshConfig,
     OptimizerConfig,
@@ -38,7 +39,7 @@ from imagen_jax.config import (
     TrainingConfig,
     UNetConfig,
 )
-from imagen_jax.errors import exit_on_usage_error, parse_flags
+from imagen_jax.errors import exit_on_usage_error
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.rules import require_positive
 from imagen_jax.sampling import make_sampler, picture_keys

@@ -6,8 +6,9 @@ The paper names the sizes and not the widths: this one comes nearest with T5-XXL
 took 400K steps. Nobody has run this config.
 """
 
-from configs import base_64
 from imagen_jax.config import StageConfig
+
+from . import base_64
 
 
 def get_config() -> StageConfig:

@@ -5,8 +5,9 @@
 base_64_300m is the same with T5-XXL. Nobody has run this config.
 """
 
-from configs import base_64
 from imagen_jax.config import StageConfig
+
+from . import base_64
 
 
 def get_config() -> StageConfig:

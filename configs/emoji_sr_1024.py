@@ -8,7 +8,6 @@ prediction, the cosine schedule, 8 groups in the norms (with 32, flat areas forg
 a cosine decay of the rate. The crops of 256 are the paper's.
 """
 
-from configs.emoji_base_64 import TEXT_ENCODER
 from imagen_jax.config import (
     DataConfig,
     DiffusionConfig,
@@ -18,6 +17,8 @@ from imagen_jax.config import (
     StageConfig,
     TrainingConfig,
 )
+
+from .emoji_base_64 import TEXT_ENCODER
 
 
 def get_config() -> StageConfig:

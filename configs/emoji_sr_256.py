@@ -7,7 +7,6 @@ Beyond the paper, because two CPU cores have to train it: a 4x4 space-to-depth s
 x0 prediction and a cosine decay of the rate.
 """
 
-from configs.emoji_base_64 import TEXT_ENCODER
 from imagen_jax.config import (
     DataConfig,
     DiffusionConfig,
@@ -17,6 +16,8 @@ from imagen_jax.config import (
     StageConfig,
     TrainingConfig,
 )
+
+from .emoji_base_64 import TEXT_ENCODER
 
 
 def get_config() -> StageConfig:

@@ -10,8 +10,9 @@ has run this config; docs/pods.md says what the TPU compiler makes of it.
 
 import dataclasses
 
-from configs import sr_256
 from imagen_jax.config import DiffusionConfig, StageConfig
+
+from . import sr_256
 
 
 def get_config() -> StageConfig:

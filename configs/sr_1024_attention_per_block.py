@@ -5,8 +5,9 @@
 docs/parameters.md has its size beside the paper's. Nobody has run this config.
 """
 
-from configs import sr_256, sr_1024
 from imagen_jax.config import StageConfig
+
+from . import sr_256, sr_1024
 
 
 def get_config() -> StageConfig:

@@ -13,7 +13,6 @@ The paper is silent on the distribution of aug_level in training.
 
 import dataclasses
 
-from configs.base_64 import SELECTIVE, text_encoder
 from imagen_jax.config import (
     DataConfig,
     EfficientUNetConfig,
@@ -21,6 +20,8 @@ from imagen_jax.config import (
     SamplingConfig,
     StageConfig,
 )
+
+from .base_64 import SELECTIVE, text_encoder
 
 
 def get_config() -> StageConfig:

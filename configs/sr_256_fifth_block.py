@@ -8,8 +8,9 @@ the paper's. Nobody has run this config.
 
 import dataclasses
 
-from configs import sr_256
 from imagen_jax.config import StageConfig
+
+from . import sr_256
 
 
 def get_config() -> StageConfig:

@@ -9,8 +9,9 @@ step 100 to 0.089.
 
 import dataclasses
 
-from configs import emoji_base_64
 from imagen_jax.config import DataConfig, OptimizerConfig, StageConfig, TrainingConfig, UNetConfig
+
+from . import emoji_base_64
 
 
 def get_config() -> StageConfig:

@@ -1,267 +1,39 @@
-"""Verbs of the package: python -m imagen_jax VERB --help"""
+"""All commands of the package: python -m imagen_jax --help"""
 
-import dataclasses
+import difflib
 import sys
-from pathlib import Path
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import get_args
 
-import tyro
-from tyro.conf import Positional, arg
+from imagen_jax.cli import sample, train, verbs
+from imagen_jax.cli.program import package_command
+from imagen_jax.errors import UsageError, exit_on_usage_error
 
-from imagen_jax.config import DataConfig, Dtype, StageConfig, Weights
-from imagen_jax.errors import UsageError, exit_on_usage_error, parse_flags
-from imagen_jax.files import to_path
-from imagen_jax.parallel.machine import DistributedFlags
-from imagen_jax.rules import require_positive
-
-_SUFFIX = ".safetensors"
-_STAGE = "stage"
+_SCRIPTS = {"sample": sample.main, "train": train.main}
 
 
-def _require_suffix(out: Path, suffix: str) -> None:
-    """A slip must not replace a config or a picture."""
-    if out.suffix != suffix or out.is_dir():
-        raise UsageError(f"{out} cannot be written; name a file that ends with {suffix}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Export:
-    """Write the newest weights of a training directory as one file, config in its header."""
-
-    workdir: Annotated[Positional[str], arg(metavar="WORKDIR")]
-    """Training directory of one stage, which may lie in a bucket (gs://...)."""
-    out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
-    """File to write; it is replaced whole or left alone."""
-    dtype: Dtype = "bfloat16"
-    """Of the stored weights; bfloat16 takes half the space."""
-    weights: Weights = "ema"
-    """Which: ema is what samples are made with, raw what the optimizer made."""
-
-    def run(self) -> None:
-        from imagen_jax.loading import load_stage
-        from imagen_jax.weights.stage_file import save_stage_file
-
-        _require_suffix(self.out, _SUFFIX)
-        stage = load_stage(to_path(self.workdir), self.weights)
-        save_stage_file(self.out, stage.config, stage.params, self.dtype, stage.weights)
-        size = f"{self.out.stat().st_size / 1e6:.1f} MB"
-        print(f"{self.out}: {stage.config.name}, {stage.weights} weights, {size}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Convert:
-    """Write downloaded weights as one file: an encoder that stages read, or a stage."""
-
-    kind: Positional[Literal["t5", "deepfloyd-if"]]
-    """t5: a T5 text encoder from a Hugging Face directory or file, for text_encoder.source.
-    deepfloyd-if: stage I or II of DeepFloyd IF from its pipeline's directory, for sample.py."""
-    directory: Annotated[Positional[Path], arg(metavar="DIR")]
-    """For t5 the directory with config.json and the weights, or their file; for deepfloyd-if the
-    pipeline's, with unet, scheduler, text_encoder and tokenizer."""
-    out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
-    """File to write; it is replaced whole or left alone."""
-    dtype: Dtype = "bfloat16"
-    """Of the written weights; bfloat16 takes half the space. A stage of DeepFloyd IF computes in
-    it too."""
-    text_encoder: Path | None = None
-    """For deepfloyd-if: another directory with text_encoder and tokenizer, where DIR has none."""
-
-    def run(self) -> None:
-        _require_suffix(self.out, _SUFFIX)
-        out = self.out.resolve()
-        if self.directory.resolve() in (out, *out.parents):
-            raise UsageError(f"{self.out} lies in what is read; name another place.")
-        if self.kind == "t5" and self.text_encoder is not None:
-            raise UsageError(f"--text-encoder is {self.text_encoder}; it is for deepfloyd-if only.")
-        if self.kind == "deepfloyd-if":
-            self._deepfloyd_if()
-        else:
-            self._t5()
-        from imagen_jax.weights.hugging_face import licence
-
-        print(licence(self.directory))
-
-    def _deepfloyd_if(self) -> None:
-        from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
-
-        text_from = self.text_encoder or self.directory
-        config = convert_deepfloyd_if(self.directory, self.out, self.dtype, text_from)
-        print(f"{self.out}: {config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
-
-    def _t5(self) -> None:
-        from imagen_jax.weights.t5_names import convert_t5
-
-        sizes = dataclasses.asdict(convert_t5(self.directory, self.out, self.dtype))
-        print(f"{self.out}: {self.out.stat().st_size / 1e6:.1f} MB; for a stage that reads it:")
-        flags = [f"--text-encoder.t5.{name.replace('_', '-')} {x}" for name, x in sizes.items()
-                 if name not in ("dtype", "remat")]  # fmt: skip
-        print(" ".join([f"--text-encoder.source {self.out}", *flags]))
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """Draw the curves of training directories into one PNG, over each other to be compared."""
-
-    workdirs: Positional[tuple[str, ...]]
-    """Training directories; they may lie in a bucket (gs://...)."""
-    out: Path = Path("curves.png")
-    """PNG to write."""
-
-    def run(self) -> None:
-        from imagen_jax.pictures import save_png
-        from imagen_jax.plots import draw_curves
-
-        if not self.workdirs:
-            raise UsageError("There is nothing to plot; name at least one training directory.")
-        _require_suffix(self.out, ".png")
-        save_png(draw_curves([to_path(workdir) for workdir in self.workdirs]), self.out)
-        print(self.out)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pack:
-    """Write the records of a data source that can be used as ArrayRecord files."""
-
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """Directory to write: a new one, or empty."""
-    data: Annotated[DataConfig, arg(name="")] = DataConfig()
-    shard_records: int = 10_000
-    """Records of one file."""
-
-    def run(self) -> None:
-        from imagen_jax.data.pack import pack_source
-        from imagen_jax.data.sources import open_source
-
-        if self.out.exists() and any(self.out.iterdir()):
-            raise UsageError(f"{self.out} is not empty; choose a new directory.")
-        require_positive(self, "shard_records")
-        count, left_out = pack_source(open_source(self.data), self.out, self.shard_records)
-        print(f"{self.out}: {count} records; for training: --data.source arrayrecord:{self.out}")
-        if left_out.total():
-            print(f"left out: {left_out}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """Bytes of memory that a training step needs per chip, by arithmetic; see also train.py's
-    --compile-only, which knows exactly and takes minutes."""
-
-    config: Annotated[Positional[Path], arg(metavar="CONFIG")]
-    """A config file such as configs/tiny_64.py, a training directory or an exported file."""
-    chips: int
-    """Chips that the step runs on."""
-
-    def run(self) -> None:
-        from imagen_jax.planning.topology import use_compiler_alone
-
-        use_compiler_alone()  # An accelerator would be claimed for nothing.
-        from imagen_jax.loading import load_config
-        from imagen_jax.planning.estimate import estimate, to_text
-
-        config = load_config(self.config)
-        print(to_text(config, self.chips, estimate(config, self.chips)))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderFlags:
-    """Where the stage's text encoder is, if not where its config says."""
-
-    source: str = ""
-    """Weights: a Hugging Face T5 directory, a file that `convert t5` wrote, or a stage."""
-    tokenizer: str = ""
-    """`captions`, or a directory that holds a Hugging Face tokenizer."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Embed:
-    """Make the text embeddings of all captions of a data set once, for data.embeddings of
-    train.py and --embeddings of sample.py. The same command goes on after a kill."""
-
-    dataset: Annotated[Positional[str], arg(metavar="DATASET")]
-    """As data.source of train.py; or prompts:FILE, a text file with one prompt a line; or `stage`
-    for what the stage's config is trained on and judged by, a mixture too."""
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """Directory for the embeddings. To one that holds some already captions are added."""
-    stage: str
-    """The stage that they are for: a config file such as configs/base_64.py, a training directory
-    or an exported file."""
-    text_encoder: EncoderFlags = EncoderFlags()
-    max_length: int | None = None
-    """Tokens that captions are cut to, if not what the stage has; text_encoder.max_length of the
-    training must be the same."""
-    split: str = ""
-    """Of DATASET, if that is a tfds data set and it is not the stage's data.split."""
-    data_dir: str = ""
-    """Where tfds keeps prepared data, if not in the stage's data.data_dir."""
-    captions_per_shard: int = 2**14
-    """Captions of one file; what a kill undoes at most."""
-    batch_tokens: int = 2**13
-    """Tokens that a device embeds at once, padding among them."""
-    size_only: bool = False
-    """Say what the embeddings would take and stop; no weights are needed."""
-    distributed: DistributedFlags = DistributedFlags()
-    allow_cpu: bool = False
-    """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
-
-    def run(self) -> None:
-        from imagen_jax.embedding.run import Work, embed
-        from imagen_jax.loading import load_config, open_encoder, open_frozen_encoder
-        from imagen_jax.parallel import distributed
-
-        self._check()
-        distributed.start(self.distributed)
-        distributed.require_accelerator(allow_cpu=self.allow_cpu)
-        path = to_path(self.stage)
-        config, encoder = self._with_flags(load_config(path)), None
-        if not self.size_only:
-            own = not self.text_encoder.source
-            encoder = open_encoder(path) if own else open_frozen_encoder(config, None)
-        for data in self._data(config):
-            work = Work(
-                config=config, data=data, encoder=encoder, batch_tokens=self.batch_tokens,
-                captions_per_shard=self.captions_per_shard,
-            )  # fmt: skip
-            embed(work, self.out)
-
-    def _check(self) -> None:
-        least = {"captions_per_shard": 1, "batch_tokens": 1, "max_length": 2}
-        for name, at_least in least.items():
-            value = getattr(self, name)
-            if value is not None and value < at_least:
-                flag = name.replace("_", "-")
-                raise UsageError(f"--{flag} is {value}; it must be at least {at_least}.")
-
-    def _with_flags(self, config: StageConfig) -> StageConfig:
-        """The stage's config with the text encoder that flags name."""
-        flags = {
-            "source": self.text_encoder.source, "tokenizer": self.text_encoder.tokenizer,
-            "max_length": self.max_length,
-        }  # fmt: skip
-        changes = {name: value for name, value in flags.items() if value}
-        encoder = dataclasses.replace(config.text_encoder, train=False, **changes)
-        return dataclasses.replace(config, text_encoder=encoder)
-
-    def _data(self, config: StageConfig) -> list[DataConfig]:
-        """DATASET, or what the stage is trained on and judged by."""
-        if self.dataset == _STAGE:
-            held_out = config.data.held_out() if config.training.eval_every else None
-            return [config.data, *([held_out] if held_out else [])]
-        flags = {"split": self.split, "data_dir": self.data_dir}
-        changes = {name: value for name, value in flags.items() if value}
-        return [dataclasses.replace(config.data, source=self.dataset, mixture=(), **changes)]
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`sample` and `train` read their own flags; the rest are verbs."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     with exit_on_usage_error():
-        verb = parse_flags(
-            lambda: tyro.cli(
-                Export | Convert | Pack | Plot | Estimate | Embed,
-                prog="python -m imagen_jax",
-                description=__doc__,
-                args=sys.argv[1:],
-            )
-        )
-        verb.run()
+        _check_name(arguments[0] if arguments else "")
+    if arguments[0] in _SCRIPTS:
+        _SCRIPTS[arguments[0]](arguments[1:])
+    else:
+        verbs.main(arguments)
+
+
+def _check_name(name: str) -> None:
+    """Raises a UsageError unless a command, or a flag such as --help, has that name."""
+    names = [*_SCRIPTS, *(verb.__name__.lower() for verb in get_args(verbs.Verb))]
+    if name in names or name.startswith("-"):
+        return
+    similar = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    hint = f"; perhaps you meant {similar[0]}" if similar else ""
+    missing = f"There is no command {name!r}{hint}" if name else "There is no command"
+    raise UsageError(
+        f"{missing}: after {package_command()} comes one of {', '.join(names)}; see --help."
+    )
 
 
 if __name__ == "__main__":

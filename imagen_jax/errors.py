@@ -2,19 +2,11 @@
 
 import collections
 import contextlib
-import io
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
-
-Result = TypeVar("Result")
-_FRAME = " │"
-_RULE = re.compile(r"^.*[─-]{4,}.*$", re.MULTILINE)
-"""A line across a box; the first one may hold the title."""
-_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+from typing import Any, NoReturn
 
 
 class UsageError(ValueError):
@@ -85,31 +77,3 @@ def _warn_once() -> Callable[..., None]:
             print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
     return show
-
-
-def parse_flags(parse: Callable[[], Result]) -> Result:
-    """What `parse` returns; a mistake that it prints as a box becomes one sentence.
-
-    Args:
-        parse: reads flags; on a mistake it prints a title, a rule, what is wrong and further
-            help to stderr and exits with code 2, as tyro does.
-
-    Raises:
-        UsageError: with what stands below the first rule.
-    """
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return parse()
-    except SystemExit as end:
-        if end.code != 2:
-            raise
-        raise UsageError(_first_message(box.getvalue())) from None
-
-
-def _first_message(box: str) -> str:
-    """What stands between the first two rules, up to a blank line; all of it without rules."""
-    parts = _RULE.split(_STYLE.sub("", box))
-    lines = [line.strip(_FRAME) for line in parts[1 if len(parts) > 1 else 0].splitlines()]
-    message = "\n".join(lines).strip().partition("\n\n")[0]
-    return " ".join(message.split()).removeprefix("Error parsing ")

@@ -161,8 +161,8 @@ def load_config(path: AnyPath) -> StageConfig:
     if path.is_file():
         return read_stage_config(path)
     raise UsageError(
-        f"{path} is neither a config file (configs/NAME.py), a training directory nor an "
-        "exported stage."
+        f"{path} is neither a config (such as tiny_64, or a file of your own), a training "
+        "directory nor an exported stage."
     )
 
 

@@ -11,14 +11,12 @@ from unittest import mock
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # Last: the package under test is the installed one.
+from imagen_jax import __main__ as verbs
+from imagen_jax import cascade, prompts
+from imagen_jax.cli import sample, train
+from imagen_jax.prompts import PromptEmbeddings
 
-import sample  # noqa: E402
-import train  # noqa: E402
-from imagen_jax import __main__ as verbs  # noqa: E402
-from imagen_jax import cascade, prompts  # noqa: E402
-from imagen_jax.prompts import PromptEmbeddings  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 __all__ = [
     "ROOT", "call", "cut", "largest", "paint_nothing", "refused", "sample", "tool", "train", "tree",

@@ -16,7 +16,7 @@ import safetensors.numpy
 import tiny
 from scripts import ROOT, call, cut, largest, paint_nothing, refused, sample, train, tree, verbs
 
-from imagen_jax import prompts, shipped
+from imagen_jax import config_file, prompts, shipped
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.training.directory import claim_directory
 from imagen_jax.weights.stage_file import save_stage_file
@@ -170,7 +170,9 @@ def test_sample_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
     ("arguments", "says"),
     [
         ([], ["export", "plot"]),
-        (["paint"], ["paint"]),
+        (["paint"], ["'paint'", "sample, train, export"]),
+        (["expor", "w"], ["'expor'", "perhaps you meant export"]),
+        (["export", "w"], ["OUT.safetensors is missing"]),
         (["export"], ["WORKDIR", "OUT.safetensors"]),
         (["export", "nowhere", "x.safetensors"], ["nowhere", "neither a training directory nor"]),
         (["export", "w", "x.safetensors", "--dtype", "float16"], ["'float16'", "'bfloat16'"]),
@@ -220,7 +222,7 @@ def test_a_config_in_a_directory_is_named_with_it():
 def test_a_broken_config_harms_no_other(tmp_path, monkeypatch):
     shutil.copy(ROOT / "configs" / "tiny_64.py", tmp_path)
     (tmp_path / "broken.py").write_text("def get_config(:\n")
-    monkeypatch.setattr(train, "CONFIGS", tmp_path)
+    monkeypatch.setattr(config_file, "CONFIGS", tmp_path)
     result = call(train, "--help")
     assert (result.code, result.err) == (0, "") and "  broken" in result.out
     assert "--workdir" in call(train, "tiny_64", "--help").out
@@ -594,7 +596,7 @@ def test_stages_in_the_wrong_order_are_refused(order, says, stages, tmp_path, un
     names = [name if name == "none" else stages / f"{name}.safetensors" for name in order]
     flags = [
         part
-        for flag, name in zip(sample.STAGES, names, strict=True)
+        for flag, name in zip(shipped.STAGES, names, strict=True)
         for part in (f"--{flag}", name)
     ]
     with unharmed:
@@ -614,19 +616,21 @@ def tiny_sample(stages, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--steps", "-5"], ["num_steps is -5", "must be positive"]),
-        (["--steps", "0"], ["num_steps is 0"]),
-        (["--steps", "few"], ["--steps is 'few'", "int"]),
-        (["--steps", "3,,3"], ["--steps is '3,,3'"]),
-        (["--steps", "3,2,1"], ["--steps has 3 values", "or 2"]),
-        (["--sampler", "euler"], ["sampler is 'euler'", "ancestral, ddim, dpm++"]),
-        (["--sampler", "ddim,euler"], ["sampler is 'euler'"]),
-        (["--thresholding", "soft"], ["thresholding is 'soft'", "none, static, dynamic"]),
-        (["--guidance", "nan"], ["--guidance is 'nan'", "finite"]),
-        (["--guidance", "1,inf"], ["--guidance is '1,inf'", "finite"]),
-        (["--guidance", "strong"], ["--guidance is 'strong'", "float"]),
-        (["--aug-level", "2"], ["aug_level is 2.0", "between 0 and 1"]),
-        (["--aug-level", "nan"], ["--aug-level is 'nan'"]),
+        (["--steps", "-5"], ["--steps: '-5'", "whole number of at least 1"]),
+        (["--steps", "0"], ["--steps: '0'", "whole number of at least 1"]),
+        (["--steps", "2.5"], ["--steps: '2.5'", "whole number of at least 1"]),
+        (["--steps", "few"], ["--steps is 'few'", "a whole number", "smart50"]),
+        (["--steps", "3,,3"], ["--steps: '3,,3'"]),
+        (["--steps", "3,2,1"], ["--steps has 3 values", "2 stages"]),
+        (["--sampler", "euler"], ["--sampler: 'euler'", "ancestral, ddim or dpm++"]),
+        (["--sampler", "ddim,euler"], ["--sampler: 'ddim,euler'"]),
+        (["--thresholding", "soft"], ["--thresholding: 'soft'", "none, static or dynamic"]),
+        (["--guidance", "nan"], ["--guidance: 'nan'", "finite"]),
+        (["--guidance", "1,inf"], ["--guidance: '1,inf'", "finite"]),
+        (["--guidance", "strong"], ["--guidance: 'strong'", "a finite number"]),
+        (["--aug-level", "2"], ["--aug-level: '2'", "between 0 and 1"]),
+        (["--aug-level", "nan"], ["--aug-level: 'nan'"]),
+        (["--weights", "best"], ["--weights: 'best'", "ema or raw"]),
     ],
 )
 @pytest.mark.usefixtures("no_type_checks")

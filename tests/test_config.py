@@ -23,6 +23,7 @@ from imagen_jax.config import (
     TrainingConfig,
     UNetConfig,
 )
+from imagen_jax.config_file import known_configs
 from imagen_jax.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("no_type_checks")
@@ -198,7 +199,7 @@ def test_size_divisor_and_upscale_are_products_and_quotients():
     assert tiny.super_resolution().upscale == 2
 
 
-@pytest.mark.parametrize("name", train.known_configs())
+@pytest.mark.parametrize("name", known_configs())
 def test_every_config_that_is_named_can_be_loaded(name):
     config = train.load_config(name)
     assert config.name == name or "/" in name  # Those are sizes of one stage.

@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 import jax
 import numpy as np
-import sample
+from imagen_jax.cli import sample
 from imagen_jax.loading import StoredNetwork
 
 def resident(kind):

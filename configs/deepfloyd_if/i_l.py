@@ -1,7 +1,8 @@
 """DeepFloyd IF-I-L, without weights."""
 
-from configs.deepfloyd_if import stage_1
 from imagen_jax.config import StageConfig
+
+from . import stage_1
 
 
 def get_config() -> StageConfig:

@@ -1,7 +1,8 @@
 """DeepFloyd IF-II-L, without weights."""
 
-from configs.deepfloyd_if import stage_2
 from imagen_jax.config import StageConfig
+
+from . import stage_2
 
 
 def get_config() -> StageConfig:

@@ -33,7 +33,7 @@ class CompileOptions:
             self._check_json()
             topology.check_topology(self.topology, self.num_slices)
             topology.use_compiler_alone()
-        elif self != CompileOptions():
+        elif self != type(self)():
             raise UsageError(
                 "--topology, --num-slices, --quick and --json belong to --compile-only, which is "
                 "missing."

@@ -190,9 +190,9 @@ def test_without_the_compiler_it_says_how_to_get_it(tiny_train, monkeypatch):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("stage", ["nowhere", "tiny_64"])
+@pytest.mark.parametrize("stage", ["nowhere", "tiny_6"])
 def test_sample_refuses_what_has_no_config(stage):
-    refused(call(sample, *POD, "--base", stage), stage, "neither a config file")
+    refused(call(sample, *POD, "--base", stage), stage, "neither a config")
 
 
 def test_flags_are_read_before_jax_starts():

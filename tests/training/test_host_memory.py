@@ -86,7 +86,7 @@ def test_calls_use_memory_again(rows):
 TRAINS = """
 import sys
 import jax, jax.numpy as jnp
-import train
+from imagen_jax.cli import train
 from imagen_jax.training import loop
 def run(*arguments):
     multiply = jax.jit(lambda x: x @ x @ x @ x)

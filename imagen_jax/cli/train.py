@@ -1,0 +1,97 @@
+"""Train one stage of the cascade.
+
+    python train.py CONFIG --workdir DIR [--optimizer.learning_rate 3e-4 ...]
+
+CONFIG is one of the names below, or a file of your own; every field of it is a flag. The run writes
+its config, checkpoints, TensorBoard scalars and sample grids to DIR, and goes on from the newest
+checkpoint that it finds there.
+
+    python train.py tiny_64 --workdir runs/tiny
+    python train.py tiny_64 --workdir runs/mine --data.source folder:DIR
+
+The second one learns your own pictures, each beside a .txt of the same name with its captions.
+
+    python train.py CONFIG --compile-only --topology v5e:16x16 [--num-slices 2] [--quick]
+
+compiles the same step for TPUs that need not be there and says what it takes of them: memory,
+work, what the chips send each other, and the step time that their peak rates allow; --json FILE
+writes it too. It exits with code 1 if the step does not fit.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from imagen_jax.cli.config_help import describe, list_configs
+from imagen_jax.cli.parsing import parse_flags
+from imagen_jax.cli.program import command, with_command
+from imagen_jax.cli.spellings import TRAIN, respell
+from imagen_jax.cli.train_flags import Flags, check, steps_to_profile
+from imagen_jax.config import StageConfig
+from imagen_jax.config_file import find_config, read_config_file
+from imagen_jax.errors import exit_on_usage_error
+from imagen_jax.files import to_path
+
+
+def load_config(name: str) -> StageConfig:
+    """The config of that name, or of a user's own file."""
+    return read_config_file(find_config(name))
+
+
+def parse(arguments: Sequence[str]) -> Flags:
+    """Config with its overrides, and what to do with it."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(with_command(__doc__, "train"))
+        print(list_configs())
+        print(f"\n{command('train')} CONFIG --help lists the fields of one.")
+        sys.exit(0 if arguments else 2)
+    name, *rest = arguments
+    config, rest = load_config(name), respell(rest, TRAIN)
+    flags = parse_flags(
+        lambda: tyro.cli(
+            tyro.conf.AvoidSubcommands[Flags],
+            default=Flags(config=config),
+            args=rest,
+            prog=f"{command('train')} {name}",
+            description=describe(find_config(name), config),
+        )
+    )
+    check(flags)
+    return flags
+
+
+def compile_only(flags: Flags) -> int:
+    """Reports what one step takes of --topology; returns the exit code."""
+    from imagen_jax.parallel.mesh import make_mesh
+    from imagen_jax.planning import calls
+    from imagen_jax.planning.compile_only import run
+
+    config = flags.config
+
+    def make_calls(devices: list) -> list[calls.Call]:
+        mesh = make_mesh(config.mesh, devices)
+        if flags.what == "embedding":
+            return [calls.embedding(config, config.training.batch_size, mesh)]
+        return [calls.training_step(config, mesh)]
+
+    return run(make_calls, flags.compiling)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    with exit_on_usage_error():
+        flags = parse(sys.argv[1:] if arguments is None else arguments)
+        flags.compiling.prepare()
+        if flags.compiling.compile_only:
+            sys.exit(compile_only(flags))
+        # Only now: --help should not wait for JAX.
+        from imagen_jax.parallel import distributed
+        from imagen_jax.training.host_memory import run_where_called
+        from imagen_jax.training.loop import run
+
+        run_where_called()
+        distributed.start(flags.distributed)
+        distributed.require_accelerator(allow_cpu=flags.allow_cpu)
+        init_from = to_path(flags.init_from) if flags.init_from else None
+        workdir, profile = to_path(flags.workdir), steps_to_profile(flags.profile)
+        run(flags.config, workdir, init_from, flags.weights, flags.allow_change, profile)

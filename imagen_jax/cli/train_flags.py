@@ -1,0 +1,65 @@
+"""The flags of `train` beside the fields of the config, and the rules between them. No JAX here."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from imagen_jax.config import StageConfig, Weights
+from imagen_jax.errors import UsageError
+from imagen_jax.parallel.machine import DistributedFlags
+from imagen_jax.planning.options import CompileOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    config: Annotated[StageConfig, tyro.conf.arg(name="")]
+    compiling: Annotated[CompileOptions, tyro.conf.arg(name="")] = CompileOptions()
+    what: Literal["step", "embedding"] = "step"
+    """Of --compile-only: the training step, or the text encoder alone on a batch's captions."""
+    workdir: Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="(required)")] = ""
+    """Training directory: made, or gone on from. It may lie in a bucket (gs://...)."""
+    init_from: Annotated[str, tyro.conf.arg(metavar="STAGE")] = ""
+    """A trained stage (training directory or exported file) whose weights a new run starts
+    from; one that has a checkpoint goes on from that."""
+    weights: Weights | None = None
+    """Of --init-from: ema (what a training directory gives otherwise) or raw."""
+    allow_change: tuple[str, ...] = ()
+    """Fields that may differ from those of the run that is gone on with, such as
+    optimizer.learning_rate or training.batch_size."""
+    profile: Annotated[str, tyro.conf.arg(metavar="START:STOP")] = ""
+    """Steps to profile into WORKDIR/profile: from START up to, without, STOP. The signal SIGUSR1
+    profiles the next few."""
+    distributed: DistributedFlags = DistributedFlags()
+    allow_cpu: bool = False
+    """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
+
+
+def check(flags: Flags) -> None:
+    """Raises a UsageError for flags that do not go together, or are missing."""
+    compiles = flags.compiling.compile_only
+    if not compiles and flags.what != "step":
+        raise UsageError(f"--what {flags.what} belongs to --compile-only, which is missing.")
+    if compiles and (flags.workdir or flags.init_from or flags.profile):
+        raise UsageError(
+            "--compile-only trains nothing; leave --workdir, --init-from and --profile out."
+        )
+    if flags.weights and not flags.init_from:
+        raise UsageError(f"--weights {flags.weights} belongs to --init-from, which is missing.")
+    if not compiles and not flags.workdir:
+        raise UsageError(
+            "--workdir is missing; name a directory for the run, such as --workdir runs/mine."
+        )
+    steps_to_profile(flags.profile)  # A mistake in it shows at once.
+
+
+def steps_to_profile(window: str) -> range:
+    """START:STOP -> the steps from START to STOP - 1; none for an empty text."""
+    if not window:
+        return range(0)
+    start, _, stop = window.partition(":")
+    if not (start.isdecimal() and stop.isdecimal() and 0 < int(start) < int(stop)):
+        raise UsageError(
+            f"--profile is {window!r}; it must be START:STOP, two steps with 0 < START < STOP."
+        )
+    return range(int(start), int(stop))
