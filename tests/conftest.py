@@ -27,6 +27,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 def pytest_configure() -> None:
     """The scripts read these too; processes of a cluster that tests start set their own."""
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["IMAGEN_CACHE_DIR"] = "off"  # A user's own stays as it is.
     for name in list(os.environ):
         if name.startswith(("SLURM_", "JAX_COORDINATOR_")):
             del os.environ[name]

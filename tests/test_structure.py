@@ -28,6 +28,7 @@ FORBIDDEN = {
     "ops": {"config", "diffusion", "models", "weights", "text", "data", "parallel", "stage"},
     "text": {"diffusion", "models", "weights", "data", "parallel", "stage"},
     "data": {"diffusion", "models", "weights", "text", "parallel", "stage"},
+    "progress": {"arrays", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
     "parallel": {"diffusion", "models", "weights", "text", "data", "stage"},
     "stage": {"diffusion", "weights", "text", "data", "parallel"},
     "sampling": {"weights", "text", "data"},

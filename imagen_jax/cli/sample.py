@@ -35,6 +35,7 @@ from imagen_jax.cli.sample_flags import (
 from imagen_jax.cli.spellings import SAMPLE, respell
 from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error
+from imagen_jax.parallel import compilation
 
 
 def parse(arguments: Sequence[str]) -> Flags:
@@ -104,6 +105,7 @@ def run(flags: Flags) -> None:
     from imagen_jax.parallel import distributed
     from imagen_jax.prompts import check_prompts, embed_prompts, read_prompts
     from imagen_jax.text.cache import EmbeddingCache
+    from imagen_jax.text.tokenizer import one_line
 
     distributed.require_accelerator(allow_cpu=flags.devices.allow_cpu)
     mesh = make_mesh(flags, jax.devices())
@@ -119,37 +121,40 @@ def run(flags: Flags) -> None:
     steps = [cascade.Step(*pair) for pair in zip(stages, settings, strict=True)]
     cascade.check_order(steps, mesh)
     batch_size = flags.devices.batch_size
+    prompts = [one_line(prompt) for prompt in flags.prompts]
     if needs_encoder:
-        check_prompts([stage.config for stage in stages], flags.prompts)
+        check_prompts([stage.config for stage in stages], prompts)
         tell_what_is_left_out(flags.stages, len(stages))
-        texts = embed_prompts(stages, flags.prompts, batch_size=batch_size, mesh=mesh)
+        texts = embed_prompts(stages, prompts, batch_size=batch_size, mesh=mesh)
     else:
-        texts = read_prompts(stages, flags.prompts, [EmbeddingCache(d) for d in directories])
+        texts = read_prompts(stages, prompts, [EmbeddingCache(d) for d in directories])
         tell_what_is_left_out(flags.stages, len(stages))
     paint(flags, steps, texts, mesh)
 
 
 def paint(flags: Flags, steps: list, texts: list, mesh: Any) -> None:
-    """Paints stage by stage; the pictures of each are written before the next one starts."""
-    from tqdm import tqdm
-
+    """Paints stage by stage; the pictures of each batch are written before the next one starts."""
     from imagen_jax import cascade
     from imagen_jax.parallel.mesh import batch_starts
+    from imagen_jax.progress import StepBar
     from imagen_jax.results import Results
 
-    num_images, batch_size = flags.pictures.num_images, flags.devices.batch_size
-    results = Results(flags.output.out, flags.prompts, num_images)
-    batches = len(batch_starts(len(results.stems), batch_size, mesh))
-    with tqdm(total=batches * sum(s.settings.num_steps for s in steps), unit="step") as bar:
-        painting = cascade.paint(
-            steps, texts, seed=flags.pictures.seed, num_images=num_images,
-            batch_size=batch_size, mesh=mesh, on_step=lambda _: bar.update(),
-        )  # fmt: skip
-        for step, text in zip(steps, texts, strict=True):
-            bar.set_description(f"{step.side} pixels")
+    seed, num_images = flags.pictures.seed, flags.pictures.num_images
+    starts = batch_starts(len(flags.prompts) * num_images, flags.devices.batch_size, mesh)
+    settings = {
+        "seed": seed, "num_images": num_images, "batch_size": starts.step,
+        "split_height": flags.devices.split_height, "devices": mesh.size,
+    }  # fmt: skip
+    output = flags.output
+    results = Results(output.out, texts[0].prompts, settings, steps, texts, resume=output.resume)
+    painting = cascade.paint(
+        steps, texts, seed=seed, num_images=num_images, batch_size=flags.devices.batch_size,
+        mesh=mesh, on_step=lambda _: bar.step(), keeper=results,
+    )  # fmt: skip
+    for step in steps:
+        with StepBar(len(starts) * step.settings.num_steps, f"{step.side} pixels") as bar:
             painted = next(painting)
-            results.add(step, text, painted)
-    print("\n".join(map(str, results.finish(flags.pictures.seed, painted.pictures))))
+    print("\n".join(map(str, results.finish(painted.pictures))))
 
 
 def compile_only(flags: Flags) -> int:
@@ -179,5 +184,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags.compiling.prepare()
         if flags.compiling.compile_only:
             sys.exit(compile_only(flags))
+        compilation.prepare(announce=True)
         tell_of_missing_quotes(flags.prompts)
         run(flags)

@@ -68,7 +68,7 @@ class SamplingFlags:
     guidance: per_stage.Scale = ()
     """How closely to follow the prompt: guidance scale w; 1 is off and needs half the work."""
     sampler: per_stage.Samplers = ()
-    """ancestral, ddim or dpm++."""
+    """ancestral, ddim, dpm++ or heun, which takes two evaluations a step."""
     thresholding: per_stage.Thresholdings = ()
     """none, static or dynamic."""
     aug_level: per_stage.Fraction = ()
@@ -81,6 +81,8 @@ class OutputFlags:
 
     out: Path = Path("out")
     """Directory for the pictures, a contact sheet and manifest.json."""
+    resume: bool = False
+    """Go on where a run with the same flags was stopped: what --out holds of it stays."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

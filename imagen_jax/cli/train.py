@@ -30,8 +30,9 @@ from imagen_jax.cli.spellings import TRAIN, respell
 from imagen_jax.cli.train_flags import Flags, check, steps_to_profile
 from imagen_jax.config import StageConfig
 from imagen_jax.config_file import find_config, read_config_file
-from imagen_jax.errors import exit_on_usage_error
+from imagen_jax.errors import end_at_once, exit_on_usage_error
 from imagen_jax.files import to_path
+from imagen_jax.parallel import compilation
 
 
 def load_config(name: str) -> StageConfig:
@@ -84,8 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags.compiling.prepare()
         if flags.compiling.compile_only:
             sys.exit(compile_only(flags))
+        compilation.prepare(announce=True)
         # Only now: --help should not wait for JAX.
         from imagen_jax.parallel import distributed
+        from imagen_jax.training.checkpoint import CannotSave
         from imagen_jax.training.host_memory import run_where_called
         from imagen_jax.training.loop import run
 
@@ -94,4 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         distributed.require_accelerator(allow_cpu=flags.allow_cpu)
         init_from = to_path(flags.init_from) if flags.init_from else None
         workdir, profile = to_path(flags.workdir), steps_to_profile(flags.profile)
-        run(flags.config, workdir, init_from, flags.weights, flags.allow_change, profile)
+        try:
+            run(
+                flags.config, workdir, init_from, flags.weights, flags.allow_change, profile,
+                allow_changed_data=flags.allow_changed_data,
+            )  # fmt: skip
+        except CannotSave as error:
+            end_at_once(error)

@@ -27,6 +27,9 @@ class Flags:
     allow_change: tuple[str, ...] = ()
     """Fields that may differ from those of the run that is gone on with, such as
     optimizer.learning_rate or training.batch_size."""
+    allow_changed_data: bool = False
+    """Go on with other records than those that the run has seen so far: files that have changed,
+    or copies of them with other times."""
     profile: Annotated[str, tyro.conf.arg(metavar="START:STOP")] = ""
     """Steps to profile into WORKDIR/profile: from START up to, without, STOP. The signal SIGUSR1
     profiles the next few."""

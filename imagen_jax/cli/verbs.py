@@ -20,6 +20,7 @@ from imagen_jax.config import DataConfig, Dtype, StageConfig, Weights
 from imagen_jax.config_file import stage_or_config
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.files import to_path
+from imagen_jax.parallel import compilation
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.rules import require_positive
 
@@ -62,11 +63,11 @@ class Convert:
     """Write downloaded weights as one file: an encoder that stages read, or a stage."""
 
     kind: Positional[Literal["t5", "deepfloyd-if"]]
-    """t5: a T5 text encoder from a Hugging Face directory, for text_encoder.source.
+    """t5: a T5 text encoder from a Hugging Face directory or file, for text_encoder.source.
     deepfloyd-if: stage I or II of DeepFloyd IF from its pipeline's directory, for sample.py."""
     directory: Annotated[Positional[Path], arg(metavar="DIR")]
-    """For t5 the directory with config.json and the weights; for deepfloyd-if the pipeline's,
-    with unet, scheduler, text_encoder and tokenizer."""
+    """For t5 the directory with config.json and the weights, or their file; for deepfloyd-if the
+    pipeline's, with unet, scheduler, text_encoder and tokenizer."""
     out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
     """File to write; it is replaced whole or left alone."""
     dtype: Dtype = "bfloat16"
@@ -77,8 +78,9 @@ class Convert:
 
     def run(self) -> None:
         _require_suffix(self.out, _SUFFIX)
-        if self.directory.resolve() in self.out.resolve().parents:
-            raise UsageError(f"{self.out} lies in the directory that is read; name another place.")
+        out = self.out.resolve()
+        if self.directory.resolve() in (out, *out.parents):
+            raise UsageError(f"{self.out} lies in what is read; name another place.")
         if self.kind == "t5" and self.text_encoder is not None:
             raise UsageError(f"--text-encoder is {self.text_encoder}; it is for deepfloyd-if only.")
         if self.kind == "deepfloyd-if":
@@ -253,7 +255,8 @@ class Embed:
     def _data(self, config: StageConfig) -> list[DataConfig]:
         """DATASET, or what the stage is trained on and judged by."""
         if self.dataset == _STAGE:
-            return [config.data, *([config.data.held_out()] if config.training.eval_every else [])]
+            held_out = config.data.held_out() if config.training.eval_every else None
+            return [config.data, *([held_out] if held_out else [])]
         flags = {"split": self.split, "data_dir": self.data_dir}
         changes = {name: value for name, value in flags.items() if value}
         return [dataclasses.replace(config.data, source=self.dataset, mixture=(), **changes)]
@@ -272,4 +275,5 @@ def main(arguments: Sequence[str]) -> None:
                 args=arguments,
             )
         )
+        compilation.prepare()
         verb.run()

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from imagen_jax.config import TrainingConfig
 from imagen_jax.data.broken import BrokenRecords
 from imagen_jax.errors import UsageError
 from imagen_jax.files import AnyPath, absolute
 from imagen_jax.pictures import save_png
+from imagen_jax.progress import StepBar
 from imagen_jax.training.board import Board
 from imagen_jax.training.metrics import Interval, SkipCounter, Values
 from imagen_jax.training.metrics_file import MetricsFile
@@ -44,10 +44,7 @@ class Reporter:
         self._training, self._work, self._workdir = training, work, workdir
         self._file = MetricsFile(workdir, first_step) if writes else None
         self._board = Board(absolute(workdir / "tensorboard"), first_step + 1) if writes else None
-        self._bar = tqdm(
-            total=training.num_steps, initial=first_step, unit="step", disable=not writes,
-            dynamic_ncols=True,
-        )  # fmt: skip
+        self._bar = StepBar(training.num_steps, initial=first_step, disable=not writes)
         self._pending: tuple[int, Metrics] | None = None
         self._interval = Interval()
         self._skips = SkipCounter(training.max_skipped_in_a_row)
@@ -97,7 +94,7 @@ class Reporter:
         (step, metrics), self._pending = self._pending, None
         values: Values = jax.device_get(metrics)  # Waits for the device.
         self._stopwatch.step_ended()
-        self._bar.update()
+        self._bar.step()
         self._interval.add(values)
         problem = self._skips.add(step, values)
         if problem or step % self._training.log_every == 0 or step == self._training.num_steps:
