@@ -32,11 +32,12 @@ FORBIDDEN = {
     "parallel": {"diffusion", "models", "weights", "text", "data", "stage"},
     "stage": {"diffusion", "weights", "text", "data", "parallel"},
     "sampling": {"weights", "text", "data"},
+    "evaluation": {"config", "diffusion", "text"},
 }
 """Part of the package -> what it must not import. Nothing above imports what is on top."""
 TOP = {
-    "sampling", "training", "loading", "embedding", "prompts", "cascade", "results", "planning",
-    "pictures", "plots", "cli", "__main__",
+    "sampling", "training", "loading", "embedding", "evaluation", "prompts", "cascade", "results",
+    "pipeline", "planning", "pictures", "plots", "cli", "__main__",
 }  # fmt: skip
 
 

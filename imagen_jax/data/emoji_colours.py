@@ -85,6 +85,11 @@ def _distances(lab: OKLab) -> Float[np.ndarray, "pixels anchors"]:
     return np.sqrt(squares @ np.array([_LIGHTNESS_WEIGHT, 1.0, 1.0]))
 
 
+def ground_of(rgb: Pixels) -> str:
+    """Which of `BACKGROUNDS` one colour, [3], is nearest to."""
+    return list(BACKGROUNDS)[_distances(to_oklab(rgb[None])).argmin()]
+
+
 def name_of(rgb: Pixels) -> str:
     """Which of `HUES` most of the pixels, [..., 3], are nearest to; "" where they have no hue.
 
@@ -123,6 +128,7 @@ def main_colour(style: str, key: str) -> tuple[float, float, float] | None:
     return tuple(np.median(lab[largest], axis=0).tolist())
 
 
+@functools.cache
 def natural_colour(style: str, key: str) -> str:
     """The name of the vector's main colour as its artist chose it; "" if it has none."""
     if main_colour(style, key) is None:

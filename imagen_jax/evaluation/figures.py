@@ -1,0 +1,158 @@
+"""From pictures to figures: what is right about each, then shares, distances and a table."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from imagen_jax.data import emoji_vectors
+from imagen_jax.evaluation import looks
+from imagen_jax.evaluation.cases import KINDS, Case, Kind
+from imagen_jax.evaluation.distances import judge_kernel_distance
+from imagen_jax.evaluation.judge import Judge, Opinions
+
+Pictures = UInt8[np.ndarray, "pictures height width 3"]
+Figures = dict[str, float | None]
+SEVERAL = 5
+"""Among how many concepts the right one should be at least."""
+LINES = {
+    "pictures": "pictures",
+    "concept": "concept named first",
+    "among_several": f"concept among the first {SEVERAL}",
+    "style": "style right",
+    "colour": "object's colour right",
+    "background": "background's colour right",
+    "all_right": "all said is right",
+    "on_white": "background within 3 of white",
+    "judge_kernel_distance": "judge kernel distance to true pictures",
+}
+"""The figures of a kind of prompt, in the order of the table, and what they are called."""
+COUNTED = ("concept", "among_several", "style", "colour", "background", "all_right", "on_white")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """On one picture: is it what its prompt says? None where the prompt does not say.
+
+    Attributes:
+        named: label of the concept that the judge puts first.
+        colour: of the object.
+    """
+
+    named: str
+    concept: bool
+    among_several: bool
+    style: bool | None
+    colour: bool | None
+    background: bool | None
+    on_white: bool | None
+
+    @property
+    def all_right(self) -> bool:
+        """Is everything right that the prompt says?"""
+        said = (self.concept, self.style, self.colour, self.background)
+        return all(right for right in said if right is not None)
+
+
+def verdicts(
+    judge: Judge, cases: Sequence[Case], pictures: Pictures, opinions: Opinions
+) -> list[Verdict]:
+    """Of each case's picture, with the judge's opinions of these pictures."""
+    ranked = opinions.concepts.argsort(1)[:, ::-1]
+    styles = opinions.styles.argmax(1)
+
+    def verdict(index: int) -> Verdict:
+        case, picture = cases[index], pictures[index]
+        keys = [judge.concepts[number] for number in ranked[index, :SEVERAL]]
+        return Verdict(
+            named=emoji_vectors.concepts()[keys[0]].label,
+            concept=keys[0] == case.concept,
+            among_several=case.concept in keys,
+            style=judge.styles[styles[index]] == case.style if case.style else None,
+            colour=looks.object_colour(picture) == case.colour if case.colour else None,
+            background=_has_ground(picture, case.background) if case.background else None,
+            on_white=None if case.background else looks.is_on_white(picture),
+        )
+
+    return [verdict(index) for index in range(len(cases))]
+
+
+def _has_ground(picture: looks.Picture, name: str) -> bool:
+    return looks.background_name(picture) == name
+
+
+def share(values: Sequence[bool | None]) -> float | None:
+    """Of those that are not None; None without any."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def figures_of(
+    found: Sequence[Verdict], features: np.ndarray, true_features: np.ndarray | None
+) -> Figures:
+    """Of the pictures of one kind of prompt.
+
+    Args:
+        features: the judge's, of these pictures.
+        true_features: of the true pictures of the same prompts; None where these are they.
+    """
+    shares = {name: share([getattr(verdict, name) for verdict in found]) for name in COUNTED}
+    distance = None
+    if true_features is not None and min(len(features), len(true_features)) > 1:
+        distance = judge_kernel_distance(features, true_features)
+    return {"pictures": len(found), **shares, "judge_kernel_distance": distance}
+
+
+def enlarged_figures(
+    stages: Sequence[Pictures], true_large: Pictures, judge: Judge, *, are_true: bool
+) -> Figures:
+    """Of pictures of all stages, from the base up, of the same prompts.
+
+    Args:
+        true_large: true pictures of the same prompts as large as the last stage's.
+        are_true: whether the stages' are true ones themselves, without a distance from them.
+    """
+    large = stages[-1]
+    distance = None
+    if not are_true:
+        features, true_features = judge(large).features, judge(true_large).features
+        distance = judge_kernel_distance(features, true_features)
+    drifts = {
+        f"drift of the mean colour, {small.shape[1]} -> {larger.shape[1]} pixels, of 255":
+            looks.colour_drift(small, larger)
+        for small, larger in itertools.pairwise(stages)
+    }  # fmt: skip
+    side = large.shape[1]
+    return {
+        "pictures": len(large),
+        f"judge kernel distance to true pictures, {side} pixels": distance,
+        f"edge rise, {side} pixels": _median_rise(large),
+        f"edge rise of the vectors, {side} pixels": _median_rise(true_large),
+        **drifts,
+    }
+
+
+def _median_rise(pictures: Pictures) -> float:
+    return float(np.nanmedian([looks.edge_rise(picture) for picture in pictures]))
+
+
+def markdown(by_kind: dict[Kind, Figures], enlarged: Figures | None) -> str:
+    """Two tables: what is counted of each kind of prompt, and what is measured when enlarged."""
+    kinds = [kind for kind in KINDS if kind in by_kind]
+    rows = [["", *kinds], ["---"] * (len(kinds) + 1)]
+    rows += [[LINES[n], *(_cell(n, by_kind[kind][n]) for kind in kinds)] for n in LINES]
+    tables = [rows]
+    if enlarged is not None:
+        tables.append([["", "enlarged"], ["---", "---"]])
+        tables[1] += [[name, _cell(name, value)] for name, value in enlarged.items()]
+    return "\n\n".join("\n".join(f"| {' | '.join(row)} |" for row in table) for table in tables)
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if name == "pictures":
+        return str(value)
+    return f"{100 * value:.0f}%" if name in COUNTED else f"{value:.3g}"
