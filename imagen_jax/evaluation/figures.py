@@ -38,10 +38,12 @@ class Verdict:
 
     Attributes:
         named: label of the concept that the judge puts first.
+        named_style: the style that it puts first.
         colour: of the object.
     """
 
     named: str
+    named_style: str
     concept: bool
     among_several: bool
     style: bool | None
@@ -61,16 +63,17 @@ def verdicts(
 ) -> list[Verdict]:
     """Of each case's picture, with the judge's opinions of these pictures."""
     ranked = opinions.concepts.argsort(1)[:, ::-1]
-    styles = opinions.styles.argmax(1)
+    styles = [judge.styles[number] for number in opinions.styles.argmax(1)]
 
     def verdict(index: int) -> Verdict:
         case, picture = cases[index], pictures[index]
         keys = [judge.concepts[number] for number in ranked[index, :SEVERAL]]
         return Verdict(
             named=emoji_vectors.concepts()[keys[0]].label,
+            named_style=styles[index],
             concept=keys[0] == case.concept,
             among_several=case.concept in keys,
-            style=judge.styles[styles[index]] == case.style if case.style else None,
+            style=styles[index] == case.style if case.style else None,
             colour=looks.object_colour(picture) == case.colour if case.colour else None,
             background=_has_ground(picture, case.background) if case.background else None,
             on_white=None if case.background else looks.is_on_white(picture),
