@@ -174,8 +174,7 @@ def parse() -> argparse.Namespace:
     return flags
 
 
-def main() -> None:
-    flags = parse()
+def run(flags: argparse.Namespace) -> None:
     check_writable(flags.out, f"--out is {flags.out}")
     judge, everything = load_judge(), all_cases()
     cases = everything if flags.limit is None else first_of_each(everything, flags.limit)
@@ -198,6 +197,10 @@ def main() -> None:
     print(figures.markdown(by_kind, enlarged))
 
 
-if __name__ == "__main__":
+def main() -> None:
     with exit_on_usage_error():
-        main()
+        run(parse())
+
+
+if __name__ == "__main__":
+    main()

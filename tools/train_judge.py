@@ -181,7 +181,7 @@ def accuracy(judge: Judge, groups: list[list[Drawing]], size: int, seed: int) ->
     return "concept first {}, among the first five {}, style {}".format(*shares)
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -194,6 +194,10 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.without_style and flags.output == SHIPPED:
         raise UsageError("--without-style makes no judge to ship; name another --output.")
+    return flags
+
+
+def run(flags: argparse.Namespace) -> None:
     known = [style for style in STYLES if style != flags.without_style]
     groups = drawings(known)
     judge = train(groups, flags.steps, flags.batch_size, flags.learning_rate, flags.seed)
@@ -204,6 +208,10 @@ def main() -> None:
         print(f"{flags.without_style}, never seen:", accuracy(judge, unseen, 64, flags.seed))
 
 
-if __name__ == "__main__":
+def main() -> None:
     with exit_on_usage_error():
-        main()
+        run(parse())
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,8 @@ from imagen_jax.evaluation.distances import judge_kernel_distance
 from imagen_jax.evaluation.judge import Judge, Opinions
 
 Pictures = UInt8[np.ndarray, "pictures height width 3"]
-Figures = dict[str, float | None]
+LargePictures = UInt8[np.ndarray, "pictures large_height large_width 3"]
+Figures = dict[str, int | float | None]
 SEVERAL = 5
 """Among how many concepts the right one should be at least."""
 LINES = {
@@ -109,11 +110,12 @@ def figures_of(
 
 
 def enlarged_figures(
-    stages: Sequence[Pictures], true_large: Pictures, judge: Judge, *, are_true: bool
+    stages: Sequence[np.ndarray], true_large: LargePictures, judge: Judge, *, are_true: bool
 ) -> Figures:
     """Of pictures of all stages, from the base up, of the same prompts.
 
     Args:
+        stages: uint8 (pictures, side, side, 3).
         true_large: true pictures of the same prompts as large as the last stage's.
         are_true: whether the stages' are true ones themselves, without a distance from them.
     """
@@ -137,8 +139,10 @@ def enlarged_figures(
     }
 
 
-def _median_rise(pictures: Pictures) -> float:
-    return float(np.nanmedian([looks.edge_rise(picture) for picture in pictures]))
+def _median_rise(pictures: Pictures) -> float | None:
+    """None where no picture has an edge."""
+    rises = np.array([looks.edge_rise(picture) for picture in pictures])
+    return float(np.nanmedian(rises)) if np.isfinite(rises).any() else None
 
 
 def markdown(by_kind: dict[Kind, Figures], enlarged: Figures | None) -> str:
@@ -153,7 +157,7 @@ def markdown(by_kind: dict[Kind, Figures], enlarged: Figures | None) -> str:
     return "\n\n".join("\n".join(f"| {' | '.join(row)} |" for row in table) for table in tables)
 
 
-def _cell(name: str, value: float | None) -> str:
+def _cell(name: str, value: int | float | None) -> str:
     if value is None:
         return ""
     if name == "pictures":
