@@ -6,11 +6,10 @@ import pytest
 import tiny
 from scripts import ROOT
 
-from imagen_jax import prompts
 from imagen_jax.config import MeshConfig
 from imagen_jax.loading import StoredNetwork, open_stage
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.prompts import embed_prompts
+from imagen_jax.prompts import PromptReader, embed_prompts
 from imagen_jax.weights.stage_file import save_stage_file
 
 GOLDEN = ROOT / "tests" / "golden" / "deepfloyd_if" / "stage_1"
@@ -41,7 +40,7 @@ def exported(tmp_path_factory):
 def counted(monkeypatch):
     """Names of the networks that were loaded, and how often prompts were embedded."""
     counts = {"loaded": [], "embedded": 0}
-    load, embed = StoredNetwork.load, prompts._embed
+    load, embed = StoredNetwork.load, PromptReader.__call__
 
     def count_load(network, mesh):
         counts["loaded"].append(network.name)
@@ -52,7 +51,7 @@ def counted(monkeypatch):
         return embed(*arguments)
 
     monkeypatch.setattr(StoredNetwork, "load", count_load)
-    monkeypatch.setattr(prompts, "_embed", count_embed)
+    monkeypatch.setattr(PromptReader, "__call__", count_embed)
     return counts
 
 

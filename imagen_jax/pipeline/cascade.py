@@ -111,8 +111,9 @@ class Cascade:
             nulls = self.embed([negative_prompt], batch_size=batch_size)
             texts = [_with_null(text, null) for text, null in zip(texts, nulls, strict=True)]
         painted = list(self._paint(steps, texts, seed, num_images, batch_size, callback))
+        starts = meshes.batch_starts(len(prompts) * num_images, batch_size, self.mesh)
         made = {
-            "seed": seed, "num_images": num_images, "batch_size": batch_size,
+            "seed": seed, "num_images": num_images, "batch_size": starts.step,
             "split_height": self.mesh.shape["spatial"], "devices": self.mesh.size,
         }  # fmt: skip
         if negative_prompt is not None:
