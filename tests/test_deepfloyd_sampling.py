@@ -191,7 +191,7 @@ def test_a_wrong_directory_is_refused(directory, tmp_path):
     refused(result, "stage_2/text_encoder does not exist", "--text-encoder")
     inside = directory / "unet" / "diffusion_pytorch_model.safetensors"
     result = call(verbs, "convert", "deepfloyd-if", directory, inside)
-    refused(result, "lies in the directory that is read")
+    refused(result, "lies in what is read")
     result = call(verbs, "convert", "t5", directory, out, "--text-encoder", directory)
     refused(result, "it is for deepfloyd-if only")
     assert not out.exists()
