@@ -16,6 +16,7 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.loading import open_stage
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.shipped import STAGES, shipped_stage
 from imagen_jax.stage import abstract_frozen_encoder
 from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.directory import claim_directory
@@ -99,6 +100,12 @@ def test_files_without_sums_are_read(exported, tmp_path):
     safetensors.numpy.save_file(safetensors.numpy.load_file(exported), path, metadata=about)
     _, old = load_stage_file(path)
     jax.tree.map(np.testing.assert_array_equal, old, load_stage_file(exported)[1])
+
+
+def test_the_shipped_stages_have_sums():
+    for name in STAGES:
+        held = open_file(shipped_stage(name))[1]
+        assert held and all(len(tensor.sum) == 8 for tensor in held.values())
 
 
 def test_a_header_tells_whether_it_is_the_one_that_was_written():
