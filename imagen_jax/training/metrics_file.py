@@ -115,7 +115,6 @@ def _keep(path: AnyPath, lines: Iterable[bytes]) -> None:
 def _warn(path: AnyPath, damaged: Collection[int], done: str) -> None:
     numbers = ", ".join(map(str, sorted(damaged)[:_NAMED]))
     more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
-    warnings.warn(
-        f"{path}: not a line of metrics is line {numbers}{more}; what is none is {done}.",
-        stacklevel=3,
-    )
+    what = "1 damaged line" if len(damaged) == 1 else f"{len(damaged)} damaged lines"
+    verb = "is" if len(damaged) == 1 else "are"
+    warnings.warn(f"{path}: {what} ({numbers}{more}) {verb} {done}.", stacklevel=3)

@@ -47,7 +47,7 @@ def test_a_line_that_a_crash_cut_off_is_taken_out_on_resume(workdir):
     path = write(workdir, [line(1)])
     path.write_text(path.read_text() + '{"step": 2, "pictu')
     assert [m["step"] for m in read_metrics(workdir)] == [1]
-    with pytest.warns(UserWarning, match="line 2; what is none is kept"):
+    with pytest.warns(UserWarning, match=r"\(2\) is kept in metrics\.jsonl\.damaged\.$"):
         write(workdir, [line(2)], first_step=1)
     assert path.read_text() == json.dumps(line(1)) + "\n" + json.dumps(line(2)) + "\n"
 
@@ -92,20 +92,24 @@ DAMAGED = (
 def test_a_damaged_line_is_named_and_kept_aside_and_the_run_goes_on(workdir, damaged):
     path = write(workdir, [line(1), line(2)])
     path.write_bytes(GOOD + damaged + b"\n" + GOOD)
-    with pytest.warns(UserWarning, match=r"metrics\.jsonl: .* line 2; .* kept in metrics\.jsonl\."):
+    with pytest.warns(
+        UserWarning, match=r"metrics\.jsonl: 1 damaged line \(2\) is kept in metrics"
+    ):
         write(workdir, [line(2)], first_step=1)
     kept = workdir / "metrics.jsonl.damaged"
     assert kept.read_bytes() == damaged + b"\n"
     assert [m["step"] for m in read_metrics(workdir)] == [1, 2]
     path.write_bytes(GOOD + b"{\n")
-    with pytest.warns(UserWarning, match="line 2"):
+    with pytest.warns(UserWarning, match=r"line \(2\)"):
         write(workdir, [], first_step=1)
     assert kept.read_bytes() == damaged + b"\n{\n"
 
 
 def test_many_damaged_lines_are_one_warning(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(GOOD + b"{\n" * 7)
-    with pytest.warns(UserWarning, match=r"line 2, 3, 4, 5, 6 and 2 more; ") as warned:
+    with pytest.warns(
+        UserWarning, match=r"7 damaged lines \(2, 3, 4, 5, 6 and 2 more\) are kept"
+    ) as warned:
         write(tmp_path, [], first_step=1)
     assert len(warned) == 1
 
@@ -113,7 +117,7 @@ def test_many_damaged_lines_are_one_warning(tmp_path):
 @pytest.mark.parametrize("damaged", DAMAGED)
 def test_curves_are_drawn_of_what_is_whole(tmp_path, damaged):
     (tmp_path / "metrics.jsonl").write_bytes(GOOD + damaged + b"\n")
-    with pytest.warns(UserWarning, match=r"line 2; what is none is left out\."):
+    with pytest.warns(UserWarning, match=r": 1 damaged line \(2\) is left out\.$"):
         assert [m["step"] for m in read_metrics(tmp_path)] == [1]
 
 
