@@ -1,11 +1,17 @@
-"""What a script says on stderr, whatever names and texts are in it."""
+"""What a script says on stderr, whatever is in it, and how it ends where threads would go on."""
 
+import subprocess
+import sys
 import warnings
+from unittest import mock
 
 import pytest
+from scripts import call, train
 
 from imagen_jax import errors
 from imagen_jax.errors import UsageError, exit_on_usage_error
+from imagen_jax.training import loop
+from imagen_jax.training.checkpoint import CannotSave
 
 
 @pytest.mark.parametrize(
@@ -34,3 +40,33 @@ def test_warnings_are_not_repeated_and_not_kept_for_ever(capsys):
     show("0")  # Forgotten by now.
     show("1000")
     assert capsys.readouterr().err == "warning: 0\n"
+
+
+END = """
+import threading, time
+from imagen_jax.errors import UsageError, end_at_once
+threading.Thread(target=time.sleep, args=(600,)).start()
+print("said before")
+end_at_once(UsageError("The disk is full."))
+"""
+
+
+def test_the_end_waits_for_no_thread_and_loses_nothing_that_was_said():
+    command = [sys.executable, "-c", END]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    said = (ended.returncode, ended.stdout, ended.stderr)
+    assert said == (2, "said before\n", "error: The disk is full.\n")
+
+
+def test_a_run_that_cannot_save_ends_so(monkeypatch, tmp_path):
+    """Orbax's threads would wait for it for minutes."""
+
+    class Ended(Exception):
+        pass
+
+    error = CannotSave("A checkpoint cannot be written.")
+    monkeypatch.setattr(loop, "run", mock.Mock(side_effect=error))
+    monkeypatch.setattr(train, "end_at_once", mock.Mock(side_effect=Ended))
+    with pytest.raises(Ended):
+        call(train, "tiny_64", "--workdir", tmp_path / "run")
+    train.end_at_once.assert_called_once_with(error)

@@ -17,6 +17,7 @@ import pytest
 import runs
 import tiny
 
+from imagen_jax import config_json
 from imagen_jax.training import loop
 from imagen_jax.training.loop import run
 from imagen_jax.training.preemption import Preemption, deaf_children
@@ -171,24 +172,42 @@ def test_ctrl_c_saves_and_ends_with_its_own_exit_code(config, directory):
     assert said.endswith("stopped\n") and "Traceback" not in said
 
 
+RUN = """
+import sys
+from pathlib import Path
+import conftest
+from imagen_jax import config_json
+from imagen_jax.errors import exit_on_usage_error
+from imagen_jax.training.loop import run
+
+conftest.pytest_configure()
+with exit_on_usage_error():
+    run(config_json.from_json(sys.argv[1], "config"), Path(sys.argv[2]))
+"""
+"""As a shell starts it: not sharing what the tests' own processes share."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("told", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_no_worker_process_is_left_however_a_run_ends(config, directory, told, code):
     """Ctrl-C goes to all processes of a terminal, and what kills for memory's sake to one."""
-    workdir = directory / f"workers {code}"
-    config = tiny.replace(config, data={"num_workers": 2})
-    shared = set(Path("/dev/shm").iterdir())
-    with started(until(config, 10**6, checkpoint_every=10**6), workdir) as process:
-        wait_for(process, (workdir / "metrics.jsonl").exists, workdir)
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) >= 2
-        for pid in (process.pid, *(x.pid for x in children if told == signal.SIGINT)):
-            os.kill(pid, told)
-        process.join(GRACE_SECONDS)
-        assert process.exitcode == code, runs.log(workdir)
+    workdir, metrics = directory / f"workers {code}", directory / f"workers {code}/metrics.jsonl"
+    config = tiny.replace(config, data={"num_workers": 2}, training={"checkpoint_every": 10**6})
+    command = [sys.executable, "-c", RUN, config_json.to_json(config), str(workdir)]
+    shared, log = set(Path("/dev/shm").iterdir()), directory / f"{code}.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stderr=file, start_new_session=True)
+    deadline = time.monotonic() + SECONDS
+    while not metrics.exists():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    (os.killpg if told == signal.SIGINT else os.kill)(process.pid, told)
+    assert process.wait(GRACE_SECONDS) == code, log.read_text()
     _, left = psutil.wait_procs(children, GRACE_SECONDS)
     assert not left and set(Path("/dev/shm").iterdir()) <= shared
-    assert "Traceback" not in runs.log(workdir)
+    assert "Traceback" not in log.read_text()
     assert bool(runs.steps(workdir)) == (told == signal.SIGINT)
 
 
