@@ -15,7 +15,7 @@ _RULE = re.compile(r"^.*[─-]{4,}.*$", re.MULTILINE)
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _UNKNOWN = "Unrecognized options: "
 _MISSING = "Missing from "
-_NAMED = re.compile(r"^│ {5}(?! )(-*[\w.-]+)", re.MULTILINE)
+_NAMED = re.compile(r"^[│ ] {5}(?! )(-*[\w.-]+)", re.MULTILINE)
 """A flag or argument on a line of its own; what is said of it stands further in."""
 _MOST_SIMILAR = 4
 _PLAIN = (
@@ -72,8 +72,12 @@ def _of_unknown(words: list[str], offers: str) -> str:
     if not flags:
         left = " ".join(words)
         return f"{left!r} belongs to no flag; put what belongs together in quotes and side by side."
-    similar = list(dict.fromkeys(_NAMED.findall(offers)))[:_MOST_SIMILAR]
-    hint = f"perhaps you meant {_listed(similar, 'or')}" if similar else "--help lists all"
+    similar = [name for name in dict.fromkeys(_NAMED.findall(offers)) if name.startswith("-")]
+    hint = (
+        f"perhaps you meant {_listed(similar[:_MOST_SIMILAR], 'or')}"
+        if similar
+        else "--help lists all"
+    )
     return f"There is no {_listed(flags, 'and no')}; {hint}."
 
 
