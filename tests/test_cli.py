@@ -220,7 +220,8 @@ def test_a_config_in_a_directory_is_named_with_it():
 
 
 def test_a_broken_config_harms_no_other(tmp_path, monkeypatch):
-    shutil.copy(ROOT / "configs" / "tiny_64.py", tmp_path)
+    for name in ("tiny_64", "emoji_base_64"):
+        shutil.copy(ROOT / "configs" / f"{name}.py", tmp_path)
     (tmp_path / "broken.py").write_text("def get_config(:\n")
     monkeypatch.setattr(config_file, "CONFIGS", tmp_path)
     result = call(train, "--help")

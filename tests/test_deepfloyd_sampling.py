@@ -138,11 +138,11 @@ def test_convert_and_sample_from_the_shell(directory, tmp_path):
 
 def test_a_stage_takes_the_name_of_a_set_of_steps():
     defaults = [SamplingConfig(timesteps=(5, 0), num_steps=2), SamplingConfig(num_steps=3)]
-    flags = sample.Flags(prompts=("a",), steps="super27,4")
+    flags = sample.parse(["a", "--steps", "super27,4"]).sampling
     one, two = sample.stage_settings(flags, defaults)
     assert (one.num_steps, one.timesteps[:2], one.timesteps[-1]) == (27, (999, 991), 0)
     assert (two.num_steps, two.timesteps) == (4, ())
-    assert sample.stage_settings(sample.Flags(prompts=("a",)), defaults) == defaults
+    assert sample.stage_settings(sample.parse(["a"]).sampling, defaults) == defaults
 
 
 @pytest.mark.parametrize("steps", [(5,), (5, 5), (0, 5), (1000, 5), (5, -1)])
