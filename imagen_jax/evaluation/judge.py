@@ -33,7 +33,7 @@ _CHANNELS = ((3, 24, 2), (24, 48, 2), (48, 48, 1), (48, 96, 2), (96, 96, 1), (96
 """Inputs, outputs and stride of each convolution."""
 _GROUPS = 8
 _FORMAT = "imagen-jax judge 1"
-_BATCH = 64
+_BATCH = 16
 
 Features = Float[Array, "batch features"]
 Logits = Float[Array, "batch _"]
