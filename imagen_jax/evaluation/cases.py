@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import io
 import itertools
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, get_args
 
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from imagen_jax import digests
 from imagen_jax.data import emoji_colours, emoji_concepts
 from imagen_jax.data.captions import plain_captions, plain_quotes, styled_captions
 from imagen_jax.data.emoji_vectors import STYLES, Concept
@@ -82,8 +82,7 @@ def first_of_each(cases: Sequence[Case], count: int) -> list[Case]:
 
 def digest(cases: Iterable[Case]) -> str:
     """SHA-256 of the cases, prompts and all, in their order."""
-    listed = json.dumps([dataclasses.asdict(case) for case in cases], ensure_ascii=False)
-    return hashlib.sha256(listed.encode()).hexdigest()
+    return digests.digest({"cases": [dataclasses.asdict(case) for case in cases]})
 
 
 def _drawn(
