@@ -99,7 +99,7 @@ def paint_nothing(monkeypatch) -> None:
         text, mask = np.zeros((len(prompts), 1, 1), np.float32), np.ones((len(prompts), 1), bool)
         return [PromptEmbeddings(text, mask, None, "", tuple(prompts))] * len(stages)
 
-    def paint(steps, texts, *, num_images, keeper, **_):
+    def paint(steps, texts, *, num_images, keeper=cascade.Keeper(), **_):  # noqa: B008
         for step, text in zip(steps, texts, strict=True):
             shape = (len(text.text) * num_images, step.side, step.side, 3)
             keeper.begin("")

@@ -85,12 +85,15 @@ def true_pictures(cases: Sequence[Case], seed: int, stages: int) -> list[np.ndar
     return [np.stack([draw(case, side) for case in cases]) for side in RESOLUTIONS[:stages]]
 
 
-def true_features(judge: Judge, cases: Sequence[Case]) -> np.ndarray:
-    """Of every true picture of the cases, in all styles that they leave open."""
-    pictures = [
-        case.true_picture(style, RESOLUTIONS[0]) for case in cases for style in case.true_styles()
+def true_ones(judge: Judge, cases: Sequence[Case]) -> figures.Seen:
+    """Every true picture of the cases, in all styles that they leave open."""
+    drawn = [
+        (number, case.true_picture(style, RESOLUTIONS[0]))
+        for number, case in enumerate(cases)
+        for style in case.true_styles()
     ]
-    return judge(np.stack(pictures)).features
+    prompts, pictures = zip(*drawn, strict=True)
+    return figures.Seen(judge(np.stack(pictures)).features, list(prompts))
 
 
 def measure(
@@ -110,8 +113,9 @@ def measure(
     def of_kind(kind: str) -> figures.Figures:
         rows = [row for row, case in enumerate(cases) if case.kind == kind]
         features = np.concatenate([opinion.features[rows] for opinion in opinions])
-        true = None if are_true else true_features(judge, [cases[row] for row in rows])
-        return figures.figures_of([v[row] for v in found for row in rows], features, true)
+        seen = figures.Seen(features, list(range(len(rows))) * len(by_seed))
+        true = None if are_true else true_ones(judge, [cases[row] for row in rows])
+        return figures.figures_of([v[row] for v in found for row in rows], seen, true)
 
     return {kind: of_kind(kind) for kind in KINDS}, found
 

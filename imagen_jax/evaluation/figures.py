@@ -93,19 +93,31 @@ def share(values: Sequence[bool | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def figures_of(
-    found: Sequence[Verdict], features: np.ndarray, true_features: np.ndarray | None
-) -> Figures:
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """The judge's features of pictures, and the number of the prompt of each."""
+
+    features: np.ndarray
+    prompts: list[int]
+
+    def distance(self, other: "Seen") -> float | None:
+        """None of one prompt alone."""
+        if min(len(set(self.prompts)), len(set(other.prompts))) < 2:
+            return None
+        return judge_kernel_distance(
+            self.features, other.features, self.prompts, other.prompts
+        )  # fmt: skip
+
+
+def figures_of(found: Sequence[Verdict], seen: Seen, true: Seen | None) -> Figures:
     """Of the pictures of one kind of prompt.
 
     Args:
-        features: the judge's, of these pictures.
-        true_features: of the true pictures of the same prompts; None where these are they.
+        seen: these pictures.
+        true: the true pictures of the same prompts; None where these are they.
     """
     shares = {name: share([getattr(verdict, name) for verdict in found]) for name in COUNTED}
-    distance = None
-    if true_features is not None and min(len(features), len(true_features)) > 1:
-        distance = judge_kernel_distance(features, true_features)
+    distance = None if true is None else seen.distance(true)
     return {"pictures": len(found), **shares, "judge_kernel_distance": distance}
 
 
@@ -120,10 +132,9 @@ def enlarged_figures(
         are_true: whether the stages' are true ones themselves, without a distance from them.
     """
     large = stages[-1]
-    distance = None
-    if not are_true:
-        features, true_features = judge(large).features, judge(true_large).features
-        distance = judge_kernel_distance(features, true_features)
+    prompts = list(range(len(large)))
+    seen, true = (Seen(judge(x).features, prompts) for x in (large, true_large))
+    distance = None if are_true else seen.distance(true)
     drifts = {
         f"drift of the mean colour, {small.shape[1]} -> {larger.shape[1]} pixels, of 255":
             looks.colour_drift(small, larger)

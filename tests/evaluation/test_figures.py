@@ -54,8 +54,10 @@ def test_shares_are_of_those_that_say_something():
 def test_true_pictures_have_no_distance_from_themselves(judge):
     found = [verdict(judge, PLAIN, PLAIN)] * 2
     features = np.random.default_rng(0).normal(size=(2, 4))
-    assert figures.figures_of(found, features, None)["judge_kernel_distance"] is None
-    assert figures.figures_of(found, features, features + 1)["judge_kernel_distance"] > 0
+    seen, moved = (figures.Seen(x, [0, 1]) for x in (features, features + 1))
+    assert figures.figures_of(found, seen, None)["judge_kernel_distance"] is None
+    assert figures.figures_of(found, seen, moved)["judge_kernel_distance"] > 0
+    assert figures.Seen(features, [0, 0]).distance(moved) is None
 
 
 def test_enlarged_pictures_have_rise_and_drift(judge):
@@ -68,6 +70,8 @@ def test_enlarged_pictures_have_rise_and_drift(judge):
 
 def test_the_table_has_a_line_a_figure_and_nothing_where_nothing_is_said(judge):
     found = [verdict(judge, PLAIN, PLAIN)]
-    table = figures.markdown({"seen pairs": figures.figures_of(found, np.ones((1, 4)), None)}, None)
+    table = figures.markdown(
+        {"seen pairs": figures.figures_of(found, figures.Seen(np.ones((1, 4)), [0]), None)}, None
+    )
     assert "| concept named first | 100% |" in table and "| object's colour right |  |" in table
     assert len(table.splitlines()) == len(figures.LINES) + 2
