@@ -157,7 +157,7 @@ def _paint_stage(work: _Work, keeper: Keeper, **watching: Callable | None) -> Pa
         pictures = keeper.find(rows)
         if pictures is None:
             pairs = np.arange(first, first + starts.step) % total
-            pictures = _paint_batch(work, pairs, **watching)[: len(rows)]
+            pictures = _paint_batch(work, pairs, len(rows), **watching)
             keeper.keep(rows, pictures)
         elif on_step is not None:
             for index in range(work.settings.num_steps):
@@ -166,16 +166,25 @@ def _paint_stage(work: _Work, keeper: Keeper, **watching: Callable | None) -> Pa
     return Painted(np.concatenate(batches), work.stage.unet_sha256)
 
 
-def _paint_batch(work: _Work, pairs: np.ndarray, **watching: Callable | None) -> np.ndarray:
-    """These pictures, counted over all prompts."""
+def _paint_batch(
+    work: _Work, pairs: np.ndarray, count: int, *, on_step: Callable | None,
+    on_estimate: Callable | None,
+) -> np.ndarray:  # fmt: skip
+    """The first `count` of these pictures, counted over all prompts; the rest fills the devices."""
+
+    def tell(index: jax.Array, x0: jax.Array) -> None:
+        on_estimate(index, x0[:count])
+
     text, prompt = work.text, pairs // work.num_images
     low_res = None if work.low_res is None else work.low_res[pairs]
     inputs = (text.text[prompt], text.mask[prompt], work.keys[pairs], low_res, text.null)
-    pictures, finite = work.stage.paint(work.settings, inputs, **watching)
+    pictures, finite = work.stage.paint(
+        work.settings, inputs, on_step=on_step, on_estimate=tell if on_estimate else None
+    )
     for bad in np.flatnonzero(~finite):
         raise UsageError(
             f"Picture {pairs[bad] % work.num_images} of the prompt {text.prompts[prompt[bad]]!r} "
             f"holds numbers that are not finite after {work.stage.stored.origin}; its weights or "
             "the settings of its sampling do not do."
         )
-    return pictures
+    return pictures[:count]

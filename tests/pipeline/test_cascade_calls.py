@@ -71,7 +71,7 @@ def test_a_second_call_reads_and_compiles_nothing(cascade, pictures, monkeypatch
         raise AssertionError("Weights are read again.")
 
     monkeypatch.setattr(StoredNetwork, "load", read_again)
-    changed = {"guidance_scale": [5.0, 1.0], "percentile": 99.9, "aug_level": 0.4, "gamma": 0.9}
+    changed = {"guidance_scale": [5.0, 2.0], "percentile": 99.9, "aug_level": 0.4, "gamma": 0.9}
     with jax.log_compiles():
         other = cascade(("a rocket", "a banana"), num_images=2, seed=8, **changed)
         said = [record.getMessage() for record in caplog.records]
@@ -155,7 +155,7 @@ def test_a_callback_hears_of_every_step_with_the_present_estimate(cascade, pictu
         (PROMPTS, {"guidance": 3.0}, "'guidance' is no setting; there are sampler"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_sentence(cascade, prompts, options, said):
+def test_what_is_wrong_is_said_in_a_sentence(cascade, no_type_checks, prompts, options, said):
     with pytest.raises(UsageError, match=said):
         cascade(prompts, **options)
 
