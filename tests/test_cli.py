@@ -310,7 +310,7 @@ def test_a_workdir_that_is_a_file_is_refused(below, tiny_train, tmp_path, unharm
     (tmp_path / "file").write_text("precious")
     with unharmed:
         workdir = tmp_path / "file" / below
-        refused(tiny_train("--workdir", workdir), f"{workdir}/config.json cannot be written")
+        refused(tiny_train("--workdir", workdir), f"{workdir}/.lock cannot be written")
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"name": 1}', "\x00\xff"])

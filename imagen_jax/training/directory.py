@@ -56,7 +56,7 @@ def _checked(path: AnyPath) -> bytes | str:
     text = path.read_bytes()
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return json.dumps(unsealed(values, str(path))) if isinstance(values, dict) else text
 
@@ -113,8 +113,8 @@ def _require_new(workdir: AnyPath) -> None:
     ]
     if others:
         raise UsageError(
-            f"{workdir} holds {others[0]} and no {_CONFIG}; choose a new directory, or one that "
-            "holds nothing but logs."
+            f"{workdir} is not empty and holds no {_CONFIG}, but {others[0]}; choose a new "
+            "directory, or one that holds nothing but logs."
         )
 
 

@@ -282,7 +282,7 @@ def test_a_run_that_was_killed_before_it_had_a_config_can_be_started_again(confi
 def test_a_directory_with_other_things_in_it_is_refused_untouched(config, tmp_path, name):
     for path in (tmp_path / name, tmp_path / "a.log"):
         path.write_text("all of it")
-    with pytest.raises(UsageError, match=rf"holds {name} and no config\.json; choose a new"):
+    with pytest.raises(UsageError, match=rf"holds no config\.json, but {name}; choose a new"):
         run(config, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "a.log"])
 
