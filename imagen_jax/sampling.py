@@ -205,13 +205,7 @@ def make_image_sampler(
             level = noise_level(config, log_snr)
             return split(networks.predict(params, split(z), level, state, **inputs))
 
-        denoise = guidance.make_denoise(
-            predict, config.diffusion.prediction, numbers.scales if plan.guided else None,
-            functools.partial(
-                guidance.threshold, kind=plan.thresholding, percentile=numbers.percentile,
-                cap=numbers.max_threshold,
-            ),
-        )  # fmt: skip
+        denoise = _make_denoise(config, plan, numbers, predict)
         z = samplers.initial_noise(keys, (*size, 3)) if z is None else z
         grid = jnp.asarray(plan.log_snrs, jnp.float32)
         return samplers.sample(
@@ -219,3 +213,14 @@ def make_image_sampler(
         )
 
     return sample
+
+
+def _make_denoise(
+    config: StageConfig, plan: Plan, numbers: Numbers, predict: Callable
+) -> process.Denoise:
+    threshold = functools.partial(
+        guidance.threshold, kind=plan.thresholding, percentile=numbers.percentile,
+        cap=numbers.max_threshold,
+    )  # fmt: skip
+    scales = numbers.scales if plan.guided else None
+    return guidance.make_denoise(predict, config.diffusion.prediction, scales, threshold)

@@ -113,7 +113,8 @@ def held_out(concept: Concept, style: str, colour: str = "", background: str = "
     if concept.label in NEVER_HELD_OUT:
         return ""
     noun = colourable_label(concept)
-    if colour and _uniform(f"{noun}/{colour}", "colour") < HELD_OUT_COLOURS:
+    is_shared = concept.label in COLOUR_FREE  # The red apple has all colours of "apple".
+    if colour and not is_shared and _uniform(f"{noun}/{colour}", "colour") < HELD_OUT_COLOURS:
         return "colour"
     draw = _uniform(f"{concept.key}/{background}", "background")
     if background not in ("", "white") and draw < HELD_OUT_BACKGROUNDS:
