@@ -130,3 +130,10 @@ def leader_first(what: str) -> Iterator[None]:
     finally:
         if leads():
             wait_for_all(what)
+
+
+def in_float32() -> contextlib.AbstractContextManager:
+    """Within it JAX makes no float64, whatever JAX_ENABLE_X64 says."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(False)
+    return jax.experimental.disable_x64()  # Before JAX 0.8.

@@ -141,7 +141,7 @@ def run(
         KeyboardInterrupt: it was Ctrl-C that ended it; what was trained is saved.
     """
     # All of it is float32, whatever JAX_ENABLE_X64 says.
-    with jax.enable_x64(False), Preemption() as preemption:
+    with distributed.in_float32(), Preemption() as preemption:
         trainer = Trainer(config, meshes.make_mesh(config.mesh))
         inputs = _open_inputs(trainer, workdir)
         params = None
