@@ -33,7 +33,7 @@ def write_columns(path: AnyPath, columns: dict[str, np.ndarray], about: Any) -> 
     Raises:
         UsageError: the file cannot be written.
     """
-    described = {"about": about, "sha256": _digest(about, columns)}
+    described = {"about": about, "sha256": _digest(path.name, about, columns)}
     data = save(columns, {_DESCRIBED: json.dumps(described)})  # One, as their order is random.
     try:
         with replacing(path) as temporary:
@@ -42,9 +42,13 @@ def write_columns(path: AnyPath, columns: dict[str, np.ndarray], about: Any) -> 
         raise UsageError(f"{error} Name another place for it with data.data_dir.") from error
 
 
-def _digest(about: Any, columns: Mapping[str, Any]) -> str:
-    """SHA-256 of `about` and of arrays, or slices of a file, by name; read piece by piece."""
-    digest = hashlib.sha256(json.dumps(about).encode())
+def _digest(file: str, about: Any, columns: Mapping[str, Any]) -> str:
+    """SHA-256 of `about` and of arrays, or slices of a file, by name; read piece by piece.
+
+    The file's own name is part of it: what is whole and has come to another place, such as the
+    numbers of filters to that of the index of shards, is not what belongs there.
+    """
+    digest = hashlib.sha256(json.dumps([file, about]).encode())
     for name in sorted(columns):
         rows = _rows(columns[name])
         digest.update(f"{name} {rows}".encode())
@@ -80,7 +84,7 @@ class Columns:
         self._open(os.fspath(path) if self._copy is None else self._copy.name)
         described = json.loads((self._file.metadata() or {})[_DESCRIBED])
         self.about = described["about"]
-        if described["sha256"] != _digest(self.about, self._slices):
+        if described["sha256"] != _digest(path.name, self.about, self._slices):
             raise ValueError(f"{path} is damaged")
 
     def _open(self, path: str) -> None:

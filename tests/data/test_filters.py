@@ -103,6 +103,18 @@ def test_numbers_are_worked_out_again_when_the_data_changed(directory):
     assert kept(open_source(config(directory, "similarity>=0.3"))) == {3, 4, 7, 20}
 
 
+def test_an_index_in_the_place_of_another_is_made_again(directory):
+    """Each is whole, and none is what belongs there."""
+    wanted = kept(open_source(config(directory, "similarity>=0.3")))
+    paths = sorted((directory / ".imagen_jax").iterdir())
+    assert [path.suffix for path in paths] == [".numbers", ".shards"]
+    whole = [path.read_bytes() for path in paths]
+    for path, data in zip(paths, reversed(whole), strict=True):
+        path.write_bytes(data)
+    assert kept(open_source(config(directory, "similarity>=0.3"))) == wanted
+    assert [path.read_bytes() for path in paths] == whole
+
+
 def test_numbers_take_8_bytes_each(directory):
     open_source(config(directory, "similarity>=0.3", "side>=1"))
     (path,) = (directory / ".imagen_jax").glob("*.numbers")
