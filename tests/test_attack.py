@@ -91,7 +91,7 @@ def leave_temporary(directory):
         (leave_temporary, ".x.0123.tmp"),
         (lambda _: {"unet": "1"}, "It read other than was written"),
         (lambda _: {"unet": "0"}, ""),
-        (lambda _: {}, ""),
+        (lambda _: {}, "It read other than was written"),
         (refuse, ""),
         (lambda _: sys.exit(3), "It ends with 3"),
     ],

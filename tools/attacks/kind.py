@@ -12,7 +12,7 @@ from attacks import mutations as m
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 Read = dict[str, str]
-"""What was read: of each part the digest. What is left out of it was refused."""
+"""What was read: of each part the digest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Kind:
         files: patterns of the files to damage.
         styles: of damage.
         exact: whether what is read of a damaged one must be what is read of a sound one.
+        may_lack: whether parts of an exact kind may be left out where the others are read.
         expected: all that may be read; None for what `read` gives of the sound one.
         writes: names of what `read` writes: whole, or not there when it refuses.
     """
@@ -34,6 +35,7 @@ class Kind:
     files: tuple[str, ...]
     styles: Sequence[Callable] = (m.as_bytes,)
     exact: bool = False
+    may_lack: bool = False
     expected: Callable[[Path], list[Read]] | None = None
     writes: tuple[str, ...] = ()
 

@@ -211,7 +211,7 @@ KINDS: dict[str, Kind] = {
     ),
     "array record": Kind(
         make_array_records, read_source("arrayrecord"), ("*.arrayrecord",),
-        (m.as_bytes, m.as_bytes, *_FILES), exact=True,
+        (m.as_bytes, m.as_bytes, *_FILES), exact=True, may_lack=True,
     ),
     "array record's content": Kind(
         make_array_records, read_source("arrayrecord"), ("*.arrayrecord",),
