@@ -8,6 +8,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+_LONGEST = 2000
+"""Letters of what is said of one mistake: names that are read in files may be of any length."""
+
 
 class UsageError(ValueError):
     """A user's mistake: one sentence that names the offending value and the rule."""
@@ -53,7 +56,12 @@ def exit_on_usage_error() -> Iterator[None]:
 
 
 def one_line(text: str) -> str:
-    """`text` for a terminal: what would move its cursor or break the line is spelt out."""
+    """`text` for a terminal: what would move its cursor or break the line is spelt out.
+
+    Of what is too long to be read only the two ends are shown.
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
     return "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
 
 

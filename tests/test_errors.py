@@ -14,6 +14,17 @@ from imagen_jax.training import loop
 from imagen_jax.training.checkpoint import CannotSave
 
 
+def test_of_what_is_very_long_the_two_ends_are_shown(capsys):
+    """Such as the name of a tensor in a damaged header."""
+    with pytest.raises(SystemExit), exit_on_usage_error():
+        warnings.warn(f"begins {'w' * 10**5} ends", stacklevel=1)
+        raise UsageError(f"a.safetensors has {'x' * 10**5}; it must not.")
+    said, error = capsys.readouterr().err.splitlines()
+    assert said.startswith("warning: begins www") and said.endswith("www ends")
+    assert error.startswith("error: a.safetensors has xxx") and error.endswith("xxx; it must not.")
+    assert max(len(said), len(error)) < 2100
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
