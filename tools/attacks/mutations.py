@@ -152,6 +152,13 @@ def as_sealed_json(rng: random.Random, data: bytes) -> bytes:
     return json.dumps(sealed(changed) if isinstance(changed, dict) else changed).encode()
 
 
+def as_unsealed_json(rng: random.Random, data: bytes) -> bytes:
+    """A change in what has no digest, as older versions wrote it."""
+    values = json.loads(data)
+    values.pop("sha256", None)
+    return json.dumps(change_value(rng, values)).encode()
+
+
 def as_json_lines(rng: random.Random, data: bytes) -> bytes:
     lines = data.split(b"\n")
     number = rng.randrange(len(lines))

@@ -284,8 +284,8 @@ KINDS: dict[str, Kind] = {
         make_embeddings, read_embeddings, ("embeddings/**/*",),
         (m.as_bytes, m.as_bytes, m.as_json, *_FILES), exact=True,
     ),
-    "embeddings' metadata, sealed anew": Kind(
-        make_embeddings, read_embeddings, ("embeddings/metadata.json",), (m.as_sealed_json,)
+    "embeddings' metadata, unsealed": Kind(
+        make_embeddings, read_embeddings, ("embeddings/metadata.json",), (m.as_unsealed_json,)
     ),
     "manifest.json": Kind(
         make_results, read_results, (f"out/{MANIFEST}",), (*_JSON, m.as_bytes), exact=True,
