@@ -1,6 +1,7 @@
 """Checks of single config fields; each raises a UsageError that names value and rule."""
 
 import dataclasses
+import reprlib
 from typing import Any, get_args
 
 from imagen_jax.errors import UsageError
@@ -21,8 +22,8 @@ def require_finite(config: object) -> None:
         parts = value if isinstance(value, tuple) else (value,)
         require(
             all(abs(part) <= _LARGEST for part in parts if isinstance(part, int | float)),
-            f"{type(config).__name__}.{field.name} is {value!r}; it must be finite, and at most "
-            f"{_LARGEST:.2g}.",
+            f"{type(config).__name__}.{field.name} is {reprlib.repr(value)}; it must be finite, "
+            f"and at most {_LARGEST:.2g}.",
         )
 
 
@@ -37,7 +38,8 @@ def require_at_most(config: object, most: int, **numbers: int) -> None:
     for name, number in numbers.items():
         require(
             number <= most,
-            f"{type(config).__name__}.{name} is {number}; it must be at most {most:,}.",
+            f"{type(config).__name__}.{name} is {reprlib.repr(number)}; it must be at most "
+            f"{most:,}.",
         )
 
 
@@ -47,7 +49,8 @@ def require_all_positive(config: object, *names: str) -> None:
         values = getattr(config, name)
         require(
             all(value > 0 for value in values),
-            f"{type(config).__name__}.{name} is {values}; all of it must be positive.",
+            f"{type(config).__name__}.{name} is {reprlib.repr(values)}; all of it must be "
+            "positive.",
         )
 
 

@@ -13,6 +13,7 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.loading import StoredNetwork, open_stage
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.pipeline import stage
 from imagen_jax.prompts import PromptEmbeddings
 from imagen_jax.results import Results
 from imagen_jax.weights.stage_file import save_stage_file
@@ -41,7 +42,7 @@ def plain_painting(monkeypatch):
     """Pictures at once that depend on the prompt, the number and the picture below alone."""
 
     def make_sampler(config, *_, size, **__):
-        def paint(params, text, mask, keys, low, null):
+        def paint(params, numbers, text, mask, keys, low, null):
             below = 0 if low is None else np.asarray(low).mean((1, 2, 3)).round()
             number = np.asarray(jax.random.key_data(keys))[:, 1] + 50 * np.asarray(text)[:, 0, 0]
             value = (np.asarray(number) + below).astype(np.uint8)
@@ -53,8 +54,8 @@ def plain_painting(monkeypatch):
     load = StoredNetwork.load
     monkeypatch.setattr(StoredNetwork, "load", lambda network, mesh: (
         {"x": np.zeros(2)} if network.name == "unet" else load(network, mesh)))  # fmt: skip
-    monkeypatch.setattr(cascade, "build_networks", lambda *_: None)
-    monkeypatch.setattr(cascade, "make_sampler", make_sampler)
+    monkeypatch.setattr(stage.Stage, "_networks", None)
+    monkeypatch.setattr(stage, "make_sampler", make_sampler)
 
 
 def texts_of(prompts=PROMPTS, encoder="e"):

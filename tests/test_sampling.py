@@ -31,8 +31,8 @@ def painter(config, **settings):
     plan, numbers = plan_sampling(config, tiny.replace(config.sampling, **settings), size)
     sampler = make_sampler(config, plan, build_networks(config), size=size)
     params = {"unet": tiny.random_params(config)["unet"]}
-    return lambda text, mask, low_res, keys: np.asarray(
-        sampler(params, numbers, text, mask, keys, low_res)[0]
+    return lambda text, mask, low_res, keys, which=0: np.asarray(
+        sampler(params, numbers, text, mask, keys, low_res)[which]
     )
 
 
@@ -76,7 +76,8 @@ def test_keys_of_a_seed_do_not_depend_on_their_number_and_differ_by_stream():
 def test_guidance_one_is_the_conditional_model(unguided):
     """Against the sampler run by hand on the conditional prediction alone."""
     (text, mask, low_res), keys = conditions(2), picture_keys(0, SIDE, 2)
-    networks, params = build_networks(SR), {"unet": tiny.random_params(SR)["unet"]}
+    params = {"unet": jax.tree.map(jnp.asarray, tiny.random_params(SR)["unet"])}
+    networks = build_networks(SR)
     settings = SR.sampling
     level = jnp.full(2, settings.aug_level)
     noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 2**31 - 2))(keys)

@@ -165,6 +165,6 @@ def test_denoise_is_float32_when_the_network_is_not(outputs):
     conditional = jnp.full(z.shape, 1000.0, jnp.bfloat16)
     unconditional = jnp.full(z.shape, 992.0, jnp.bfloat16)
     predict, _ = predict_from(conditional, unconditional)
-    denoised = guidance.make_denoise(predict, "x0", jnp.full(1, 7.0), unchanged)(z, LOG_SNR)
+    denoised = guidance.make_denoise(predict, "x0", jnp.full(1, 7.0), unchanged)(z, LOG_SNR, STEP)
     assert denoised.dtype == jnp.float32
     np.testing.assert_array_equal(denoised, np.full(z.shape, 7 * 1000.0 - 6 * 992.0))

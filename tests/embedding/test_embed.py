@@ -161,7 +161,7 @@ def test_a_run_needs_no_encoder(made, embedded, tmp_path, monkeypatch):
     texts = []
 
     def make_sampler(*_, **__):
-        def sample(params, text, mask, keys, low_res, null):
+        def sample(params, numbers, text, mask, keys, low_res, null):
             texts.append((params.keys(), np.asarray(text), np.asarray(mask)))
             return jnp.zeros((len(text), 16, 16, 3), jnp.uint8), jnp.ones(len(text), bool)
 

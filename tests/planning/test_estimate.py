@@ -141,7 +141,8 @@ def test_the_verb_prints_every_part_and_refuses_what_it_cannot_use(tmp_path, mon
     config = [ROOT / "configs" / "tiny_64.py", "--chips"]
     refused(call(verbs, "estimate", *config, "0"), "--chips is 0", "at least 1")
     refused(call(verbs, "estimate", *config, "5"), "32 pictures", "5 devices")
-    refused(call(verbs, "estimate", "tiny_64", "--chips", "4"), "neither a config file")
+    assert call(verbs, "estimate", "tiny_64", "--chips", "4").out == result.out
+    refused(call(verbs, "estimate", "tiny_46", "--chips", "4"), "tiny_46", "tiny_64")
     (tmp_path / "other.py").write_text("")
     refused(
         call(verbs, "estimate", tmp_path / "other.py", "--chips", "1"), "no function get_config"

@@ -88,7 +88,7 @@ import sys
 import jax, jax.numpy as jnp
 from imagen_jax.cli import train
 from imagen_jax.training import loop
-def run(*arguments):
+def run(*arguments, **settings):
     multiply = jax.jit(lambda x: x @ x @ x @ x)
     x = jax.block_until_ready(multiply(jnp.ones((2048, 2048))))
     print(multiply(x).is_ready())
