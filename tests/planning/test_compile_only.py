@@ -119,15 +119,8 @@ def test_the_text_encoders_of_a_cascade_are_compiled_on_prompts(tmp_path):
 
 @needs_libtpu
 def test_what_does_not_fit_ends_with_code_1_and_the_compilers_sentence(tiny_train):
-    huge = [
-        "--what",
-        "embedding",
-        "--text-encoder.t5.d-ff",
-        "1000000",
-        "--text-encoder.t5.d-model",
-        "100000",
-    ]
-    result = tiny_train(*POD, *huge)
+    sizes = ["--text-encoder.t5.d-ff", 1_000_000, "--text-encoder.t5.d-model", 100_000]
+    result = tiny_train(*POD, "--what", "embedding", *sizes)
     assert (result.code, result.err) == (1, "")
     assert "RESOURCE_EXHAUSTED" in result.out and "exceeds available HBM (15.75G)" in result.out
     assert "accumulation_steps" in result.out
