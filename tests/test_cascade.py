@@ -283,7 +283,7 @@ def test_a_file_is_not_painted_with_weights_that_it_does_not_hold(stages):
         ("raw", "base.safetensors holds ema weights only; raw were asked for"),
         ("ema,ema,raw", "sr1024.safetensors holds ema weights only"),
         ("best", "--weights: 'best'"),
-        ("ema,raw", "--weights has 2 values; give one for all stages or 3"),
+        ("ema,raw", "--weights has 2 values, but 3 stages run"),
     ):
         refused(call(sample, "a", *flags(stages), "--weights", weights), says)
 

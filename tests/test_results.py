@@ -196,13 +196,13 @@ def test_two_stages_of_one_side_have_files_of_their_own(steps, tmp_path):
 def test_a_picture_that_is_not_finite_ends_the_run_and_those_before_stay(
     steps, tmp_path, monkeypatch
 ):
-    make_sampler = cascade.make_sampler
+    make_sampler = stage.make_sampler
 
     def failing(*arguments, **named):
         paint = make_sampler(*arguments, **named)
         return lambda *inputs: (paint(*inputs)[0], np.asarray(inputs[1])[:, 0, 0] < 2)
 
-    monkeypatch.setattr(cascade, "make_sampler", failing)
+    monkeypatch.setattr(stage, "make_sampler", failing)
     says = r"Picture 0 of the prompt '🚀' holds numbers that are not finite after .*safetensors"
     with pytest.raises(UsageError, match=says):
         run(tmp_path, steps)
