@@ -200,7 +200,7 @@ def test_a_picture_that_is_not_finite_ends_the_run_and_those_before_stay(
 
     def failing(*arguments, **named):
         paint = make_sampler(*arguments, **named)
-        return lambda *inputs: (paint(*inputs)[0], np.asarray(inputs[1])[:, 0, 0] < 2)
+        return lambda *inputs: (paint(*inputs)[0], np.asarray(inputs[2])[:, 0, 0] < 2)
 
     monkeypatch.setattr(stage, "make_sampler", failing)
     says = r"Picture 0 of the prompt '🚀' holds numbers that are not finite after .*safetensors"
