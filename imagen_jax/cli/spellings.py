@@ -48,7 +48,8 @@ SAMPLE = Spellings(
         ),
         **_each(
             "--negative-prompt --negative --uncond",
-            "guidance leads away from no text at all, and --guidance says how far.",
+            "guidance leads away from no text at all, and --guidance says how far; from Python a "
+            "call takes negative_prompt.",
         ),
         **_each(
             "--height --width --size --resolution --image-size -H -W",
