@@ -107,7 +107,7 @@ def test_an_index_in_the_place_of_another_is_made_again(directory):
     """Each is whole, and none is what belongs there."""
     wanted = kept(open_source(config(directory, "similarity>=0.3")))
     paths = sorted((directory / ".imagen_jax").iterdir())
-    assert [path.suffix for path in paths] == [".numbers", ".shards"]
+    assert {path.suffix for path in paths} == {".numbers", ".shards"}
     whole = [path.read_bytes() for path in paths]
     for path, data in zip(paths, reversed(whole), strict=True):
         path.write_bytes(data)
