@@ -23,11 +23,11 @@ from PIL import Image
 
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.config import DataConfig
+from imagen_jax.config.rules import require_positive
 from imagen_jax.data.arrayrecord_source import pack, write_file
 from imagen_jax.data.records import Source
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import exit_on_usage_error
-from imagen_jax.rules import require_positive
 
 SHARD_RECORDS = 10_000
 READS = 5_000

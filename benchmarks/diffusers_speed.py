@@ -36,9 +36,9 @@ import tyro
 from unet_speed import cpu_name, report
 
 from imagen_jax.cli.parsing import parse_flags
+from imagen_jax.config.choices import Dtype, Remat
+from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError, exit_on_usage_error
-from imagen_jax.network_config import Dtype, Remat
-from imagen_jax.rules import require_positive
 
 HERE = Path(__file__).parent
 CONVOLUTION_FLAG = (

@@ -28,9 +28,9 @@ from imagen_jax.config import (
     T5Config,
     TextEncoderConfig,
 )
-from imagen_jax.sampling import make_image_sampler, plan_sampling
-from imagen_jax.stage import Networks, Params, build_networks
-from imagen_jax.training.host_memory import compile_in_blocks, run_where_called
+from imagen_jax.networks import Networks, Params, build_networks
+from imagen_jax.parallel.host_memory import compile_in_blocks, run_where_called
+from imagen_jax.pipeline.sampling import make_image_sampler, plan_sampling
 from imagen_jax.weights.deepfloyd_if import open_unet
 
 Arrays = dict[str, jax.Array]

@@ -30,10 +30,10 @@ from PIL import Image
 
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.config import DataConfig, StageConfig, UNetConfig
+from imagen_jax.config.rules import require_positive
 from imagen_jax.data.pipeline import make_dataset
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError, exit_on_usage_error
-from imagen_jax.rules import require_positive
 
 BATCH = 32
 

@@ -39,11 +39,11 @@ from imagen_jax.config import (
     TrainingConfig,
     UNetConfig,
 )
+from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import exit_on_usage_error
+from imagen_jax.networks import Params, init_text_encoder
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.rules import require_positive
-from imagen_jax.sampling import make_sampler, picture_keys
-from imagen_jax.stage import Params, init_text_encoder
+from imagen_jax.pipeline.sampling import make_sampler, picture_keys
 from imagen_jax.training.loop import Trainer
 
 TEXT_ENCODER = TextEncoderConfig(

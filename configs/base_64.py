@@ -13,14 +13,8 @@ beyond its COCO tables.
 
 import dataclasses
 
-from imagen_jax.config import (
-    DataConfig,
-    SamplingConfig,
-    StageConfig,
-    TextEncoderConfig,
-    UNetConfig,
-)
-from imagen_jax.network_config import T5_PRESETS
+from imagen_jax.config import DataConfig, SamplingConfig, StageConfig, TextEncoderConfig, UNetConfig
+from imagen_jax.config.network import T5_PRESETS
 
 SELECTIVE = ("selective",) * 4
 

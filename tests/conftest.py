@@ -76,7 +76,7 @@ def equal_steps_are_compiled_once(monkeypatch):
 @pytest.fixture
 def bucket(monkeypatch):
     """A directory in gs://bucket, held in memory."""
-    from imagen_jax.files import to_path  # Not before pytest's plugin that checks types.
+    from imagen_jax.storage.files import to_path
 
     for protocol in ("gs", "gcs"):
         monkeypatch.setitem(_registry, protocol, MemoryFileSystem)

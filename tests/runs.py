@@ -13,14 +13,13 @@ import conftest
 import jax
 
 import imagen_jax
-from imagen_jax import config_json
-from imagen_jax.config import StageConfig
+from imagen_jax.checkpoints.checkpoint import Checkpoints
+from imagen_jax.checkpoints.state import TrainState
+from imagen_jax.config import StageConfig, json_form
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.loop import run
 from imagen_jax.training.start import abstract_state
-from imagen_jax.training.step import TrainState
 
 # Python 3.11's fork server does not know the paths that pytest has added.
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -38,7 +37,7 @@ def start_process(
 
     It cannot write a file of more than `largest_file` bytes.
     """
-    arguments = (config_json.to_json(config), workdir, largest_file)
+    arguments = (json_form.to_json(config), workdir, largest_file)
     process = _CONTEXT.Process(target=_run, args=arguments)
     process.start()
     return process
@@ -54,7 +53,7 @@ def _run(config: str, workdir: Path, largest_file: int) -> None:
         exit_on_usage_error(),
     ):
         try:
-            run(config_json.from_json(config, "config"), workdir)
+            run(json_form.from_json(config, "config"), workdir)
         except UsageError:
             raise
         except Exception:

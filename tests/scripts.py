@@ -12,9 +12,9 @@ from unittest import mock
 import numpy as np
 
 from imagen_jax import __main__ as verbs
-from imagen_jax import cascade, prompts
 from imagen_jax.cli import sample, train
-from imagen_jax.prompts import PromptEmbeddings
+from imagen_jax.pipeline import painting, prompts
+from imagen_jax.pipeline.prompts import PromptEmbeddings
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,12 +99,12 @@ def paint_nothing(monkeypatch) -> None:
         text, mask = np.zeros((len(prompts), 1, 1), np.float32), np.ones((len(prompts), 1), bool)
         return [PromptEmbeddings(text, mask, None, "", tuple(prompts))] * len(stages)
 
-    def paint(steps, texts, *, num_images, keeper=cascade.Keeper(), **_):  # noqa: B008
+    def paint(steps, texts, *, num_images, keeper=painting.Keeper(), **_):  # noqa: B008
         for step, text in zip(steps, texts, strict=True):
             shape = (len(text.text) * num_images, step.side, step.side, 3)
             keeper.begin("")
             keeper.keep(range(shape[0]), np.zeros(shape, np.uint8))
-            yield cascade.Painted(np.zeros(shape, np.uint8), "")
+            yield painting.Painted(np.zeros(shape, np.uint8), "")
 
     monkeypatch.setattr(prompts, "embed_prompts", embed_prompts)
-    monkeypatch.setattr(cascade, "paint", paint)
+    monkeypatch.setattr(painting, "paint", paint)

@@ -9,9 +9,9 @@ import pytest
 from scripts import call, train
 
 from imagen_jax import errors
+from imagen_jax.checkpoints.checkpoint import CannotSave
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.training import loop
-from imagen_jax.training.checkpoint import CannotSave
 
 
 def test_of_what_is_very_long_the_two_ends_are_shown(capsys):

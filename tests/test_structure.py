@@ -1,12 +1,10 @@
 """What the source itself must keep to: directions of imports, sizes of functions and files."""
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
 
-PLANNING = re.compile(r"imagen_jax\.planning\.\w+")
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "imagen_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -14,31 +12,29 @@ SCRIPTS = (ROOT / "train.py", ROOT / "sample.py")
 TORCH_READER = PACKAGE / "weights" / "torch_file.py"
 """Reads PyTorch's files where PyTorch is installed."""
 OUTSIDE = {"configs", "train", "sample", "tools", "benchmarks", "tests"}
-FORBIDDEN = {
-    "errors": {"arrays", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
-    "files": {"arrays", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
-    "shipped": {"arrays", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
-    "config_file": {"arrays", "diffusion", "models", "weights", "text", "data", "parallel"},
-    "arrays": {"errors", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
-    "config": {"arrays", "diffusion", "models", "weights", "text", "data", "parallel", "stage"},
-    "diffusion": {"models", "config", "weights", "text", "data", "parallel", "stage"},
-    "data_config": {"arrays", "config", "diffusion", "models", "weights", "text", "data"},
-    "network_config": {"arrays", "config", "diffusion", "models", "weights", "text", "data"},
-    "models": {"config", "diffusion", "weights", "text", "data", "parallel", "stage"},
-    "ops": {"config", "diffusion", "models", "weights", "text", "data", "parallel", "stage"},
-    "text": {"diffusion", "models", "weights", "data", "parallel", "stage"},
-    "data": {"diffusion", "models", "weights", "text", "parallel", "stage"},
-    "progress": {"arrays", "config", "diffusion", "models", "weights", "text", "data", "parallel"},
-    "parallel": {"diffusion", "models", "weights", "text", "data", "stage"},
-    "stage": {"diffusion", "weights", "text", "data", "parallel"},
-    "sampling": {"weights", "text", "data"},
-    "evaluation": {"config", "diffusion", "text"},
+LAYERS = (
+    {"errors", "arrays", "progress"},
+    {"storage", "ops"},
+    {"config"},
+    {"diffusion", "models", "parallel", "costs", "data", "text"},
+    {"conditions", "networks"},
+    {"weights", "checkpoints"},
+    {"stored"},
+    {"pipeline"},
+    {"embedding", "evaluation", "training"},
+    {"planning"},
+    {"cli"},
+    {"__main__"},
+)
+"""The parts of the package, lowest first. A part imports what stands below it, and so nothing of
+its own layer."""
+ONLY = {
+    "ops": {"arrays"},
+    "diffusion": {"arrays", "config.choices", "errors"},
+    "models": {"arrays", "config", "ops"},
+    "costs": set(),
 }
-"""Part of the package -> what it must not import. Nothing above imports what is on top."""
-TOP = {
-    "sampling", "training", "loading", "embedding", "evaluation", "prompts", "cascade", "results",
-    "pipeline", "planning", "pictures", "plots", "cli", "__main__",
-}  # fmt: skip
+"""Parts that import still less: operations, equations and networks are read by themselves."""
 
 
 def imported(path: Path) -> set[str]:
@@ -62,39 +58,32 @@ def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-COUNTING = {"chips", "collectives", "hlo", "hlo_costs", "model_flops"}
-"""Of planning, what counts work and knows chips: it imports nothing else of the package."""
+def test_every_part_has_its_layer():
+    assert sorted(part for layer in LAYERS for part in layer) == sorted(
+        {part_of(path) for path in FILES} - {"__init__"}
+    )
 
 
-def test_nothing_but_scripts_and_verbs_plans():
-    """A run only asks for the work of its step and the peak of its chips."""
+@pytest.mark.parametrize("height", range(len(LAYERS)))
+def test_imports_point_down(height):
+    below = set().union(*LAYERS[:height])
     for path in FILES:
-        named = {name.split(".")[2] for name in imported(path) if PLANNING.match(name)}
-        if part_of(path) == "training":
-            assert named <= {"chips", "model_flops"}, path
-        elif part_of(path) not in ("planning", "cli"):
-            assert not named, path
-        elif part_of(path) == "planning" and path.stem in COUNTING:
-            assert named <= COUNTING and parts(path) <= {"planning"}, path
+        if part_of(path) in LAYERS[height]:
+            assert parts(path) <= below | {part_of(path)}, path
 
 
-@pytest.mark.parametrize("part", FORBIDDEN)
-def test_imports_point_one_way(part):
-    files = [path for path in FILES if part_of(path) == part]
-    assert files
-    forbidden = (FORBIDDEN[part] | TOP) - {part}
-    wrong = {str(path): parts(path) & forbidden for path in files if parts(path) & forbidden}
-    assert not wrong
-
-
-@pytest.mark.parametrize(
-    ("part", "allowed"),
-    [("ops", {"arrays", "network_config"}), ("models", {"arrays", "network_config", "ops"})],
-)
-def test_operations_and_networks_import_types_and_sizes_alone(part, allowed):
+@pytest.mark.parametrize("part", ONLY)
+def test_what_is_read_by_itself_imports_little(part):
     for path in FILES:
         if part_of(path) == part:
-            assert parts(path) <= allowed | {part}, path
+            names = {name.removeprefix("imagen_jax.") for name in imported(path)
+                     if name.startswith("imagen_jax.")}  # fmt: skip
+            allowed = tuple(ONLY[part] | {part})
+            assert all(name.startswith(allowed) for name in names), path
+
+
+def test_the_root_has_few_files():
+    assert len([path for path in FILES if path.parent == PACKAGE]) <= 8
 
 
 def test_only_the_forms_of_cpus_are_written_for_a_platform():

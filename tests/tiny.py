@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from imagen_jax.checkpoints.state import TrainState
 from imagen_jax.config import (
     DataConfig,
     EfficientUNetConfig,
@@ -19,9 +20,8 @@ from imagen_jax.config import (
     TrainingConfig,
     UNetConfig,
 )
-from imagen_jax.stage import build_networks, init_params
+from imagen_jax.networks import build_networks, init_params
 from imagen_jax.training.optim import make_optimizer
-from imagen_jax.training.step import TrainState
 
 LENGTH = 8
 UNET = UNetConfig(

@@ -17,7 +17,7 @@ import lzma
 import re
 from pathlib import Path
 
-from imagen_jax.files import replacing
+from imagen_jax.storage.files import replacing
 
 OUTPUT = Path(__file__).parents[1] / "imagen_jax" / "data" / "vectors"
 ICON_SETS = {

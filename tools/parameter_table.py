@@ -13,16 +13,11 @@ from pathlib import Path
 import jax
 from flax import nnx
 
-from imagen_jax.files import write_text
-from imagen_jax.loading import load_config
+from imagen_jax.config import T5Config
 from imagen_jax.models.t5 import T5Encoder
-from imagen_jax.network_config import T5Config
-from imagen_jax.stage import (
-    Params,
-    abstract_frozen_encoder,
-    abstract_sampled_unet,
-    init_params,
-)
+from imagen_jax.networks import Params, abstract_frozen_encoder, abstract_sampled_unet, init_params
+from imagen_jax.storage.files import write_text
+from imagen_jax.stored.stages import load_config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "parameters.md"

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from imagen_jax.files import write_text
+from imagen_jax.storage.files import write_text
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 20 * 60

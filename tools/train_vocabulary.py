@@ -17,7 +17,7 @@ from pathlib import Path
 import sentencepiece
 
 from imagen_jax.data import captions, emoji_vectors
-from imagen_jax.files import replacing
+from imagen_jax.storage.files import replacing
 
 OUTPUT = Path(__file__).parents[1] / "imagen_jax" / "text" / "captions.model"
 VOCABULARY_SIZE = 2048

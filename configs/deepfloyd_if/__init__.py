@@ -18,7 +18,7 @@ from imagen_jax.config import (
     TextEncoderConfig,
     UNetConfig,
 )
-from imagen_jax.network_config import T5_PRESETS
+from imagen_jax.config.network import T5_PRESETS
 
 _UNET = UNetConfig(
     activation="gelu",

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from imagen_jax.config import StageConfig
-from imagen_jax.config_file import config_docstring, known_configs
+from imagen_jax.config.python_file import config_docstring, known_configs
 
 _FIRST = {
     "data.source": "the pictures; folder:DIR for your own",

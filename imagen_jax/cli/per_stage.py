@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from imagen_jax.config import SamplerName, Thresholding, Weights
+from imagen_jax.config.choices import SamplerName, Thresholding, Weights
 from imagen_jax.errors import UsageError
 
 Value = TypeVar("Value")

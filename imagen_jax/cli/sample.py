@@ -100,10 +100,10 @@ def run(flags: Flags) -> None:
     """Checks everything, embeds the prompts, paints, and writes what --out describes."""
     import jax
 
-    from imagen_jax import cascade
-    from imagen_jax.loading import open_stage
     from imagen_jax.parallel import distributed
-    from imagen_jax.prompts import check_prompts, embed_prompts, read_prompts
+    from imagen_jax.pipeline import painting
+    from imagen_jax.pipeline.prompts import check_prompts, embed_prompts, read_prompts
+    from imagen_jax.stored.stages import open_stage
     from imagen_jax.text.cache import EmbeddingCache
     from imagen_jax.text.tokenizer import one_line
 
@@ -118,8 +118,8 @@ def run(flags: Flags) -> None:
         for path, which in zip(paths, weights, strict=True)
     ]
     settings = stage_settings(flags.sampling, [stage.config.sampling for stage in stages])
-    steps = [cascade.Step(*pair) for pair in zip(stages, settings, strict=True)]
-    cascade.check_order(steps, mesh)
+    steps = [painting.SampledStage(*pair) for pair in zip(stages, settings, strict=True)]
+    painting.check_order(steps, mesh)
     batch_size = flags.devices.batch_size
     prompts = [one_line(prompt) for prompt in flags.prompts]
     if needs_encoder:
@@ -134,10 +134,10 @@ def run(flags: Flags) -> None:
 
 def paint(flags: Flags, steps: list, texts: list, mesh: Any) -> None:
     """Paints stage by stage; the pictures of each batch are written before the next one starts."""
-    from imagen_jax import cascade
     from imagen_jax.parallel.mesh import batch_starts
+    from imagen_jax.pipeline import painting
+    from imagen_jax.pipeline.results import Results
     from imagen_jax.progress import StepBar
-    from imagen_jax.results import Results
 
     seed, num_images = flags.pictures.seed, flags.pictures.num_images
     starts = batch_starts(len(flags.prompts) * num_images, flags.devices.batch_size, mesh)
@@ -147,21 +147,21 @@ def paint(flags: Flags, steps: list, texts: list, mesh: Any) -> None:
     }  # fmt: skip
     output = flags.output
     results = Results(output.out, texts[0].prompts, settings, steps, texts, resume=output.resume)
-    painting = cascade.paint(
+    stages = painting.paint(
         steps, texts, seed=seed, num_images=num_images, batch_size=flags.devices.batch_size,
         mesh=mesh, on_step=lambda _: bar.step(), keeper=results,
     )  # fmt: skip
     for step in steps:
         with StepBar(len(starts) * step.settings.num_steps, f"{step.side} pixels") as bar:
-            painted = next(painting)
+            painted = next(stages)
     print("\n".join(map(str, results.finish(painted.pictures))))
 
 
 def compile_only(flags: Flags) -> int:
     """Reports what --what of every stage takes of --topology; the exit code."""
-    from imagen_jax.loading import load_config
     from imagen_jax.planning import calls
     from imagen_jax.planning.compile_only import run
+    from imagen_jax.stored.stages import load_config
 
     configs = [load_config(path) for path in stage_paths(flags.stages)]
     settings = stage_settings(flags.sampling, [config.sampling for config in configs])

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 import tyro
 
 from imagen_jax.cli import per_stage
-from imagen_jax.config_file import stage_or_config
+from imagen_jax.config.python_file import stage_or_config
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, check_writable
+from imagen_jax.pipeline.shipped import STAGES, shipped_stage
 from imagen_jax.planning.options import CompileOptions
-from imagen_jax.shipped import STAGES, shipped_stage
+from imagen_jax.storage.files import AnyPath, check_writable
 
 SHIPPED = "shipped"
 NONE = "none"

@@ -29,10 +29,10 @@ from imagen_jax.cli.program import command, with_command
 from imagen_jax.cli.spellings import TRAIN, respell
 from imagen_jax.cli.train_flags import Flags, check, steps_to_profile
 from imagen_jax.config import StageConfig
-from imagen_jax.config_file import find_config, read_config_file
+from imagen_jax.config.python_file import find_config, read_config_file
 from imagen_jax.errors import end_at_once, exit_on_usage_error
-from imagen_jax.files import to_path
 from imagen_jax.parallel import compilation
+from imagen_jax.storage.files import to_path
 
 
 def load_config(name: str) -> StageConfig:
@@ -87,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(compile_only(flags))
         compilation.prepare(announce=True)
         # Only now: --help should not wait for JAX.
+        from imagen_jax.checkpoints.checkpoint import CannotSave
         from imagen_jax.parallel import distributed
-        from imagen_jax.training.checkpoint import CannotSave
-        from imagen_jax.training.host_memory import run_where_called
+        from imagen_jax.parallel.host_memory import run_where_called
         from imagen_jax.training.loop import run
 
         run_where_called()

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from imagen_jax.config import StageConfig, Weights
+from imagen_jax.config import StageConfig
+from imagen_jax.config.choices import Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.planning.options import CompileOptions

@@ -16,13 +16,14 @@ from tyro.conf import Positional, arg
 
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.cli.program import package_command
-from imagen_jax.config import DataConfig, Dtype, StageConfig, Weights
-from imagen_jax.config_file import stage_or_config
+from imagen_jax.config import DataConfig, StageConfig
+from imagen_jax.config.choices import Dtype, Weights
+from imagen_jax.config.python_file import stage_or_config
+from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError, exit_on_usage_error
-from imagen_jax.files import to_path
 from imagen_jax.parallel import compilation
 from imagen_jax.parallel.machine import DistributedFlags
-from imagen_jax.rules import require_positive
+from imagen_jax.storage.files import to_path
 
 _SUFFIX = ".safetensors"
 _STAGE = "stage"
@@ -48,7 +49,7 @@ class Export:
     """Which: ema is what samples are made with, raw what the optimizer made."""
 
     def run(self) -> None:
-        from imagen_jax.loading import load_stage
+        from imagen_jax.stored.stages import load_stage
         from imagen_jax.weights.stage_file import save_stage_file
 
         _require_suffix(self.out, _SUFFIX)
@@ -118,8 +119,8 @@ class Plot:
     """PNG to write."""
 
     def run(self) -> None:
-        from imagen_jax.pictures import save_png
-        from imagen_jax.plots import draw_curves
+        from imagen_jax.pipeline.sheets import save_png
+        from imagen_jax.training.plots import draw_curves
 
         if not self.workdirs:
             raise UsageError("There is nothing to plot; name at least one training directory.")
@@ -166,8 +167,8 @@ class Estimate:
         from imagen_jax.planning.topology import use_compiler_alone
 
         use_compiler_alone()  # An accelerator would be claimed for nothing.
-        from imagen_jax.loading import load_config
         from imagen_jax.planning.estimate import estimate, to_text
+        from imagen_jax.stored.stages import load_config
 
         config = load_config(stage_or_config(self.config))
         print(to_text(config, self.chips, estimate(config, self.chips)))
@@ -216,8 +217,8 @@ class Embed:
 
     def run(self) -> None:
         from imagen_jax.embedding.run import Work, embed
-        from imagen_jax.loading import load_config, open_encoder, open_frozen_encoder
         from imagen_jax.parallel import distributed
+        from imagen_jax.stored.stages import load_config, open_encoder, open_frozen_encoder
 
         self._check()
         distributed.start(self.distributed)

@@ -23,7 +23,7 @@ from imagen_jax.data.broken import Tally
 from imagen_jax.data.places import files_of
 from imagen_jax.data.records import BrokenRecord, Metadata, Record
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.files import replacing
+from imagen_jax.storage.files import replacing
 
 _OPTIONS = "group_size:1"
 """Every record can be read alone."""

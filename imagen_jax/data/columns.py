@@ -13,7 +13,7 @@ import safetensors
 from safetensors.numpy import save
 
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, replacing
+from imagen_jax.storage.files import AnyPath, replacing
 
 _DIRECTORY = ".imagen_jax"
 _DAMAGED = (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError)

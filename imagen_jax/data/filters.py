@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float, UInt32
 from tqdm import tqdm
 
+from imagen_jax.config.data import Condition
 from imagen_jax.data import transforms
 from imagen_jax.data.broken import Tally
 from imagen_jax.data.columns import Columns, columns_path, open_columns, write_columns
 from imagen_jax.data.records import BrokenRecord, Metadata, Record, Source
-from imagen_jax.data_config import Condition
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, threads_for
+from imagen_jax.storage.files import AnyPath, threads_for
 
 SIDE, ASPECT, CAPTION_LENGTH = "side", "aspect", "caption_length"
 """Shorter side in pixels, longer side / shorter, and characters of the longest caption; all other

@@ -10,7 +10,7 @@ from imagen_jax.data import annotations
 from imagen_jax.data.broken import Tally
 from imagen_jax.data.places import read_part
 from imagen_jax.data.records import BrokenRecord
-from imagen_jax.files import AnyPath
+from imagen_jax.storage.files import AnyPath
 
 NAME = "metadata.jsonl"
 _FILE_NAME = "file_name"

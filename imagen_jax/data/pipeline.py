@@ -16,7 +16,7 @@ from imagen_jax.data.broken import Broken, BrokenRecords
 from imagen_jax.data.order import shuffled
 from imagen_jax.data.records import BrokenRecord, Record, Source
 from imagen_jax.data.workers import end_with_parent
-from imagen_jax.files import threads_for
+from imagen_jax.storage.files import threads_for
 
 Batch = dict[str, np.ndarray]
 ReadCaptions = Callable[[Sequence[str]], Batch]

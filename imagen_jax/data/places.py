@@ -13,7 +13,7 @@ from pathlib import Path
 
 from imagen_jax.data.records import BrokenRecord
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.files import AnyPath, FileState, list_files, read_range, to_path
+from imagen_jax.storage.files import AnyPath, FileState, list_files, read_range, to_path
 
 _MAX_PATTERNS = 10**6
 """That braces may stand for."""

@@ -3,6 +3,7 @@
 import warnings
 
 from imagen_jax.config import DataConfig
+from imagen_jax.config.data import ARRAYRECORD, FOLDER, WEBDATASET, split_prefix
 from imagen_jax.data.arrayrecord_source import ArrayRecordSource
 from imagen_jax.data.filters import FileSource, select
 from imagen_jax.data.folder_source import FolderSource
@@ -10,7 +11,6 @@ from imagen_jax.data.order import Mixture
 from imagen_jax.data.records import Source
 from imagen_jax.data.tfds_source import TfdsSource
 from imagen_jax.data.webdataset_source import WebDatasetSource
-from imagen_jax.data_config import ARRAYRECORD, FOLDER, WEBDATASET, split_prefix
 from imagen_jax.errors import UsageError
 
 _KINDS = {

@@ -18,7 +18,7 @@ from imagen_jax.data.broken import Tally
 from imagen_jax.data.columns import Columns, open_columns, write_columns
 from imagen_jax.data.tar_members import BLOCK, DamagedTar, Member, Window, members
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, FileState, read_range, threads_for
+from imagen_jax.storage.files import AnyPath, FileState, read_range, threads_for
 
 PLACES = "places"
 """uint32 [records, 6]: first block and size in bytes of the picture, the caption and the JSON of

@@ -10,10 +10,10 @@ import tensorflow_datasets as tfds
 from google.protobuf import json_format
 from tensorflow_datasets.core import naming, read_only_builder
 
+from imagen_jax.config.data import ARRAYRECORD, FOLDER, PREFIXES, WEBDATASET
 from imagen_jax.data.places import from_root
-from imagen_jax.data_config import ARRAYRECORD, FOLDER, PREFIXES, WEBDATASET
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.files import list_files
+from imagen_jax.storage.files import list_files
 
 _NO_NAMES = (tfds.core.DatasetNotFoundError, ValueError, AssertionError)
 """What tfds raises on an unknown data set or config (ValueError) or version (AssertionError)."""

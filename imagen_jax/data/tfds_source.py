@@ -15,7 +15,7 @@ from imagen_jax.data.captions import WordedCaptions
 from imagen_jax.data.records import BrokenRecord, Captions, Metadata, Record
 from imagen_jax.data.tfds_builders import open_builder, prepare
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.files import list_files, to_path
+from imagen_jax.storage.files import list_files, to_path
 
 CAPTION_FEATURES = ("caption", "captions", "text", "description", "title")
 """The first of these that stands in a text feature's path wins over other text features."""

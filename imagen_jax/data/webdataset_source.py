@@ -13,7 +13,7 @@ from imagen_jax.data.records import BrokenRecord, ListedCaptions, Metadata, Reco
 from imagen_jax.data.tar_index import PLACES, open_index
 from imagen_jax.data.tar_members import BLOCK
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath
+from imagen_jax.storage.files import AnyPath
 
 _AT_ONE_GO = 2**26
 """Bytes from the first file of a record to the last; what lies further apart is read apart."""

@@ -6,15 +6,13 @@ all that a sampler needs.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from imagen_jax.arrays import LogSNR, NoiseLevel, Time
-
-Spacing = Literal["even", "leading", "trailing"]
+from imagen_jax.config.choices import Spacing
 
 STEPS = 1000
 _MAX_BETA = 0.999

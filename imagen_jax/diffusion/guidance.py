@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from imagen_jax.arrays import Features, Images, LogSNR, Traced
-from imagen_jax.diffusion.process import Denoise, PredictionType, to_x0
+from imagen_jax.config.choices import Prediction, Thresholding
+from imagen_jax.diffusion.process import Denoise, to_x0
 from imagen_jax.diffusion.schedules import PerPicture, over_pixels
 
-Thresholding = Literal["none", "static", "dynamic"]
 Scalar = Float[Array, ""]
 GuidanceScales = Float[Array, "steps"]
 """w of each denoising step."""
@@ -111,7 +110,7 @@ def threshold(
 
 def make_denoise(
     predict: Callable[[Images, LogSNR], Features],
-    prediction_kind: PredictionType,
+    prediction_kind: Prediction,
     scales: GuidanceScales | None,
     threshold: Callable[[Images], Images],
 ) -> Denoise:

@@ -6,17 +6,16 @@ of x, eps, v gives the other two once z is known.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from imagen_jax.arrays import AugLevel, Features, Images, Keys, LogSNR
+from imagen_jax.config.choices import Prediction
 from imagen_jax.diffusion import schedules
 from imagen_jax.diffusion.schedules import PerPicture, alpha_sigma, over_pixels
 
-PredictionType = Literal["eps", "x0", "v"]
 Denoise = Callable[[Images, LogSNR, Int32[Array, ""]], Features]
 """(z, log_snr, index of the step) -> the estimate of x that a sampler steps with. Where it has
 twice the channels of z, the second half says for each value where between its bounds, 0 to 1, the
@@ -34,7 +33,7 @@ def q_sample(x: Images, eps: Images, log_snr: LogSNR) -> Images:
     return alpha * x + sigma * eps
 
 
-def to_x0(prediction: Images, z: Images, log_snr: LogSNR, kind: PredictionType) -> Images:
+def to_x0(prediction: Images, z: Images, log_snr: LogSNR, kind: Prediction) -> Images:
     """x = (z - sigma eps) / alpha = alpha z - sigma v."""
     alpha, sigma = alpha_sigma(over_pixels(log_snr))
     convert = {
@@ -45,7 +44,7 @@ def to_x0(prediction: Images, z: Images, log_snr: LogSNR, kind: PredictionType) 
     return convert[kind](prediction)
 
 
-def to_eps(prediction: Images, z: Images, log_snr: LogSNR, kind: PredictionType) -> Images:
+def to_eps(prediction: Images, z: Images, log_snr: LogSNR, kind: Prediction) -> Images:
     """eps = (z - alpha x) / sigma = sigma z + alpha v."""
     alpha, sigma = alpha_sigma(over_pixels(log_snr))
     convert = {
@@ -56,7 +55,7 @@ def to_eps(prediction: Images, z: Images, log_snr: LogSNR, kind: PredictionType)
     return convert[kind](prediction)
 
 
-def to_v(prediction: Images, z: Images, log_snr: LogSNR, kind: PredictionType) -> Images:
+def to_v(prediction: Images, z: Images, log_snr: LogSNR, kind: Prediction) -> Images:
     """v = (alpha z - x) / sigma = (eps - sigma z) / alpha."""
     alpha, sigma = alpha_sigma(over_pixels(log_snr))
     convert = {
@@ -67,13 +66,13 @@ def to_v(prediction: Images, z: Images, log_snr: LogSNR, kind: PredictionType) -
     return convert[kind](prediction)
 
 
-def target(x: Images, eps: Images, log_snr: LogSNR, kind: PredictionType) -> Images:
+def target(x: Images, eps: Images, log_snr: LogSNR, kind: Prediction) -> Images:
     """eps, x, or v = alpha eps - sigma x: what a network of this kind should predict."""
     alpha, sigma = alpha_sigma(over_pixels(log_snr))
     return {"eps": eps, "x0": x, "v": alpha * eps - sigma * x}[kind]
 
 
-def loss_weight(log_snr: LogSNR, kind: PredictionType, min_snr_gamma: float | None) -> PerPicture:
+def loss_weight(log_snr: LogSNR, kind: Prediction, min_snr_gamma: float | None) -> PerPicture:
     """w = min(SNR, gamma) / {x0: 1, eps: SNR, v: SNR + 1} (Hang et al. 2023).
 
     The divisors turn the same weight min(SNR, gamma) on the squared error of x into one on
@@ -91,7 +90,7 @@ def loss(
     x: Images,
     eps: Images,
     log_snr: LogSNR,
-    kind: PredictionType,
+    kind: Prediction,
     min_snr_gamma: float | None,
 ) -> PerPicture:
     """w(lambda) ||prediction - target||^2 / (H W C), one value per picture, shape [batch].

@@ -16,7 +16,7 @@ A new sampler is a class like those below and a line in `SAMPLERS`.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from imagen_jax.arrays import Features, Images, Keys, Traced
+from imagen_jax.config.choices import SamplerName, Schedule
 from imagen_jax.diffusion import chain
 from imagen_jax.diffusion.process import Denoise, normal
-from imagen_jax.diffusion.schedules import LOG_SNR_MAX, Schedule, alpha_sigma, log_snr
+from imagen_jax.diffusion.schedules import LOG_SNR_MAX, alpha_sigma, log_snr
 from imagen_jax.errors import UsageError
 
-SamplerName = Literal["ancestral", "ddim", "dpm++", "heun"]
 Scalar = Float[Array, ""]
 StepIndex = Int32[Array, ""]
 LogSNRGrid = Float[Array, "grid"]

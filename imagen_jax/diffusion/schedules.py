@@ -5,16 +5,15 @@ the process is variance preserving, so alpha and sigma follow from lambda alone.
 """
 
 import math
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from imagen_jax.arrays import LogSNR, Time
+from imagen_jax.config.choices import Schedule
 from imagen_jax.diffusion import chain
 
-Schedule = Literal["cosine", "linear", "cosine_chain"]
 PerPicture = Float[Array, "batch"]
 """One number per picture."""
 AnyShape = Float[Array, "*shape"]

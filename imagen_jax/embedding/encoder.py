@@ -12,9 +12,9 @@ from jaxtyping import Int32, Shaped
 
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import load_stage_tokenizer
+from imagen_jax.networks import Params, build_networks
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.stage import Params, build_networks
+from imagen_jax.stored.encoders import load_stage_tokenizer
 from imagen_jax.text.tokenizer import EOS_ID, PAD_ID
 
 _SHORTEST = 16

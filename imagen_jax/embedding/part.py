@@ -20,8 +20,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from jaxtyping import Integer
 
-from imagen_jax import config_json
-from imagen_jax.embedding.captions import (
+from imagen_jax.config import json_form
+from imagen_jax.embedding.caption_sources import (
     CaptionLists,
     Captions,
     CaptionSource,
@@ -31,7 +31,7 @@ from imagen_jax.embedding.captions import (
 )
 from imagen_jax.embedding.encoder import CaptionEncoder
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.files import replacing, threads_for, write_text
+from imagen_jax.storage.files import replacing, threads_for, write_text
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.cache_format import INDEX, Plan, Sizes, pack, shard_path, whole
 from imagen_jax.text.tokenizer import Tokenizer
@@ -60,8 +60,8 @@ class UnfinishedPart:
         """Raises a UsageError if other work was begun here."""
         path = self.directory / "plan.json"
         if path.is_file():
-            begun = config_json.from_sealed_json(path.read_bytes(), str(path), Plan)
-            if difference := config_json.first_difference(begun, self.plan):
+            begun = json_form.from_sealed_json(path.read_bytes(), str(path), Plan)
+            if difference := json_form.first_difference(begun, self.plan):
                 name, was, now = difference
                 raise UsageError(
                     f"{self.directory} is unfinished; it was begun with {name} {was!r} and this "
@@ -72,7 +72,7 @@ class UnfinishedPart:
         """Writes the plan; throws away what a killed process left half-written."""
         for path in self.directory.rglob(".*.tmp"):
             path.unlink()
-        write_text(self.directory / "plan.json", config_json.to_sealed_json(self.plan))
+        write_text(self.directory / "plan.json", json_form.to_sealed_json(self.plan))
 
     def write_list(
         self, number: int, source: CaptionSource, tokenizer: Tokenizer, on_record: Callable
@@ -131,13 +131,13 @@ class UnfinishedPart:
             captions=lists.read, broken=lists.broken, shards=tuple(in_shards),
             lengths=tuple(lengths),
         )  # fmt: skip
-        write_text(self.directory / "sizes.json", config_json.to_sealed_json(sizes))
+        write_text(self.directory / "sizes.json", json_form.to_sealed_json(sizes))
 
     @functools.cached_property
     def sizes(self) -> Sizes:
         """Once the index is written."""
         path = self.directory / "sizes.json"
-        return config_json.from_sealed_json(path.read_bytes(), str(path), Sizes)
+        return json_form.from_sealed_json(path.read_bytes(), str(path), Sizes)
 
     def shard(self, number: int) -> Path:
         return shard_path(self.directory, number, len(self.sizes.shards))

@@ -12,21 +12,21 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
-from imagen_jax import config_json
-from imagen_jax.config import DataConfig, MeshConfig, StageConfig
-from imagen_jax.embedding.captions import CaptionLists, CaptionSource, open_captions
+from imagen_jax.checkpoints.directory import package_versions
+from imagen_jax.config import DataConfig, MeshConfig, StageConfig, json_form
+from imagen_jax.embedding.caption_sources import CaptionLists, CaptionSource, open_captions
 from imagen_jax.embedding.encoder import CaptionEncoder
 from imagen_jax.embedding.part import UnfinishedPart, tidy
-from imagen_jax.embedding.report import describe, name_of, show, size_in_bytes
+from imagen_jax.embedding.summary import describe, name_of, show, size_in_bytes
 from imagen_jax.errors import UsageError
-from imagen_jax.files import check_writable, write_text
-from imagen_jax.loading import StoredNetwork, load_stage_tokenizer
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.storage.files import check_writable, write_text
+from imagen_jax.stored.encoders import load_stage_tokenizer
+from imagen_jax.stored.stages import StoredNetwork
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.cache_format import METADATA, Encoding, Metadata, Part, Plan, part_directory
 from imagen_jax.text.tokenizer import Tokenizer
-from imagen_jax.training.directory import package_versions
 from imagen_jax.weights.tensors import digest
 
 
@@ -211,7 +211,7 @@ def _finish(part: UnfinishedPart, out: Path, encoder: str, source: str) -> None:
         ),
         versions=package_versions(),
     )
-    write_text(out / METADATA, config_json.to_sealed_json(metadata))
+    write_text(out / METADATA, json_form.to_sealed_json(metadata))
     tidy(part.directory)
     print(
         f"{part.directory}: {sizes.distinct:,} captions, {show(shard_bytes)}, "

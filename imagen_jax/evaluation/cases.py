@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from imagen_jax import digests
 from imagen_jax.data import emoji_colours, emoji_concepts
 from imagen_jax.data.captions import plain_captions, plain_quotes, styled_captions
 from imagen_jax.data.emoji_vectors import STYLES, Concept
+from imagen_jax.storage import digests
 
 Kind = Literal["seen pairs", "held-out pairs", "held-out colours", "held-out backgrounds"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

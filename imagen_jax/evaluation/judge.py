@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, UInt8
 
 from imagen_jax.arrays import Images
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath
 from imagen_jax.models.layers import GroupNorm, conv, linear
-from imagen_jax.shipped import PRETRAINED
-from imagen_jax.stage import Params
+from imagen_jax.networks import Params
+from imagen_jax.pipeline.shipped import PRETRAINED
+from imagen_jax.storage.files import AnyPath
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.tensors import digest, fit_params, write_tensors
 

@@ -7,9 +7,9 @@ from jaxtyping import Array, Float
 
 from imagen_jax import ops
 from imagen_jax.arrays import Embedding, Images, TextEmbeddings, TextMask
+from imagen_jax.config.choices import Pooling, TextNorm
 from imagen_jax.models.blocks import keep
 from imagen_jax.models.layers import GroupNorm, linear
-from imagen_jax.network_config import Pooling, TextNorm
 from imagen_jax.ops.attention import Heads
 
 

@@ -23,7 +23,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from imagen_jax import ops
-from imagen_jax.network_config import Remat
+from imagen_jax.config.choices import Remat
 
 Tree = Any
 """A pytree of arrays."""

@@ -15,6 +15,7 @@ from imagen_jax.arrays import (
     TextEmbeddings,
     TextMask,
 )
+from imagen_jax.config import EfficientUNetConfig, UNetConfig
 from imagen_jax.models.attention import AttentionPooling, ImageAttention, TextState
 from imagen_jax.models.blocks import Gather, as_they_are, run_blocks, whole
 from imagen_jax.models.layers import (
@@ -25,7 +26,6 @@ from imagen_jax.models.layers import (
     linear,
     with_low_res,
 )
-from imagen_jax.network_config import EfficientUNetConfig, UNetConfig
 
 
 class PixelHead(nnx.Module):

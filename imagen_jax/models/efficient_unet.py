@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from flax import nnx
 
 from imagen_jax.arrays import Embedding, Features
+from imagen_jax.config import EfficientUNetConfig
 from imagen_jax.models.attention import ImageAttention, TextState
 from imagen_jax.models.blocks import Gather, run_blocks, whole
 from imagen_jax.models.conditional import ConditionalUNet
 from imagen_jax.models.layers import ResBlock, conv
-from imagen_jax.network_config import EfficientUNetConfig
 from imagen_jax.ops.attention import Heads
 
 KeysValues = Iterator[tuple[Heads, Heads]]

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from imagen_jax import ops
 from imagen_jax.arrays import Embedding, Features, Images, NoiseLevel
+from imagen_jax.config.choices import Activation, EmbeddingActivation, TimeInput
 from imagen_jax.models.blocks import keep
-from imagen_jax.network_config import Activation, EmbeddingActivation, TimeInput
 from imagen_jax.ops.convolution import Kernel
 from imagen_jax.ops.resampling import Resample
 

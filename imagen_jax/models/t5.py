@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Int32
 
 from imagen_jax import ops
 from imagen_jax.arrays import TextEmbeddings, TextMask, TokenIds
+from imagen_jax.config import T5Config
 from imagen_jax.models.blocks import Gather, as_they_are, run_blocks
-from imagen_jax.network_config import T5Config
 from imagen_jax.ops.attention import LogitBias
 
 

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from imagen_jax.arrays import Embedding, Features
+from imagen_jax.config import UNetConfig
+from imagen_jax.config.choices import Remat
 from imagen_jax.models.attention import ImageAttention, TextState
 from imagen_jax.models.blocks import Gather, run_blocks
 from imagen_jax.models.conditional import ConditionalUNet
 from imagen_jax.models.layers import ResBlock
-from imagen_jax.network_config import Remat, UNetConfig
 from imagen_jax.ops.attention import Heads
 from imagen_jax.ops.resampling import Resample
 

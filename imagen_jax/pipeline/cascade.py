@@ -9,18 +9,19 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
-from imagen_jax import cascade
-from imagen_jax.cascade import Painted, Step
-from imagen_jax.config import MeshConfig, SamplingConfig, Weights
+from imagen_jax.config import MeshConfig, SamplingConfig
+from imagen_jax.config.choices import Weights
+from imagen_jax.diffusion.pixels import to_pixels
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, to_path
-from imagen_jax.loading import StoredStage, open_stage
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.pipeline import painting
 from imagen_jax.pipeline.memory import Keep, default_keep
+from imagen_jax.pipeline.painting import Painted, SampledStage
 from imagen_jax.pipeline.pictures import Pictures
+from imagen_jax.pipeline.prompts import PromptEmbeddings, PromptReader, place_of
 from imagen_jax.pipeline.stage import Stage
-from imagen_jax.prompts import PromptEmbeddings, PromptReader, place_of
-from imagen_jax.sampling import to_pixels
+from imagen_jax.storage.files import AnyPath, to_path
+from imagen_jax.stored.stages import StoredStage, open_stage
 from imagen_jax.text.tokenizer import one_line
 
 _SETTINGS = [field.name for field in dataclasses.fields(SamplingConfig)]
@@ -68,7 +69,7 @@ class Cascade:
         self.keep = keep or default_keep(stages, self.mesh)
         self.stages = [Stage(stage, self.mesh) for stage in stages]
         self._readers: dict[tuple, PromptReader] = {}
-        cascade.check_order(self._steps({}), self.mesh)
+        painting.check_order(self._steps({}), self.mesh)
 
     def __call__(
         self,
@@ -146,7 +147,7 @@ class Cascade:
                     self._readers[place] = reader
         return [embedded[place_of(stage.stored)] for stage in self.stages]
 
-    def _steps(self, settings: dict[str, Any]) -> list[Step]:
+    def _steps(self, settings: dict[str, Any]) -> list[SampledStage]:
         """The stages with their settings, changed by those of a call."""
         for name in settings:
             if name not in _SETTINGS:
@@ -158,22 +159,22 @@ class Cascade:
                     change[name] = own
         pairs = zip(self.stages, changes, strict=True)
         return [
-            Step(stage.stored, dataclasses.replace(stage.config.sampling, **change))
+            SampledStage(stage.stored, dataclasses.replace(stage.config.sampling, **change))
             for stage, change in pairs
         ]
 
     def _paint(
-        self, steps: Sequence[Step], texts: Sequence[PromptEmbeddings],
+        self, steps: Sequence[SampledStage], texts: Sequence[PromptEmbeddings],
         seed: int | tuple[int, ...], num_images: int, batch_size: int,
         callback: Callable[[Progress], object] | None,
     ) -> Iterator[Painted]:  # fmt: skip
         listener = _Listener(callback, steps)
-        painting = cascade.paint(
+        stages = painting.paint(
             steps, texts, seed=seed, num_images=num_images, batch_size=batch_size, mesh=self.mesh,
             on_estimate=listener if callback else None, held=self.stages,
         )  # fmt: skip
         for stage in self.stages:
-            yield next(painting)
+            yield next(stages)
             listener.stage += 1
             if self.keep == "one":
                 stage.release()
@@ -182,7 +183,9 @@ class Cascade:
 class _Listener:
     """Tells a callback of each step's estimate, as `samplers.advance` does on the host."""
 
-    def __init__(self, callback: Callable[[Progress], object] | None, steps: Sequence[Step]):
+    def __init__(
+        self, callback: Callable[[Progress], object] | None, steps: Sequence[SampledStage]
+    ):
         self._callback, self._steps, self.stage = callback, steps, 0
 
     def __call__(self, index: jax.Array, x0: jax.Array) -> None:
@@ -267,7 +270,7 @@ def load_cascade(
     """
     paths = (base, sr256, sr1024)
     if not any(paths):
-        paths = cascade.shipped_stages()
+        paths = painting.shipped_stages()
     given = [path is not None for path in paths]
     if given != sorted(given, reverse=True):
         raise UsageError("A cascade has no gaps: a stage is given without the one before it.")

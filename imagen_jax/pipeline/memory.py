@@ -8,9 +8,9 @@ from typing import Literal
 import jax
 from jax.sharding import Mesh
 
-from imagen_jax.loading import StoredStage
+from imagen_jax.networks import Params
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.stage import Params
+from imagen_jax.stored.stages import StoredStage
 
 Keep = Literal["all", "one"]
 """Every network stays once it is loaded, or one is in memory at a time."""

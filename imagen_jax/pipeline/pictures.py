@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from imagen_jax.cascade import Painted, Step
-from imagen_jax.prompts import PromptEmbeddings
-from imagen_jax.results import Results, contact_sheet
+from imagen_jax.pipeline.painting import Painted, SampledStage
+from imagen_jax.pipeline.prompts import PromptEmbeddings
+from imagen_jax.pipeline.results import Results, contact_sheet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Pictures:
     prompts: tuple[str, ...]
     num_images: int
     _painted: Sequence[Painted]
-    _steps: Sequence[Step]
+    _steps: Sequence[SampledStage]
     _texts: Sequence[PromptEmbeddings]
     _settings: dict[str, Any]
 

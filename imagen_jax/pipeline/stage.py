@@ -10,10 +10,10 @@ from jaxtyping import Bool, UInt8
 
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.diffusion.samplers import OnEstimate, OnStep
-from imagen_jax.loading import StoredStage
+from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.sampling import Plan, make_sampler, plan_sampling
-from imagen_jax.stage import Networks, Params, build_networks
+from imagen_jax.pipeline.sampling import Plan, make_sampler, plan_sampling
+from imagen_jax.stored.stages import StoredStage
 from imagen_jax.weights.tensors import digest
 
 Painted = tuple[UInt8[np.ndarray, "batch height width 3"], Bool[np.ndarray, " batch"]]

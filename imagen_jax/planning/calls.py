@@ -10,16 +10,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from imagen_jax.config import SamplingConfig, StageConfig
-from imagen_jax.parallel import mesh as meshes
-from imagen_jax.planning.model_flops import model_flops
-from imagen_jax.sampling import make_sampler, plan_sampling
-from imagen_jax.stage import (
+from imagen_jax.costs.model_flops import model_flops
+from imagen_jax.networks import (
     Networks,
     Params,
     abstract_frozen_encoder,
     abstract_sampled_unet,
     build_networks,
 )
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.pipeline.sampling import make_sampler, plan_sampling
 from imagen_jax.training.loop import Trainer
 from imagen_jax.training.speed import step_flops
 from imagen_jax.training.step import abstract_batch

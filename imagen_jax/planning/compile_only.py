@@ -5,16 +5,16 @@ from collections.abc import Callable, Iterable
 
 import jax
 
-from imagen_jax.files import write_text
-from imagen_jax.planning import hlo_costs
+from imagen_jax.checkpoints.directory import package_versions
+from imagen_jax.costs import hlo_costs
+from imagen_jax.costs.chips import chip_of
+from imagen_jax.costs.collectives import collectives
+from imagen_jax.costs.hlo import Program
 from imagen_jax.planning.calls import Call
-from imagen_jax.planning.chips import chip_of
-from imagen_jax.planning.collectives import collectives
-from imagen_jax.planning.hlo import Program
 from imagen_jax.planning.options import CompileOptions
-from imagen_jax.planning.report import Memory, Report, bound, to_json, to_text
+from imagen_jax.planning.tables import Memory, Report, bound, to_json, to_text
 from imagen_jax.planning.topology import slice_devices
-from imagen_jax.training.directory import package_versions
+from imagen_jax.storage.files import write_text
 
 _KNOBS = (
     "More chips, more training.accumulation_steps, a smaller training.batch_size, more remat in "

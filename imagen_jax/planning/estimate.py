@@ -10,13 +10,14 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
+from imagen_jax.checkpoints.state import init_state
 from imagen_jax.config import StageConfig
+from imagen_jax.costs.liveness import peak_bytes
 from imagen_jax.errors import UsageError
+from imagen_jax.networks import abstract_frozen_encoder, build_networks
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.planning.liveness import peak_bytes
-from imagen_jax.stage import abstract_frozen_encoder, build_networks
 from imagen_jax.training.optim import make_optimizer
-from imagen_jax.training.step import abstract_batch, init_state, stage_loss
+from imagen_jax.training.step import abstract_batch, stage_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from imagen_jax.errors import UsageError
-from imagen_jax.files import check_writable
 from imagen_jax.planning import topology
+from imagen_jax.storage.files import check_writable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

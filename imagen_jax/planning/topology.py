@@ -3,8 +3,8 @@
 import importlib.util
 import os
 
+from imagen_jax.costs.chips import known_topologies
 from imagen_jax.errors import UsageError
-from imagen_jax.planning.chips import known_topologies
 
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",

@@ -9,8 +9,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import Shaped
 
-from imagen_jax import config_json
-from imagen_jax.config import StageConfig
+from imagen_jax.config import StageConfig, json_form
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.text.cache_format import (
     BFLOAT16,
@@ -139,7 +138,7 @@ class EmbeddingCache:
             vocabulary = load_tokenizer(encoder.tokenizer).fingerprint
             if vocabulary != stored.vocabulary:
                 wanted = dataclasses.replace(wanted, tokenizer=encoder.tokenizer)
-        if difference := config_json.first_difference(stored, wanted):
+        if difference := json_form.first_difference(stored, wanted):
             name, was, now = difference
             raise UsageError(
                 f"{self.directory} was embedded with text_encoder.{name} {was!r}; this stage has "

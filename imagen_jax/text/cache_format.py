@@ -21,11 +21,11 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Int, Shaped, UInt64
 
-from imagen_jax import config_json
-from imagen_jax.config import DataConfig
+from imagen_jax.config import DataConfig, T5Config, json_form
+from imagen_jax.config.checked import Checked
+from imagen_jax.config.network import MOST_TOKENS
+from imagen_jax.config.rules import require, require_at_most, require_positive
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.network_config import MOST_TOKENS, Checked, T5Config
-from imagen_jax.rules import require, require_at_most, require_positive
 
 FORMAT = "imagen-jax embeddings 1"
 METADATA = "metadata.json"
@@ -232,7 +232,7 @@ def read_metadata(directory: Path) -> Metadata:
             f"{directory} holds no finished text embeddings ({METADATA}: {reason(error)}); "
             "`python -m imagen_jax embed` makes them."
         ) from error
-    metadata = config_json.from_sealed_json(text, str(path), Metadata)
+    metadata = json_form.from_sealed_json(text, str(path), Metadata)
     if metadata.format != FORMAT:
         raise UsageError(f"{path} has format {metadata.format!r}; it must be {FORMAT!r}.")
     return metadata

@@ -16,7 +16,7 @@ import sentencepiece
 from jaxtyping import Bool, Int32
 
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.json_text import read_object, shown
+from imagen_jax.storage.json_text import read_object, shown
 
 PAD_ID = 0
 EOS_ID = 1

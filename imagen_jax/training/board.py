@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import directory_check
 
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.files import AnyPath
+from imagen_jax.storage.files import AnyPath
 
 _FLUSH_SECONDS = 120
 

@@ -10,16 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from imagen_jax.checkpoints.state import TrainState
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
+from imagen_jax.networks import Networks, Params
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.sampling import picture_keys
-from imagen_jax.stage import Networks, Params
-from imagen_jax.training.step import Batch, TrainState, picture_losses
+from imagen_jax.pipeline.sampling import picture_keys
+from imagen_jax.training.step import Batch, picture_losses
 
 _SEED = 0
 """Of pictures and noise: not the run's own, so that runs can be compared."""

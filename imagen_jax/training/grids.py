@@ -12,10 +12,10 @@ from PIL import Image
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
+from imagen_jax.networks import Networks, Params
 from imagen_jax.parallel import distributed
-from imagen_jax.pictures import grid
-from imagen_jax.sampling import make_sampler, picture_keys, plan_sampling
-from imagen_jax.stage import Networks, Params
+from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
+from imagen_jax.pipeline.sheets import grid
 
 _PICTURES = 16
 _COLUMNS = 4

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.files import AnyPath, write_text
 from imagen_jax.parallel import distributed
+from imagen_jax.storage.files import AnyPath, write_text
 
 _LOCK, _OWNER = ".lock", ".owner"
 

@@ -12,29 +12,27 @@ from collections.abc import Collection, Iterator
 
 import jax
 
-from imagen_jax.config import StageConfig, Weights
+from imagen_jax.checkpoints.checkpoint import Checkpoints, newest_step
+from imagen_jax.checkpoints.directory import check_directory, claim_directory
+from imagen_jax.checkpoints.state import TrainState, first_state, init_state
+from imagen_jax.config import StageConfig
+from imagen_jax.config.choices import Weights
 from imagen_jax.data.broken import BrokenRecords
 from imagen_jax.data.pipeline import Batch, ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath
-from imagen_jax.loading import (
-    keep_account_of_embeddings,
-    keep_frozen_encoder,
-    load_frozen_encoder,
-)
+from imagen_jax.networks import Params, build_networks
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.parallel.feed import DeviceFeed
-from imagen_jax.stage import Params, build_networks
+from imagen_jax.parallel.host_memory import in_blocks
+from imagen_jax.storage.files import AnyPath
+from imagen_jax.stored.encoders import keep_account_of_embeddings
+from imagen_jax.stored.stages import keep_frozen_encoder, load_frozen_encoder
 from imagen_jax.text.cache import EmbeddingCache
-from imagen_jax.training.captions import load_caption_reader
-from imagen_jax.training.checkpoint import Checkpoints, newest_step
-from imagen_jax.training.directory import check_directory, claim_directory
 from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
 from imagen_jax.training.grids import SampleGrid
-from imagen_jax.training.host_memory import in_blocks
 from imagen_jax.training.lock import Lock
 from imagen_jax.training.metrics import TooManySkipped
 from imagen_jax.training.optim import make_optimizer
@@ -43,7 +41,8 @@ from imagen_jax.training.profiling import Profiler
 from imagen_jax.training.report import Reporter
 from imagen_jax.training.speed import Work, step_flops
 from imagen_jax.training.start import Start, abstract_state, from_checkpoint, from_stage
-from imagen_jax.training.step import TrainState, first_state, init_state, train_step
+from imagen_jax.training.step import train_step
+from imagen_jax.training.text_inputs import load_caption_reader
 
 
 class Trainer:

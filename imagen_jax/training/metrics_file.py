@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.files import AnyPath, replacing, write_text
+from imagen_jax.storage.files import AnyPath, replacing, write_text
 
 METRICS_FILE = "metrics.jsonl"
 Line = dict[str, Any]

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from imagen_jax.files import AnyPath, replacing
-from imagen_jax.training.step import TrainState
+from imagen_jax.checkpoints.state import TrainState
+from imagen_jax.storage.files import AnyPath, replacing
 
 PROFILE_SIGNAL = signal.SIGUSR1
 STEPS_AFTER_SIGNAL = 5

@@ -12,9 +12,9 @@ from PIL import Image
 from imagen_jax.config import TrainingConfig
 from imagen_jax.data.broken import BrokenRecords
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, absolute
-from imagen_jax.pictures import save_png
+from imagen_jax.pipeline.sheets import save_png
 from imagen_jax.progress import StepBar
+from imagen_jax.storage.files import AnyPath, absolute
 from imagen_jax.training.board import Board
 from imagen_jax.training.metrics import Interval, SkipCounter, Values
 from imagen_jax.training.metrics_file import MetricsFile

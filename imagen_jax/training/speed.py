@@ -10,9 +10,9 @@ from typing import Any
 import jax
 
 from imagen_jax.config import StageConfig
-from imagen_jax.planning.chips import chip_of_kind
-from imagen_jax.planning.model_flops import model_flops
-from imagen_jax.stage import Networks, Params
+from imagen_jax.costs.chips import chip_of_kind
+from imagen_jax.costs.model_flops import model_flops
+from imagen_jax.networks import Networks, Params
 from imagen_jax.training.step import abstract_batch, stage_loss
 
 

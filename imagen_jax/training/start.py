@@ -10,18 +10,19 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from imagen_jax.config import EfficientUNetConfig, StageConfig, UNetConfig, Weights
-from imagen_jax.config_json import first_difference
+from imagen_jax.checkpoints.about import About
+from imagen_jax.checkpoints.checkpoint import Checkpoints, Items
+from imagen_jax.checkpoints.state import TrainState, init_state
+from imagen_jax.config import EfficientUNetConfig, StageConfig, UNetConfig
+from imagen_jax.config.choices import Weights
+from imagen_jax.config.json_form import first_difference
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath
-from imagen_jax.loading import load_stage
+from imagen_jax.networks import Params
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.stage import Params
-from imagen_jax.training.about import About
-from imagen_jax.training.checkpoint import Checkpoints, Items
+from imagen_jax.storage.files import AnyPath
+from imagen_jax.stored.stages import load_stage
 from imagen_jax.training.optim import make_optimizer, with_schedule_at
-from imagen_jax.training.step import TrainState, init_state
 
 Network = UNetConfig | EfficientUNetConfig
 _RECORDS = ("source", "mixture", "filters", "split")

@@ -1,18 +1,18 @@
 """The training state and the pure step."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax.struct import dataclass
 
+from imagen_jax.checkpoints.state import TrainState
+from imagen_jax.conditions import drop_text, low_res_inputs, noise_level
 from imagen_jax.config import StageConfig
 from imagen_jax.diffusion import process, schedules
+from imagen_jax.diffusion.pixels import to_unit
 from imagen_jax.diffusion.variance import variance_loss
-from imagen_jax.sampling import low_res_inputs, noise_level, to_unit
-from imagen_jax.stage import Networks, Params, drop_text, init_params
+from imagen_jax.networks import Networks, Params
 from imagen_jax.training.optim import learning_rate, trained, update_ema
 
 Batch = dict[str, jax.Array]
@@ -37,39 +37,6 @@ def abstract_batch(config: StageConfig, batch_size: int) -> dict[str, jax.ShapeD
     if config.low_resolution is not None:
         batch["low_res"] = array(jnp.uint8, side // config.upscale, side // config.upscale, 3)
     return batch
-
-
-@dataclass
-class TrainState:
-    """All that a step changes; also its shapes or its shardings, in the same places.
-
-    Attributes:
-        step: batches taken in, also those whose update was skipped.
-        params: what is trained.
-        ema: its exponential moving average, which samples are made from.
-        opt_state: the optimizer's.
-    """
-
-    step: Any
-    params: Params
-    ema: Params
-    opt_state: Any
-
-
-def init_state(
-    config: StageConfig, optimizer: optax.GradientTransformation, key: jax.Array
-) -> TrainState:
-    return first_state(optimizer, init_params(config, key))
-
-
-def first_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
-    """Step 0 of a run that starts from these parameters: the EMA equals them."""
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        ema=jax.tree.map(jnp.copy, params),
-        opt_state=optimizer.init(params),
-    )
 
 
 def picture_losses(

@@ -7,9 +7,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NoReturn
 
+from imagen_jax.config import UNetConfig
+from imagen_jax.config.choices import EmbeddingActivation
 from imagen_jax.errors import UsageError, naming
-from imagen_jax.json_text import is_number, read_object, shown
-from imagen_jax.network_config import EmbeddingActivation, UNetConfig
+from imagen_jax.storage.json_text import is_number, read_object, shown
 
 _MOST_LEVELS = 16
 _PLAIN, _ATTENDING = "Resnet{}sampleBlock2D", "SimpleCrossAttn{}Block2D"

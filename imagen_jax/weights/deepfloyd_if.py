@@ -13,9 +13,9 @@ import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from imagen_jax.config.choices import Dtype
 from imagen_jax.models.unet import UNet
-from imagen_jax.network_config import Dtype
-from imagen_jax.stage import Params
+from imagen_jax.networks import Params
 from imagen_jax.weights.deepfloyd_config import StoredUNet, read_unet_config
 from imagen_jax.weights.hugging_face import DIFFUSERS, open_weights
 from imagen_jax.weights.stored import StoredTensor, check_fit

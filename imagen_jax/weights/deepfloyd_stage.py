@@ -9,16 +9,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from imagen_jax.config import (
-    DiffusionConfig,
-    Dtype,
-    SamplingConfig,
-    Spacing,
-    StageConfig,
-    TextEncoderConfig,
-)
+from imagen_jax.config import DiffusionConfig, SamplingConfig, StageConfig, TextEncoderConfig
+from imagen_jax.config.choices import Dtype, Spacing
 from imagen_jax.errors import UsageError, naming
-from imagen_jax.json_text import is_number, read_object, shown
+from imagen_jax.storage.json_text import is_number, read_object, shown
 from imagen_jax.weights.deepfloyd_config import StoredUNet
 from imagen_jax.weights.deepfloyd_if import open_unet
 from imagen_jax.weights.stage_file import save_stage_file

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath
-from imagen_jax.json_text import read_object
+from imagen_jax.storage.files import AnyPath
+from imagen_jax.storage.json_text import read_object
 from imagen_jax.weights.stored import StoredTensor, listed, open_file
 from imagen_jax.weights.torch_file import open_torch_file
 

@@ -6,11 +6,11 @@ from typing import get_args
 import jax
 from flax.traverse_util import unflatten_dict
 
-from imagen_jax import config_json
-from imagen_jax.config import Dtype, StageConfig, Weights
+from imagen_jax.config import StageConfig, json_form
+from imagen_jax.config.choices import Dtype, Weights
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath
-from imagen_jax.stage import Params, init_params, init_text_encoder
+from imagen_jax.networks import Params, init_params, init_text_encoder
+from imagen_jax.storage.files import AnyPath
 from imagen_jax.weights.hugging_face import TORCH
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.tensors import StoredParams, fit_params, write_tensors
@@ -30,7 +30,7 @@ def save_stage_file(
     if "text_encoder" in params:
         encoder = dataclasses.replace(config.text_encoder, source="")
         config = dataclasses.replace(config, text_encoder=encoder)
-    metadata = {"format": _FORMAT, "config": config_json.to_json(config), "weights": weights}
+    metadata = {"format": _FORMAT, "config": json_form.to_json(config), "weights": weights}
     write_tensors(path, params, dtype, metadata)
 
 
@@ -95,7 +95,7 @@ def _config(header: dict[str, str], path: AnyPath) -> StageConfig:
             f"{path} is not an exported stage: its header says format "
             f"{header.get('format')!r}, not {_FORMAT!r}."
         )
-    return config_json.from_json(header.get("config", ""), f"{path} (header)")
+    return json_form.from_json(header.get("config", ""), f"{path} (header)")
 
 
 def _abstract(config: StageConfig, holds_encoder: bool) -> Params:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from imagen_jax.config.choices import Dtype
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath, LocalFile
-from imagen_jax.network_config import Dtype
+from imagen_jax.storage.files import AnyPath, LocalFile
 from imagen_jax.weights.sums import checksum, read_sums
 
 Index = tuple[slice, ...]

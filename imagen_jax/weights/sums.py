@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from imagen_jax.errors import UsageError
-from imagen_jax.files import AnyPath
-from imagen_jax.json_text import parse_object
+from imagen_jax.storage.files import AnyPath
+from imagen_jax.storage.json_text import parse_object
 
 _KEY = "imagen-jax crc32"
 Shapes = Mapping[str, Sequence[int]]

@@ -13,12 +13,12 @@ from typing import Any
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from imagen_jax import config_json
+from imagen_jax.config import T5Config, json_form
+from imagen_jax.config.choices import Dtype
 from imagen_jax.errors import UsageError, naming
-from imagen_jax.files import AnyPath
-from imagen_jax.json_text import read_object, shown
-from imagen_jax.network_config import Dtype, T5Config
-from imagen_jax.stage import Params, abstract_frozen_encoder
+from imagen_jax.networks import Params, abstract_frozen_encoder
+from imagen_jax.storage.files import AnyPath
+from imagen_jax.storage.json_text import read_object, shown
 from imagen_jax.weights.hugging_face import TORCH, open_weights, open_weights_file
 from imagen_jax.weights.stored import StoredTensor, check_fit, open_file
 from imagen_jax.weights.tensors import (
@@ -114,7 +114,7 @@ def convert_t5(source: Path, out: Path, dtype: Dtype) -> T5Config:
         UsageError: as `load_t5`, or the file cannot be written.
     """
     config, tensors = _open(source)
-    header = {"format": _FORMAT, "config": config_json.to_json(config)}
+    header = {"format": _FORMAT, "config": json_form.to_json(config)}
     write_tensors(out, unflatten_dict(tensors), dtype, header)
     return config
 
@@ -125,7 +125,7 @@ def _open(source: AnyPath) -> tuple[T5Config, StoredParams]:
     if source.suffix != TORCH:
         header, tensors = open_file(source)
         if header.get("format") == _FORMAT:
-            config = config_json.from_json(header.get("config", ""), f"{source} (header)", T5Config)
+            config = json_form.from_json(header.get("config", ""), f"{source} (header)", T5Config)
             return config, fit_params(tensors, abstract_frozen_encoder(config), source)
     if not (source.parent / "config.json").is_file():
         raise UsageError(

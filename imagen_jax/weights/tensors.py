@@ -16,10 +16,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from imagen_jax.files import AnyPath, replacing
-from imagen_jax.network_config import Dtype
+from imagen_jax.config.choices import Dtype
+from imagen_jax.networks import Params
 from imagen_jax.parallel.mesh import parameter_shardings
-from imagen_jax.stage import Params
+from imagen_jax.storage.files import AnyPath, replacing
 from imagen_jax.weights.stored import Stored, StoredTensor, check_fit, place, require_finite
 from imagen_jax.weights.sums import Shapes, checksum, with_sums
 

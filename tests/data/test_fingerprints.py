@@ -9,10 +9,10 @@ import pytest
 import tiny
 from shards import sample, write_shard
 
+from imagen_jax.config import DataConfig
 from imagen_jax.data.arrayrecord_source import write_file
 from imagen_jax.data.sources import open_source
-from imagen_jax.data_config import DataConfig
-from imagen_jax.pictures import save_png
+from imagen_jax.pipeline.sheets import save_png
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from PIL import Image
 from scripts import Result, call, verbs
 
 from imagen_jax.config import StageConfig
-from imagen_jax.stage import build_networks
+from imagen_jax.networks import build_networks
 from imagen_jax.text.tokenizer import load_tokenizer
 from imagen_jax.weights.stage_file import save_stage_file
 

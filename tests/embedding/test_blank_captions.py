@@ -1,6 +1,6 @@
 """Captions that are blank to the vocabulary: no end of the work."""
 
-from imagen_jax.embedding.captions import without_repetitions
+from imagen_jax.embedding.caption_sources import without_repetitions
 from imagen_jax.text.tokenizer import EOS_ID, load_tokenizer
 
 

@@ -10,8 +10,13 @@ import sets
 import tiny
 from scripts import call, refused, tree, verbs
 
-from imagen_jax import config_json
-from imagen_jax.embedding.captions import CaptionLists, PromptFile, without_repetitions, write_list
+from imagen_jax.config import json_form
+from imagen_jax.embedding.caption_sources import (
+    CaptionLists,
+    PromptFile,
+    without_repetitions,
+    write_list,
+)
 from imagen_jax.embedding.encoder import CaptionEncoder
 from imagen_jax.errors import UsageError
 from imagen_jax.text.cache import EmbeddingCache
@@ -96,14 +101,14 @@ def test_metadata_with_another_number_is_refused(embedded, tmp_path, change, say
 
 def test_what_older_versions_wrote_is_read(embedded, tmp_path):
     metadata = read_metadata(embedded)
-    text = config_json.to_json(metadata)
+    text = json_form.to_json(metadata)
     assert "sha256" not in json.loads(text)
-    assert config_json.from_sealed_json(text, "here", Metadata) == metadata
-    sealed = config_json.to_sealed_json(metadata)
-    assert config_json.from_sealed_json(sealed, "here", Metadata) == metadata
+    assert json_form.from_sealed_json(text, "here", Metadata) == metadata
+    sealed = json_form.to_sealed_json(metadata)
+    assert json_form.from_sealed_json(sealed, "here", Metadata) == metadata
     for broken in (sealed[:50], "[]", "[" * 100_000, sealed.replace("false", "true", 1)):
         with pytest.raises(UsageError, match="^here"):
-            config_json.from_sealed_json(broken, "here", Metadata)
+            json_form.from_sealed_json(broken, "here", Metadata)
 
 
 def test_negative_numbers_of_captions_are_refused(embedded, tmp_path):
@@ -111,7 +116,7 @@ def test_negative_numbers_of_captions_are_refused(embedded, tmp_path):
     del document["sha256"]
     document["parts"][0]["sizes"]["shards"] = [-1, 5]
     with pytest.raises(UsageError, match=r"Sizes.shards has -1"):
-        config_json.from_sealed_json(json.dumps(document), "here", Metadata)
+        json_form.from_sealed_json(json.dumps(document), "here", Metadata)
 
 
 def test_a_damaged_list_of_captions_is_noticed(tmp_path):

@@ -14,16 +14,16 @@ from array_record.python.array_record_module import ArrayRecordReader
 from imagen_jax.data.pipeline import make_dataset
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
+from imagen_jax.networks import build_networks
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.planning import calls
 from imagen_jax.planning.estimate import estimate
-from imagen_jax.stage import build_networks
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.cache_format import BFLOAT16, read_metadata
 from imagen_jax.training import grids
-from imagen_jax.training.captions import load_caption_reader
 from imagen_jax.training.loop import run
 from imagen_jax.training.step import picture_losses
+from imagen_jax.training.text_inputs import load_caption_reader
 
 SHORTENED = "a slice of pizza and a very long sentence that no encoder of eight tokens can hold"
 

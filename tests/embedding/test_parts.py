@@ -21,12 +21,12 @@ import sets
 import tiny
 from scripts import ROOT, call, cut, refused, tree, verbs
 
-from imagen_jax import config_json
+from imagen_jax.config import json_form
 from imagen_jax.data.arrayrecord_source import write_file
 from imagen_jax.embedding import part, run
 from imagen_jax.embedding.encoder import CaptionEncoder
 from imagen_jax.errors import UsageError, exit_on_usage_error
-from imagen_jax.loading import StoredNetwork
+from imagen_jax.stored.stages import StoredNetwork
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.cache_format import BFLOAT16, INDEX
 from imagen_jax.text.tokenizer import load_tokenizer
@@ -139,7 +139,7 @@ def test_a_mixture_is_embedded_without_its_broken_records(made, encoder, tmp_pat
     config = tiny.stage(data=data, training={"eval_every": 1})
     workdir, out = tmp_path / "run", tmp_path / "out"
     (workdir / "checkpoints").mkdir(parents=True)
-    (workdir / "config.json").write_text(config_json.to_json(config))
+    (workdir / "config.json").write_text(json_form.to_json(config))
     flags = ("--stage", workdir, "--text-encoder.source", made.stage)
     result = call(verbs, "embed", "stage", out, *flags)
     assert result.code == 0, result.err

@@ -10,9 +10,10 @@ from scripts import ROOT, call, paint_nothing, refused, sample, verbs
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import StoredNetwork, keep_account_of_embeddings, open_stage
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.prompts import embed_prompts, read_prompts
+from imagen_jax.pipeline.prompts import embed_prompts, read_prompts
+from imagen_jax.stored.encoders import keep_account_of_embeddings
+from imagen_jax.stored.stages import StoredNetwork, open_stage
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
 from imagen_jax.weights.stage_file import save_stage_file
@@ -134,15 +135,15 @@ def test_a_stage_keeps_to_the_encoder_that_made_what_it_was_trained_on(
     made, embedded, tmp_path, monkeypatch
 ):
     """Here a training directory whose encoder's source has changed since."""
-    from imagen_jax import loading
+    from imagen_jax.stored import stages
 
     metadata = EmbeddingCache(embedded).metadata
     keep_account_of_embeddings(metadata, tmp_path)
-    loading.open_frozen_encoder(made.config, tmp_path)
+    stages.open_frozen_encoder(made.config, tmp_path)
     changed = tmp_path / "changed.safetensors"
     save_stage_file(changed, tiny.stage(), tiny.random_params(tiny.stage()), "float32")
     config = tiny.replace(made.config, text_encoder={"source": str(changed)})
     with pytest.raises(
         UsageError, match=f"trained on embeddings of another text encoder than {changed}"
     ):
-        loading.open_frozen_encoder(config, tmp_path)
+        stages.open_frozen_encoder(config, tmp_path)

@@ -13,7 +13,7 @@ from imagen_jax.data.emoji_vectors import STYLES
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import judge as judges
 from imagen_jax.evaluation.judge import SHIPPED, SIDE, Judge, JudgeNetwork, load_judge, save_judge
-from imagen_jax.shipped import shipped_stage
+from imagen_jax.pipeline.shipped import shipped_stage
 
 RED_APPLE, GREEN_APPLE, BANANA = "1f34e", "1f34f", "1f34c"
 

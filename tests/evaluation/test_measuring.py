@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scripts import call, paint_nothing, refused, tool
 
-from imagen_jax import prompts
 from imagen_jax.data import emoji_vectors
 from imagen_jax.evaluation.cases import KINDS, Case
+from imagen_jax.pipeline import prompts
 
 BANANA = "1f34c"
 

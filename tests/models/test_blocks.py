@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from imagen_jax.config import EfficientUNetConfig, UNetConfig
-from imagen_jax.stage import build_networks
+from imagen_jax.networks import build_networks
 
 UNET = UNetConfig(
     embed_dim=8, channel_mult=(1,), num_res_blocks=(2,), attention_resolutions=(8,), head_dim=8,

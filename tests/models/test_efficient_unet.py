@@ -9,8 +9,8 @@ from flax import nnx
 
 from imagen_jax.models.blocks import as_they_are
 from imagen_jax.models.efficient_unet import EfficientUNet
+from imagen_jax.networks import init_params
 from imagen_jax.ops import upsample
-from imagen_jax.stage import init_params
 
 CONFIG = tiny.super_resolution()
 

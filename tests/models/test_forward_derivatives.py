@@ -11,8 +11,8 @@ from in_numpy import normal
 
 from imagen_jax import ops
 from imagen_jax.config import MeshConfig, UNetConfig
+from imagen_jax.networks import build_networks
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.stage import build_networks
 
 UNET = UNetConfig(
     embed_dim=8, channel_mult=(1, 2), num_res_blocks=(1, 1), attention_resolutions=(8,), head_dim=8

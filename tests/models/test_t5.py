@@ -11,8 +11,8 @@ import safetensors.numpy
 from flax import nnx
 
 from imagen_jax.config import MeshConfig, T5Config
+from imagen_jax.config.network import T5_PRESETS
 from imagen_jax.models.t5 import T5Encoder, relative_position_bucket
-from imagen_jax.network_config import T5_PRESETS
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.weights.t5_names import load_t5
 

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from imagen_jax.config import UNetConfig
-from imagen_jax.stage import build_networks, init_params
+from imagen_jax.networks import build_networks, init_params
 
 # Two levels, the lower one attends; a low-resolution input, so that all paths are there.
 CONFIG = tiny.stage(

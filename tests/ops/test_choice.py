@@ -12,7 +12,7 @@ from in_numpy import normal
 
 from imagen_jax import ops
 from imagen_jax.config import UNetConfig
-from imagen_jax.stage import build_networks
+from imagen_jax.networks import build_networks
 
 X, KERNEL = jnp.asarray(normal(1, 4, 4, 3)), jnp.asarray(normal(3, 3, 3, 2, seed=1))
 

@@ -19,9 +19,9 @@ import runs
 import tiny
 from scripts import ROOT, largest
 
-from imagen_jax import config_json
+from imagen_jax.checkpoints.checkpoint import Checkpoints
+from imagen_jax.config import json_form
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.training.checkpoint import Checkpoints
 from imagen_jax.training.loop import run
 from imagen_jax.weights.stage_file import save_stage_file
 
@@ -79,7 +79,7 @@ def by_slurm(number: int, port: int):
 def pair(config, workdir: Path, start) -> Iterator[list[subprocess.Popen]]:
     """train.py in two processes that `start` brings together; none outlives the context."""
     origin, port = workdir.with_suffix(".json"), free_port()
-    origin.write_text(config_json.to_json(config))
+    origin.write_text(json_form.to_json(config))
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     processes = []
     for number in range(2):

@@ -11,7 +11,7 @@ from scripts import call, sample, tree
 
 import imagen_jax
 from imagen_jax.errors import UsageError
-from imagen_jax.stored_network import StoredNetwork
+from imagen_jax.stored.network import StoredNetwork
 from imagen_jax.weights.stage_file import save_stage_file
 
 PROMPTS = ("a red apple", "a cat face")

@@ -15,15 +15,16 @@ from pods import needs_libtpu, tpu_devices, uncached
 from scripts import ROOT, call, refused, sample, train
 
 from imagen_jax.config import MeshConfig
+from imagen_jax.costs import chips
+from imagen_jax.costs.collectives import Traffic
 from imagen_jax.data.sources import open_source
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.planning import calls, chips, compile_only, topology
-from imagen_jax.planning.collectives import Traffic
+from imagen_jax.planning import calls, compile_only, topology
 from imagen_jax.planning.options import CompileOptions
-from imagen_jax.planning.report import Memory, bound
-from imagen_jax.training.captions import load_caption_reader
+from imagen_jax.planning.tables import Memory, bound
 from imagen_jax.training.loop import Trainer, open_reader
 from imagen_jax.training.step import abstract_batch
+from imagen_jax.training.text_inputs import load_caption_reader
 from imagen_jax.weights.stage_file import save_stage_file
 
 POD = ["--compile-only", "--topology", "v5e:2x2"]

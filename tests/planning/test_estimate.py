@@ -10,9 +10,9 @@ import pytest
 import tiny
 from scripts import ROOT, call, refused, train, verbs
 
+from imagen_jax.costs.liveness import peak_bytes
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.planning.estimate import estimate
-from imagen_jax.planning.liveness import peak_bytes
 from imagen_jax.training.loop import Trainer
 
 X, W = jnp.ones((64, 32)), jnp.ones((32, 32))

@@ -3,7 +3,7 @@
 import pytest
 import scripts
 
-from imagen_jax.planning.chips import known_topologies
+from imagen_jax.costs.chips import known_topologies
 
 REPORT = """[{"chips": 4, "batch_size": 8, "parameters": {"unet": 2000000}, "memory":
 {"needed": 1073741824, "available": 2147483648}, "compiled_flops": 3e12, "model_flops": 2e12,

@@ -13,8 +13,8 @@ from scripts import ROOT, call, sample, verbs
 
 from imagen_jax.config import MeshConfig, T5Config
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import load_stage
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.stored.stages import load_stage
 from imagen_jax.training.loop import run
 from imagen_jax.weights.t5_names import load_t5
 

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from imagen_jax.text.tokenizer import EOS_ID
-from imagen_jax.training.captions import load_caption_reader
+from imagen_jax.training.text_inputs import load_caption_reader
 
 
 @pytest.fixture

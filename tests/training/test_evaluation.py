@@ -9,12 +9,12 @@ import tiny
 from imagen_jax.config import DataConfig, MeshConfig
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
+from imagen_jax.networks import build_networks
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.sampling import picture_keys
-from imagen_jax.stage import build_networks
-from imagen_jax.training.captions import load_caption_reader
+from imagen_jax.pipeline.sampling import picture_keys
 from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
 from imagen_jax.training.step import picture_losses, stage_loss
+from imagen_jax.training.text_inputs import load_caption_reader
 
 
 @pytest.fixture(scope="module")

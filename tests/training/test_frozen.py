@@ -6,7 +6,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from imagen_jax.loading import load_stage
+from imagen_jax.stored.stages import load_stage
 from imagen_jax.training.loop import run
 from imagen_jax.weights.stage_file import save_stage_file
 

@@ -5,9 +5,9 @@ import numpy as np
 import tiny
 
 from imagen_jax.data.sources import open_source
-from imagen_jax.stage import build_networks
-from imagen_jax.training.captions import load_caption_reader
+from imagen_jax.networks import build_networks
 from imagen_jax.training.grids import SampleGrid, colour_drift
+from imagen_jax.training.text_inputs import load_caption_reader
 
 
 def test_its_pictures_come_from_the_source_that_the_run_has_open(tmp_path):

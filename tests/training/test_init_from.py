@@ -12,17 +12,17 @@ import runs
 import tiny
 from scripts import ROOT, call, sample, verbs
 
+from imagen_jax.checkpoints.checkpoint import Checkpoints
+from imagen_jax.checkpoints.directory import claim_directory
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import load_stage, open_stage
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.prompts import embed_prompts
-from imagen_jax.training.captions import load_caption_reader
-from imagen_jax.training.checkpoint import Checkpoints
-from imagen_jax.training.directory import claim_directory
+from imagen_jax.pipeline.prompts import embed_prompts
+from imagen_jax.stored.stages import load_stage, open_stage
 from imagen_jax.training.loop import Trainer, run
 from imagen_jax.training.start import from_stage
 from imagen_jax.training.step import picture_losses
+from imagen_jax.training.text_inputs import load_caption_reader
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
 from imagen_jax.weights.stage_file import save_stage_file
 

@@ -17,7 +17,7 @@ import pytest
 import runs
 import tiny
 
-from imagen_jax import config_json
+from imagen_jax.config import json_form
 from imagen_jax.training import loop
 from imagen_jax.training.loop import run
 from imagen_jax.training.preemption import Preemption, deaf_children
@@ -182,7 +182,7 @@ from imagen_jax.training.loop import run
 
 conftest.pytest_configure()
 with exit_on_usage_error():
-    run(config_json.from_json(sys.argv[1], "config"), Path(sys.argv[2]))
+    run(json_form.from_json(sys.argv[1], "config"), Path(sys.argv[2]))
 """
 """As a shell starts it: not sharing what the tests' own processes share."""
 
@@ -193,7 +193,7 @@ def test_no_worker_process_is_left_however_a_run_ends(config, directory, told, c
     """Ctrl-C goes to all processes of a terminal, and what kills for memory's sake to one."""
     workdir, metrics = directory / f"workers {code}", directory / f"workers {code}/metrics.jsonl"
     config = tiny.replace(config, data={"num_workers": 2}, training={"checkpoint_every": 10**6})
-    command = [sys.executable, "-c", RUN, config_json.to_json(config), str(workdir)]
+    command = [sys.executable, "-c", RUN, json_form.to_json(config), str(workdir)]
     shared, log = set(Path("/dev/shm").iterdir()), directory / f"{code}.log"
     with log.open("w") as file:
         process = subprocess.Popen(command, stderr=file, start_new_session=True)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from imagen_jax.checkpoints.state import TrainState
 from imagen_jax.training.profiling import PROFILE_SIGNAL, STEPS_AFTER_SIGNAL, Profiler
-from imagen_jax.training.step import TrainState
 
 STATE = TrainState(step=jnp.zeros(()), params={}, ema={}, opt_state=())
 

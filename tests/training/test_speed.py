@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from imagen_jax.planning.chips import CHIPS
-from imagen_jax.planning.model_flops import model_flops
-from imagen_jax.stage import build_networks
+from imagen_jax.costs.chips import CHIPS
+from imagen_jax.costs.model_flops import model_flops
+from imagen_jax.networks import build_networks
 from imagen_jax.training import speed
 from imagen_jax.training.speed import Stopwatch, Work, memory_use, step_flops
 from imagen_jax.training.step import stage_loss

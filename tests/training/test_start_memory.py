@@ -12,10 +12,10 @@ import jax
 import pytest
 import tiny
 
+from imagen_jax.checkpoints import checkpoint
+from imagen_jax.checkpoints.checkpoint import Checkpoints
+from imagen_jax.checkpoints.directory import claim_directory
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.training import checkpoint
-from imagen_jax.training.checkpoint import Checkpoints
-from imagen_jax.training.directory import claim_directory
 from imagen_jax.training.start import abstract_state, from_checkpoint
 
 TESTS = Path(__file__).parents[1]

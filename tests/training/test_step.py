@@ -10,8 +10,8 @@ import pytest
 import tiny
 
 from imagen_jax.config import MeshConfig, OptimizerConfig
+from imagen_jax.networks import Networks, build_networks
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.stage import Networks, build_networks
 from imagen_jax.training.loop import Trainer
 from imagen_jax.training.optim import learning_rate, make_optimizer, update_ema
 from imagen_jax.training.step import by_time, picture_losses, stage_loss

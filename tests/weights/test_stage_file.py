@@ -10,7 +10,7 @@ import safetensors.numpy
 import tiny
 
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import load_config, load_stage
+from imagen_jax.stored.stages import load_config, load_stage
 from imagen_jax.weights.stage_file import load_stage_file, save_stage_file
 from imagen_jax.weights.stored import open_file
 

@@ -12,14 +12,14 @@ import safetensors.numpy
 import tiny
 from scripts import ROOT, call, refused, sample, tree, verbs
 
+from imagen_jax.checkpoints.checkpoint import Checkpoints
+from imagen_jax.checkpoints.directory import claim_directory
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
-from imagen_jax.loading import open_stage
+from imagen_jax.networks import abstract_frozen_encoder
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.shipped import STAGES, shipped_stage
-from imagen_jax.stage import abstract_frozen_encoder
-from imagen_jax.training.checkpoint import Checkpoints
-from imagen_jax.training.directory import claim_directory
+from imagen_jax.pipeline.shipped import STAGES, shipped_stage
+from imagen_jax.stored.stages import open_stage
 from imagen_jax.weights import tensors
 from imagen_jax.weights.stage_file import load_stage_file, save_stage_file
 from imagen_jax.weights.stored import open_file

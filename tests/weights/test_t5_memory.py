@@ -19,8 +19,8 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
-from imagen_jax.network_config import T5_PRESETS
-from imagen_jax.stage import abstract_frozen_encoder
+from imagen_jax.config.network import T5_PRESETS
+from imagen_jax.networks import abstract_frozen_encoder
 from imagen_jax.weights.t5_names import t5_names
 
 ROOT = Path(__file__).parents[2]

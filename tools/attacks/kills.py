@@ -16,10 +16,10 @@ from pathlib import Path
 from attacks.kind import ROOT, Read
 from attacks.sources import make_folder
 from attacks.stages import of_tree
+from imagen_jax.checkpoints.checkpoint import Checkpoints
+from imagen_jax.checkpoints.directory import read_config
 from imagen_jax.config import MeshConfig
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.training.checkpoint import Checkpoints
-from imagen_jax.training.directory import read_config
 from imagen_jax.training.start import abstract_state
 
 _FLAGS = [

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from imagen_jax.digests import sealed
+from imagen_jax.storage.digests import sealed
 
 Style = Callable[[random.Random, bytes], bytes]
 _BLOCK = 512

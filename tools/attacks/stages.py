@@ -16,7 +16,9 @@ import safetensors.numpy
 
 from attacks import mutations as m
 from attacks.kind import GOLDEN, Kind, Read, digest
-from imagen_jax.cascade import Step
+from imagen_jax.checkpoints.checkpoint import Checkpoints
+from imagen_jax.checkpoints.directory import claim_directory, read_config
+from imagen_jax.checkpoints.state import TrainState
 from imagen_jax.config import (
     DataConfig,
     MeshConfig,
@@ -28,17 +30,15 @@ from imagen_jax.config import (
     UNetConfig,
 )
 from imagen_jax.embedding.run import Work, embed
-from imagen_jax.loading import load_stage, open_stage
+from imagen_jax.networks import init_params
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.prompts import PromptEmbeddings
-from imagen_jax.results import MANIFEST, Results
-from imagen_jax.stage import init_params
+from imagen_jax.pipeline.painting import SampledStage
+from imagen_jax.pipeline.prompts import PromptEmbeddings
+from imagen_jax.pipeline.results import MANIFEST, Results
+from imagen_jax.stored.stages import load_stage, open_stage
 from imagen_jax.text.cache import EmbeddingCache
-from imagen_jax.training.checkpoint import Checkpoints
-from imagen_jax.training.directory import claim_directory, read_config
 from imagen_jax.training.optim import make_optimizer
 from imagen_jax.training.start import abstract_state
-from imagen_jax.training.step import TrainState
 from imagen_jax.weights.deepfloyd_if import open_unet
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
 from imagen_jax.weights.stage_file import save_stage_file
@@ -214,10 +214,10 @@ def read_embeddings(directory: Path) -> Read:
 
 
 @functools.cache
-def _steps(directory: Path) -> list[Step]:
+def _steps(directory: Path) -> list[SampledStage]:
     make_stage(directory)
     stage = open_stage(directory / _STAGE)
-    return [Step(stage, stage.config.sampling)]
+    return [SampledStage(stage, stage.config.sampling)]
 
 
 def _results(directory: Path, resume: bool) -> Results:

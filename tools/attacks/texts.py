@@ -15,10 +15,10 @@ import tokenizers
 from attacks import mutations as m
 from attacks.kind import ROOT, Kind, Read
 from imagen_jax.cli import sample, train, verbs
-from imagen_jax.embedding.captions import PromptFile
-from imagen_jax.plots import draw_curves
+from imagen_jax.embedding.caption_sources import PromptFile
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.training.metrics_file import METRICS_FILE, MetricsFile, read_metrics
+from imagen_jax.training.plots import draw_curves
 
 _LENGTH = 8
 _FILES = (m.remove, m.empty, m.swap, m.make_directory, m.make_loop)

@@ -1,0 +1,1 @@
+"""Training directories: what a run leaves, and the way back."""

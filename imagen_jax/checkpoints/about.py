@@ -1,0 +1,53 @@
+"""What a checkpoint says of itself beside its arrays."""
+
+import contextlib
+import dataclasses
+import json
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from imagen_jax.config import StageConfig, json_form
+from imagen_jax.config.checked import Checked
+from imagen_jax.storage.digests import sealed, unsealed
+from imagen_jax.storage.files import AnyPath
+
+ITEM = "about"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About(Checked):
+    """Of what run and position a checkpoint is, and what its arrays add up to.
+
+    Attributes:
+        config: that it was trained with.
+        pictures: seen so far; the data goes on with the next one.
+        checksums: of each item, by `checksums.checksums`.
+        versions: of the packages that wrote it.
+        step: that it is of; None in what an older version wrote.
+        data: fingerprint of the records that it was trained on; empty where it is not known.
+    """
+
+    config: StageConfig
+    pictures: int
+    checksums: dict[str, dict[str, int]]
+    versions: dict[str, str]
+    step: int | None = None
+    data: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """With a digest, as `read_about` wants it."""
+        return sealed(json.loads(json_form.to_json(self)))
+
+
+def read_about(checkpoint: AnyPath) -> About:
+    """What the checkpoint in a directory says.
+
+    Raises:
+        UsageError: it is not what was written.
+        ValueError, OSError: it is not there, or no JSON.
+    """
+    path = checkpoint / ITEM
+    with contextlib.closing(ocp.JsonCheckpointHandler()) as handler:
+        values = unsealed(handler.restore(path), str(path))
+    return json_form.from_json(json.dumps(values), str(path), About)

@@ -1,0 +1,44 @@
+"""All that a run has come to: what a checkpoint holds of it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.struct import dataclass
+
+from imagen_jax.config import StageConfig
+from imagen_jax.networks import Params, init_params
+
+
+@dataclass
+class TrainState:
+    """All that a step changes; also its shapes or its shardings, in the same places.
+
+    Attributes:
+        step: batches taken in, also those whose update was skipped.
+        params: what is trained.
+        ema: its exponential moving average, which samples are made from.
+        opt_state: the optimizer's.
+    """
+
+    step: Any
+    params: Params
+    ema: Params
+    opt_state: Any
+
+
+def init_state(
+    config: StageConfig, optimizer: optax.GradientTransformation, key: jax.Array
+) -> TrainState:
+    return first_state(optimizer, init_params(config, key))
+
+
+def first_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+    """Step 0 of a run that starts from these parameters: the EMA equals them."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params),
+    )

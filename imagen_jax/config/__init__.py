@@ -1,0 +1,32 @@
+"""The configuration of one stage: typed, frozen dataclasses that check themselves.
+
+A config is one stage; a cascade is three independent stages. A config is code (`configs/*.py`), is
+overridden by typed flags, and travels as JSON with every checkpoint and exported file. Fields
+beyond the paper say so and are off by default.
+"""
+
+from imagen_jax.config.data import DataConfig
+from imagen_jax.config.network import EfficientUNetConfig, T5Config, UNetConfig
+from imagen_jax.config.stage import (
+    DiffusionConfig,
+    MeshConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    StageConfig,
+    TextEncoderConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "DataConfig",
+    "DiffusionConfig",
+    "EfficientUNetConfig",
+    "MeshConfig",
+    "OptimizerConfig",
+    "SamplingConfig",
+    "StageConfig",
+    "T5Config",
+    "TextEncoderConfig",
+    "TrainingConfig",
+    "UNetConfig",
+]

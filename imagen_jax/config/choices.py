@@ -1,0 +1,22 @@
+"""What a field of a config may be, where it is one of a few words; each list is written once."""
+
+from typing import Literal
+
+Schedule = Literal["cosine", "linear", "cosine_chain"]
+Prediction = Literal["eps", "x0", "v"]
+SamplerName = Literal["ancestral", "ddim", "dpm++", "heun"]
+Spacing = Literal["even", "leading", "trailing"]
+Thresholding = Literal["none", "static", "dynamic"]
+NullTextKind = Literal["zeros", "empty"]
+Augmented = Literal["small", "enlarged"]
+OptimizerName = Literal["adafactor", "adam"]
+Dtype = Literal["float32", "bfloat16"]
+Remat = Literal["none", "selective", "full"]
+Activation = Literal["swish", "gelu"]
+TimeInput = Literal["log_snr", "step"]
+TextNorm = Literal["layer", "group"]
+Pooling = Literal["mean", "token"]
+EmbeddingActivation = Literal["per_block", "once"]
+FeedForwardKind = Literal["gated-gelu", "relu"]
+Weights = Literal["ema", "raw"]
+"""Which parameters of a trained stage: their moving average, or what the optimizer made."""

@@ -1,0 +1,303 @@
+"""Sizes of the networks, as frozen dataclasses that check themselves."""
+
+import dataclasses
+import math
+from typing import ClassVar, Literal, get_args
+
+from imagen_jax.config.checked import Checked
+from imagen_jax.config.choices import (
+    Activation,
+    Dtype,
+    EmbeddingActivation,
+    FeedForwardKind,
+    Pooling,
+    Remat,
+    TextNorm,
+    TimeInput,
+)
+from imagen_jax.config.rules import (
+    require,
+    require_all_positive,
+    require_at_most,
+    require_choice,
+    require_positive,
+)
+
+_MOST_BLOCKS = 1000
+"""Of a network; those of the largest published ones are a tenth of it."""
+_MOST_LEVELS = 16
+_WIDEST = 2**20
+"""Channels, heads and the like."""
+_MOST_PIECES = 2**24
+"""Of a vocabulary."""
+MOST_TOKENS = 2**16
+"""Of a caption."""
+
+
+def _require_remat(remat: tuple[str, ...], count: int, what: str) -> None:
+    choices = get_args(Remat)
+    for value in remat:
+        require(value in choices, f"remat has {value!r}; it must be one of {', '.join(choices)}.")
+    require(
+        len(remat) in (0, count),
+        f"remat has {len(remat)} entries; give none or {count}, one a {what}.",
+    )
+
+
+def _require_sinusoid(width: int, name: str) -> None:
+    """The time's sinusoid has as many sines as cosines, at two frequencies or more."""
+    require(
+        width >= 4 and width % 2 == 0,
+        f"{name} is {width}; it must be even and at least 4.",
+    )
+
+
+def _require_pixel_channels(channels: int) -> None:
+    require(channels >= 0, f"pixel_channels is {channels}; it must not be negative.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetConfig(Checked):
+    """ADM-family U-Net of the base stage (paper, appendix F.1; Dhariwal & Nichol 2021).
+
+    The defaults are the paper's 64x64 base. `attention_resolutions` counts in pixels of the
+    picture as the U-Net's levels see it: a level whose side is in the list attends.
+
+    From `activation` on, the fields say where DeepFloyd IF's stages I and II, networks of the
+    same family, differ from the paper's.
+    """
+
+    kind: Literal["unet"] = "unet"
+    embed_dim: int = 512
+    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
+    num_res_blocks: tuple[int, ...] = (3, 3, 3, 3)
+    """Residual blocks of each level going down; one more going up, as in ADM."""
+    attention_resolutions: tuple[int, ...] = (32, 16, 8)
+    head_dim: int = 64
+    patch_size: int = 1
+    """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
+    pixel_channels: int = 0
+    """Channels of two convolutions of whole pixels that come last and hide the borders of the
+    patches; 0 for none, as in the paper, which has no patches."""
+    norm_groups: int = 32
+    """Of the group normalisations; where channels are few, so that a group has several."""
+    remat: tuple[Remat, ...] = ()
+    """What the backward pass computes again, for each level (see models/blocks.py); empty is
+    `none` everywhere."""
+    dtype: Dtype = "float32"
+    """Of the computation; parameters are float32."""
+    activation: Activation = "swish"
+    """`gelu` is the exact one, by the error function."""
+    time_input: TimeInput = "log_snr"
+    """What the network reads of the noise: log-SNR, or the number of a discrete chain's step."""
+    embedding_activation: EmbeddingActivation = "per_block"
+    """Where the sum of the embeddings is activated: in every residual block, or `once` before
+    the first."""
+    embedding_dim: int | None = None
+    """Width of the sum of the embeddings; None is four times `embed_dim`."""
+    residual_scale: float = 1.0
+    """Factor on the sum of a residual block's two branches."""
+    pooling: Pooling = "mean"
+    """The query of the attention pooling is the tokens' mean; `token` adds a learned vector to
+    it, attends to it too, and normalises what comes out."""
+    text_projection: int | None = None
+    """Width of one projection of the text that all attentions share; None for none."""
+    text_norm: TextNorm = "layer"
+    """Of the text in each attention: over a token's channels, or over 32 groups of channels of
+    all tokens together."""
+    mask_padding: bool = True
+    """False attends to padding as to text; the paper does not say."""
+    predicts_variance: bool = False
+    """Three more output channels: where between its bounds the sampler's log-variance lies."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(
+            self, dtype=Dtype, activation=Activation, time_input=TimeInput, text_norm=TextNorm,
+            pooling=Pooling, embedding_activation=EmbeddingActivation,
+        )  # fmt: skip
+        require_positive(
+            self, "embed_dim", "head_dim", "patch_size", "norm_groups", "residual_scale"
+        )
+        _require_pixel_channels(self.pixel_channels)
+        require_all_positive(self, "channel_mult", "num_res_blocks")
+        _require_sinusoid(self.embed_dim, "UNetConfig.embed_dim")
+        for name in ("text_projection", "embedding_dim"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
+        _require_remat(self.remat, len(self.channel_mult), "level")
+        require(
+            len(self.channel_mult) == len(self.num_res_blocks) > 0,
+            f"UNetConfig has {len(self.channel_mult)} channel multipliers and "
+            f"{len(self.num_res_blocks)} residual-block counts; there must be one of each a level.",
+        )
+        require(
+            math.isfinite(self.residual_scale),
+            f"UNetConfig.residual_scale is {self.residual_scale}; it must be finite.",
+        )
+        self._require_sane_sizes()
+
+    def _require_sane_sizes(self) -> None:
+        require_at_most(self, _MOST_LEVELS, levels=len(self.channel_mult))
+        require_at_most(self, _MOST_BLOCKS, num_res_blocks=sum(self.num_res_blocks))
+        require_at_most(
+            self, _WIDEST, embed_dim=self.embed_dim, channel_mult=max(self.channel_mult),
+            head_dim=self.head_dim, patch_size=self.patch_size, norm_groups=self.norm_groups,
+            embedding_dim=self.embedding_dim or 0, text_projection=self.text_projection or 0,
+        )  # fmt: skip
+        require_at_most(self, _WIDEST, channels=self.embed_dim * max(self.channel_mult))
+
+    @property
+    def size_divisor(self) -> int:
+        """Height and width must be divisible by this."""
+        return self.patch_size * 2 ** (len(self.channel_mult) - 1)
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the prediction depends on the embeddings of padding."""
+        return not self.mask_padding or self.text_norm == "group"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EfficientUNetConfig(Checked):
+    """Efficient U-Net of the super-resolution stages (paper, section 2.5, appendix F.2-F.3).
+
+    One entry of each tuple per DBlock, from the highest resolution down. The defaults are
+    the paper's 64->256 stage; 256->1024 has `self_attention` off everywhere.
+    """
+
+    kind: Literal["efficient_unet"] = "efficient_unet"
+    channels: tuple[int, ...] = (128, 256, 512, 1024)
+    num_res_blocks: tuple[int, ...] = (2, 4, 8, 8)
+    strides: tuple[int, ...] = (2, 2, 2, 2)
+    self_attention: tuple[bool, ...] = (False, False, False, True)
+    text_attention: tuple[bool, ...] = (False, False, False, True)
+    attention_per_res_block: bool = False
+    """Attention after every residual block of a block that attends, not only after its last;
+    the paper's listing allows both readings."""
+    num_heads: int = 8
+    patch_size: int = 1
+    """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
+    pixel_channels: int = 0
+    """Channels of two convolutions of whole pixels that come last and hide the borders of the
+    patches; 0 for none, as in the paper, which has no patches."""
+    norm_groups: int = 32
+    """Of the group normalisations; where channels are few, so that a group has several."""
+    remat: tuple[Remat, ...] = ()
+    """What the backward pass computes again, for each block and its mirror (see
+    models/blocks.py); empty is `none` everywhere."""
+    dtype: Dtype = "float32"
+    """Of the computation; parameters are float32."""
+    # What a `UNetConfig` may choose and this network always has as the paper has it.
+    activation: ClassVar[Activation] = "swish"
+    time_input: ClassVar[TimeInput] = "log_snr"
+    embedding_activation: ClassVar[EmbeddingActivation] = "per_block"
+    embedding_dim: ClassVar[int | None] = None
+    pooling: ClassVar[Pooling] = "mean"
+    text_projection: ClassVar[int | None] = None
+    mask_padding: ClassVar[bool] = True
+    predicts_variance: ClassVar[bool] = False
+    reads_padding: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, dtype=Dtype)
+        require_positive(self, "num_heads", "patch_size", "norm_groups")
+        _require_pixel_channels(self.pixel_channels)
+        _require_remat(self.remat, len(self.channels), "block")
+        for name in ("num_res_blocks", "strides", "self_attention", "text_attention"):
+            require(
+                len(getattr(self, name)) == len(self.channels) > 0,
+                f"EfficientUNetConfig.{name} has {len(getattr(self, name))} entries and channels "
+                f"has {len(self.channels)}; there must be one of each a block.",
+            )
+        require_all_positive(self, "channels", "num_res_blocks")
+        require_at_most(self, _MOST_LEVELS, blocks=len(self.channels))
+        require_at_most(self, _MOST_BLOCKS, num_res_blocks=sum(self.num_res_blocks))
+        require_at_most(
+            self, _WIDEST, channels=max(self.channels), num_heads=self.num_heads,
+            patch_size=self.patch_size, norm_groups=self.norm_groups,
+        )  # fmt: skip
+        _require_sinusoid(self.channels[0], "EfficientUNetConfig.channels[0]")
+        for i, text in enumerate(self.text_attention):
+            require(
+                text or not self.self_attention[i],
+                f"EfficientUNetConfig.self_attention[{i}] is on and text_attention[{i}] is off; "
+                "a block attends to itself only beside the text.",
+            )
+            require(
+                not text or 2 * self.channels[i] % self.num_heads == 0,
+                f"EfficientUNetConfig.num_heads is {self.num_heads}; it must divide twice the "
+                f"channels of a block that attends, {2 * self.channels[i]}.",
+            )
+        require(
+            all(stride in (1, 2) for stride in self.strides),
+            f"EfficientUNetConfig.strides is {self.strides}; each stride must be 1 or 2.",
+        )
+
+    @property
+    def size_divisor(self) -> int:
+        """Height and width must be divisible by this."""
+        divisor = self.patch_size
+        for stride in self.strides:
+            divisor *= stride
+        return divisor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Config(Checked):
+    """Sizes of a T5 encoder; the defaults are T5 v1.1 small."""
+
+    vocab_size: int = 32128
+    d_model: int = 512
+    num_layers: int = 8
+    num_heads: int = 6
+    d_kv: int = 64
+    d_ff: int = 1024
+    feed_forward: FeedForwardKind = "gated-gelu"
+    """T5 v1.1 has `gated-gelu`, the first T5 `relu` (Hugging Face's `feed_forward_proj`)."""
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    remat: Remat = "none"
+    """As a U-Net's; other than `none` also runs the layers as one scan, which compiles sooner."""
+    dtype: Dtype = "float32"
+    """Of the computation, and of a frozen encoder's parameters; softmax and norms are float32
+    always."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, feed_forward=FeedForwardKind, dtype=Dtype)
+        require_positive(
+            self, "vocab_size", "d_model", "num_layers", "num_heads", "d_kv", "d_ff",
+            "relative_attention_num_buckets", "relative_attention_max_distance",
+        )  # fmt: skip
+        require(
+            self.relative_attention_num_buckets >= 4,
+            f"T5Config.relative_attention_num_buckets is {self.relative_attention_num_buckets}; "
+            "it must be at least 4.",
+        )
+        require(
+            self.relative_attention_max_distance > self.relative_attention_num_buckets // 4,
+            f"T5Config.relative_attention_max_distance is {self.relative_attention_max_distance}; "
+            "it must be more than a quarter of relative_attention_num_buckets, "
+            f"{self.relative_attention_num_buckets}.",
+        )
+        require_at_most(self, _MOST_BLOCKS, num_layers=self.num_layers)
+        require_at_most(self, _MOST_PIECES, vocab_size=self.vocab_size)
+        require_at_most(
+            self, _WIDEST, d_model=self.d_model, d_ff=self.d_ff, num_heads=self.num_heads,
+            d_kv=self.d_kv,
+            relative_attention_num_buckets=self.relative_attention_num_buckets,
+            relative_attention_max_distance=self.relative_attention_max_distance,
+        )  # fmt: skip
+        require_at_most(self, _WIDEST, inner_width=self.num_heads * self.d_kv)
+
+
+T5_PRESETS: dict[str, T5Config] = {
+    "small": T5Config(d_model=512, num_layers=8, num_heads=6, d_ff=1024),
+    "base": T5Config(d_model=768, num_layers=12, num_heads=12, d_ff=2048),
+    "large": T5Config(d_model=1024, num_layers=24, num_heads=16, d_ff=2816),
+    "xl": T5Config(d_model=2048, num_layers=24, num_heads=32, d_ff=5120),
+    "xxl": T5Config(d_model=4096, num_layers=24, num_heads=64, d_ff=10240),
+}
+"""The published sizes of T5 v1.1; the paper's encoder is `xxl`."""

@@ -1,0 +1,315 @@
+"""A stage's config: text, diffusion, data, optimizer, training, sampling and devices."""
+
+import dataclasses
+import itertools
+from typing import Annotated
+
+import pydantic
+
+from imagen_jax.config.checked import Checked
+from imagen_jax.config.choices import (
+    Augmented,
+    Dtype,
+    NullTextKind,
+    OptimizerName,
+    Prediction,
+    SamplerName,
+    Schedule,
+    Spacing,
+    Thresholding,
+)
+from imagen_jax.config.data import DataConfig
+from imagen_jax.config.network import MOST_TOKENS, EfficientUNetConfig, T5Config, UNetConfig
+from imagen_jax.config.rules import (
+    require,
+    require_at_most,
+    require_choice,
+    require_fraction,
+    require_positive,
+)
+
+_LARGEST_SIDE = 2**15
+"""Pixels; what is larger is a slip, and would take all memory before it shows."""
+_MOST_STEPS = 10**6
+"""Of one picture's sampling."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEncoderConfig(Checked):
+    """Where a stage's text embeddings come from."""
+
+    t5: T5Config = T5Config()
+    tokenizer: str = "captions"
+    """`captions` (the small vocabulary that ships with the package) or a directory that
+    holds a Hugging Face tokenizer."""
+    max_length: int = 256
+    """Tokens per caption; the paper does not state it."""
+    lowercase: bool = False
+    """Captions are read in lower case."""
+    null: NullTextKind = "zeros"
+    """The text of the unconditional prediction: zeroed embeddings (paper, section 4.1), or those
+    of an empty caption."""
+    train: bool = False
+    """Train the encoder jointly with the U-Net. The paper's encoder is frozen."""
+    source: str = ""
+    """Weights of a frozen encoder: a Hugging Face T5 directory or the file of weights in one, a
+    file that `convert t5` wrote, or a stage (training directory or exported file) that trained or
+    holds one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "max_length")
+        require_at_most(self, MOST_TOKENS, max_length=self.max_length)
+        require_choice(self, null=NullTextKind)
+        require(
+            not (self.train and self.source),
+            f"TextEncoderConfig.source is {self.source!r} and train is on; an encoder is "
+            "either trained here or read from a source.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusionConfig(Checked):
+    """Forward process and loss. The defaults are the paper's."""
+
+    schedule: Schedule = "cosine"
+    """`cosine_chain` is DeepFloyd IF's discrete chain of 1000 steps."""
+    prediction: Prediction = "eps"
+    """What the U-Net predicts and the loss compares; the paper predicts eps."""
+    min_snr_gamma: float | None = None
+    """Min-SNR-gamma loss weight (Hang et al. 2023); the paper has none."""
+    max_aug_level: float = 1.0
+    """Training draws aug_level from U(0, max); the paper gives no distribution."""
+    augmented: Augmented = "small"
+    """What the augmentation's noise is added to: the low-resolution picture as it is, or after it
+    was enlarged to the stage's own size (bilinear, corner to corner), as in DeepFloyd IF."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, schedule=Schedule, prediction=Prediction, augmented=Augmented)
+        require_fraction(self, "max_aug_level")
+        if self.min_snr_gamma is not None:
+            require_positive(self, "min_snr_gamma")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Checked):
+    """Optimizer, warm-up and EMA. The defaults are the paper's base stage."""
+
+    name: OptimizerName = "adafactor"
+    learning_rate: float = 1e-4
+    warmup_steps: int = 10_000
+    decay_steps: int | None = None
+    """Cosine decay to zero over this many steps after the warm-up; the paper has none."""
+    moment_dtype: Dtype = "float32"
+    """Of Adam's first moment; Adafactor has none."""
+    clip_global_norm: float | None = 1.0
+    """The paper does not state it."""
+    ema_decay: float = 0.9999
+    """The paper does not state it; 0.9999 is later Google practice."""
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameters that are not trained, such as `text_encoder.*` or
+    `unet.down.0.*.kernel`; `*` stands for anything. The paper has none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, name=OptimizerName, moment_dtype=Dtype)
+        require_positive(self, "learning_rate")
+        require_fraction(self, "ema_decay")
+        require(
+            self.warmup_steps >= 0,
+            f"OptimizerConfig.warmup_steps is {self.warmup_steps}; it must not be negative.",
+        )
+        if self.decay_steps is not None:
+            require_positive(self, "decay_steps")
+        if self.clip_global_norm is not None:
+            require_positive(self, "clip_global_norm")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Checked):
+    """How long, how much at once, and how often to look."""
+
+    batch_size: int = 2048
+    """Pictures of one optimizer step over all devices."""
+    accumulation_steps: int = 1
+    """The batch is taken in this many parts, one after another."""
+    num_steps: int = 2_500_000
+    caption_dropout: float = 0.1
+    """Share of captions whose embeddings are zeroed (paper, section 4.1)."""
+    seed: int = 0
+    log_every: int = 100
+    checkpoint_every: int = 5_000
+    keep_checkpoints: int = 3
+    sample_every: int = 5_000
+    """A grid of pictures every so many steps; 0 for none."""
+    sample_prompts: tuple[str, ...] = ()
+    eval_every: int = 0
+    """The loss on held-out pictures every so many steps; 0 for none."""
+    eval_batches: int = 8
+    """Of `batch_size` / `accumulation_steps` held-out pictures each."""
+    max_skipped_in_a_row: int = 10
+    """The run stops when so many updates in a row were skipped because they were not finite."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(
+            self, "batch_size", "accumulation_steps", "num_steps", "log_every",
+            "checkpoint_every", "keep_checkpoints", "eval_batches", "max_skipped_in_a_row",
+        )  # fmt: skip
+        require_fraction(self, "caption_dropout")
+        require(
+            0 <= self.seed < 2**32,
+            f"TrainingConfig.seed is {self.seed}; it must lie between 0 and {2**32 - 1}.",
+        )
+        for name in ("sample_every", "eval_every"):
+            every = getattr(self, name)
+            require(every >= 0, f"TrainingConfig.{name} is {every}; it must not be negative.")
+        require(
+            self.batch_size % self.accumulation_steps == 0,
+            f"TrainingConfig.batch_size is {self.batch_size}; it must be divisible by "
+            f"accumulation_steps, {self.accumulation_steps}.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Checked):
+    """How a stage samples unless flags say otherwise.
+
+    The paper states neither the number of steps nor its DrawBench guidance weights.
+    """
+
+    sampler: SamplerName = "ancestral"
+    num_steps: int = 256
+    spacing: Spacing = "even"
+    """Of the steps on a discrete chain (see diffusion/chain.py); `even` is all that others have."""
+    timesteps: tuple[int, ...] = ()
+    """Steps of a discrete chain, `num_steps` of them, descending; empty follows `spacing`."""
+    guidance_scale: float = 7.0
+    """w of eps = w eps_c + (1 - w) eps_u; 1 is off."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Guidance is off at times outside of it, 1 being noise (Kynkaanniemi et al. 2024); the paper
+    guides always."""
+    guidance_oscillates_from: int | None = None
+    """Step from which guidance is off in every other step, as in Imagen Video; None for never."""
+    thresholding: Thresholding = "dynamic"
+    percentile: float = 99.5
+    """Of |x0| in dynamic thresholding."""
+    max_threshold: float | None = None
+    """The most that dynamic thresholding divides by; the paper has no limit."""
+    gamma: float = 0.3
+    """Interpolates the ancestral sampler's log-variance between its bounds."""
+    eta: float = 0.0
+    """DDIM's stochasticity: 0 is deterministic, 1 is ancestral."""
+    aug_level: float = 0.2
+    """Of the low-resolution picture, super-resolution stages only."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, sampler=SamplerName, thresholding=Thresholding, spacing=Spacing)
+        require_positive(self, "num_steps")
+        require_at_most(self, _MOST_STEPS, num_steps=self.num_steps)
+        self._check_timesteps()
+        require(
+            self.max_threshold is None or self.max_threshold >= 1,
+            f"SamplingConfig.max_threshold is {self.max_threshold}; it must be at least 1.",
+        )
+        require_fraction(self, "gamma", "eta", "aug_level")
+        start, end = self.guidance_interval
+        require(
+            0 <= start < end <= 1,
+            f"SamplingConfig.guidance_interval is {self.guidance_interval}; it must be two times "
+            "between 0 and 1, the smaller one first.",
+        )
+        oscillates_from = self.guidance_oscillates_from
+        require(
+            oscillates_from is None or oscillates_from >= 0,
+            f"SamplingConfig.guidance_oscillates_from is {oscillates_from}; it must not be "
+            "negative.",
+        )
+        require(
+            0 < self.percentile <= 100,
+            f"SamplingConfig.percentile is {self.percentile}; it must lie in (0, 100].",
+        )
+
+    def _check_timesteps(self) -> None:
+        steps = self.timesteps
+        require(
+            len(steps) in (0, self.num_steps),
+            f"SamplingConfig.timesteps has {len(steps)} steps; num_steps is {self.num_steps}.",
+        )
+        require(
+            all(step > later for step, later in itertools.pairwise((1000, *steps, -1))),
+            f"SamplingConfig.timesteps is {steps}; they must descend within 999 to 0.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig(Checked):
+    """Devices as (data, fsdp, spatial); `data` is what the other two leave."""
+
+    fsdp: int = 0
+    """Devices that share the state, inside one slice; 0 takes all of a slice."""
+    spatial: int = 1
+    """Devices that share the height of one picture: for sampling at full resolution."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.fsdp >= 0, f"MeshConfig.fsdp is {self.fsdp}; it must not be negative.")
+        require_positive(self, "spatial")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageConfig(Checked):
+    """One stage: `low_resolution` is None for the base, else the side of its input picture."""
+
+    name: str
+    resolution: int
+    low_resolution: int | None = None
+    unet: Annotated[UNetConfig | EfficientUNetConfig, pydantic.Discriminator("kind")]
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "resolution")
+        require_at_most(self, _LARGEST_SIDE, resolution=self.resolution)
+        divisor = self.unet.size_divisor
+        for size, what in ((self.resolution, "resolution"), (self.data.crop, "data.crop")):
+            require(
+                size is None or size % divisor == 0,
+                f"{what} is {size}; the U-Net of {self.name!r} needs a multiple of {divisor}.",
+            )
+        crop = self.data.crop or self.resolution
+        require(crop <= self.resolution, f"data.crop is {crop}; the most is {self.resolution}.")
+        if self.low_resolution is not None:
+            require(
+                self.low_resolution > 0 and self.resolution % self.low_resolution == 0,
+                f"low_resolution is {self.low_resolution}; it must divide {self.resolution}.",
+            )
+            require(
+                crop % self.upscale == 0,
+                f"data.crop is {crop}; it must be a multiple of the up-scaling, {self.upscale}.",
+            )
+        if self.training.eval_every:
+            self.data.held_out()
+        require(
+            not (self.data.embeddings and self.text_encoder.train),
+            f"data.embeddings is {self.data.embeddings!r} and text_encoder.train is on; the "
+            "embeddings of an encoder that is trained change.",
+        )
+
+    @property
+    def runs_frozen_encoder(self) -> bool:
+        """Whether a training step runs a text encoder that it does not train."""
+        return not (self.text_encoder.train or self.data.embeddings)
+
+    @property
+    def upscale(self) -> int:
+        """Factor between the low-resolution input and the output."""
+        return self.resolution // self.low_resolution if self.low_resolution else 1

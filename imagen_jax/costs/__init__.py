@@ -1,0 +1,1 @@
+"""What a compiled program costs: work, bytes, collectives, and what chips can do."""

@@ -1,0 +1,190 @@
+"""The cascade: embedded prompts through base and super-resolution stages, one after another."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from imagen_jax.config import MeshConfig, SamplingConfig
+from imagen_jax.errors import UsageError
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.pipeline.prompts import PromptEmbeddings
+from imagen_jax.pipeline.sampling import picture_keys
+from imagen_jax.pipeline.shipped import STAGES, shipped_stage
+from imagen_jax.pipeline.stage import Stage
+from imagen_jax.stored.stages import StoredStage
+
+
+def shipped_stages() -> list[Path]:
+    """The files of the shipped cascade, from the base up."""
+    return [shipped_stage(name) for name in STAGES]
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledStage:
+    """One stage of a cascade with the settings that it samples with."""
+
+    stage: StoredStage
+    settings: SamplingConfig
+
+    @property
+    def side(self) -> int:
+        return self.stage.config.resolution
+
+
+@dataclasses.dataclass(frozen=True)
+class Painted:
+    """What a stage made.
+
+    Attributes:
+        pictures: uint8 (prompts * num_images, side, side, 3).
+        unet_sha256: of the weights of its U-Net.
+    """
+
+    pictures: np.ndarray
+    unet_sha256: str
+
+
+class Keeper:
+    """Where the pictures of stage after stage are kept as they come; this one keeps none."""
+
+    def begin(self, unet_sha256: str) -> None:
+        """The next stage begins, with these weights; a UsageError if it may not."""
+
+    def find(self, rows: range) -> np.ndarray | None:
+        """Pictures of the stage that need not be painted; None if one of them is not there."""
+
+    def keep(self, rows: range, pictures: np.ndarray) -> None:
+        """Takes pictures that were painted."""
+
+
+def check_order(steps: Sequence[SampledStage], mesh: Mesh) -> None:
+    """Raises a UsageError unless each stage takes what the one before paints, in whole rows."""
+    side = None
+    for step in steps:
+        config = step.stage.config
+        if config.low_resolution != side:
+            takes = (
+                f"{config.low_resolution}-pixel pictures" if config.low_resolution else "no picture"
+            )
+            paints = f"the stage before paints {side} pixels" if side else "it comes first"
+            raise UsageError(f"{step.stage.origin} ({config.name}) takes {takes}, but {paints}.")
+        if config.low_resolution is not None:
+            meshes.check_height(config.low_resolution, mesh)
+        side = config.resolution
+
+
+def paint(
+    steps: Sequence[SampledStage],
+    texts: Sequence[PromptEmbeddings],
+    *,
+    seed: int | Sequence[int],
+    num_images: int,
+    batch_size: int,
+    mesh: Mesh | None = None,
+    on_step: Callable | None = None,
+    on_estimate: Callable | None = None,
+    keeper: Keeper = Keeper(),  # noqa: B008
+    held: Sequence[Stage] | None = None,
+) -> Iterator[Painted]:
+    """What each stage paints, in turn; the U-Net of one is gone before the next is loaded.
+
+    The pictures of one prompt stand together. Picture i of a prompt depends on the prompt, the
+    seed and i alone: neither on the other prompts nor on `batch_size` or the devices.
+
+    Args:
+        steps: from the base up, in the order that `check_order` accepts.
+        texts: the prompts as each stage reads them.
+        seed: of all pictures; or one for each picture, which is then the first of its seed.
+        batch_size: pictures at once, as `meshes.batch_starts` rounds it.
+        mesh: None for all devices, each with pictures of its own. Where it has a `spatial`
+            axis, super-resolution stages split the height of a picture over that.
+        on_step: called with the step's index after every denoising step of every batch, and as
+            often for a batch that the keeper had.
+        on_estimate: as `samplers.advance` takes it.
+        keeper: is given the pictures of each batch, and asked for them before. A batch is painted
+            whole or not at all, so that its pictures are the same to the byte.
+        held: the same stages on the mesh, where they are to stay loaded and compiled.
+
+    Raises:
+        UsageError: weights are damaged, or a picture is not finite; those of the batches before are
+            with the keeper.
+    """
+    mesh = meshes.make_mesh(MeshConfig()) if mesh is None else mesh
+    pictures = None
+    for index, (step, text) in enumerate(zip(steps, texts, strict=True)):
+        stage = held[index] if held else Stage(step.stage, mesh)
+        keys = picture_keys_of(seed, step.side, num_images, len(text.prompts))
+        work = _Work(stage, step.settings, text, pictures, keys, num_images, batch_size)
+        painted = _paint_stage(work, keeper, on_step=on_step, on_estimate=on_estimate)
+        yield painted
+        pictures = painted.pictures
+
+
+def picture_keys_of(
+    seed: int | Sequence[int], stream: int, num_images: int, prompts: int
+) -> jax.Array:
+    """The key of every picture, those of one prompt together; arguments as in `paint`."""
+    if isinstance(seed, int):
+        return picture_keys(seed, stream, num_images)[np.tile(np.arange(num_images), prompts)]
+    return jnp.concatenate([picture_keys(one, stream, 1) for one in seed])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What the pictures of a stage are painted from, with `paint`'s names."""
+
+    stage: Stage
+    settings: SamplingConfig
+    text: PromptEmbeddings
+    low_res: np.ndarray | None
+    keys: jax.Array
+    num_images: int
+    batch_size: int
+
+
+def _paint_stage(work: _Work, keeper: Keeper, **watching: Callable | None) -> Painted:
+    """All pictures of one stage."""
+    keeper.begin(work.stage.unet_sha256)
+    total, batches, on_step = len(work.keys), [], watching["on_step"]
+    starts = meshes.batch_starts(total, work.batch_size, work.stage.mesh)
+    for first in starts:
+        rows = range(first, min(first + starts.step, total))
+        pictures = keeper.find(rows)
+        if pictures is None:
+            pairs = np.arange(first, first + starts.step) % total
+            pictures = _paint_batch(work, pairs, len(rows), **watching)
+            keeper.keep(rows, pictures)
+        elif on_step is not None:
+            for index in range(work.settings.num_steps):
+                on_step(index)
+        batches.append(pictures)
+    return Painted(np.concatenate(batches), work.stage.unet_sha256)
+
+
+def _paint_batch(
+    work: _Work, pairs: np.ndarray, count: int, *, on_step: Callable | None,
+    on_estimate: Callable | None,
+) -> np.ndarray:  # fmt: skip
+    """The first `count` of these pictures, counted over all prompts; the rest fills the devices."""
+
+    def tell(index: jax.Array, x0: jax.Array) -> None:
+        on_estimate(index, x0[:count])
+
+    text, prompt = work.text, pairs // work.num_images
+    low_res = None if work.low_res is None else work.low_res[pairs]
+    inputs = (text.text[prompt], text.mask[prompt], work.keys[pairs], low_res, text.null)
+    pictures, finite = work.stage.paint(
+        work.settings, inputs, on_step=on_step, on_estimate=tell if on_estimate else None
+    )
+    for bad in np.flatnonzero(~finite):
+        raise UsageError(
+            f"Picture {pairs[bad] % work.num_images} of the prompt {text.prompts[prompt[bad]]!r} "
+            f"holds numbers that are not finite after {work.stage.stored.origin}; its weights or "
+            "the settings of its sampling do not do."
+        )
+    return pictures[:count]

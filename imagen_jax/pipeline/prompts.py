@@ -1,0 +1,193 @@
+"""Prompts as the stages of a cascade read them: embedded before any U-Net is loaded."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float
+
+from imagen_jax.config import StageConfig
+from imagen_jax.errors import UsageError, naming
+from imagen_jax.networks import Params, build_networks
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.storage.files import absolute
+from imagen_jax.stored.encoders import load_stage_tokenizer
+from imagen_jax.stored.stages import StoredStage
+from imagen_jax.text.cache import EmbeddingCache
+from imagen_jax.text.tokenizer import Tokenizer
+from imagen_jax.weights.tensors import digest
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptEmbeddings:
+    """All prompts as one text encoder embeds them; on the host.
+
+    Attributes:
+        text: float32.
+        mask: True where a token is real.
+        null: embeddings and mask of the empty caption; None where no text is zeros.
+        encoder_sha256: of the encoder's weights.
+        prompts: themselves.
+    """
+
+    text: Float[np.ndarray, "prompts length text_width"]
+    mask: Bool[np.ndarray, "prompts length"]
+    null: tuple[Float[np.ndarray, "1 length text_width"], Bool[np.ndarray, "1 length"]] | None
+    encoder_sha256: str
+    prompts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Raises a UsageError that names a prompt whose embedding is not finite."""
+        finite = np.isfinite(self.text).all((1, 2))
+        for prompt, is_finite in zip(self.prompts, finite, strict=True):
+            if not is_finite:
+                raise UsageError(
+                    f"The text embedding of {prompt!r} holds numbers that are not finite."
+                )
+        if self.null is not None and not np.isfinite(self.null[0]).all():
+            raise UsageError("The embedding of the empty text holds numbers that are not finite.")
+
+
+def check_prompts(configs: Sequence[StageConfig], prompts: Sequence[str]) -> None:
+    """Raises a UsageError for a prompt that some stage cannot read; warns of what is cut off."""
+    for config in configs:
+        load_stage_tokenizer(config)(prompts, config.text_encoder.max_length)
+
+
+class PromptReader:
+    """A text encoder to hold: its weights are read once and it is compiled once."""
+
+    def __init__(self, stored: StoredStage, mesh: Mesh):
+        """Reads no weights yet.
+
+        Args:
+            stored: the stage whose text encoder it is.
+        """
+        self._stored, self._mesh = stored, mesh
+        self._params: Params | None = None
+
+    @property
+    def params(self) -> Params:
+        if self._params is None:
+            self._params = self._stored.text_encoder.load(self._mesh)
+        return self._params
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the encoder's weights."""
+        return digest(self.params)
+
+    def __call__(self, prompts: Sequence[str], batch_size: int) -> PromptEmbeddings:
+        """The prompts and, where the stage's null text is that, the empty caption embedded.
+
+        Args:
+            batch_size: prompts at once, as `meshes.batch_starts` rounds it.
+        """
+        encoder = self._stored.config.text_encoder
+        token_ids, mask = self._tokenizer(prompts, encoder.max_length)
+        if encoder.null == "empty":  # It takes a row beside the prompts.
+            empty = self._tokenizer.empty(encoder.max_length)
+            token_ids = np.concatenate([token_ids, empty[0]])
+            mask = np.concatenate([mask, empty[1]])
+        text, count = self._embed(token_ids, mask, batch_size), len(prompts)
+        null = (text[count:], mask[count:]) if encoder.null == "empty" else None
+        with naming(self._stored.text_encoder.origin):
+            return PromptEmbeddings(text[:count], mask[:count], null, self.sha256, tuple(prompts))
+
+    def _embed(self, token_ids: np.ndarray, mask: np.ndarray, batch_size: int) -> np.ndarray:
+        sharding, count = meshes.batch_sharding(self._mesh), len(mask)
+        starts = meshes.batch_starts(count, batch_size, self._mesh)
+
+        def batch(first: int) -> np.ndarray:
+            rows = np.arange(first, first + starts.step) % count
+            inputs = jax.device_put((token_ids[rows], mask[rows]), sharding)
+            return np.asarray(self._compiled({"text_encoder": self.params}, *inputs))
+
+        return np.concatenate([batch(first) for first in starts])[:count]
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return load_stage_tokenizer(self._stored.config)
+
+    @functools.cached_property
+    def _compiled(self) -> Callable:
+        gather = functools.partial(meshes.gather_parameters, mesh=self._mesh)
+        return jax.jit(build_networks(self._stored.config, gather).embed)
+
+
+def embed_prompts(
+    stages: Sequence[StoredStage], prompts: Sequence[str], *, batch_size: int, mesh: Mesh
+) -> list[PromptEmbeddings]:
+    """The prompts for every stage.
+
+    An encoder is in memory alone. Stages that name the same one share what it gave; where two
+    places hold equal ones, that is found out once they are loaded.
+
+    Args:
+        batch_size: prompts at once, as `meshes.batch_starts` rounds it.
+    """
+    embedded: dict[tuple, PromptEmbeddings] = {}
+
+    def embed(stage: StoredStage) -> PromptEmbeddings:
+        place = place_of(stage)
+        if place not in embedded:
+            reader = PromptReader(stage, mesh)
+            same = (reader.sha256, reading_of(stage.config))
+            if same not in embedded:
+                embedded[same] = reader(prompts, batch_size)
+            embedded[place] = embedded[same]
+        return embedded[place]
+
+    return [embed(stage) for stage in stages]
+
+
+def place_of(stage: StoredStage) -> tuple:
+    """Stages for which this is equal read the same embeddings."""
+    return (absolute(stage.text_encoder.origin), reading_of(stage.config))
+
+
+def read_prompts(
+    stages: Sequence[StoredStage], prompts: Sequence[str], caches: Sequence[EmbeddingCache]
+) -> list[PromptEmbeddings]:
+    """The prompts for every stage, from embeddings that `embed` made for it; no encoder is loaded.
+
+    Raises:
+        UsageError: a prompt is not among them, or a stage reads those of another encoder.
+    """
+    pairs = list(zip(stages, caches, strict=True))
+    for stage, cache in pairs:
+        cache.check(stage.config)
+        if stage.encoder_fingerprint() not in (None, cache.metadata.encoder):
+            raise UsageError(
+                f"{cache.directory} was embedded by another text encoder "
+                f"({cache.metadata.source}) than that of {stage.origin}."
+            )
+        for prompt in cache.missing(prompts):
+            raise UsageError(
+                f"The prompt {prompt!r} has no embedding in {cache.directory}; write it into a "
+                f"file and add it: python -m imagen_jax embed prompts:FILE {cache.directory} "
+                f"--stage {stage.origin}"
+            )
+    return [_stored(stage.config, prompts, cache) for stage, cache in pairs]
+
+
+def _stored(config: StageConfig, prompts: Sequence[str], cache: EmbeddingCache) -> PromptEmbeddings:
+    def read(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        found = cache(captions)
+        return found["text"].astype(np.float32), found["mask"]
+
+    null = read([""]) if config.text_encoder.null == "empty" else None
+    with naming(cache.directory):
+        return PromptEmbeddings(
+            *read(prompts), null, cache.metadata.encoder_sha256, tuple(prompts)
+        )  # fmt: skip
+
+
+def reading_of(config: StageConfig) -> tuple:
+    """All that a stage's embeddings depend on but the encoder's weights."""
+    text = config.text_encoder
+    t5 = dataclasses.replace(text.t5, remat="none")
+    return (t5, text.tokenizer, text.max_length, text.lowercase, text.null)

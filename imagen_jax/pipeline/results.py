@@ -1,0 +1,208 @@
+"""What sample.py leaves behind: pictures of every stage, a contact sheet, and a manifest.
+
+The manifest says how the pictures are made and which are there: it is written anew with every
+batch, so that a run that was stopped can go on from it.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imagen_jax.checkpoints.directory import package_versions
+from imagen_jax.errors import UsageError
+from imagen_jax.pipeline.file_stem import file_stem
+from imagen_jax.pipeline.painting import Keeper, SampledStage
+from imagen_jax.pipeline.prompts import PromptEmbeddings
+from imagen_jax.pipeline.sheets import grid, legible, save_png
+from imagen_jax.storage.files import absolute, write_text
+from imagen_jax.storage.json_text import read_object, shown
+
+MANIFEST = "manifest.json"
+_COLUMNS = 6
+"""Of the contact sheet, where each prompt has one picture."""
+
+
+class Results(Keeper):
+    """The files of one run, written as its pictures come."""
+
+    def __init__(
+        self, out: Path, prompts: Sequence[str], settings: dict[str, int],
+        steps: Sequence[SampledStage], texts: Sequence[PromptEmbeddings], *, resume: bool = False,
+    ) -> None:  # fmt: skip
+        """Writes nothing yet.
+
+        Args:
+            out: directory for the files; it is made.
+            prompts: in the order of the pictures.
+            settings: all that decides what is painted and that no stage says: "seed",
+                "num_images", which stand together, and the like.
+            steps, texts: the stages and what they read.
+            resume: finds the pictures that a run with the same manifest has left in `out`.
+
+        Raises:
+            UsageError: the manifest in `out` is of another run, or cannot be read.
+        """
+        self._out, self._prompts, self._settings = out, prompts, settings
+        self._num_images = settings["num_images"]
+        self._stages = [_described(*pair) for pair in zip(steps, texts, strict=True)]
+        self._stage = -1
+        stems = [
+            file_stem(index, prompt, picture)
+            for index, prompt in enumerate(prompts)
+            for picture in range(self._num_images)
+        ]
+        sides = [step.side for step in steps]
+        self._names = [[f"{stem}-{suffix}.png" for stem in stems] for suffix in _suffixes(sides)]
+        self._sums: list[list[str]] = [[""] * len(stems) for _ in steps]
+        if resume and (out / MANIFEST).is_file():
+            self._take_over(read_object(out / MANIFEST))
+
+    def _take_over(self, before: dict[str, Any]) -> None:
+        """Goes on with what a manifest says, if it is one of this run."""
+        now = json.loads(self._manifest())
+        for name, was, wanted in _differences(before, now):
+            raise UsageError(
+                f"{self._out / MANIFEST} is of another run: its {name} is {shown(was)} and that of "
+                f"this run {shown(wanted)}; --resume goes on with the same command only."
+            )
+        for row, picture in enumerate(before["pictures"]):
+            there = _texts(picture.get("files")), _texts(picture.get("sha256"))
+            sums = dict(zip(*there, strict=False))
+            for stage, names in enumerate(self._names):
+                self._sums[stage][row] = sums.get(names[row], "")
+        for stage, described in zip(self._stages, before["stages"], strict=True):
+            stage["unet_sha256"] = described.get("unet_sha256")
+
+    def begin(self, unet_sha256: str) -> None:
+        """The next stage begins.
+
+        Raises:
+            UsageError: its pictures so far were painted by other weights.
+        """
+        self._stage += 1
+        stage = self._stages[self._stage]
+        if stage["unet_sha256"] not in (None, unet_sha256):
+            raise UsageError(
+                f"{self._out / MANIFEST} is of another run: the weights of {stage['origin']} were "
+                "others; --resume goes on with the same weights only."
+            )
+        stage["unet_sha256"] = unet_sha256
+
+    def find(self, rows: range) -> np.ndarray | None:
+        """These pictures of the stage, if all are there as they were written."""
+        names, sums = self._names[self._stage], self._sums[self._stage]
+        found = [_picture(self._out / names[row], sums[row]) for row in rows if sums[row]]
+        there = [picture for picture in found if picture is not None]
+        return np.stack(there) if len(there) == len(rows) else None
+
+    def keep(self, rows: range, pictures: np.ndarray) -> None:
+        """Writes pictures of the stage, and that they are there."""
+        for row, picture in zip(rows, pictures, strict=True):
+            path = self._out / self._names[self._stage][row]
+            save_png(picture, path)
+            self._sums[self._stage][row] = hashlib.sha256(path.read_bytes()).hexdigest()
+        write_text(self._out / MANIFEST, self._manifest())
+
+    def finish(self, last: np.ndarray) -> list[Path]:
+        """Writes the contact sheet of the last stage's pictures; gives their files."""
+        sheet = contact_sheet(last, self._prompts, self._num_images)
+        save_png(sheet, self._out / "contact_sheet.png")
+        return [self._out / name for name in self._names[-1]]
+
+    def _manifest(self) -> str:
+        pictures = [
+            {
+                "prompt": self._prompts[row // self._num_images],
+                "picture": row % self._num_images,
+                "files": [names[row] for names, sums in self._there(row)],
+                "sha256": [sums[row] for names, sums in self._there(row)],
+            }
+            for row in range(len(self._names[0]))
+        ]
+        manifest = {
+            **self._settings, "pictures": pictures, "stages": self._stages,
+            "versions": package_versions(),
+        }  # fmt: skip
+        return json.dumps(manifest, indent=2)
+
+    def _there(self, row: int) -> Iterator[tuple[list[str], list[str]]]:
+        """Names and sums of the stages that have painted a picture."""
+        return (pair for pair in zip(self._names, self._sums, strict=True) if pair[1][row])
+
+
+def contact_sheet(pictures: np.ndarray, prompts: Sequence[str], num_images: int) -> Image.Image:
+    """Pictures above their prompts: one row per prompt, or rows of six where each has one picture.
+
+    Args:
+        pictures: uint8 (prompts * num_images, height, width, 3); those of one prompt together.
+    """
+    captions = [
+        prompt if legible(prompt) else f"prompt {index:02d}"
+        for index, prompt in enumerate(prompts)
+        for _ in range(num_images)
+    ]
+    columns = num_images if num_images > 1 else _COLUMNS
+    starts = range(0, len(captions), columns)
+    return grid(
+        [list(pictures[i : i + columns]) for i in starts],
+        captions=[captions[i : i + columns] for i in starts],
+        cell=max(128, min(256, pictures.shape[1])),
+    )
+
+
+def _described(step: SampledStage, text: PromptEmbeddings) -> dict[str, Any]:
+    return {
+        "name": step.stage.config.name,
+        "origin": absolute(step.stage.origin).name,
+        "weights": step.stage.unet.weights,
+        "unet_sha256": None,  # Not known before they are loaded.
+        "text_encoder_sha256": text.encoder_sha256,
+        "sampling": dataclasses.asdict(step.settings),
+    }
+
+
+def _picture(path: Path, sha256: str) -> np.ndarray | None:
+    """The picture in a file, None if that is not there or is another one."""
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        return None
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def _texts(value: Any) -> list[str]:
+    return [x for x in value if isinstance(x, str)] if isinstance(value, list) else []
+
+
+def _suffixes(sides: Sequence[int]) -> list[str]:
+    """What tells the stages' files apart: their sides, numbered where a side comes again."""
+    counts = [sides[: number + 1].count(side) for number, side in enumerate(sides)]
+    return [f"{side}-{n}" if n > 1 else f"{side}" for side, n in zip(sides, counts, strict=True)]
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What two manifests say otherwise, but for the pictures that are there and their painters."""
+    then, wanted = _comparable(before), _comparable(now)
+    for name in wanted | then:
+        if then.get(name) != wanted.get(name):
+            yield name, then.get(name), wanted.get(name)
+
+
+def _comparable(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest as name -> value, the names of what is inside of it with dots."""
+    flat = {name: x for name, x in manifest.items() if name not in ("pictures", "stages")}
+    for kind, own in (("picture", ("files", "sha256")), ("stage", ("unet_sha256",))):
+        entries = manifest.get(f"{kind}s")
+        if not isinstance(entries, list) or not all(isinstance(x, dict) for x in entries):
+            flat[f"{kind}s"] = entries
+            continue
+        flat[f"number of {kind}s"] = len(entries)
+        for number, entry in enumerate(entries):
+            flat |= {f"{kind} {number}.{k}": x for k, x in entry.items() if k not in own}
+    return flat

@@ -1,0 +1,188 @@
+"""Pictures of one stage: text and keys in, pictures out, one jitted scan."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from imagen_jax.arrays import (
+    Features,
+    Images,
+    Keys,
+    LogSNR,
+    LowResPixels,
+    NullText,
+    Pixels,
+    TextEmbeddings,
+    TextMask,
+    Traced,
+)
+from imagen_jax.conditions import low_res_inputs, noise_level, with_null_text
+from imagen_jax.config import SamplingConfig, StageConfig
+from imagen_jax.config.choices import Thresholding
+from imagen_jax.diffusion import guidance, process, samplers
+from imagen_jax.diffusion.guidance import Percentile
+from imagen_jax.diffusion.pixels import to_pixels
+from imagen_jax.networks import Networks, Params
+
+# Folded into a picture's key for the noise of its low-resolution input.
+_AUGMENTATION = 2**31 - 2
+
+
+def picture_keys(seed: int, stream: int, count: int) -> Keys:
+    """Keys of pictures 0 .. count - 1 of a seed; the stages of a cascade are its streams.
+
+    One key per picture, so that picture i depends neither on the batch nor on the devices.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), stream)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a stage samples, as far as it decides what is compiled.
+
+    Attributes:
+        log_snrs: the grid of `samplers.time_grid`.
+        guided: whether an unconditional half is computed too.
+    """
+
+    log_snrs: tuple[float, ...]
+    thresholding: Thresholding
+    guided: bool
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """How a stage samples, as far as it is traced: other numbers compile nothing anew.
+
+    The kind of the sampler, and how many values the percentile selects from, are part of this
+    pytree's structure and so do decide what is compiled.
+    """
+
+    sampler: samplers.Sampler
+    scales: Traced
+    """w of each step, as `guidance.guidance_scales` gives them: float32 [steps]."""
+    percentile: Percentile
+    max_threshold: Traced
+    aug_level: Traced
+
+
+def plan_sampling(
+    config: StageConfig, settings: SamplingConfig, size: tuple[int, int]
+) -> tuple[Plan, Numbers]:
+    """The two halves of how a stage paints pictures of `size` (height, width)."""
+    schedule, steps = config.diffusion.schedule, settings.num_steps
+    grid = samplers.time_grid(schedule, steps, settings.spacing, settings.timesteps)
+    scales = guidance.guidance_scales(
+        settings.guidance_scale, samplers.times(schedule, steps, settings.spacing,
+        settings.timesteps), settings.guidance_interval, settings.guidance_oscillates_from,
+    )  # fmt: skip
+    numbers = Numbers(
+        samplers.make(settings.sampler, settings), scales,
+        Percentile.of(settings.percentile, 3 * math.prod(size)),
+        math.inf if settings.max_threshold is None else settings.max_threshold,
+        settings.aug_level,
+    )  # fmt: skip
+    guided = bool(np.any(scales != 1))
+    return Plan(tuple(np.asarray(grid).tolist()), settings.thresholding, guided), numbers
+
+
+def make_sampler(
+    config: StageConfig,
+    plan: Plan,
+    networks: Networks,
+    *,
+    size: tuple[int, int],
+    sharding: jax.sharding.Sharding | None = None,
+    on_step: samplers.OnStep | None = None,
+    on_estimate: samplers.OnEstimate | None = None,
+) -> Callable[..., tuple[Pixels, Bool[Array, " batch"]]]:
+    """`make_image_sampler`, jitted, with pixels as its result, and whether each picture is finite:
+    of what is not, pixels are black or grey."""
+    sample = make_image_sampler(
+        config, plan, networks, size=size, sharding=sharding, on_step=on_step,
+        on_estimate=on_estimate,
+    )  # fmt: skip
+
+    def sample_pixels(*inputs) -> tuple[Pixels, Bool[Array, " batch"]]:
+        images = sample(*inputs)
+        return to_pixels(images), jnp.isfinite(images).all((1, 2, 3))
+
+    return jax.jit(sample_pixels)
+
+
+def make_image_sampler(
+    config: StageConfig,
+    plan: Plan,
+    networks: Networks,
+    *,
+    size: tuple[int, int],
+    sharding: jax.sharding.Sharding | None = None,
+    on_step: samplers.OnStep | None = None,
+    on_estimate: samplers.OnEstimate | None = None,
+) -> Callable[..., Images]:
+    """A function that paints `size` (height, width) pictures of a stage, in [-1, 1].
+
+    Its arguments are (params, numbers, text, mask, keys, low_res, null, z): the numbers of
+    `plan_sampling`, embeddings of the prompts, one key per picture, for a super-resolution stage
+    the low-resolution pixels (else None), where the config has the null text `empty` the embedded
+    empty caption (else None), and the z to begin with (None draws it from the keys).
+
+    `sharding` is how pictures lie on the devices; None leaves it to the arguments. Split
+    heights follow from it through all of the network: convolutions fetch the rows that they
+    need of their neighbours.
+    """
+
+    def split(images: Features) -> Features:
+        return images if sharding is None else jax.lax.with_sharding_constraint(images, sharding)
+
+    def sample(
+        params: Params,
+        numbers: Numbers,
+        text: TextEmbeddings,
+        mask: TextMask,
+        keys: Keys,
+        low_res: LowResPixels | None,
+        null: NullText | None = None,
+        z: Images | None = None,
+    ) -> Images:
+        inputs = {}
+        if low_res is not None:
+            level = jnp.full(keys.shape, numbers.aug_level, jnp.float32)
+            noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
+            inputs = low_res_inputs(config, low_res, level, noise_keys, size)
+        if plan.guided:
+            text, mask = with_null_text(text, mask, null)
+            inputs = {name: jnp.concatenate([x, x]) for name, x in inputs.items()}
+        state = networks.encode_text(params, text, mask)
+
+        def predict(z: Images, log_snr: LogSNR) -> Features:
+            level = noise_level(config, log_snr)
+            return split(networks.predict(params, split(z), level, state, **inputs))
+
+        denoise = _make_denoise(config, plan, numbers, predict)
+        z = samplers.initial_noise(keys, (*size, 3)) if z is None else z
+        grid = jnp.asarray(plan.log_snrs, jnp.float32)
+        return samplers.sample(
+            numbers.sampler, denoise, z, grid, keys, on_step=on_step, on_estimate=on_estimate
+        )
+
+    return sample
+
+
+def _make_denoise(
+    config: StageConfig, plan: Plan, numbers: Numbers, predict: Callable
+) -> process.Denoise:
+    threshold = functools.partial(
+        guidance.threshold, kind=plan.thresholding, percentile=numbers.percentile,
+        cap=numbers.max_threshold,
+    )  # fmt: skip
+    scales = numbers.scales if plan.guided else None
+    return guidance.make_denoise(predict, config.diffusion.prediction, scales, threshold)

@@ -1,0 +1,1 @@
+"""Files and what is written in them: paths, JSON, digests."""

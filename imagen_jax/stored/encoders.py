@@ -1,0 +1,44 @@
+"""Text encoders that a stage uses but does not train."""
+
+from imagen_jax.config import StageConfig, json_form
+from imagen_jax.errors import UsageError
+from imagen_jax.parallel import distributed
+from imagen_jax.storage.files import AnyPath, write_text
+from imagen_jax.text.cache_format import Metadata
+from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
+
+ENCODER_COPY = "text_encoder.safetensors"
+
+
+_EMBEDDINGS = "embeddings.json"
+
+
+def trained_on(workdir: AnyPath) -> Metadata | None:
+    """What made the embeddings that a training directory keeps account of."""
+    path = workdir / _EMBEDDINGS
+    if not path.is_file():
+        return None
+    return json_form.from_sealed_json(path.read_bytes(), str(path), Metadata)
+
+
+def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
+    """The tokenizer of a stage.
+
+    Raises:
+        UsageError: there is none, or it has more pieces than the encoder has embeddings.
+    """
+    encoder = config.text_encoder
+    tokenizer = load_tokenizer(encoder.tokenizer, lowercase=encoder.lowercase)
+    rows = config.text_encoder.t5.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise UsageError(
+            f"text_encoder.t5.vocab_size is {rows}; the tokenizer "
+            f"{config.text_encoder.tokenizer!r} needs at least {tokenizer.vocab_size}."
+        )
+    return tokenizer
+
+
+def keep_account_of_embeddings(metadata: Metadata, workdir: AnyPath) -> None:
+    """Notes in `workdir` what made the embeddings that it is trained on; one process writes."""
+    if distributed.leads():
+        write_text(workdir / _EMBEDDINGS, json_form.to_sealed_json(metadata))

@@ -1,0 +1,266 @@
+"""Trained stages and text encoders, from wherever a user keeps them."""
+
+import dataclasses
+
+from jax.sharding import Mesh
+
+from imagen_jax.checkpoints.checkpoint import newest_step
+from imagen_jax.checkpoints.directory import is_training_directory, read_config
+from imagen_jax.checkpoints.weights import load_directory
+from imagen_jax.config import MeshConfig, StageConfig
+from imagen_jax.config.choices import Weights
+from imagen_jax.config.python_file import read_config_file
+from imagen_jax.errors import UsageError
+from imagen_jax.networks import Params, abstract_frozen_encoder, abstract_sampled_unet
+from imagen_jax.parallel import distributed
+from imagen_jax.parallel.mesh import make_mesh, to_host
+from imagen_jax.storage.files import AnyPath, to_path
+from imagen_jax.stored.encoders import ENCODER_COPY, trained_on
+from imagen_jax.stored.network import StoredNetwork
+from imagen_jax.weights.hugging_face import PIPELINE_INDEX
+from imagen_jax.weights.stage_file import (
+    is_stage_file,
+    load_stage_file,
+    open_stage_file,
+    read_stage_config,
+    read_weights,
+)
+from imagen_jax.weights.stored import open_file
+from imagen_jax.weights.t5_names import open_t5
+from imagen_jax.weights.tensors import fit_params, write_tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredStage:
+    """A trained stage where it is kept: its config and headers are read, its weights are not."""
+
+    origin: AnyPath
+    config: StageConfig
+    unet: StoredNetwork
+    text_encoder: StoredNetwork | None
+
+    def encoder_fingerprint(self) -> str | None:
+        """Of the encoder whose embeddings the stage reads; None where it is not to be found."""
+        if self.text_encoder is not None:
+            return self.text_encoder.fingerprint()
+        made = trained_on(self.origin)
+        return made.encoder if made else None
+
+
+def open_stage(
+    path: AnyPath, weights: Weights | None = None, *, needs_encoder: bool = True
+) -> StoredStage:
+    """A stage to sample from, in a training directory or an exported file.
+
+    Args:
+        path: of either.
+        weights: as `load_stage` takes it.
+        needs_encoder: False takes a stage too whose text encoder is nowhere to be found.
+
+    Raises:
+        UsageError: neither, without what its config says, or without a text encoder that fits.
+    """
+    held, step = None, None
+    if is_training_directory(path):
+        config, step, weights = read_config(path), newest_step(path), weights or "ema"
+        if step is None:
+            raise UsageError(f"{path} holds no checkpoint yet.")
+        holds_encoder = config.text_encoder.train
+    elif path.is_file():
+        weights = _held_weights(path, weights)
+        config, held = open_stage_file(path)
+        holds_encoder = any(name == "text_encoder" for name, *_ in held)
+    else:
+        raise _no_stage(path)
+
+    def network(name: str, abstract: Params) -> StoredNetwork:
+        tensors = None
+        if held is not None:
+            tensors = {key[1:]: tensor for key, tensor in held.items() if key[0] == name}
+        return StoredNetwork(name, path, abstract, tensors, weights, step)
+
+    unet = network("unet", abstract_sampled_unet(config))
+    if holds_encoder:
+        encoder = network("text_encoder", abstract_frozen_encoder(config.text_encoder.t5))
+    else:
+        workdir = path if held is None else None
+        found = needs_encoder or _finds_encoder(config, workdir)
+        encoder = open_frozen_encoder(config, workdir) if found else None
+    return StoredStage(path, config, unet, encoder)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedStage:
+    """A trained stage with its text encoder; of what was trained here, the `weights` named."""
+
+    origin: AnyPath
+    config: StageConfig
+    params: Params
+    weights: Weights = "ema"
+
+
+def load_stage(
+    path: AnyPath, weights: Weights | None = None, *, with_encoder: bool = True
+) -> LoadedStage:
+    """A stage from a training directory or an exported file.
+
+    Args:
+        path: of either.
+        weights: None takes the EMA of a training directory, and what a file holds.
+        with_encoder: an encoder that the stage does not train is loaded too.
+
+    Raises:
+        UsageError: neither, damaged, of another format, or a file with the other weights.
+    """
+    if is_training_directory(path):
+        weights = weights or "ema"
+        config, params = load_directory(path, make_mesh(MeshConfig()), weights)
+    elif path.is_file():
+        weights = _held_weights(path, weights)
+        config, params = load_stage_file(path)
+    else:
+        raise _no_stage(path)
+    if "text_encoder" not in params and with_encoder:
+        workdir = path if path.is_dir() else None
+        encoder = load_frozen_encoder(config, workdir, make_mesh(MeshConfig()))
+        params = {**params, "text_encoder": encoder}
+    return LoadedStage(path, config, params, weights)
+
+
+def _held_weights(path: AnyPath, weights: Weights | None) -> Weights:
+    """Those that a file holds, where they are the ones that were asked for."""
+    held = read_weights(path)
+    if weights not in (None, held):
+        raise UsageError(f"{path} holds {held} weights only; {weights} were asked for.")
+    return held
+
+
+def _no_stage(path: AnyPath) -> UsageError:
+    if (path / PIPELINE_INDEX).exists():
+        return UsageError(
+            f"{path} is a pipeline of diffusers; make a stage of it by `python -m imagen_jax "
+            "convert deepfloyd-if`."
+        )
+    return UsageError(f"{path} is neither a training directory nor an exported stage.")
+
+
+def load_config(path: AnyPath) -> StageConfig:
+    """The config of a config file (Python with a `get_config`), or of a stage; no weights needed.
+
+    Raises:
+        UsageError: none of these.
+    """
+    if is_training_directory(path):
+        return read_config(path)
+    if path.suffix == ".py" and path.is_file():
+        return read_config_file(path)
+    if path.is_file():
+        return read_stage_config(path)
+    raise UsageError(
+        f"{path} is neither a config (such as tiny_64, or a file of your own), a training "
+        "directory nor an exported stage."
+    )
+
+
+def open_encoder(path: AnyPath) -> StoredNetwork:
+    """The text encoder of a stage, or the one that a config file names as its source.
+
+    Args:
+        path: as `load_config` takes it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if path.suffix == ".py":
+        return open_frozen_encoder(load_config(path), None)
+    return open_stage(path).text_encoder
+
+
+def _is_stage(path: AnyPath) -> bool:
+    return is_training_directory(path) or (path.is_file() and is_stage_file(path))
+
+
+def _encoder_of_stage(source: AnyPath, config: StageConfig) -> StoredNetwork:
+    stage = open_stage(source)
+    ours, theirs = config.text_encoder, stage.config.text_encoder
+    # How it is computed may differ.
+    sizes = dataclasses.replace(theirs.t5, dtype=ours.t5.dtype, remat=ours.t5.remat)
+    if (sizes, theirs.tokenizer) != (ours.t5, ours.tokenizer):
+        raise UsageError(
+            f"{source} has the text encoder {theirs.t5} with tokenizer {theirs.tokenizer!r}; "
+            f"this stage expects {ours.t5} with {ours.tokenizer!r}."
+        )
+    return stage.text_encoder
+
+
+def load_frozen_encoder(config: StageConfig, workdir: AnyPath | None, mesh: Mesh) -> Params:
+    """The encoder that a stage uses but does not train, on the mesh, in its computation's dtype.
+
+    Arguments and errors are those of `open_frozen_encoder`.
+    """
+    return open_frozen_encoder(config, workdir).load(mesh)
+
+
+def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredNetwork:
+    """Where the encoder is kept that a stage uses but does not train.
+
+    A training directory's own copy comes first, then `text_encoder.source`.
+
+    Args:
+        workdir: training directory of the stage; None where it has none.
+
+    Raises:
+        UsageError: no source, an encoder of other sizes or another tokenizer, or of other weights
+            than made the embeddings that the stage was trained on.
+    """
+    t5 = config.text_encoder.t5
+    abstract, source = abstract_frozen_encoder(t5), to_path(config.text_encoder.source)
+    if workdir is not None and (workdir / ENCODER_COPY).exists():
+        source = workdir / ENCODER_COPY
+        tensors = fit_params(open_file(source)[1], abstract, source)
+    elif not config.text_encoder.source:
+        raise UsageError(
+            "text_encoder.source is empty; name a Hugging Face T5 directory or file, a converted "
+            "T5 file or a stage, or set text_encoder.train."
+        )
+    elif not source.exists():
+        raise UsageError(
+            f"text_encoder.source is {str(source)!r}; there is no such directory or file."
+        )
+    elif _is_stage(source):
+        encoder = dataclasses.replace(_encoder_of_stage(source, config), abstract=abstract)
+        return _checked(encoder, workdir)
+    else:
+        tensors = open_t5(source, t5)
+    return _checked(StoredNetwork("text_encoder", source, abstract, tensors), workdir)
+
+
+def _finds_encoder(config: StageConfig, workdir: AnyPath | None) -> bool:
+    source = config.text_encoder.source
+    copied = workdir is not None and (workdir / ENCODER_COPY).exists()
+    return copied or (bool(source) and to_path(source).exists())
+
+
+def _checked(encoder: StoredNetwork, workdir: AnyPath | None) -> StoredNetwork:
+    """The encoder, if it made the embeddings that `workdir` was trained on, if on any."""
+    made = None if workdir is None else trained_on(workdir)
+    if made and made.encoder != encoder.fingerprint():
+        raise UsageError(
+            f"{workdir} was trained on embeddings of another text encoder than {encoder.origin}, "
+            f"that of {made.source}."
+        )
+    return encoder
+
+
+def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: AnyPath) -> None:
+    """Copies an encoder that came from a stage, which may train on, into `workdir`.
+
+    All processes take part and the first one writes. T5 from a Hugging Face directory or a
+    converted file is not copied: it is large and does not change.
+    """
+    copy = workdir / ENCODER_COPY
+    if not _is_stage(to_path(config.text_encoder.source)) or copy.exists():
+        return
+    encoder = to_host(encoder)
+    if distributed.leads():
+        write_tensors(copy, encoder, "float32", {})
