@@ -3,6 +3,7 @@
 The only conftest.py: processes that tests start import it by this name.
 """
 
+import dataclasses
 import importlib.util
 import os
 import sys
@@ -46,6 +47,27 @@ def device_count(request, monkeypatch):
 
 
 _STEPS = {}
+_OF_THE_LOOP = {
+    "training": {
+        "num_steps", "seed", "log_every", "checkpoint_every", "keep_checkpoints", "sample_every",
+        "sample_prompts", "eval_every", "eval_batches", "max_skipped_in_a_row",
+    },
+    "data": {
+        "source", "mixture", "filters", "data_dir", "split", "eval_source", "eval_split",
+        "num_workers", "max_broken_share",
+    },
+}  # fmt: skip
+"""Fields that the loop or the data read and no step does."""
+
+
+def _read_by_the_step(config) -> str:
+    """Everything in a config that is not known to be the loop's."""
+    values = dataclasses.asdict(config)
+    for group, names in _OF_THE_LOOP.items():
+        for name in names:
+            del values[group][name]
+    del values["name"], values["sampling"]
+    return repr(values)
 
 
 @pytest.fixture(autouse=True)
@@ -60,12 +82,7 @@ def equal_steps_are_compiled_once(monkeypatch):
 
     def make(config, mesh):
         trainer = loop_trainer(config, mesh)
-        key = (
-            config.resolution, config.low_resolution, config.unet, config.text_encoder,
-            config.diffusion, config.optimizer, config.data.crop,
-            config.training.caption_dropout, config.training.accumulation_steps,
-            str(trainer.shardings), loop.meshes._REPLICATE_BELOW,
-        )  # fmt: skip
+        key = (_read_by_the_step(config), str(trainer.shardings), loop.meshes._REPLICATE_BELOW)
         trainer.step = _STEPS.setdefault(key, trainer.step)
         return trainer
 

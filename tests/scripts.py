@@ -13,7 +13,8 @@ import numpy as np
 
 from imagen_jax import __main__ as verbs
 from imagen_jax.cli import sample, train
-from imagen_jax.pipeline import painting, prompts
+from imagen_jax.pipeline import painting
+from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 
 ROOT = Path(__file__).parents[1]
@@ -95,16 +96,16 @@ def cut(path: Path) -> None:
 def paint_nothing(monkeypatch) -> None:
     """From now on prompts become zeros and pictures are black at once; nothing is loaded."""
 
-    def embed_prompts(stages, prompts, **_):
+    def embed(cascade, prompts, **_):
         text, mask = np.zeros((len(prompts), 1, 1), np.float32), np.ones((len(prompts), 1), bool)
-        return [PromptEmbeddings(text, mask, None, "", tuple(prompts))] * len(stages)
+        return [PromptEmbeddings(text, mask, None, "", tuple(prompts))] * len(cascade.stages)
 
-    def paint(steps, texts, *, num_images, keeper=painting.Keeper(), **_):  # noqa: B008
+    def paint(stages, steps, texts, *, num_images, keeper=painting.Keeper(), **_):  # noqa: B008
         for step, text in zip(steps, texts, strict=True):
             shape = (len(text.text) * num_images, step.side, step.side, 3)
             keeper.begin("")
             keeper.keep(range(shape[0]), np.zeros(shape, np.uint8))
             yield painting.Painted(np.zeros(shape, np.uint8), "")
 
-    monkeypatch.setattr(prompts, "embed_prompts", embed_prompts)
+    monkeypatch.setattr(Cascade, "embed", embed)
     monkeypatch.setattr(painting, "paint", paint)

@@ -11,15 +11,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from imagen_jax.config import MeshConfig
 from imagen_jax.data import captioned_emoji, emoji_concepts, emoji_vectors, transforms
-from imagen_jax.parallel.mesh import batch_starts, make_mesh
-from imagen_jax.pipeline import painting
-from imagen_jax.pipeline.prompts import embed_prompts
+from imagen_jax.pipeline.cascade import load_cascade
 from imagen_jax.pipeline.sheets import grid, save_png
-from imagen_jax.stored.stages import open_stage
 
 DOCS = Path(__file__).parent.parent / "docs"
 SEED = 0
@@ -38,17 +33,7 @@ PROMPTS = (
 
 def paint(prompts: tuple[str, ...]) -> np.ndarray:
     """The last stage's picture of each prompt."""
-    stages = [open_stage(path) for path in painting.shipped_stages()]
-    steps = [painting.SampledStage(stage, stage.config.sampling) for stage in stages]
-    batch_size, mesh = 4, make_mesh(MeshConfig())
-    texts = embed_prompts(stages, prompts, batch_size=batch_size, mesh=mesh)
-    batches = len(batch_starts(len(prompts), batch_size, mesh))
-    with tqdm(total=batches * sum(step.settings.num_steps for step in steps)) as bar:
-        painted = painting.paint(
-            steps, texts, seed=SEED, num_images=1, batch_size=batch_size, mesh=mesh,
-            on_step=lambda _: bar.update(),
-        )  # fmt: skip
-        return list(painted)[-1].pictures
+    return load_cascade()(prompts, seed=SEED).stages[-1]
 
 
 def held_out_pairs() -> list[tuple[emoji_vectors.Concept, str]]:

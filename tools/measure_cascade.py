@@ -18,22 +18,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from imagen_jax.checkpoints.directory import package_versions
-from imagen_jax.config import MeshConfig
 from imagen_jax.data.captioned_emoji import RESOLUTIONS
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.evaluation import figures
 from imagen_jax.evaluation.cases import ENLARGED, KINDS, Case, all_cases, digest, first_of_each
 from imagen_jax.evaluation.judge import Judge, load_judge
-from imagen_jax.parallel.mesh import batch_starts, make_mesh
-from imagen_jax.pipeline import painting
-from imagen_jax.pipeline.prompts import embed_prompts
+from imagen_jax.pipeline.cascade import load_cascade
 from imagen_jax.pipeline.sheets import grid, save_png
 from imagen_jax.pipeline.shipped import STAGES, shipped_stage
-from imagen_jax.storage.files import check_writable, to_path, write_text
-from imagen_jax.stored.stages import open_stage
+from imagen_jax.storage.files import check_writable, write_text
 
 BATCH_SIZE = 16
 COLUMNS = 10
@@ -48,31 +43,15 @@ class Painters:
     """Paints with the stages of a cascade, and keeps account of their weights."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        stages = [open_stage(to_path(path)) for path in paths]
-        self._steps = [painting.SampledStage(stage, stage.config.sampling) for stage in stages]
+        self._paths = paths
         self.account: dict[str, dict] = {}
 
     def __call__(self, cases: Sequence[Case], seed: int, stages: int) -> list[np.ndarray]:
-        steps, mesh = self._steps[:stages], make_mesh(MeshConfig())
-        prompts = [case.prompt for case in cases]
-        opened = [step.stage for step in steps]
-        texts = embed_prompts(opened, prompts, batch_size=BATCH_SIZE, mesh=mesh)
-        batches = len(batch_starts(len(prompts), BATCH_SIZE, mesh))
-        total = batches * sum(step.settings.num_steps for step in steps)
-        pictures = []
-        with tqdm(total=total, desc=f"seed {seed}, {stages} stages") as bar:
-            painted_stages = painting.paint(
-                steps, texts, seed=seed, num_images=1, batch_size=BATCH_SIZE, mesh=mesh,
-                on_step=lambda _: bar.update(),
-            )  # fmt: skip
-            for step, text, painted in zip(steps, texts, painted_stages, strict=True):
-                self.account[step.stage.config.name] = {
-                    "unet_sha256": painted.unet_sha256,
-                    "text_encoder_sha256": text.encoder_sha256,
-                    "sampling": dataclasses.asdict(step.settings),
-                }
-                pictures.append(painted.pictures)
-        return pictures
+        cascade = load_cascade(*self._paths[:stages])
+        painted = cascade([case.prompt for case in cases], seed=seed, batch_size=BATCH_SIZE)
+        for stage in painted.account:
+            self.account[stage["name"]] = stage
+        return painted.stages
 
 
 def true_pictures(cases: Sequence[Case], seed: int, stages: int) -> list[np.ndarray]:

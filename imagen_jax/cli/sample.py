@@ -14,7 +14,6 @@ compiles each stage's denoising steps for TPUs that need not be there and says w
 of them. It paints nothing; a stage may then also be a config, without weights.
 """
 
-import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -33,7 +32,6 @@ from imagen_jax.cli.sample_flags import (
     tell_what_is_left_out,
 )
 from imagen_jax.cli.spellings import SAMPLE, respell
-from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.parallel import compilation
 
@@ -43,7 +41,7 @@ def parse(arguments: Sequence[str]) -> Flags:
     arguments = respell(arguments, SAMPLE)
     flags = parse_flags(
         lambda: tyro.cli(
-            tyro.conf.OmitArgPrefixes[Flags],
+            Flags,
             description=with_command(__doc__, "sample"),
             prog=command("sample"),
             args=arguments,
@@ -68,21 +66,19 @@ def step_settings(steps: int | str) -> dict[str, Any]:
     return {"num_steps": len(chosen), "timesteps": chosen}
 
 
-def stage_settings(flags: SamplingFlags, defaults: list[SamplingConfig]) -> list[SamplingConfig]:
-    """What each stage samples with: its config's defaults, changed by flags."""
-    fields = {
-        "--sampler": ("sampler", flags.sampler),
-        "--guidance": ("guidance_scale", flags.guidance),
-        "--thresholding": ("thresholding", flags.thresholding),
-        "--aug-level": ("aug_level", flags.aug_level),
+def settings_of(flags: SamplingFlags, stages: int) -> dict[str, list[Any]]:
+    """Field of `SamplingConfig` -> its value for each stage, None for what its config says."""
+    given = {
+        "sampler": ("--sampler", flags.sampler),
+        "guidance_scale": ("--guidance", flags.guidance),
+        "thresholding": ("--thresholding", flags.thresholding),
+        "aug_level": ("--aug-level", flags.aug_level),
     }
-    steps = for_stages("--steps", flags.steps, len(defaults))
-    changes = [{} if chosen is None else step_settings(chosen) for chosen in steps]
-    for flag, (field, values) in fields.items():
-        for change, value in zip(changes, for_stages(flag, values, len(defaults)), strict=True):
-            if value is not None:
-                change[field] = value
-    return [dataclasses.replace(d, **change) for d, change in zip(defaults, changes, strict=True)]
+    changes = {field: for_stages(flag, values, stages) for field, (flag, values) in given.items()}
+    steps = for_stages("--steps", flags.steps, stages)
+    chosen = [{} if value is None else step_settings(value) for value in steps]
+    changes |= {field: [c.get(field) for c in chosen] for field in ("num_steps", "timesteps")}
+    return changes
 
 
 def make_mesh(flags: Flags, devices: list) -> Any:
@@ -101,12 +97,13 @@ def run(flags: Flags) -> None:
     import jax
 
     from imagen_jax.parallel import distributed
-    from imagen_jax.pipeline import painting
-    from imagen_jax.pipeline.prompts import check_prompts, embed_prompts, read_prompts
+    from imagen_jax.pipeline.cascade import Cascade
+    from imagen_jax.pipeline.prompts import read_prompts
     from imagen_jax.stored.stages import open_stage
     from imagen_jax.text.cache import EmbeddingCache
     from imagen_jax.text.tokenizer import one_line
 
+    distributed.start(flags.distributed)
     distributed.require_accelerator(allow_cpu=flags.devices.allow_cpu)
     mesh = make_mesh(flags, jax.devices())
     paths = stage_paths(flags.stages)
@@ -117,54 +114,30 @@ def run(flags: Flags) -> None:
         open_stage(path, which, needs_encoder=needs_encoder)
         for path, which in zip(paths, weights, strict=True)
     ]
-    settings = stage_settings(flags.sampling, [stage.config.sampling for stage in stages])
-    steps = [painting.SampledStage(*pair) for pair in zip(stages, settings, strict=True)]
-    painting.check_order(steps, mesh)
-    batch_size = flags.devices.batch_size
+    cascade = Cascade(stages, mesh=mesh, keep="one")
     prompts = [one_line(prompt) for prompt in flags.prompts]
-    if needs_encoder:
-        check_prompts([stage.config for stage in stages], prompts)
-        tell_what_is_left_out(flags.stages, len(stages))
-        texts = embed_prompts(stages, prompts, batch_size=batch_size, mesh=mesh)
-    else:
-        texts = read_prompts(stages, prompts, [EmbeddingCache(d) for d in directories])
-        tell_what_is_left_out(flags.stages, len(stages))
-    paint(flags, steps, texts, mesh)
-
-
-def paint(flags: Flags, steps: list, texts: list, mesh: Any) -> None:
-    """Paints stage by stage; the pictures of each batch are written before the next one starts."""
-    from imagen_jax.parallel.mesh import batch_starts
-    from imagen_jax.pipeline import painting
-    from imagen_jax.pipeline.results import Results
-    from imagen_jax.progress import StepBar
-
-    seed, num_images = flags.pictures.seed, flags.pictures.num_images
-    starts = batch_starts(len(flags.prompts) * num_images, flags.devices.batch_size, mesh)
-    settings = {
-        "seed": seed, "num_images": num_images, "batch_size": starts.step,
-        "split_height": flags.devices.split_height, "devices": mesh.size,
-    }  # fmt: skip
-    output = flags.output
-    results = Results(output.out, texts[0].prompts, settings, steps, texts, resume=output.resume)
-    stages = painting.paint(
-        steps, texts, seed=seed, num_images=num_images, batch_size=flags.devices.batch_size,
-        mesh=mesh, on_step=lambda _: bar.step(), keeper=results,
+    tell_what_is_left_out(flags.stages, len(stages))
+    embedded = None
+    if not needs_encoder:
+        embedded = read_prompts(stages, prompts, [EmbeddingCache(d) for d in directories])
+    files = cascade.write(
+        flags.output.out, prompts, resume=flags.output.resume, prompt_embeds=embedded,
+        num_images=flags.pictures.num_images, seed=flags.pictures.seed,
+        batch_size=flags.devices.batch_size, **settings_of(flags.sampling, len(stages)),
     )  # fmt: skip
-    for step in steps:
-        with StepBar(len(starts) * step.settings.num_steps, f"{step.side} pixels") as bar:
-            painted = next(stages)
-    print("\n".join(map(str, results.finish(painted.pictures))))
+    print("\n".join(map(str, files)))
 
 
 def compile_only(flags: Flags) -> int:
     """Reports what --what of every stage takes of --topology; the exit code."""
+    from imagen_jax.pipeline.arguments import changed_settings
     from imagen_jax.planning import calls
     from imagen_jax.planning.compile_only import run
     from imagen_jax.stored.stages import load_config
 
     configs = [load_config(path) for path in stage_paths(flags.stages)]
-    settings = stage_settings(flags.sampling, [config.sampling for config in configs])
+    defaults = [config.sampling for config in configs]
+    settings = changed_settings(defaults, settings_of(flags.sampling, len(configs)))
     batch_size = flags.devices.batch_size
 
     def make_calls(devices: list) -> Iterator[calls.Call]:

@@ -10,6 +10,7 @@ import tyro
 from imagen_jax.cli import per_stage
 from imagen_jax.config.python_file import stage_or_config
 from imagen_jax.errors import UsageError
+from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.pipeline.shipped import STAGES, shipped_stage
 from imagen_jax.planning.options import CompileOptions
 from imagen_jax.storage.files import AnyPath, check_writable
@@ -107,6 +108,10 @@ class CompilingFlags(CompileOptions):
     prompts."""
 
 
+_PLAIN = tyro.conf.arg(name="")
+"""A group of flags whose names are not preceded by the group's."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     prompts: Annotated[
@@ -114,12 +119,13 @@ class Flags:
         tyro.conf.arg(metavar='"PROMPT" ...', help_behavior_hint=""),
     ]
     """What to paint, each prompt in quotes."""
-    pictures: PictureFlags = PictureFlags()
-    stages: StageFlags = StageFlags()
-    sampling: SamplingFlags = SamplingFlags()
-    output: OutputFlags = OutputFlags()
-    devices: DeviceFlags = DeviceFlags()
-    compiling: CompilingFlags = CompilingFlags()
+    pictures: Annotated[PictureFlags, _PLAIN] = PictureFlags()
+    stages: Annotated[StageFlags, _PLAIN] = StageFlags()
+    sampling: Annotated[SamplingFlags, _PLAIN] = SamplingFlags()
+    output: Annotated[OutputFlags, _PLAIN] = OutputFlags()
+    devices: Annotated[DeviceFlags, _PLAIN] = DeviceFlags()
+    compiling: Annotated[CompilingFlags, _PLAIN] = CompilingFlags()
+    distributed: DistributedFlags = DistributedFlags()
 
 
 def stage_paths(flags: StageFlags) -> list[AnyPath]:

@@ -1,10 +1,12 @@
 """Start-up of one process or many, what they wait for, and the accelerator that was asked for."""
 
 import contextlib
+import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +20,7 @@ from imagen_jax.parallel.machine import (
     start_arguments,
 )
 
+T = TypeVar("T")
 _CONNECT_SECONDS = 300
 """The processes of a run may come so far apart."""
 _SHUTDOWN_SECONDS = 60
@@ -115,6 +118,35 @@ def said_by_all(text: str) -> list[str]:
     said = np.frombuffer(text.encode()[:_MOST_SAID].ljust(_MOST_SAID, b"\0"), np.uint8)
     rows = multihost_utils.process_allgather(said)
     return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
+
+
+def leader_does(action: Callable[[], T]) -> T | None:
+    """What the first process gets of an action that it alone does; None on the others.
+
+    Raises:
+        UsageError: on all processes, where the first one's does.
+    """
+    result, problem = None, ""
+    if leads():
+        try:
+            result = action()
+        except UsageError as error:
+            problem = str(error)
+    if problem := said_by_all(problem)[0]:
+        raise UsageError(problem)
+    return result
+
+
+def told_by_leader(value: np.ndarray | None) -> np.ndarray | None:
+    """The first process's array, or None, on all. What others pass does not matter."""
+    if jax.process_count() == 1:
+        return value
+    said = said_by_all("" if value is None else json.dumps([value.dtype.str, *value.shape]))[0]
+    if not said:
+        return None
+    dtype, *shape = json.loads(said)
+    value = value if leads() else np.zeros(shape, dtype)
+    return np.asarray(multihost_utils.broadcast_one_to_all(value))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import linear_call
 from jax.experimental import mesh_utils, multihost_utils
@@ -208,17 +209,36 @@ def global_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return jax.tree.map(place, batch, batch_shardings(batch, mesh))
 
 
+def place_rows(tree: Any, mesh: Mesh) -> Any:
+    """Arrays with one row a picture, the same on every process, in parts onto the mesh."""
+    sharding = batch_sharding(mesh)
+
+    def place(x: jax.Array | np.ndarray) -> jax.Array:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            data = place(jax.random.key_data(x))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+        return place_on_all(x, sharding)
+
+    return jax.tree.map(place, tree)
+
+
 def place_parameters(tree: Any, shardings: Any) -> Any:
     """Parameters onto the mesh, from anywhere; of the host's, every process sends its parts."""
 
     def place(x: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
-        on_other_mesh = isinstance(x, jax.Array) and not x.is_fully_addressable
-        if on_other_mesh or sharding.is_fully_addressable:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
             return jax.device_put(x, sharding)
-        host = np.asarray(x)
-        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+        return place_on_all(x, sharding)
 
     return jax.tree.map(place, tree, shardings)
+
+
+def place_on_all(x: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """An array that every process holds, in parts onto the devices of all."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def to_host(tree: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,22 +10,28 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8
 
-from imagen_jax.config import MeshConfig, SamplingConfig
+from imagen_jax.config import MeshConfig
 from imagen_jax.config.choices import Weights
 from imagen_jax.diffusion.pixels import to_pixels
 from imagen_jax.errors import UsageError
+from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline import painting
+from imagen_jax.pipeline.arguments import (
+    changed_settings,
+    check_numbers,
+    checked_prompts,
+    checked_seed,
+)
 from imagen_jax.pipeline.memory import Keep, default_keep
-from imagen_jax.pipeline.painting import Painted, SampledStage
+from imagen_jax.pipeline.painting import Keeper, LeadersKeeper, Painted, SampledStage
 from imagen_jax.pipeline.pictures import Pictures
-from imagen_jax.pipeline.prompts import PromptEmbeddings, PromptReader, place_of
+from imagen_jax.pipeline.prompts import PromptEmbeddings, TextEncoders
+from imagen_jax.pipeline.results import Results
 from imagen_jax.pipeline.stage import Stage
+from imagen_jax.progress import StepBar
 from imagen_jax.storage.files import AnyPath, to_path
 from imagen_jax.stored.stages import StoredStage, open_stage
-from imagen_jax.text.tokenizer import one_line
-
-_SETTINGS = [field.name for field in dataclasses.fields(SamplingConfig)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +49,9 @@ class Progress:
     step: int
     num_steps: int
     estimate: UInt8[np.ndarray, "batch height width 3"]
+
+
+Callback = Callable[[Progress], object]
 
 
 class Cascade:
@@ -68,7 +78,7 @@ class Cascade:
         self.mesh = meshes.make_mesh(MeshConfig()) if mesh is None else mesh
         self.keep = keep or default_keep(stages, self.mesh)
         self.stages = [Stage(stage, self.mesh) for stage in stages]
-        self._readers: dict[tuple, PromptReader] = {}
+        self._text_encoders = TextEncoders(stages, self.mesh, held=self.keep == "all")
         painting.check_order(self._steps({}), self.mesh)
 
     def __call__(
@@ -80,7 +90,8 @@ class Cascade:
         batch_size: int = 4,
         negative_prompt: str | None = None,
         prompt_embeds: Sequence[PromptEmbeddings] | None = None,
-        callback: Callable[[Progress], object] | None = None,
+        callback: Callback | None = None,
+        progress: bool = True,
         **settings: Any,
     ) -> Pictures:
         """Paints the prompts.
@@ -96,6 +107,7 @@ class Cascade:
             negative_prompt: takes the place of the null text, away from which guidance leads.
             prompt_embeds: what `embed` gave for these prompts: no text encoder is run.
             callback: hears of every step; a picture a step is fetched from the devices for it.
+            progress: shows a bar of each stage's steps.
             settings: fields of `SamplingConfig`, such as guidance_scale, num_steps, sampler,
                 thresholding and aug_level: one value, or a list of one a stage. Where nothing is
                 said a stage's own config decides.
@@ -103,23 +115,50 @@ class Cascade:
         Raises:
             UsageError: a value is out of its range, or there is no prompt.
         """
-        prompts = _checked_prompts(prompts)
-        _check_numbers(num_images, batch_size)
-        seed = _checked_seed(seed, len(prompts) * num_images)
-        steps = self._steps(settings)
-        texts = list(prompt_embeds or self.embed(prompts, batch_size=batch_size))
-        if negative_prompt is not None:
-            nulls = self.embed([negative_prompt], batch_size=batch_size)
-            texts = [_with_null(text, null) for text, null in zip(texts, nulls, strict=True)]
-        painted = list(self._paint(steps, texts, seed, num_images, batch_size, callback))
-        starts = meshes.batch_starts(len(prompts) * num_images, batch_size, self.mesh)
-        made = {
-            "seed": seed, "num_images": num_images, "batch_size": starts.step,
-            "split_height": self.mesh.shape["spatial"], "devices": self.mesh.size,
-        }  # fmt: skip
-        if negative_prompt is not None:
-            made["negative_prompt"] = negative_prompt
-        return Pictures(prompts, num_images, painted, steps, texts, made)
+        request = self._request(
+            prompts, num_images=num_images, seed=seed, batch_size=batch_size,
+            negative_prompt=negative_prompt, prompt_embeds=prompt_embeds, **settings,
+        )  # fmt: skip
+        painted = list(self._paint(request, Keeper(), callback, progress))
+        return Pictures(
+            request.prompts, num_images, painted, request.steps, request.texts, request.account
+        )
+
+    def write(
+        self,
+        directory: str | Path,
+        prompts: str | Sequence[str],
+        *,
+        resume: bool = False,
+        callback: Callback | None = None,
+        progress: bool = True,
+        **options: Any,
+    ) -> list[Path]:
+        """Paints into a directory: each batch is written before the next one starts.
+
+        On several processes the first one writes.
+
+        Args:
+            directory: for the pictures of every stage, a contact sheet and manifest.json.
+            resume: goes on where a call with the same arguments was stopped.
+            callback, progress, options: as a call takes them.
+
+        Returns:
+            The files of the last stage's pictures.
+
+        Raises:
+            UsageError: as a call, or a file cannot be written, or what is there is of another run.
+        """
+        request = self._request(prompts, **options)
+        results = distributed.leader_does(
+            lambda: Results(
+                Path(directory), request.prompts, request.account, request.steps, request.texts,
+                resume=resume,
+            )
+        )  # fmt: skip
+        for painted in self._paint(request, LeadersKeeper(results), callback, progress):
+            last = painted.pictures
+        return distributed.leader_does(lambda: results.finish(last)) or []
 
     def stream(
         self, prompts: Sequence[str], *, chunk: int = 64, **options: Any
@@ -131,106 +170,102 @@ class Cascade:
         Args:
             options: as a call takes them, but for `seed` a single one.
         """
-        _check_numbers(chunk)
+        check_numbers(chunk)
         for first in range(0, len(prompts), chunk):
             yield self(prompts[first : first + chunk], **options)
 
     def embed(self, prompts: str | Sequence[str], *, batch_size: int = 4) -> list[PromptEmbeddings]:
-        """The prompts as each stage reads them, for calls with `prompt_embeds`."""
-        prompts, embedded = _checked_prompts(prompts), {}
-        for stage in self.stages:
-            place = place_of(stage.stored)
-            if place not in embedded:
-                reader = self._readers.pop(place, None) or PromptReader(stage.stored, self.mesh)
-                embedded[place] = reader(prompts, batch_size)
-                if self.keep == "all":
-                    self._readers[place] = reader
-        return [embedded[place_of(stage.stored)] for stage in self.stages]
+        """The prompts as each stage reads them, for calls with `prompt_embeds`.
+
+        Raises:
+            UsageError: a stage cannot read a prompt.
+        """
+        return self._text_encoders(checked_prompts(prompts), batch_size)
+
+    def _request(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        num_images: int = 1,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 4,
+        negative_prompt: str | None = None,
+        prompt_embeds: Sequence[PromptEmbeddings] | None = None,
+        **settings: Any,
+    ) -> "_Request":
+        """A call's arguments, checked, and its prompts embedded."""
+        prompts = checked_prompts(prompts)
+        check_numbers(num_images, batch_size)
+        pictures = len(prompts) * num_images
+        seed = checked_seed(seed, pictures)
+        steps = self._steps(settings)
+        texts = list(prompt_embeds or self.embed(prompts, batch_size=batch_size))
+        starts = meshes.batch_starts(pictures, batch_size, self.mesh)
+        account = {
+            "seed": seed, "num_images": num_images, "batch_size": starts.step,
+            "split_height": self.mesh.shape["spatial"], "devices": self.mesh.size,
+        }  # fmt: skip
+        if negative_prompt is not None:
+            nulls = self.embed(negative_prompt, batch_size=batch_size)
+            texts = [_with_null(text, null) for text, null in zip(texts, nulls, strict=True)]
+            account["negative_prompt"] = negative_prompt
+        return _Request(prompts, num_images, seed, starts, steps, texts, account)
 
     def _steps(self, settings: dict[str, Any]) -> list[SampledStage]:
         """The stages with their settings, changed by those of a call."""
-        for name in settings:
-            if name not in _SETTINGS:
-                raise UsageError(f"{name!r} is no setting; there are {', '.join(_SETTINGS)}.")
-        changes = [{} for _ in self.stages]
-        for name, value in settings.items():
-            for change, own in zip(changes, _of_stages(name, value, len(changes)), strict=True):
-                if own is not None:
-                    change[name] = own
-        pairs = zip(self.stages, changes, strict=True)
+        changed = changed_settings([stage.config.sampling for stage in self.stages], settings)
         return [
-            SampledStage(stage.stored, dataclasses.replace(stage.config.sampling, **change))
-            for stage, change in pairs
+            SampledStage(stage.stored, own) for stage, own in zip(self.stages, changed, strict=True)
         ]
 
     def _paint(
-        self, steps: Sequence[SampledStage], texts: Sequence[PromptEmbeddings],
-        seed: int | tuple[int, ...], num_images: int, batch_size: int,
-        callback: Callable[[Progress], object] | None,
-    ) -> Iterator[Painted]:  # fmt: skip
-        listener = _Listener(callback, steps)
+        self, request: "_Request", keeper: Keeper, callback: Callback | None, progress: bool
+    ) -> Iterator[Painted]:
+        listener = _Listener(callback, request.steps)
+        shown = progress and distributed.leads()
         stages = painting.paint(
-            steps, texts, seed=seed, num_images=num_images, batch_size=batch_size, mesh=self.mesh,
-            on_estimate=listener if callback else None, held=self.stages,
+            self.stages, request.steps, request.texts, seed=request.seed,
+            num_images=request.num_images, batch_size=request.starts.step, keeper=keeper,
+            on_step=(lambda _: bar.step()) if shown else None,
+            on_estimate=listener if callback else None,
         )  # fmt: skip
-        for stage in self.stages:
-            yield next(stages)
+        for stage, step in zip(self.stages, request.steps, strict=True):
+            total = len(request.starts) * step.settings.num_steps
+            with StepBar(total, f"{step.side} pixels", disable=not shown) as bar:
+                yield next(stages)
             listener.stage += 1
             if self.keep == "one":
                 stage.release()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """A call of a cascade.
+
+    Attributes:
+        starts: of the batches.
+        account: what the manifest says of it.
+    """
+
+    prompts: tuple[str, ...]
+    num_images: int
+    seed: int | tuple[int, ...]
+    starts: range
+    steps: list[SampledStage]
+    texts: list[PromptEmbeddings]
+    account: dict[str, Any]
+
+
 class _Listener:
     """Tells a callback of each step's estimate, as `samplers.advance` does on the host."""
 
-    def __init__(
-        self, callback: Callable[[Progress], object] | None, steps: Sequence[SampledStage]
-    ):
+    def __init__(self, callback: Callback | None, steps: Sequence[SampledStage]):
         self._callback, self._steps, self.stage = callback, steps, 0
 
     def __call__(self, index: jax.Array, x0: jax.Array) -> None:
         estimate = np.asarray(to_pixels(x0))
         num_steps = self._steps[self.stage].settings.num_steps
         self._callback(Progress(self.stage, int(index), num_steps, estimate))
-
-
-def _checked_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
-    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    if not prompts:
-        raise UsageError('There is no prompt; give at least one, such as "a red apple".')
-    for prompt in prompts:
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise UsageError(f"A prompt is {prompt!r}; it must be text that is not empty.")
-    return tuple(map(one_line, prompts))
-
-
-def _check_numbers(*numbers: int) -> None:
-    for number in numbers:
-        if not isinstance(number, int) or number < 1:
-            raise UsageError(
-                f"A number of pictures or prompts is {number!r}; it must be a whole number from 1."
-            )
-
-
-def _checked_seed(seed: int | Sequence[int], pictures: int) -> int | tuple[int, ...]:
-    seeds = (seed,) if isinstance(seed, int) else tuple(seed)
-    for one in seeds:
-        if not isinstance(one, int) or not 0 <= one < 2**32:
-            raise UsageError(f"The seed is {one!r}; it must lie between 0 and {2**32 - 1}.")
-    if isinstance(seed, int):
-        return seed
-    if len(seeds) != pictures:
-        raise UsageError(f"There are {len(seeds)} seeds; give one, or one for each of {pictures}.")
-    return seeds
-
-
-def _of_stages(name: str, value: Any, count: int) -> list[Any]:
-    """One value a stage: a list has them, and anything else is that of all."""
-    if not isinstance(value, list):
-        return [value] * count
-    if len(value) != count:
-        raise UsageError(f"{name} has {len(value)} values; give one, or a list of {count}.")
-    return value
 
 
 def _with_null(text: PromptEmbeddings, null: PromptEmbeddings) -> PromptEmbeddings:

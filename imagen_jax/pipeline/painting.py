@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from imagen_jax.config import MeshConfig, SamplingConfig
+from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError
+from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.sampling import picture_keys
@@ -62,6 +63,28 @@ class Keeper:
         """Takes pictures that were painted."""
 
 
+class LeadersKeeper(Keeper):
+    """On several processes: what the first of them keeps, so that one writes the files.
+
+    A UsageError of the first process is raised on all.
+    """
+
+    def __init__(self, keeper: Keeper):
+        """`keeper`: that of the first process."""
+        self._keeper = keeper
+
+    def begin(self, unet_sha256: str) -> None:
+        distributed.leader_does(lambda: self._keeper.begin(unet_sha256))
+
+    def find(self, rows: range) -> np.ndarray | None:
+        return distributed.told_by_leader(
+            distributed.leader_does(lambda: self._keeper.find(rows))
+        )  # fmt: skip
+
+    def keep(self, rows: range, pictures: np.ndarray) -> None:
+        distributed.leader_does(lambda: self._keeper.keep(rows, pictures))
+
+
 def check_order(steps: Sequence[SampledStage], mesh: Mesh) -> None:
     """Raises a UsageError unless each stage takes what the one before paints, in whole rows."""
     side = None
@@ -79,45 +102,41 @@ def check_order(steps: Sequence[SampledStage], mesh: Mesh) -> None:
 
 
 def paint(
+    stages: Sequence[Stage],
     steps: Sequence[SampledStage],
     texts: Sequence[PromptEmbeddings],
     *,
     seed: int | Sequence[int],
     num_images: int,
     batch_size: int,
-    mesh: Mesh | None = None,
     on_step: Callable | None = None,
     on_estimate: Callable | None = None,
     keeper: Keeper = Keeper(),  # noqa: B008
-    held: Sequence[Stage] | None = None,
 ) -> Iterator[Painted]:
-    """What each stage paints, in turn; the U-Net of one is gone before the next is loaded.
+    """What each stage paints, in turn.
 
     The pictures of one prompt stand together. Picture i of a prompt depends on the prompt, the
     seed and i alone: neither on the other prompts nor on `batch_size` or the devices.
 
     Args:
-        steps: from the base up, in the order that `check_order` accepts.
+        stages: from the base up, in the order that `check_order` accepts. Where their mesh has a
+            `spatial` axis, super-resolution stages split the height of a picture over that.
+        steps: the same, with the settings that they sample with.
         texts: the prompts as each stage reads them.
         seed: of all pictures; or one for each picture, which is then the first of its seed.
         batch_size: pictures at once, as `meshes.batch_starts` rounds it.
-        mesh: None for all devices, each with pictures of its own. Where it has a `spatial`
-            axis, super-resolution stages split the height of a picture over that.
         on_step: called with the step's index after every denoising step of every batch, and as
             often for a batch that the keeper had.
         on_estimate: as `samplers.advance` takes it.
         keeper: is given the pictures of each batch, and asked for them before. A batch is painted
             whole or not at all, so that its pictures are the same to the byte.
-        held: the same stages on the mesh, where they are to stay loaded and compiled.
 
     Raises:
         UsageError: weights are damaged, or a picture is not finite; those of the batches before are
             with the keeper.
     """
-    mesh = meshes.make_mesh(MeshConfig()) if mesh is None else mesh
     pictures = None
-    for index, (step, text) in enumerate(zip(steps, texts, strict=True)):
-        stage = held[index] if held else Stage(step.stage, mesh)
+    for stage, step, text in zip(stages, steps, texts, strict=True):
         keys = picture_keys_of(seed, step.side, num_images, len(text.prompts))
         work = _Work(stage, step.settings, text, pictures, keys, num_images, batch_size)
         painted = _paint_stage(work, keeper, on_step=on_step, on_estimate=on_estimate)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from imagen_jax.pipeline.painting import Painted, SampledStage
 from imagen_jax.pipeline.prompts import PromptEmbeddings
-from imagen_jax.pipeline.results import Results, contact_sheet
+from imagen_jax.pipeline.results import Results, contact_sheet, described
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,12 @@ class Pictures:
     def stages(self) -> list[UInt8[np.ndarray, "pictures height width 3"]]:
         """Every stage's pictures, from the base up."""
         return [painted.pictures for painted in self._painted]
+
+    @property
+    def account(self) -> list[dict[str, Any]]:
+        """How each stage painted: its name, its weights' digests and its settings."""
+        pairs = zip(self._steps, self._texts, self._painted, strict=True)
+        return [described(s, text) | {"unet_sha256": p.unet_sha256} for s, text, p in pairs]
 
     def grid(self) -> Image.Image:
         """The last stage's pictures on one sheet, each above its prompt."""

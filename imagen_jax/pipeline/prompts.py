@@ -98,13 +98,13 @@ class PromptReader:
             return PromptEmbeddings(text[:count], mask[:count], null, self.sha256, tuple(prompts))
 
     def _embed(self, token_ids: np.ndarray, mask: np.ndarray, batch_size: int) -> np.ndarray:
-        sharding, count = meshes.batch_sharding(self._mesh), len(mask)
+        count = len(mask)
         starts = meshes.batch_starts(count, batch_size, self._mesh)
 
         def batch(first: int) -> np.ndarray:
             rows = np.arange(first, first + starts.step) % count
-            inputs = jax.device_put((token_ids[rows], mask[rows]), sharding)
-            return np.asarray(self._compiled({"text_encoder": self.params}, *inputs))
+            inputs = meshes.place_rows((token_ids[rows], mask[rows]), self._mesh)
+            return meshes.to_host(self._compiled({"text_encoder": self.params}, *inputs))
 
         return np.concatenate([batch(first) for first in starts])[:count]
 
@@ -118,30 +118,51 @@ class PromptReader:
         return jax.jit(build_networks(self._stored.config, gather).embed)
 
 
-def embed_prompts(
-    stages: Sequence[StoredStage], prompts: Sequence[str], *, batch_size: int, mesh: Mesh
-) -> list[PromptEmbeddings]:
-    """The prompts for every stage.
+class TextEncoders:
+    """The text encoders of a cascade's stages.
 
-    An encoder is in memory alone. Stages that name the same one share what it gave; where two
-    places hold equal ones, that is found out once they are loaded.
-
-    Args:
-        batch_size: prompts at once, as `meshes.batch_starts` rounds it.
+    Stages that name the same one share what it gave; where two places hold equal ones, that is
+    found out once they are loaded.
     """
-    embedded: dict[tuple, PromptEmbeddings] = {}
 
-    def embed(stage: StoredStage) -> PromptEmbeddings:
+    def __init__(self, stages: Sequence[StoredStage], mesh: Mesh, *, held: bool = False):
+        """Reads no weights yet.
+
+        Args:
+            held: they stay in memory; else one is there at a time.
+        """
+        self._stages, self._mesh, self._held = stages, mesh, held
+        self._readers: dict[tuple, PromptReader] = {}
+
+    def __call__(self, prompts: Sequence[str], batch_size: int) -> list[PromptEmbeddings]:
+        """The prompts as each stage reads them.
+
+        Args:
+            batch_size: prompts at once, as `meshes.batch_starts` rounds it.
+
+        Raises:
+            UsageError: a stage cannot read a prompt.
+        """
+        check_prompts([stage.config for stage in self._stages], prompts)
+        embedded: dict[tuple, PromptEmbeddings] = {}
+        for stage in self._stages:
+            if place_of(stage) not in embedded:
+                embedded[place_of(stage)] = self._embed(stage, prompts, batch_size, embedded)
+        return [embedded[place_of(stage)] for stage in self._stages]
+
+    def _embed(
+        self, stage: StoredStage, prompts: Sequence[str], batch_size: int,
+        embedded: dict[tuple, PromptEmbeddings],
+    ) -> PromptEmbeddings:  # fmt: skip
+        """Where the encoder is not held, its memory is free when this returns."""
         place = place_of(stage)
-        if place not in embedded:
-            reader = PromptReader(stage, mesh)
-            same = (reader.sha256, reading_of(stage.config))
-            if same not in embedded:
-                embedded[same] = reader(prompts, batch_size)
-            embedded[place] = embedded[same]
-        return embedded[place]
-
-    return [embed(stage) for stage in stages]
+        reader = self._readers.get(place) or PromptReader(stage, self._mesh)
+        if self._held:
+            self._readers[place] = reader
+        same = (reader.sha256, reading_of(stage.config))
+        if same not in embedded:
+            embedded[same] = reader(prompts, batch_size)
+        return embedded[same]
 
 
 def place_of(stage: StoredStage) -> tuple:

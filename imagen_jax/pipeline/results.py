@@ -51,7 +51,7 @@ class Results(Keeper):
         """
         self._out, self._prompts, self._settings = out, prompts, settings
         self._num_images = settings["num_images"]
-        self._stages = [_described(*pair) for pair in zip(steps, texts, strict=True)]
+        self._stages = [described(*pair) for pair in zip(steps, texts, strict=True)]
         self._stage = -1
         stems = [
             file_stem(index, prompt, picture)
@@ -157,7 +157,8 @@ def contact_sheet(pictures: np.ndarray, prompts: Sequence[str], num_images: int)
     )
 
 
-def _described(step: SampledStage, text: PromptEmbeddings) -> dict[str, Any]:
+def described(step: SampledStage, text: PromptEmbeddings) -> dict[str, Any]:
+    """What the manifest says of a stage, as far as it is known before weights are loaded."""
     return {
         "name": step.stage.config.name,
         "origin": absolute(step.stage.origin).name,

@@ -89,10 +89,10 @@ class Stage:
         size = size or (self.config.resolution, self.config.resolution)
         plan, numbers = plan_sampling(self.config, settings, size)
         *rows, null = inputs
-        rows = jax.device_put(tuple(rows), meshes.batch_sharding(self.mesh))
+        rows = meshes.place_rows(tuple(rows), self.mesh)
         sample = self._sampler(plan, size, on_step is not None, on_estimate is not None)
         self._on_step, self._on_estimate = on_step, on_estimate
-        painted = jax.device_get(sample(self.params, numbers, *rows, null))
+        painted = meshes.to_host(sample(self.params, numbers, *rows, null))
         jax.effects_barrier()  # Lets the last `on_step` run.
         return painted
 

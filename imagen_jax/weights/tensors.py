@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from imagen_jax.config.choices import Dtype
 from imagen_jax.networks import Params
-from imagen_jax.parallel.mesh import parameter_shardings
+from imagen_jax.parallel.mesh import parameter_shardings, to_host
 from imagen_jax.storage.files import AnyPath, replacing
 from imagen_jax.weights.stored import Stored, StoredTensor, check_fit, place, require_finite
 from imagen_jax.weights.sums import Shapes, checksum, with_sums
@@ -127,7 +127,7 @@ def digest(params: Params) -> str:
     """SHA-256 over the names, shapes, dtypes and values of parameters."""
     sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        value = np.asarray(leaf)
+        value = to_host(leaf)
         sha.update(f"{jax.tree_util.keystr(path)} {value.shape} {value.dtype} ".encode())
         sha.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
     return sha.hexdigest()

@@ -20,6 +20,7 @@ from imagen_jax.checkpoints.directory import claim_directory
 from imagen_jax.config import python_file
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.pipeline import prompts, shipped
+from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.stored import open_file
 
@@ -664,13 +665,13 @@ def test_out_that_cannot_be_written_is_refused(tiny_sample, tmp_path, monkeypatc
 
 def test_a_long_prompt_is_cut_with_one_readable_warning(tiny_sample, tmp_path, monkeypatch):
     paint_nothing(monkeypatch)
-    embed_nothing = prompts.embed_prompts
+    embed_nothing = Cascade.embed
 
-    def tokenize_again(stages, texts, **settings):
-        prompts.check_prompts([stage.config for stage in stages], texts)
-        return embed_nothing(stages, texts, **settings)
+    def tokenize_again(cascade, texts, **settings):
+        prompts.check_prompts([stage.config for stage in cascade.stages], texts)
+        return embed_nothing(cascade, texts, **settings)
 
-    monkeypatch.setattr(prompts, "embed_prompts", tokenize_again)
+    monkeypatch.setattr(Cascade, "embed", tokenize_again)
     prompt = "a red apple beside a green pear\nand a blue plum"
     result = tiny_sample(prompt)
     assert result.code == 0, result.err

@@ -11,7 +11,7 @@ from scripts import ROOT, call, paint_nothing, refused, sample, verbs
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.pipeline.prompts import embed_prompts, read_prompts
+from imagen_jax.pipeline.prompts import TextEncoders, read_prompts
 from imagen_jax.stored.encoders import keep_account_of_embeddings
 from imagen_jax.stored.stages import StoredNetwork, open_stage
 from imagen_jax.text.cache import EmbeddingCache
@@ -51,7 +51,7 @@ def assert_alike(stored, live):
 
 def test_they_are_what_the_stage_would_embed(made, embedded):
     stage = open_stage(made.stage)
-    (live,) = embed_prompts([stage], PROMPTS, batch_size=4, mesh=make_mesh(MeshConfig()))
+    (live,) = TextEncoders([stage], make_mesh(MeshConfig()))(PROMPTS, 4)
     (stored,) = read_prompts([stage], PROMPTS, [EmbeddingCache(embedded)])
     assert_alike(stored, live)
     assert stored.null is None and stored.text.dtype == np.float32
@@ -62,7 +62,7 @@ def test_deepfloyd_if_gets_the_padding_and_the_empty_caption_that_it_reads(tmp_p
     convert_deepfloyd_if(GOLDEN / "stage_1", path, "float32", GOLDEN / "stage_1")
     cache = EmbeddingCache(embed(tmp_path, path))
     stage = open_stage(path)
-    (live,) = embed_prompts([stage], PROMPTS, batch_size=4, mesh=make_mesh(MeshConfig()))
+    (live,) = TextEncoders([stage], make_mesh(MeshConfig()))(PROMPTS, 4)
     (stored,) = read_prompts([stage], PROMPTS, [cache])
     assert_alike(stored, live)
     np.testing.assert_allclose(stored.text, live.text, rtol=2**-8, atol=2**-9)

@@ -58,7 +58,7 @@ def said_by(script: str, *arguments: str) -> str:
 CALLS = """
 import resource, sys
 import jax, jax.numpy as jnp
-from imagen_jax.training.host_memory import in_blocks, run_where_called
+from imagen_jax.parallel.host_memory import in_blocks, run_where_called
 run_where_called()
 gradient = jax.jit(jax.grad(lambda x: jnp.sum(jnp.tanh(jnp.tanh(x @ x.T) @ x))))
 call, x, faults = in_blocks(gradient, "cpu"), jnp.ones((int(sys.argv[1]), 256)), []

@@ -91,7 +91,9 @@ def test_one_at_a_time_paints_the_same_and_holds_nothing(files, pictures):
     again = frugal(PROMPTS, num_images=2, seed=3)
     for ours, theirs in zip(again.stages, pictures.stages, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert all(stage._params is None for stage in frugal.stages) and not frugal._readers
+    assert (
+        all(stage._params is None for stage in frugal.stages) and not frugal._text_encoders._readers
+    )
 
 
 def test_a_stream_gives_the_pictures_of_one_call(cascade, pictures):

@@ -21,7 +21,8 @@ from imagen_jax.diffusion import process, samplers
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import build_networks
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.pipeline.prompts import embed_prompts
+from imagen_jax.pipeline.arguments import changed_settings
+from imagen_jax.pipeline.prompts import TextEncoders
 from imagen_jax.pipeline.sampling import make_image_sampler, plan_sampling
 from imagen_jax.stored.stages import load_config, load_stage, open_stage
 from imagen_jax.weights.deepfloyd_config import read_unet_config
@@ -58,7 +59,7 @@ def test_ten_guided_steps_equal_the_pipeline_of_diffusers(name, converted, monke
     stage = open_stage(converted / f"{name}.safetensors")
     networks, side = build_networks(stage.config), stage.config.resolution
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    (text,) = embed_prompts([stage], PROMPTS, batch_size=3, mesh=mesh)
+    (text,) = TextEncoders([stage], mesh)(PROMPTS, 3)
     settings = dataclasses.replace(stage.config.sampling, num_steps=len(golden["steps"]) + 1)
     plan, numbers = plan_sampling(stage.config, settings, (side, side))
     paint = make_image_sampler(stage.config, plan, networks, size=(side, side))
@@ -139,10 +140,11 @@ def test_convert_and_sample_from_the_shell(directory, tmp_path):
 def test_a_stage_takes_the_name_of_a_set_of_steps():
     defaults = [SamplingConfig(timesteps=(5, 0), num_steps=2), SamplingConfig(num_steps=3)]
     flags = sample.parse(["a", "--steps", "super27,4"]).sampling
-    one, two = sample.stage_settings(flags, defaults)
+    one, two = changed_settings(defaults, sample.settings_of(flags, 2))
     assert (one.num_steps, one.timesteps[:2], one.timesteps[-1]) == (27, (999, 991), 0)
     assert (two.num_steps, two.timesteps) == (4, ())
-    assert sample.stage_settings(sample.parse(["a"]).sampling, defaults) == defaults
+    unchanged = sample.settings_of(sample.parse(["a"]).sampling, 2)
+    assert changed_settings(defaults, unchanged) == defaults
 
 
 @pytest.mark.parametrize("steps", [(5,), (5, 5), (0, 5), (1000, 5), (5, -1)])

@@ -16,7 +16,7 @@ from imagen_jax.checkpoints.directory import claim_directory
 from imagen_jax.config import MeshConfig
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import painting
-from imagen_jax.pipeline.prompts import embed_prompts
+from imagen_jax.pipeline.cascade import Cascade, load_cascade
 from imagen_jax.stored.stages import StoredNetwork, open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.tensors import digest
@@ -187,11 +187,9 @@ def test_hostile_prompts_make_harmless_file_names(stages, tmp_path, monkeypatch)
 def paint(steps, prompts, *, devices, split_height=1, num_images=1, batch_size=4, seed=3):
     """Pictures of the last stage, on the first `devices` devices."""
     mesh = make_mesh(MeshConfig(spatial=split_height), jax.devices()[:devices])
-    texts = embed_prompts([step.stage for step in steps], prompts, batch_size=batch_size, mesh=mesh)
-    *_, last = painting.paint(
-        steps, texts, seed=seed, num_images=num_images, batch_size=batch_size, mesh=mesh
-    )
-    return last.pictures.astype(int)
+    cascade = Cascade([step.stage for step in steps], mesh=mesh, keep="one")
+    painted = cascade(prompts, seed=seed, num_images=num_images, batch_size=batch_size)
+    return painted.stages[-1].astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -304,17 +302,8 @@ def test_the_shipped_cascade_is_small_enough_to_ship():
 
 
 def test_the_shipped_cascade_paints_a_red_apple_and_the_same_bytes_twice(optimised):
-    stages = [open_stage(path) for path in painting.shipped_stages()]
-    few = [
-        painting.SampledStage(stage, tiny.replace(stage.config.sampling, num_steps=count))
-        for stage, count in zip(stages, (8, 1, 1), strict=True)
-    ]
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    texts = embed_prompts(stages, ["a red apple"], batch_size=1, mesh=mesh)
-    settings = {"seed": 0, "num_images": 1, "batch_size": 1, "mesh": mesh}
-    first, second = (
-        [painted.pictures for painted in painting.paint(few, texts, **settings)] for _ in range(2)
-    )
+    cascade = load_cascade(mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
+    first, second = (cascade("a red apple", num_steps=[8, 1, 1]).stages for _ in range(2))
     for side, pixels, again in zip((64, 256, 1024), first, second, strict=True):
         np.testing.assert_array_equal(pixels, again)
         painted = pixels[pixels.min(-1) < 230]

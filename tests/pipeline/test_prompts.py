@@ -8,7 +8,7 @@ from scripts import ROOT
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.pipeline.prompts import PromptReader, embed_prompts
+from imagen_jax.pipeline.prompts import PromptReader, TextEncoders
 from imagen_jax.stored.stages import StoredNetwork, open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 
@@ -57,7 +57,7 @@ def counted(monkeypatch):
 
 def embed(stages, texts=PROMPTS, batch_size=4):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    return embed_prompts(stages, texts, batch_size=batch_size, mesh=mesh)
+    return TextEncoders(stages, mesh)(texts, batch_size)
 
 
 def test_equal_encoders_embed_once_and_others_for_themselves(exported, counted):
@@ -88,7 +88,7 @@ def test_batches_change_nothing(exported):
     """Batches of two, the last with a row to spare, on one device and divided over eight."""
     stage = open_stage(exported["base"])
     (alone,), (few,) = embed([stage], PROMPTS[2:]), embed([stage], batch_size=2)
-    (many,) = embed_prompts([stage], PROMPTS, batch_size=2, mesh=make_mesh(MeshConfig()))
+    (many,) = TextEncoders([stage], make_mesh(MeshConfig()))(PROMPTS, 2)
     np.testing.assert_array_equal(few.mask, many.mask)
     np.testing.assert_allclose(few.text, many.text, rtol=0, atol=1e-5)
     np.testing.assert_allclose(few.text[2:], alone.text, rtol=0, atol=1e-5)

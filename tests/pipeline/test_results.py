@@ -81,10 +81,11 @@ def run(out, steps, *, resume=False, stop_after=None, texts=None, **settings):
             painted.append((self._stage, list(rows)))
 
     results = Watched(out, texts[0].prompts, settings, steps, texts, resume=resume)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     *_, last = painting.paint(
-        steps, texts, seed=settings["seed"], num_images=settings["num_images"],
-        batch_size=settings["batch_size"], mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
-        keeper=results,
+        [stage.Stage(step.stage, mesh) for step in steps], steps, texts, keeper=results,
+        seed=settings["seed"], num_images=settings["num_images"],
+        batch_size=settings["batch_size"],
     )  # fmt: skip
     results.finish(last.pictures)
     return painted

@@ -33,7 +33,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from imagen_jax.cli import sample
-from imagen_jax.loading import StoredNetwork
+from imagen_jax.stored.network import StoredNetwork
 
 def resident(kind):
     lines = Path("/proc/self/status").read_text().splitlines()

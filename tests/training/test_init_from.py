@@ -17,7 +17,7 @@ from imagen_jax.checkpoints.directory import claim_directory
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.pipeline.prompts import embed_prompts
+from imagen_jax.pipeline.prompts import TextEncoders
 from imagen_jax.stored.stages import load_stage, open_stage
 from imagen_jax.training.loop import Trainer, run
 from imagen_jax.training.start import from_stage
@@ -203,7 +203,7 @@ def test_dropped_captions_are_the_empty_one(deepfloyd, tmp_path):
     mesh, cache = make_mesh(MeshConfig()), tmp_path / "embedded"
     (prompts := tmp_path / "prompts.txt").write_text("a red apple")
     assert call(verbs, "embed", f"prompts:{prompts}", cache, "--stage", file).code == 0
-    (expected,) = embed_prompts([open_stage(file)], ["a red apple"], batch_size=8, mesh=mesh)
+    (expected,) = TextEncoders([open_stage(file)], mesh)(["a red apple"], 8)
     for changed in (config, tiny.replace(config, data={"embeddings": str(cache)})):
         trainer, read = Trainer(changed, mesh), load_caption_reader(changed)
         text, mask = trainer.load_frozen(tmp_path, read)["null_text"]

@@ -59,11 +59,11 @@ import numpy as np
 import tiny
 from imagen_jax.config import UNetConfig
 from imagen_jax.parallel.mesh import global_batch, make_mesh, place_parameters
-from imagen_jax.training.checkpoint import Checkpoints
-from imagen_jax.training.directory import claim_directory
+from imagen_jax.checkpoints.checkpoint import Checkpoints
+from imagen_jax.checkpoints.directory import claim_directory
 from imagen_jax.training.loop import Trainer
 from imagen_jax.training.start import from_checkpoint, from_stage
-from imagen_jax.training.weights import load_directory
+from imagen_jax.checkpoints.weights import load_directory
 from imagen_jax.weights.stage_file import save_stage_file
 
 how, directory = sys.argv[1], Path(sys.argv[2])

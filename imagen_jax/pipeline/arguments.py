@@ -1,0 +1,74 @@
+"""What a call of a cascade is given, checked."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from imagen_jax.config import SamplingConfig
+from imagen_jax.errors import UsageError
+from imagen_jax.text.tokenizer import one_line
+
+_SETTINGS = [field.name for field in dataclasses.fields(SamplingConfig)]
+
+
+def checked_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
+    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    if not prompts:
+        raise UsageError('There is no prompt; give at least one, such as "a red apple".')
+    for prompt in prompts:
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UsageError(f"A prompt is {prompt!r}; it must be text that is not empty.")
+    return tuple(map(one_line, prompts))
+
+
+def check_numbers(*numbers: int) -> None:
+    for number in numbers:
+        if not isinstance(number, int) or number < 1:
+            raise UsageError(
+                f"A number of pictures or prompts is {number!r}; it must be a whole number from 1."
+            )
+
+
+def checked_seed(seed: int | Sequence[int], pictures: int) -> int | tuple[int, ...]:
+    seeds = (seed,) if isinstance(seed, int) else tuple(seed)
+    for one in seeds:
+        if not isinstance(one, int) or not 0 <= one < 2**32:
+            raise UsageError(f"The seed is {one!r}; it must lie between 0 and {2**32 - 1}.")
+    if isinstance(seed, int):
+        return seed
+    if len(seeds) != pictures:
+        raise UsageError(f"There are {len(seeds)} seeds; give one, or one for each of {pictures}.")
+    return seeds
+
+
+def changed_settings(
+    defaults: Sequence[SamplingConfig], settings: dict[str, Any]
+) -> list[SamplingConfig]:
+    """What each stage samples with.
+
+    Args:
+        defaults: of each stage.
+        settings: field of `SamplingConfig` -> one value for all stages, or a list of one a stage;
+            None leaves what is there.
+
+    Raises:
+        UsageError: there is no such field, or a value is out of its range.
+    """
+    for name in settings:
+        if name not in _SETTINGS:
+            raise UsageError(f"{name!r} is no setting; there are {', '.join(_SETTINGS)}.")
+    changes: list[dict[str, Any]] = [{} for _ in defaults]
+    for name, value in settings.items():
+        for change, own in zip(changes, _of_stages(name, value, len(changes)), strict=True):
+            if own is not None:
+                change[name] = own
+    return [dataclasses.replace(d, **change) for d, change in zip(defaults, changes, strict=True)]
+
+
+def _of_stages(name: str, value: Any, count: int) -> list[Any]:
+    """One value a stage: a list has them, and anything else is that of all."""
+    if not isinstance(value, list):
+        return [value] * count
+    if len(value) != count:
+        raise UsageError(f"{name} has {len(value)} values; give one, or a list of {count}.")
+    return value
