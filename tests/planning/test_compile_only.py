@@ -46,6 +46,7 @@ def tiny_train(monkeypatch):
     return lambda *arguments: call(train, "tiny_64", *arguments)
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_the_training_step_is_compiled_and_reported(tiny_train, tmp_path):
     result = tiny_train(*POD, "--json", tmp_path / "deeper" / "report.json")
@@ -70,6 +71,7 @@ def test_the_training_step_is_compiled_and_reported(tiny_train, tmp_path):
     assert report["bound"]["seconds"] == report["bound"][report["bound"]["slowest"]] > 0
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_quick_compilation_differs_in_its_code_alone(tiny_train, tmp_path):
     reports = []
@@ -216,6 +218,7 @@ def test_slices_are_told_apart():
     assert [device.slice_index for device in devices] == [0] * 4 + [1] * 4
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_the_step_is_compiled_for_several_slices(tiny_train):
     result = tiny_train(*POD, "--num-slices", "2")

@@ -95,6 +95,7 @@ def estimated(name, chips):
     return config.training.batch_size, estimate(config, chips).total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("report", TRAINING_STEPS, ids=lambda r: f"{r['config']} {r['topology']}")
 def test_it_agrees_with_the_tpu_compiler(report):
     """Within 15% of what is in use at the peak, for every training step of docs/pods.md."""
@@ -132,6 +133,7 @@ def test_activations_follow_the_pictures_of_one_chip():
     assert one.batch == 2 * two.batch == 64 * (16 * 16 * 3 + 8 * 4 + 8 + 4)
 
 
+@pytest.mark.slow
 def test_the_verb_prints_every_part_and_refuses_what_it_cannot_use(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", sys.path[:])  # Reading a config file adds to it.
     result = call(verbs, "estimate", ROOT / "configs" / "tiny_64.py", "--chips", "4")

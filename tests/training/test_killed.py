@@ -79,6 +79,7 @@ def assert_goes_on_as_if_nothing_had_happened(config, workdir: Path, straight: P
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_saves_loses_nothing(config, directory):
     """Once during the first save of all, and once during a later one."""
     workdir = directory / "saving"
@@ -125,6 +126,7 @@ def test_a_run_that_is_killed_at_twenty_random_moments_loses_nothing(config, dir
     assert "damaged" not in runs.log(workdir)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_stop_saves_and_ends_well(config, directory):
     """However often it is told."""
     workdir = directory / "told"
@@ -143,6 +145,7 @@ def test_a_run_that_is_told_to_stop_saves_and_ends_well(config, directory):
     assert_goes_on_as_if_nothing_had_happened(config, workdir, directory / "straight 3")
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_save_says_so_at_once_and_loses_nothing(config, directory):
     """The file that holds most of the arrays does not get written whole."""
     workdir = directory / "full"

@@ -253,6 +253,7 @@ def test_a_run_is_float32_whatever_jax_is_told(config, copy, monkeypatch):
     assert dtypes == {"float32", "int32"}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_before_what_is_damaged_and_keeps_it(config, straight, copy):
     damaged = copy / "checkpoints" / "6"
     # All that hold arrays: Orbax may keep one that it does not read.

@@ -47,6 +47,7 @@ def flipped(content, place, bit):
     return bytes(changed)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_any_tensor_is_noticed_and_the_tensor_is_named(exported, tmp_path):
     content, path = exported.read_bytes(), tmp_path / "x.safetensors"
     start = header_size(content)
