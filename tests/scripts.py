@@ -102,7 +102,7 @@ def paint_nothing(monkeypatch) -> None:
 
     def paint(stages, steps, texts, *, num_images, keeper=painting.Keeper(), **_):  # noqa: B008
         for step, text in zip(steps, texts, strict=True):
-            shape = (len(text.text) * num_images, step.side, step.side, 3)
+            shape = (len(text.text) * num_images, *step.size, 3)
             keeper.begin("")
             keeper.keep(range(shape[0]), np.zeros(shape, np.uint8))
             yield painting.Painted(np.zeros(shape, np.uint8), "")

@@ -123,6 +123,7 @@ def run(flags: Flags) -> None:
     files = cascade.write(
         flags.output.out, prompts, resume=flags.output.resume, prompt_embeds=embedded,
         num_images=flags.pictures.num_images, seed=flags.pictures.seed,
+        size=flags.pictures.size or None, aspect=flags.pictures.aspect or None,
         batch_size=flags.devices.batch_size, **settings_of(flags.sampling, len(stages)),
     )  # fmt: skip
     print("\n".join(map(str, files)))
@@ -131,6 +132,7 @@ def run(flags: Flags) -> None:
 def compile_only(flags: Flags) -> int:
     """Reports what --what of every stage takes of --topology; the exit code."""
     from imagen_jax.pipeline.arguments import changed_settings
+    from imagen_jax.pipeline.sizes import stage_sizes
     from imagen_jax.planning import calls
     from imagen_jax.planning.compile_only import run
     from imagen_jax.stored.stages import load_config
@@ -138,6 +140,7 @@ def compile_only(flags: Flags) -> int:
     configs = [load_config(path) for path in stage_paths(flags.stages)]
     defaults = [config.sampling for config in configs]
     settings = changed_settings(defaults, settings_of(flags.sampling, len(configs)))
+    sizes = stage_sizes(configs, flags.pictures.size or None, flags.pictures.aspect or None)
     batch_size = flags.devices.batch_size
 
     def make_calls(devices: list) -> Iterator[calls.Call]:
@@ -145,8 +148,8 @@ def compile_only(flags: Flags) -> int:
         if flags.compiling.what == "embedding":
             yield from calls.prompt_embeddings(configs, batch_size, mesh)
         else:
-            for pair in zip(configs, settings, strict=True):
-                yield calls.sampler(*pair, batch_size, mesh)
+            for config, chosen, size in zip(configs, settings, sizes, strict=True):
+                yield calls.sampler(config, chosen, batch_size, mesh, size)
 
     return run(make_calls, flags.compiling)
 

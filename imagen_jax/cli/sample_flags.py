@@ -12,6 +12,7 @@ from imagen_jax.config.python_file import stage_or_config
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.pipeline.shipped import STAGES, shipped_stage
+from imagen_jax.pipeline.sizes import parse_aspect, parse_size
 from imagen_jax.planning.options import CompileOptions
 from imagen_jax.storage.files import AnyPath, check_writable
 
@@ -30,6 +31,11 @@ class PictureFlags:
     seed: int = 0
     """Another seed gives other pictures. Picture i of a seed is the same whatever the batch size or
     the devices."""
+    size: Annotated[str, tyro.conf.arg(metavar="HEIGHTxWIDTH")] = ""
+    """Of the base's pictures, such as 64x96, which is wider than high; each stage after it paints
+    as many times that as it is up-scaling. Empty is what the base was trained on."""
+    aspect: Annotated[str, tyro.conf.arg(metavar="WIDTH:HEIGHT")] = ""
+    """Such as 3:2, instead of --size: the base's area stays about the same."""
 
 
 _Follower = Annotated[
@@ -189,6 +195,7 @@ def check(flags: Flags) -> None:
     seed = flags.pictures.seed
     if not 0 <= seed < 2**32:
         raise UsageError(f"--seed is {seed}; it must lie between 0 and {2**32 - 1}.")
+    _check_size(flags.pictures)
     if flags.compiling.compile_only:
         if flags.stages.embeddings:
             raise UsageError("--compile-only embeds no prompts; leave --embeddings out.")
@@ -200,6 +207,17 @@ def check(flags: Flags) -> None:
     _check_prompts(flags.prompts)
     out = flags.output.out
     check_writable(out, f"--out is {out}")
+
+
+def _check_size(flags: PictureFlags) -> None:
+    if flags.size and flags.aspect:
+        raise UsageError(
+            f"--size is {flags.size!r} and --aspect is {flags.aspect!r}; give one of them."
+        )
+    if flags.size:
+        parse_size(flags.size)
+    if flags.aspect:
+        parse_aspect(flags.aspect)
 
 
 def _check_prompts(prompts: tuple[str, ...]) -> None:

@@ -40,6 +40,7 @@ SAMPLE = Spellings(
             "--save-dir -o", "--out",
         ),
         **_each("--scheduler", "--sampler"),
+        **_each("--aspect-ratio --ar", "--aspect"),
     },
     absent={
         **_DEVICE,
@@ -52,9 +53,9 @@ SAMPLE = Spellings(
             "call takes negative_prompt.",
         ),
         **_each(
-            "--height --width --size --resolution --image-size -H -W",
-            "each stage paints pictures of one size; --sr256 none ends at 64 pixels and "
-            "--sr1024 none at 256.",
+            "--height --width --resolution --image-size -H -W",
+            "--size HEIGHTxWIDTH says how large the base's pictures are, and the stages after it "
+            "enlarge them; --sr256 none and --sr1024 none end before a stage.",
         ),
         **_each(
             "--model --model-id --model-path --ckpt --checkpoint --config --workdir "

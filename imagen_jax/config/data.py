@@ -14,6 +14,10 @@ from imagen_jax.errors import UsageError
 FOLDER, WEBDATASET, ARRAYRECORD = "folder:", "webdataset:", "arrayrecord:"
 PREFIXES = (FOLDER, WEBDATASET, ARRAYRECORD)
 """Of sources that are files; what has none is a tfds name."""
+Size = tuple[int, int]
+"""Height and width in pixels."""
+LARGEST_SIDE = 2**15
+"""Pixels; what is larger is a slip, and would take all memory before it shows."""
 _OPERATORS = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
     ">": operator.gt, "<": operator.lt,

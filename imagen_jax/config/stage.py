@@ -18,7 +18,7 @@ from imagen_jax.config.choices import (
     Spacing,
     Thresholding,
 )
-from imagen_jax.config.data import DataConfig
+from imagen_jax.config.data import LARGEST_SIDE, DataConfig
 from imagen_jax.config.network import MOST_TOKENS, EfficientUNetConfig, T5Config, UNetConfig
 from imagen_jax.config.rules import (
     require,
@@ -28,8 +28,6 @@ from imagen_jax.config.rules import (
     require_positive,
 )
 
-_LARGEST_SIDE = 2**15
-"""Pixels; what is larger is a slip, and would take all memory before it shows."""
 _MOST_STEPS = 10**6
 """Of one picture's sampling."""
 
@@ -278,7 +276,7 @@ class StageConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "resolution")
-        require_at_most(self, _LARGEST_SIDE, resolution=self.resolution)
+        require_at_most(self, LARGEST_SIDE, resolution=self.resolution)
         divisor = self.unet.size_divisor
         for size, what in ((self.resolution, "resolution"), (self.data.crop, "data.crop")):
             require(

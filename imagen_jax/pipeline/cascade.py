@@ -28,6 +28,7 @@ from imagen_jax.pipeline.painting import Keeper, LeadersKeeper, Painted, Sampled
 from imagen_jax.pipeline.pictures import Pictures
 from imagen_jax.pipeline.prompts import PromptEmbeddings, TextEncoders
 from imagen_jax.pipeline.results import Results
+from imagen_jax.pipeline.sizes import stage_sizes
 from imagen_jax.pipeline.stage import Stage
 from imagen_jax.progress import StepBar
 from imagen_jax.storage.files import AnyPath, to_path
@@ -57,8 +58,8 @@ Callback = Callable[[Progress], object]
 class Cascade:
     """Stages in a row, from the base up; loaded and compiled when first needed.
 
-    A second call reads nothing and compiles nothing, as long as the batch size, the sampler and
-    the numbers of steps are those of a call before and `keep` is `all`.
+    A second call reads nothing and compiles nothing, as long as the batch size, the size, the
+    sampler and the numbers of steps are those of a call before and `keep` is `all`.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class Cascade:
             stages: each takes what the one before paints.
             mesh: None for all devices, each with pictures of its own.
             keep: `all` holds every network once it is loaded, `one` has one in memory at a time;
-                None takes `all` where all fit into half of the devices' memory.
+                None takes `all` where all fit into half of the devices' memory; calls for
+                pictures that are larger than those trained on leave less for them.
 
         Raises:
             UsageError: a stage does not take what the one before paints.
         """
         self.mesh = meshes.make_mesh(MeshConfig()) if mesh is None else mesh
+        self._keep = keep
         self.keep = keep or default_keep(stages, self.mesh)
         self.stages = [Stage(stage, self.mesh) for stage in stages]
         self._text_encoders = TextEncoders(stages, self.mesh, held=self.keep == "all")
@@ -88,6 +91,8 @@ class Cascade:
         num_images: int = 1,
         seed: int | Sequence[int] = 0,
         batch_size: int = 4,
+        size: Sequence[int] | str | None = None,
+        aspect: str | None = None,
         negative_prompt: str | None = None,
         prompt_embeds: Sequence[PromptEmbeddings] | None = None,
         callback: Callback | None = None,
@@ -104,6 +109,8 @@ class Cascade:
             num_images: pictures of each prompt.
             seed: of all pictures; or one for each picture.
             batch_size: pictures at once.
+            size: (height, width) of the base's pictures; the stages after it enlarge them.
+            aspect: width : height of the pictures, such as "3:2", instead of their size.
             negative_prompt: takes the place of the null text, away from which guidance leads.
             prompt_embeds: what `embed` gave for these prompts: no text encoder is run.
             callback: hears of every step; a picture a step is fetched from the devices for it.
@@ -116,8 +123,8 @@ class Cascade:
             UsageError: a value is out of its range, or there is no prompt.
         """
         request = self._request(
-            prompts, num_images=num_images, seed=seed, batch_size=batch_size,
-            negative_prompt=negative_prompt, prompt_embeds=prompt_embeds, **settings,
+            prompts, num_images=num_images, seed=seed, batch_size=batch_size, size=size,
+            aspect=aspect, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds, **settings,
         )  # fmt: skip
         painted = list(self._paint(request, Keeper(), callback, progress))
         return Pictures(
@@ -182,6 +189,12 @@ class Cascade:
         """
         return self._text_encoders(checked_prompts(prompts), batch_size)
 
+    def release(self) -> None:
+        """Frees the devices' memory; a later call reads weights again and compiles nothing anew."""
+        self._text_encoders.release()
+        for stage in self.stages:
+            stage.release()
+
     def _request(
         self,
         prompts: str | Sequence[str],
@@ -189,6 +202,8 @@ class Cascade:
         num_images: int = 1,
         seed: int | Sequence[int] = 0,
         batch_size: int = 4,
+        size: Sequence[int] | str | None = None,
+        aspect: str | None = None,
         negative_prompt: str | None = None,
         prompt_embeds: Sequence[PromptEmbeddings] | None = None,
         **settings: Any,
@@ -198,7 +213,8 @@ class Cascade:
         check_numbers(num_images, batch_size)
         pictures = len(prompts) * num_images
         seed = checked_seed(seed, pictures)
-        steps = self._steps(settings)
+        steps = self._steps(settings, size, aspect)
+        painting.check_order(steps, self.mesh)
         texts = list(prompt_embeds or self.embed(prompts, batch_size=batch_size))
         starts = meshes.batch_starts(pictures, batch_size, self.mesh)
         account = {
@@ -209,18 +225,32 @@ class Cascade:
             nulls = self.embed(negative_prompt, batch_size=batch_size)
             texts = [_with_null(text, null) for text, null in zip(texts, nulls, strict=True)]
             account["negative_prompt"] = negative_prompt
-        return _Request(prompts, num_images, seed, starts, steps, texts, account)
+        return _Request(
+            prompts, num_images, seed, starts, steps, texts, account, self._keep_for(steps)
+        )  # fmt: skip
 
-    def _steps(self, settings: dict[str, Any]) -> list[SampledStage]:
-        """The stages with their settings, changed by those of a call."""
-        changed = changed_settings([stage.config.sampling for stage in self.stages], settings)
-        return [
-            SampledStage(stage.stored, own) for stage, own in zip(self.stages, changed, strict=True)
-        ]
+    def _steps(
+        self, settings: dict[str, Any], size: Sequence[int] | str | None = None,
+        aspect: str | None = None,
+    ) -> list[SampledStage]:  # fmt: skip
+        """The stages with their settings, changed by those of a call, and their sizes."""
+        configs = [stage.config for stage in self.stages]
+        changed = changed_settings([config.sampling for config in configs], settings)
+        sizes = stage_sizes(configs, size, aspect)
+        stored = [stage.stored for stage in self.stages]
+        return [SampledStage(*of) for of in zip(stored, changed, sizes, strict=True)]
+
+    def _keep_for(self, steps: Sequence[SampledStage]) -> Keep:
+        height, width = steps[0].size
+        enlargement = height * width / steps[0].side ** 2
+        stored = [step.stage for step in steps]
+        return self._keep or default_keep(stored, self.mesh, enlargement)
 
     def _paint(
         self, request: "_Request", keeper: Keeper, callback: Callback | None, progress: bool
     ) -> Iterator[Painted]:
+        if request.keep == "one":
+            self.release()
         listener = _Listener(callback, request.steps)
         shown = progress and distributed.leads()
         stages = painting.paint(
@@ -234,7 +264,7 @@ class Cascade:
             with StepBar(total, f"{step.side} pixels", disable=not shown) as bar:
                 yield next(stages)
             listener.stage += 1
-            if self.keep == "one":
+            if request.keep == "one":
                 stage.release()
 
 
@@ -245,6 +275,7 @@ class _Request:
     Attributes:
         starts: of the batches.
         account: what the manifest says of it.
+        keep: as `Cascade` takes it, for pictures as large as these.
     """
 
     prompts: tuple[str, ...]
@@ -254,6 +285,7 @@ class _Request:
     steps: list[SampledStage]
     texts: list[PromptEmbeddings]
     account: dict[str, Any]
+    keep: Keep
 
 
 class _Listener:

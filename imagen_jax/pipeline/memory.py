@@ -18,10 +18,16 @@ _SHARE = 0.5
 """Of a device's memory; the rest is for pictures, activations and whatever else runs there."""
 
 
-def default_keep(stages: Sequence[StoredStage], mesh: Mesh) -> Keep:
-    """`all` where the networks together take at most half of the memory of each device."""
+def default_keep(stages: Sequence[StoredStage], mesh: Mesh, enlargement: float = 1.0) -> Keep:
+    """`all` where the networks together take at most half of the memory of each device.
+
+    Args:
+        enlargement: area of the pictures by that of those trained on. Activations grow with it
+            and with the networks, so larger pictures count the networks as often.
+    """
     networks = [network for stage in stages for network in (stage.unet, stage.text_encoder)]
     needed = sum(_bytes_a_device(n.abstract, mesh) for n in networks if n is not None)
+    needed *= max(enlargement, 1.0)
     return "all" if needed <= _SHARE * _memory(mesh.local_devices[0]) else "one"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from imagen_jax.config import SamplingConfig
+from imagen_jax.config.data import Size
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
@@ -27,13 +28,22 @@ def shipped_stages() -> list[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class SampledStage:
-    """One stage of a cascade with the settings that it samples with."""
+    """One stage of a cascade with the settings that it samples with.
+
+    Attributes:
+        size: (height, width) of its pictures; None becomes what it was trained on.
+    """
 
     stage: StoredStage
     settings: SamplingConfig
+    size: Size | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", self.size or (self.side, self.side))
 
     @property
     def side(self) -> int:
+        """Of the pictures that it was trained on."""
         return self.stage.config.resolution
 
 
@@ -42,7 +52,7 @@ class Painted:
     """What a stage made.
 
     Attributes:
-        pictures: uint8 (prompts * num_images, side, side, 3).
+        pictures: uint8 (prompts * num_images, height, width, 3).
         unet_sha256: of the weights of its U-Net.
     """
 
@@ -87,7 +97,7 @@ class LeadersKeeper(Keeper):
 
 def check_order(steps: Sequence[SampledStage], mesh: Mesh) -> None:
     """Raises a UsageError unless each stage takes what the one before paints, in whole rows."""
-    side = None
+    side = size = None
     for step in steps:
         config = step.stage.config
         if config.low_resolution != side:
@@ -96,9 +106,9 @@ def check_order(steps: Sequence[SampledStage], mesh: Mesh) -> None:
             )
             paints = f"the stage before paints {side} pixels" if side else "it comes first"
             raise UsageError(f"{step.stage.origin} ({config.name}) takes {takes}, but {paints}.")
-        if config.low_resolution is not None:
-            meshes.check_height(config.low_resolution, mesh)
-        side = config.resolution
+        if size is not None:
+            meshes.check_height(size[0], mesh)
+        side, size = config.resolution, step.size
 
 
 def paint(
@@ -121,7 +131,7 @@ def paint(
     Args:
         stages: from the base up, in the order that `check_order` accepts. Where their mesh has a
             `spatial` axis, super-resolution stages split the height of a picture over that.
-        steps: the same, with the settings that they sample with.
+        steps: the same, with the settings and sizes that they sample with.
         texts: the prompts as each stage reads them.
         seed: of all pictures; or one for each picture, which is then the first of its seed.
         batch_size: pictures at once, as `meshes.batch_starts` rounds it.
@@ -138,7 +148,7 @@ def paint(
     pictures = None
     for stage, step, text in zip(stages, steps, texts, strict=True):
         keys = picture_keys_of(seed, step.side, num_images, len(text.prompts))
-        work = _Work(stage, step.settings, text, pictures, keys, num_images, batch_size)
+        work = _Work(stage, step, text, pictures, keys, num_images, batch_size)
         painted = _paint_stage(work, keeper, on_step=on_step, on_estimate=on_estimate)
         yield painted
         pictures = painted.pictures
@@ -158,7 +168,7 @@ class _Work:
     """What the pictures of a stage are painted from, with `paint`'s names."""
 
     stage: Stage
-    settings: SamplingConfig
+    step: SampledStage
     text: PromptEmbeddings
     low_res: np.ndarray | None
     keys: jax.Array
@@ -179,7 +189,7 @@ def _paint_stage(work: _Work, keeper: Keeper, **watching: Callable | None) -> Pa
             pictures = _paint_batch(work, pairs, len(rows), **watching)
             keeper.keep(rows, pictures)
         elif on_step is not None:
-            for index in range(work.settings.num_steps):
+            for index in range(work.step.settings.num_steps):
                 on_step(index)
         batches.append(pictures)
     return Painted(np.concatenate(batches), work.stage.unet_sha256)
@@ -198,8 +208,9 @@ def _paint_batch(
     low_res = None if work.low_res is None else work.low_res[pairs]
     inputs = (text.text[prompt], text.mask[prompt], work.keys[pairs], low_res, text.null)
     pictures, finite = work.stage.paint(
-        work.settings, inputs, on_step=on_step, on_estimate=tell if on_estimate else None
-    )
+        work.step.settings, inputs, size=work.step.size, on_step=on_step,
+        on_estimate=tell if on_estimate else None,
+    )  # fmt: skip
     for bad in np.flatnonzero(~finite):
         raise UsageError(
             f"Picture {pairs[bad] % work.num_images} of the prompt {text.prompts[prompt[bad]]!r} "

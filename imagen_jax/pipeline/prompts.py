@@ -150,6 +150,10 @@ class TextEncoders:
                 embedded[place_of(stage)] = self._embed(stage, prompts, batch_size, embedded)
         return [embedded[place_of(stage)] for stage in self._stages]
 
+    def release(self) -> None:
+        """Frees the devices' memory; weights are read again when needed."""
+        self._readers.clear()
+
     def _embed(
         self, stage: StoredStage, prompts: Sequence[str], batch_size: int,
         embedded: dict[tuple, PromptEmbeddings],

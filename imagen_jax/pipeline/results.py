@@ -165,6 +165,7 @@ def described(step: SampledStage, text: PromptEmbeddings) -> dict[str, Any]:
         "weights": step.stage.unet.weights,
         "unet_sha256": None,  # Not known before they are loaded.
         "text_encoder_sha256": text.encoder_sha256,
+        "size": list(step.size),
         "sampling": dataclasses.asdict(step.settings),
     }
 

@@ -1,7 +1,8 @@
 """A stage to hold: its weights are read once and its sampler is compiled once."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Bool, UInt8
 
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.diffusion.samplers import OnEstimate, OnStep
+from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.sampling import Plan, make_sampler, plan_sampling
@@ -18,6 +20,20 @@ from imagen_jax.weights.tensors import digest
 
 Painted = tuple[UInt8[np.ndarray, "batch height width 3"], Bool[np.ndarray, " batch"]]
 """Pictures, and whether each of them is finite."""
+
+
+@contextlib.contextmanager
+def _fitting(what: str) -> Iterator[None]:
+    """Says in a sentence that `what` does not fit into the devices' memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UsageError(
+            f"{what} at once do not fit into the memory of the devices; a smaller batch size or a "
+            "smaller size needs less."
+        ) from error
 
 
 class Stage:
@@ -85,6 +101,9 @@ class Stage:
                 devices.
             size: (height, width); None for what the stage was trained on.
             on_step, on_estimate: as `samplers.advance` takes them.
+
+        Raises:
+            UsageError: they do not fit into the devices' memory.
         """
         size = size or (self.config.resolution, self.config.resolution)
         plan, numbers = plan_sampling(self.config, settings, size)
@@ -92,7 +111,8 @@ class Stage:
         rows = meshes.place_rows(tuple(rows), self.mesh)
         sample = self._sampler(plan, size, on_step is not None, on_estimate is not None)
         self._on_step, self._on_estimate = on_step, on_estimate
-        painted = meshes.to_host(sample(self.params, numbers, *rows, null))
+        with _fitting(f"{len(inputs[0])} pictures of {size[0]}x{size[1]} pixels"):
+            painted = meshes.to_host(sample(self.params, numbers, *rows, null))
         jax.effects_barrier()  # Lets the last `on_step` run.
         return painted
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from imagen_jax.config import SamplingConfig, StageConfig
+from imagen_jax.config.data import Size
 from imagen_jax.costs.model_flops import model_flops
 from imagen_jax.networks import (
     Networks,
@@ -110,19 +111,25 @@ def prompt_embeddings(
         yield embedding(config, size, mesh)
 
 
-def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh: Mesh) -> Call:
-    """All denoising steps of one stage, as `cascade.paint` runs them.
+def sampler(
+    config: StageConfig, settings: SamplingConfig, batch_size: int, mesh: Mesh,
+    picture: Size | None = None,
+) -> Call:  # fmt: skip
+    """All denoising steps of one stage, as `painting.paint` runs them.
 
     Args:
         batch_size: pictures at once; rounded up to a multiple of the parts of a batch.
+        picture: (height, width) of the pictures; None for what the stage was trained on.
     """
+    picture = picture or (config.resolution, config.resolution)
+    low_res = tuple(side // config.upscale for side in picture)
     size = meshes.batch_starts(batch_size, batch_size, mesh).step
     params = {"unet": abstract_sampled_unet(config)}
     params = meshes.with_shardings(params, meshes.parameter_shardings(params, mesh))
     tokens = config.text_encoder.max_length
     pictures = meshes.batch_sharding(mesh)
     if config.low_resolution is not None:
-        meshes.check_height(config.low_resolution, mesh)
+        meshes.check_height(low_res[0], mesh)
         pictures = meshes.picture_sharding(mesh)
     inputs = [
         jax.ShapeDtypeStruct((size, tokens, config.text_encoder.t5.d_model), jnp.float32),
@@ -131,9 +138,7 @@ def sampler(config: StageConfig, settings: SamplingConfig, batch_size: int, mesh
         None,
     ]
     if config.low_resolution is not None:
-        shape = (size, config.low_resolution, config.low_resolution, 3)
-        inputs[-1] = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    picture = (config.resolution, config.resolution)
+        inputs[-1] = jax.ShapeDtypeStruct((size, *low_res, 3), jnp.uint8)
     plan, numbers = plan_sampling(config, settings, picture)
     arguments = (params, numbers, *_all_at(inputs, meshes.batch_sharding(mesh)))
     if config.text_encoder.null == "empty":

@@ -26,7 +26,7 @@ def test_values_for_stages_are_typed():
     ("arguments", "says"),
     [
         (["--negative-prompt", "red"], ["no --negative-prompt", "no text at all"]),
-        (["--height", "512"], ["no --height", "--sr1024 none"]),
+        (["--height", "512"], ["no --height", "--size HEIGHTxWIDTH", "--sr1024 none"]),
         (["--prompt", "a"], ["no --prompt", "in quotes"]),
         (["a", "--guidanc", "3"], ["no --guidanc", "perhaps you meant --guidance"]),
         (["a", "--seed", "x"], ["--seed: 'x' is no whole number"]),

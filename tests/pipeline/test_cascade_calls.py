@@ -11,6 +11,8 @@ from scripts import call, sample, tree
 
 import imagen_jax
 from imagen_jax.errors import UsageError
+from imagen_jax.pipeline import memory
+from imagen_jax.pipeline.stage import Stage
 from imagen_jax.stored.network import StoredNetwork
 from imagen_jax.weights.stage_file import save_stage_file
 
@@ -103,6 +105,45 @@ def test_a_stream_gives_the_pictures_of_one_call(cascade, pictures):
     assert np.abs(together - pictures.stages[0]).max() <= 1
 
 
+def test_every_stage_follows_the_size_of_the_base(cascade, tmp_path):
+    wide = cascade(PROMPTS[0], num_images=2, seed=3, size=(8, 12))
+    assert [stage.shape for stage in wide.stages] == [(2, 8, 12, 3), (2, 16, 24, 3)]
+    assert [image.size for image in wide.images] == [(24, 16)] * 2
+    assert all(np.ptp(stage.astype(int), axis=(1, 2)).all() for stage in wide.stages)
+    wide.save(tmp_path)
+    stages = json.loads((tmp_path / "manifest.json").read_text())["stages"]
+    assert [stage["size"] for stage in stages] == [[8, 12], [16, 24]]
+    assert {path.stem[-2:] for path in tmp_path.glob("00-*.png")} == {"16", "32"}
+
+
+def test_the_size_trained_on_is_the_default(cascade, pictures):
+    for same in ({"size": (16, 16)}, {"size": "16x16"}, {"aspect": "1:1"}):
+        again = cascade(PROMPTS, num_images=2, seed=3, **same)
+        np.testing.assert_array_equal(again.stages[-1], pictures.stages[-1])
+
+
+def test_larger_pictures_leave_less_memory_for_networks(files, monkeypatch):
+    """Half of this memory holds both networks of pictures as large as those trained on."""
+    roomy = imagen_jax.load_cascade(**files)
+    steps = {size: roomy._steps({}, size, None) for size in (None, (16, 64), (8, 8))}
+    stored = [stage.stored for stage in roomy.stages]
+    networks = [x for stage in stored for x in (stage.unet, stage.text_encoder)]
+    needed = sum(memory._bytes_a_device(network.abstract, roomy.mesh) for network in networks)
+    monkeypatch.setattr(memory, "_memory", lambda _: 4 * needed)
+    kept = {size: roomy._keep_for(chosen) for size, chosen in steps.items()}
+    assert kept == {None: "all", (16, 64): "one", (8, 8): "all"}
+    assert roomy.keep == "all"
+
+
+def test_what_does_not_fit_into_memory_is_said_in_a_sentence(cascade, pictures, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    monkeypatch.setattr(Stage, "_sampler", lambda *_: full)
+    with pytest.raises(UsageError, match="8 pictures of 16x16 pixels at once do not fit"):
+        cascade(PROMPTS, num_images=2, seed=3)
+
+
 def test_each_picture_may_have_its_own_seed(cascade, pictures):
     seeded = cascade(PROMPTS[0], num_images=2, seed=[3, 7])
     difference = seeded.stages[0].astype(int) - pictures.stages[0][:2]
@@ -154,6 +195,10 @@ def test_a_callback_hears_of_every_step_with_the_present_estimate(cascade, pictu
         (PROMPTS, {"sampler": "euler"}, "euler"),
         (PROMPTS, {"guidance_scale": float("nan")}, "nan"),
         (PROMPTS, {"num_steps": [4]}, "num_steps has 1 values"),
+        (PROMPTS, {"size": (7, 12)}, "size is 7x12; the height 7 must be a multiple of 2"),
+        (PROMPTS, {"size": 16}, "size is 16; it must be two whole numbers"),
+        (PROMPTS, {"size": (16, 16), "aspect": "3:2"}, "give one of them"),
+        (PROMPTS, {"aspect": "3:0"}, "aspect is '3:0'"),
         (PROMPTS, {"guidance": 3.0}, "'guidance' is no setting; there are sampler"),
     ],
 )

@@ -237,6 +237,52 @@ def test_stages_must_fit_each_other(order, says, steps):
             painting.check_order(chosen, mesh)
 
 
+def test_every_device_gets_as_many_rows_of_the_size_that_is_painted(stages, steps):
+    """A height of 16 divides over four devices, and one of 6 does not."""
+    mesh = make_mesh(MeshConfig(spatial=4))
+    sized = [painting.SampledStage(s.stage, s.settings, (6, 16)) for s in steps[:2]]
+    painting.check_order(steps[:2], mesh)
+    with pytest.raises(painting.UsageError, match="6 pixels high does not divide over 4"):
+        painting.check_order(sized, mesh)
+    wanted = ["--size", "6x16", "--split-height", 4, "--sr1024", "none"]
+    refused(call(sample, "a", *flags(stages)[:4], *wanted), "6 pixels high does not divide")
+
+
+def test_flags_say_how_large_the_pictures_are(stages, tmp_path, monkeypatch):
+    paint_nothing(monkeypatch)
+    for flag, sizes in (("--size=8x20", [(8, 20), (16, 40), (32, 80)]),
+                        ("--aspect=1:4", [(32, 8), (64, 16), (128, 32)])):  # fmt: skip
+        result = call(sample, "rocket", *flags(stages), flag, "--out", tmp_path)
+        assert result.code == 0, result.err
+        for (height, width), side in zip(sizes, (16, 32, 64), strict=True):
+            picture = Image.open(tmp_path / f"00-rocket-0-{side}.png")
+            assert picture.size == (width, height)
+    for other in ("--size=8x20", "--size=16x16"):
+        again = call(sample, "rocket", *flags(stages), other, "--resume", "--out", tmp_path)
+        refused(again, "is of another run: its stage 0.size is [32, 8]")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--size", "9x8"], "size is 9x8; the height 9 must be a multiple of 2, from 2 to 8192"),
+        (["--size", "8x9"], "the width 9 must be a multiple of 2"),
+        (["--size", "0x8"], "the height 0 must be"),
+        (["--size", "8x8194"], "the width 8194 must be"),
+        (["--size", "8"], "size is '8'; it must be a height and a width"),
+        (["--size=-8x8"], "size is '-8x8'"),
+        (["--size", "8x8", "--aspect", "1:1"], "--size is '8x8' and --aspect is '1:1'"),
+        (["--aspect", "3:0"], "aspect is '3:0'; it must be a width and a height"),
+        (["--aspect", "nan:1"], "aspect is 'nan:1'"),
+        (["--aspect", "1000:1"], "aspect is '1000:1'; of a picture with the area of 16x16"),
+    ],
+)
+def test_sizes_that_cannot_be_painted_are_refused(given, says, stages, tmp_path, monkeypatch):
+    paint_nothing(monkeypatch)
+    refused(call(sample, "a", *flags(stages), *given, "--out", tmp_path / "out"), says)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_training_directory_and_its_export_paint_the_same_bytes(tmp_path):
     """The EMA counts: the parameters themselves are others."""
     config, workdir = CONFIGS["base"], tmp_path / "run"
