@@ -32,8 +32,8 @@ class PictureFlags:
     """Another seed gives other pictures. Picture i of a seed is the same whatever the batch size or
     the devices."""
     size: Annotated[str, tyro.conf.arg(metavar="HEIGHTxWIDTH")] = ""
-    """Of the base's pictures, such as 64x96, which is wider than high; each stage after it paints
-    as many times that as it is up-scaling. Empty is what the base was trained on."""
+    """Of the base's pictures, such as 64x96, which is wider than high; the stages after it enlarge
+    them. Empty is what the base was trained on."""
     aspect: Annotated[str, tyro.conf.arg(metavar="WIDTH:HEIGHT")] = ""
     """Such as 3:2, instead of --size: the base's area stays about the same."""
 

@@ -19,7 +19,7 @@ writes it too. It exits with code 1 if the step does not fit.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import tyro
 
@@ -70,11 +70,11 @@ def compile_only(flags: Flags) -> int:
 
     config = flags.config
 
-    def make_calls(devices: list) -> list[calls.Call]:
+    def make_calls(devices: list) -> Iterable[calls.Call]:
         mesh = make_mesh(config.mesh, devices)
         if flags.what == "embedding":
             return [calls.embedding(config, config.training.batch_size, mesh)]
-        return [calls.training_step(config, mesh)]
+        return calls.training_steps(config, mesh)
 
     return run(make_calls, flags.compiling)
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import operator
 import re
+from fractions import Fraction
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,6 +19,7 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 LARGEST_SIDE = 2**15
 """Pixels; what is larger is a slip, and would take all memory before it shows."""
+_MOST_SIZES = 255
 _OPERATORS = {
     ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
     ">": operator.gt, "<": operator.lt,
@@ -101,6 +103,9 @@ class DataConfig(Checked):
     """Of the held-out pictures; empty takes `split`."""
     crop: int | None = None
     """Side of the random square crops of the target; None trains on whole pictures."""
+    sizes: tuple[Size, ...] = ()
+    """(height, width) of the pictures to train on, one size a batch: each picture is resized and
+    cropped to the one whose ratio is nearest to its own. Empty is squares of the resolution."""
     num_workers: int = 0
     """Worker processes that decode; 0 decodes in threads of the main process."""
     max_broken_share: float = 0.01
@@ -118,7 +123,33 @@ class DataConfig(Checked):
         require_fraction(self, "max_broken_share")
         if self.crop is not None:
             require_positive(self, "crop")
+        self._check_sizes()
         _ = self.conditions, self.shares
+
+    def _check_sizes(self) -> None:
+        require(
+            len(self.sizes) <= _MOST_SIZES,
+            f"data.sizes has {len(self.sizes)} sizes; the most is {_MOST_SIZES}.",
+        )
+        for height, width in self.sizes:
+            require(
+                0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE,
+                f"data.sizes has {height}x{width}; height and width must lie between 1 and "
+                f"{LARGEST_SIDE}.",
+            )
+        ratios: dict[Fraction, Size] = {}
+        for size in self.sizes:
+            other = ratios.setdefault(Fraction(*size), size)
+            require(
+                other is size,
+                f"data.sizes has {_shown(other)} and {_shown(size)}; their ratios are equal, so "
+                "that no picture would be nearer to the second.",
+            )
+        require(
+            not self.sizes or self.crop is None,
+            f"data.crop is {self.crop} and data.sizes {' '.join(map(_shown, self.sizes))}; sizes "
+            "are those of whole pictures.",
+        )
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -162,6 +193,10 @@ class DataConfig(Checked):
             eval_source=_last_part(self.eval_source),
             mixture=tuple(f"{part.weight:g}*{_last_part(part.source)}" for part in mixture),
         )
+
+
+def _shown(size: Size) -> str:
+    return "{}x{}".format(*size)
 
 
 def split_prefix(source: str) -> tuple[str, str]:

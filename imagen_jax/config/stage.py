@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from typing import Annotated
 
 import pydantic
@@ -18,7 +19,7 @@ from imagen_jax.config.choices import (
     Spacing,
     Thresholding,
 )
-from imagen_jax.config.data import LARGEST_SIDE, DataConfig
+from imagen_jax.config.data import LARGEST_SIDE, DataConfig, Size
 from imagen_jax.config.network import MOST_TOKENS, EfficientUNetConfig, T5Config, UNetConfig
 from imagen_jax.config.rules import (
     require,
@@ -294,6 +295,7 @@ class StageConfig(Checked):
                 crop % self.upscale == 0,
                 f"data.crop is {crop}; it must be a multiple of the up-scaling, {self.upscale}.",
             )
+        self._check_sizes(math.lcm(divisor, self.upscale))
         if self.training.eval_every:
             self.data.held_out()
         require(
@@ -301,6 +303,20 @@ class StageConfig(Checked):
             f"data.embeddings is {self.data.embeddings!r} and text_encoder.train is on; the "
             "embeddings of an encoder that is trained change.",
         )
+
+    def _check_sizes(self, divisor: int) -> None:
+        for height, width in self.data.sizes:
+            require(
+                height % divisor == width % divisor == 0,
+                f"data.sizes has {height}x{width}; the U-Net of {self.name!r} needs multiples of "
+                f"{divisor}.",
+            )
+
+    @property
+    def training_sizes(self) -> tuple[Size, ...]:
+        """(height, width) of the pictures of a training step, all of a batch of the same."""
+        side = self.data.crop or self.resolution
+        return self.data.sizes or ((side, side),)
 
     @property
     def runs_frozen_encoder(self) -> bool:

@@ -3,7 +3,7 @@
 import concurrent.futures
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float, UInt32
@@ -20,6 +20,8 @@ from imagen_jax.storage.files import AnyPath, threads_for
 SIDE, ASPECT, CAPTION_LENGTH = "side", "aspect", "caption_length"
 """Shorter side in pixels, longer side / shorter, and characters of the longest caption; all other
 names are a record's own numbers."""
+RATIO = "height/width"
+"""Of the upright picture."""
 _CHUNK = 1024
 
 Values = Float[np.ndarray, " records"]
@@ -58,36 +60,55 @@ class Subset:
         return self._source.metadata(int(self._kept[index]))
 
 
-def select(source: FileSource, conditions: Sequence[Condition]) -> tuple[Source, list[Condition]]:
-    """What fulfils the conditions, and those of them on numbers that no record has.
+class Selected(NamedTuple):
+    """What is left of a source.
 
-    The latter filter nothing: it is for the caller to say whether another source has them. A
-    record that cannot be read, or lacks a number that others have, is left out.
+    Attributes:
+        source: of the records that are left.
+        unknown: conditions on numbers that no record has. They filter nothing: it is for the
+            caller to say whether another source has the numbers.
+        ratios: height / width of the records, where that was asked for.
+    """
+
+    source: Source
+    unknown: list[Condition]
+    ratios: Values | None = None
+
+
+def select(
+    source: FileSource, conditions: Sequence[Condition], *, with_ratios: bool = False
+) -> Selected:
+    """What fulfils the conditions.
+
+    A record that cannot be read, or lacks a number that others have, is left out.
 
     Raises:
         UsageError: no record is left, or the numbers cannot be kept.
     """
-    if not conditions:
-        return source, []
-    values = numbers(source, sorted({condition.name for condition in conditions}))
+    if not conditions and not with_ratios:
+        return Selected(source, [])
+    names = {condition.name for condition in conditions} | ({RATIO} if with_ratios else set())
+    values = numbers(source, sorted(names))
     known = [c for c in conditions if not np.isnan(values[c.name]).all()]
-    holds = np.ones(len(source), bool)
+    holds = ~np.isnan(values[RATIO]) if with_ratios else np.ones(len(source), bool)
     for condition in known:
         column = values[condition.name]
         holds &= condition.holds(column) & ~np.isnan(column)
     if not holds.any():
-        said = " ".join(map(str, known))
-        raise UsageError(f"{source.name} has no record that fulfils data.filters {said}.")
-    return Subset(source, np.flatnonzero(holds).astype(np.uint32)), [
-        condition for condition in conditions if condition not in known
-    ]
+        said = f"that fulfils data.filters {' '.join(map(str, known))}" if known else "of any size"
+        raise UsageError(f"{source.name} has no record {said}.")
+    return Selected(
+        Subset(source, np.flatnonzero(holds).astype(np.uint32)),
+        [condition for condition in conditions if condition not in known],
+        values[RATIO][holds] if with_ratios else None,
+    )
 
 
 def numbers(source: FileSource, names: Sequence[str]) -> dict[str, Values]:
     """Name -> its value for each record, NaN where there is none; adds to `source.left_out`.
 
-    They are worked out once, which reads what is beside the pictures (and for side and aspect
-    the pictures too), and kept.
+    They are worked out once, which reads what is beside the pictures (and for side, aspect and
+    ratio the pictures too), and kept.
     """
     path = columns_path(source.home, source.name, "numbers")
     kept = open_columns(path)
@@ -131,9 +152,11 @@ def _measure(source: Source, index: int, names: Sequence[str]) -> dict[str, floa
     found = {name: metadata.numbers[name] for name in names if name in metadata.numbers}
     if CAPTION_LENGTH in names:
         found[CAPTION_LENGTH] = float(max(map(len, metadata.captions.all())))
-    if SIDE in names or ASPECT in names:
+    if not {SIDE, ASPECT, RATIO}.isdisjoint(names):
         record = source[index]
         size = transforms.size_of(record.image, record.name)
-        sides = {SIDE: float(min(size)), ASPECT: max(size) / min(size)}
+        sides = {
+            SIDE: float(min(size)), ASPECT: max(size) / min(size), RATIO: size[1] / size[0],
+        }  # fmt: skip
         found |= {name: sides[name] for name in sides if name in names}
     return found

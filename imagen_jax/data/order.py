@@ -1,4 +1,8 @@
-"""In what order records are read, without end: each source shuffled anew every epoch."""
+"""In what order records are read, without end: each source shuffled anew every epoch.
+
+Where records have one of several sizes, each batch has those of one, whose turn it is by how many
+records have it. All of this is arithmetic on a position, so that nothing is to be saved of it.
+"""
 
 import bisect
 import hashlib
@@ -9,9 +13,16 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import grain
+import numpy as np
+from jaxtyping import Float, UInt8, UInt32
 
+from imagen_jax.config.data import Size
 from imagen_jax.data.records import Metadata, Record, Source
 
+Ratios = Float[np.ndarray, " records"]
+Members = range | UInt32[np.ndarray, " members"]
+"""Indices of records."""
+Weight = float | Fraction
 _SEEDS = 2**32
 
 
@@ -47,38 +58,99 @@ class Mixture:
         return part, index - self.starts[part]
 
 
-def shuffled(source: Source, seed: int) -> grain.MapDataset:
+class Bucketed(Mixture):
+    """A mixture, be it of one source, whose records are each trained on at one of several sizes."""
+
+    def __init__(
+        self, parts: Sequence[Source], weights: Sequence[float], sizes: Sequence[Size],
+        ratios: Sequence[Ratios],
+    ):  # fmt: skip
+        """`ratios`: height / width of each part's records. The nearest size is theirs."""
+        super().__init__(parts, weights)
+        self.sizes = list(sizes)
+        self._buckets = np.concatenate([nearest(sizes, of_part) for of_part in ratios])
+
+    def size(self, index: int) -> Size:
+        """(height, width) that the record is trained on at."""
+        return self.sizes[self._buckets[index]]
+
+    def bucket(self, number: int) -> list[tuple[Fraction, Members]]:
+        """Of each part that has any, its records of a size, and their weight among all records."""
+        found = []
+        for weight, (start, end) in zip(self.weights, itertools.pairwise(self.starts), strict=True):
+            inside = np.flatnonzero(self._buckets[start:end] == number).astype(np.uint32)
+            if len(inside):
+                share = Fraction(len(inside), end - start)
+                found.append((Fraction(str(weight)) * share, start + inside))
+        return found
+
+
+def nearest(sizes: Sequence[Size], ratios: Ratios) -> UInt8[np.ndarray, " records"]:
+    """Number of the size for each ratio that must be changed by the smallest factor for it."""
+    logs = np.log([height / width for height, width in sizes])
+    order = np.argsort(logs)
+    borders = (logs[order][1:] + logs[order][:-1]) / 2
+    return order[np.searchsorted(borders, np.log(ratios))].astype(np.uint8)
+
+
+def shuffled(source: Source, seed: int, batch_size: int) -> grain.MapDataset:
     """Positions -> indices of records; all of them depends on `seed` alone.
 
     Every record of a source comes once in each of the source's own epochs. Those of a mixture
-    come in the proportions of its weights, whatever number of positions is looked at.
+    come in the proportions of its weights, whatever number of positions is looked at. The
+    records of a `Bucketed` source come so by size: `batch_size` positions, of which the first is
+    a multiple of that, are of the same one; its epochs are its own.
     """
+    if isinstance(source, Bucketed):
+        return grain.MapDataset.source(_OneSizeABatch(source, seed, batch_size)).seed(seed)
     if not isinstance(source, Mixture):
-        return _one(source, seed)
-    orders = [_one(part, (seed + number) % _SEEDS) for number, part in enumerate(source.parts)]
-    return grain.MapDataset.source(_Mixed(source, orders)).seed(seed)
+        return _order(len(source), seed)
+    parts = [range(*of_part) for of_part in itertools.pairwise(source.starts)]
+    return grain.MapDataset.source(_Mixed(parts, source.weights, seed)).seed(seed)
 
 
-def _one(source: Source, seed: int) -> grain.MapDataset:
-    return grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+def _order(count: int, seed: int) -> grain.MapDataset:
+    return grain.MapDataset.range(count).seed(seed % _SEEDS).shuffle().repeat()
 
 
-class _Mixed:
-    """Position -> index in the mixture."""
-
-    def __init__(self, mixture: Mixture, orders: Sequence[grain.MapDataset]):
-        self._starts, self._orders = mixture.starts, orders
-        self._shares = shares_of_the_rest(mixture.weights)
-
+class _Endless:
     def __len__(self) -> int:
         return sys.maxsize
 
+
+class _Mixed(_Endless):
+    """Position -> index, one of `parts`, which come in the proportions of their weights."""
+
+    def __init__(self, parts: Sequence[Members], weights: Sequence[Weight], seed: int):
+        self._parts = parts
+        self._orders = [_order(len(part), seed + number) for number, part in enumerate(parts)]
+        self._shares = shares_of_the_rest(weights)
+
     def __getitem__(self, position: int) -> int:
         part, place = choose(position, self._shares)
-        return self._starts[part] + self._orders[part][place]
+        return int(self._parts[part][self._orders[part][place]])
 
 
-def shares_of_the_rest(weights: Sequence[float]) -> list[Fraction]:
+class _OneSizeABatch(_Endless):
+    """Position -> index, of a size whose turn is that of the position's batch."""
+
+    def __init__(self, source: Bucketed, seed: int, batch_size: int):
+        buckets = [source.bucket(number) for number in range(len(source.sizes))]
+        buckets = [list(zip(*parts, strict=True)) for parts in buckets if parts]
+        self._batch_size = batch_size
+        self._shares = shares_of_the_rest([sum(weights) for weights, _ in buckets])
+        self._buckets = [
+            _Mixed(members, weights, seed + number * len(source.parts))
+            for number, (weights, members) in enumerate(buckets)
+        ]
+
+    def __getitem__(self, position: int) -> int:
+        batch, row = divmod(position, self._batch_size)
+        bucket, before = choose(batch, self._shares)
+        return self._buckets[bucket][before * self._batch_size + row]
+
+
+def shares_of_the_rest(weights: Sequence[Weight]) -> list[Fraction]:
     """Of each weight, its share in the sum of itself and those after it."""
     exact = [Fraction(str(weight)) for weight in weights]
     return [weight / sum(exact[number:]) for number, weight in enumerate(exact)]

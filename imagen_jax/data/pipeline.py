@@ -11,9 +11,10 @@ from absl import flags
 from PIL import Image
 
 from imagen_jax.config import StageConfig
+from imagen_jax.config.data import Size
 from imagen_jax.data import transforms
 from imagen_jax.data.broken import Broken, BrokenRecords
-from imagen_jax.data.order import shuffled
+from imagen_jax.data.order import Bucketed, shuffled
 from imagen_jax.data.records import BrokenRecord, Record, Source
 from imagen_jax.data.workers import end_with_parent
 from imagen_jax.storage.files import threads_for
@@ -42,12 +43,15 @@ def make_dataset(
 ) -> grain.IterDataset:
     """An endless data set of batches, or of one process's rows of them.
 
-    A batch holds `image`, uint8 [B, S, S, 3], what `read` gives, `weight`, float32 [B], and for a
-    super-resolution stage `low_res`, uint8 [B, s, s, 3], where S is `data.crop` or the resolution
-    and s = S / upscale. Row j of batch i (picture, crop and caption) depends on `seed` and
-    first_picture + i * batch_size + j alone: not on who reads it, nor on where reading began. So
-    a run that goes on needs to know nothing but how many pictures it has seen, on any number of
-    processes and with any batch size.
+    A batch holds `image`, uint8 [B, H, W, 3], what `read` gives, `weight`, float32 [B], and for a
+    super-resolution stage `low_res`, uint8 [B, H / upscale, W / upscale, 3], where (H, W) is one of
+    the config's `training_sizes`. Row j of batch i (picture, crop and caption) depends on `seed`
+    and first_picture + i * batch_size + j alone: not on who reads it, nor on where reading began.
+    So a run that goes on needs to know nothing but how many pictures it has seen, on any number
+    of processes and with any batch size.
+
+    Batches of a `Bucketed` source begin at multiples of the batch size, here with the first that
+    is not before `first_picture`, and what comes together in them depends on the batch size too.
 
     Where a record is broken, its row is blank and has weight 0, all others 1: so every good
     record counts exactly once an epoch.
@@ -67,7 +71,9 @@ def make_dataset(
         UsageError: when iterated, too many records are broken.
     """
     load = LoadExample(source, config.resolution, config.low_resolution, config.data.crop)
-    examples = shuffled(source, seed).random_map(load)
+    examples = shuffled(source, seed, batch_size).random_map(load)
+    if isinstance(source, Bucketed):  # Other than a multiple after a change of the batch size.
+        first_picture = -(-first_picture // batch_size) * batch_size
     rows = range(batch_size) if rows is None else rows
     places = (config.data.data_dir, *(share.source for share in config.data.shares))
     threads = max(map(threads_for, places))
@@ -139,35 +145,49 @@ class LoadExample:
         try:
             record = self._source[index]
             caption = record.captions.draw(rng)
-            pictures = self._pictures(record, rng)
+            pictures = self._pictures(record, self._size(index), rng)
             return {_NAME: record.name, _CAPTION: caption, **pictures, _BROKEN: None}
         except BrokenRecord as error:
             broken = Broken(error.name, error.reason, str(error))
-            return {_NAME: error.name, _CAPTION: None, **self._blank(), _BROKEN: broken}
+            blank = self._blank(self._size(index))
+            return {_NAME: error.name, _CAPTION: None, **blank, _BROKEN: broken}
 
-    def _blank(self) -> dict[str, np.ndarray]:
-        side = self._crop or self._resolution
-        blank = {"image": np.zeros((side, side, 3), np.uint8)}
+    def _size(self, index: int) -> Size:
+        """(height, width) of the whole picture."""
+        if isinstance(self._source, Bucketed):
+            return self._source.size(index)
+        return self._resolution, self._resolution
+
+    def _cropped(self, size: Size) -> Size:
+        return size if self._crop is None else (self._crop, self._crop)
+
+    def _low(self, size: Size) -> Size:
+        height, width = (side * self._low_resolution // self._resolution for side in size)
+        return height, width
+
+    def _blank(self, size: Size) -> dict[str, np.ndarray]:
+        size = self._cropped(size)
+        blank = {"image": np.zeros((*size, 3), np.uint8)}
         if self._low_resolution is not None:
-            low_side = side // (self._resolution // self._low_resolution)
-            blank["low_res"] = np.zeros((low_side, low_side, 3), np.uint8)
+            blank["low_res"] = np.zeros((*self._low(size), 3), np.uint8)
         return blank
 
-    def _pictures(self, record: Record, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        decoded = transforms.decode(record.image, record.name, self._resolution)
-        image = transforms.to_square(decoded, self._resolution)
+    def _pictures(
+        self, record: Record, size: Size, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        decoded = transforms.decode(record.image, record.name, max(size))
+        image = transforms.cover(decoded, size)
         if self._low_resolution is None:
-            return {"image": transforms.random_crop(image, self._crop or self._resolution, rng)}
-        low_res = transforms.to_square(self._low_res(record, image), self._low_resolution)
-        side = self._crop or self._resolution
-        image, low_res = transforms.random_crop_pair(image, low_res, side, rng)
+            return {"image": transforms.random_crop(image, self._cropped(size), rng)}
+        low_res = self._low_res(record, image, self._low(size))
+        image, low_res = transforms.random_crop_pair(image, low_res, self._cropped(size), rng)
         return {"image": image, "low_res": low_res}
 
-    def _low_res(self, record: Record, image: Image.Image) -> Image.Image:
-        """What to take the low-resolution picture from: never a crop, which lacks surroundings."""
-        if record.low_res is None:
-            return image
-        return transforms.decode(record.low_res, record.name, self._low_resolution)
+    def _low_res(self, record: Record, image: Image.Image, size: Size) -> Image.Image:
+        """Of the whole picture, never of a crop, which lacks surroundings."""
+        if record.low_res is not None:
+            image = transforms.decode(record.low_res, record.name, max(size))
+        return transforms.cover(image, size)
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -5,9 +5,9 @@ import warnings
 from imagen_jax.config import DataConfig
 from imagen_jax.config.data import ARRAYRECORD, FOLDER, WEBDATASET, split_prefix
 from imagen_jax.data.arrayrecord_source import ArrayRecordSource
-from imagen_jax.data.filters import FileSource, select
+from imagen_jax.data.filters import FileSource, Selected, select
 from imagen_jax.data.folder_source import FolderSource
-from imagen_jax.data.order import Mixture
+from imagen_jax.data.order import Bucketed, Mixture
 from imagen_jax.data.records import Source
 from imagen_jax.data.tfds_source import TfdsSource
 from imagen_jax.data.webdataset_source import WebDatasetSource
@@ -23,7 +23,8 @@ _KINDS = {
 def open_source(config: DataConfig, low_resolution: int | None = None) -> Source:
     """The records of `config.source` or `config.mixture` that fulfil `config.filters`.
 
-    Data sets of tfds are built on first use, and tar shards indexed.
+    Data sets of tfds are built on first use, and tar shards indexed. For `config.sizes` the sizes
+    of all pictures are read once; those that have none are left out.
 
     Args:
         config: of the data.
@@ -33,24 +34,27 @@ def open_source(config: DataConfig, low_resolution: int | None = None) -> Source
         UsageError: there is no such source or split, it holds no captioned pictures or none that
             fulfil the filters, or too much of it is broken.
     """
-    parts, unknown = [], []
-    for share in config.shares:
-        source = _open(share.source, config, low_resolution)
-        total = len(source) + source.left_out.total()
-        part, not_there = select(source, config.conditions)
-        _report(source, total, config.max_broken_share)
-        parts.append(part)
-        unknown.append(not_there)
+    selected = [_select(share.source, config, low_resolution) for share in config.shares]
     for condition in config.conditions:
-        without = [share.source for share, lacks in zip(config.shares, unknown, strict=True)
-                   if condition in lacks]  # fmt: skip
-        if len(without) == len(parts):
+        without = [share.source for share, part in zip(config.shares, selected, strict=True)
+                   if condition in part.unknown]  # fmt: skip
+        if len(without) == len(selected):
             raise UsageError(f"data.filters has '{condition}'; no record has that number.")
         for source in without:
             warnings.warn(f"no record of {source} has the number of {condition}", stacklevel=2)
-    if len(parts) == 1:
-        return parts[0]
-    return Mixture(parts, [share.weight for share in config.shares])
+    parts, weights = [part.source for part in selected], [share.weight for share in config.shares]
+    if config.sizes:
+        return Bucketed(parts, weights, config.sizes, [part.ratios for part in selected])
+    return parts[0] if len(parts) == 1 else Mixture(parts, weights)
+
+
+def _select(name: str, config: DataConfig, low_resolution: int | None) -> Selected:
+    """What of one source is trained on."""
+    source = _open(name, config, low_resolution)
+    total = len(source) + source.left_out.total()
+    selected = select(source, config.conditions, with_ratios=bool(config.sizes))
+    _report(source, total, config.max_broken_share)
+    return selected
 
 
 def _open(name: str, config: DataConfig, low_resolution: int | None) -> FileSource:
@@ -69,4 +73,4 @@ def _report(source: FileSource, total: int, max_broken_share: float) -> None:
     if left_out > max_broken_share * total:
         raise UsageError(f"{said}; data.max_broken_share is {max_broken_share:g}.")
     if left_out:
-        warnings.warn(said, stacklevel=3)
+        warnings.warn(said, stacklevel=4)

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from imagen_jax.config.data import Size
 from imagen_jax.data.colours import to_srgb_on_white
 from imagen_jax.data.records import BrokenRecord
 
@@ -29,6 +30,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what turns the picture upright."""
+_ON_ITS_SIDE = (5, 6, 7, 8)
+"""Orientations in which height and width are those of the upright picture changed over."""
 # Pillow warns of large pictures and damaged EXIF data, without saying which pictures'.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -39,7 +42,8 @@ def decode(data: bytes, name: str, side: int) -> Image.Image:
     Args:
         data: a file of any of `FORMATS`.
         name: of the record, for the error.
-        side: in pixels; a JPEG that is much larger is decoded at a fraction of its size.
+        side: in pixels; a JPEG both sides of which are much larger is decoded at a fraction of
+            its size.
 
     Raises:
         BrokenRecord: the bytes do not decode, or to too much.
@@ -58,12 +62,14 @@ def decode(data: bytes, name: str, side: int) -> Image.Image:
 
 
 def size_of(data: bytes, name: str) -> tuple[int, int]:
-    """(width, height) as the header says, before any turning.
+    """(width, height) of the picture when it is upright, as the header says.
 
     Raises:
         BrokenRecord: it has no header that can be read.
     """
-    return _open(data, name).size
+    image = _open(data, name)
+    turned = image.format != "TIFF" and _orientation(image) in _ON_ITS_SIDE  # Pillow turns TIFFs.
+    return image.size[::-1] if turned else image.size
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -85,36 +91,49 @@ def _broken(name: str, error: Exception) -> BrokenRecord:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # Of EXIF data that is damaged, and says nothing.
-        return image
+    orientation = _orientation(image)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
-def to_square(image: Image.Image, side: int) -> Image.Image:
-    """The centre square of `image`, resized with antialiasing to `side` x `side`."""
-    if image.size == (side, side):
+def _orientation(image: Image.Image) -> int | None:
+    """What EXIF data say; of a PNG those that were read, which asking itself would decode first."""
+    try:
+        return Image.Image.getexif(image).get(_ORIENTATION)
+    except Exception:  # Of EXIF data that is damaged, and says nothing.
+        return None
+
+
+def cover(image: Image.Image, size: Size) -> Image.Image:
+    """The largest centre part of `image` with the ratio of `size`, resized with antialiasing."""
+    height, width = size
+    if image.size == (width, height):
         return image
-    shorter = min(image.size)
-    left, top = ((extent - shorter) / 2 for extent in image.size)
-    box = (left, top, left + shorter, top + shorter)
-    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    left = max(image.width - image.height * width / height, 0) / 2
+    top = max(image.height - image.width * height / width, 0) / 2
+    box = (left, top, image.width - left, image.height - top)
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
 
 
-def random_crop(image: Image.Image, side: int, rng: np.random.Generator) -> RGB:
-    """A crop of `side` x `side` at a uniformly drawn place."""
-    left, top = (int(rng.integers(extent - side + 1)) for extent in image.size)
-    return np.asarray(image.crop((left, top, left + side, top + side)))
+def random_crop(image: Image.Image, size: Size, rng: np.random.Generator) -> RGB:
+    """A crop of `size` at a uniformly drawn place."""
+    return np.asarray(image.crop(_random_box(image, size, rng)))
 
 
 def random_crop_pair(
-    image: Image.Image, low_res: Image.Image, side: int, rng: np.random.Generator
+    image: Image.Image, low_res: Image.Image, size: Size, rng: np.random.Generator
 ) -> tuple[RGB, LowResRGB]:
-    """The same random part of both: `side` pixels of `image`, on a pixel border of `low_res`."""
+    """The same random part of both: `size` pixels of `image`, on a pixel border of `low_res`."""
     upscale = image.width // low_res.width
-    low_side = side // upscale
-    left, top = (int(rng.integers(extent - low_side + 1)) for extent in low_res.size)
-    box = (left, top, left + low_side, top + low_side)
+    box = _random_box(low_res, tuple(side // upscale for side in size), rng)
     crop = image.crop(tuple(upscale * edge for edge in box))
     return np.asarray(crop), np.asarray(low_res.crop(box))
+
+
+def _random_box(
+    image: Image.Image, size: Size, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a part of `size`."""
+    height, width = size
+    left = int(rng.integers(image.width - width + 1))
+    top = int(rng.integers(image.height - height + 1))
+    return left, top, left + width, top + height

@@ -68,7 +68,7 @@ def open_captions(config: DataConfig) -> CaptionSource:
     """
     if config.source.startswith(PROMPTS_PREFIX):
         return PromptFile(Path(config.source.removeprefix(PROMPTS_PREFIX)).expanduser())
-    return open_source(config)
+    return open_source(dataclasses.replace(config, sizes=()))  # Pictures are not read.
 
 
 def read_captions(

@@ -57,21 +57,21 @@ def run_where_called() -> None:
 
 
 def in_blocks(function: jax.stages.Wrapped, platform: str) -> Callable:
-    """A jitted function of always the same shapes, whose memory CPUs use again at every call.
+    """A jitted function, compiled for each shape, whose memory CPUs use again at every call.
 
     XLA asks for all of a program's memory as one block, at every call anew, and the machine
     maps and clears each page of it again. Smaller blocks malloc keeps for the next call, and
     finds again also where something else took a place between them. That they are the same
     thread's each time, `run_where_called` sees to.
     """
-    compiled = None
+    compiled: dict[tuple, jax.stages.Compiled] = {}
 
     def call(*arguments: Any) -> Any:
-        nonlocal compiled
-        if compiled is None:
-            compiled = compile_in_blocks(function.lower(*arguments))
+        shapes = tuple(x.shape for x in jax.tree.leaves(arguments))
+        if shapes not in compiled:
+            compiled[shapes] = compile_in_blocks(function.lower(*arguments))
         # A program whose arguments are still on their way waits for them on another thread.
-        return compiled(*jax.block_until_ready(arguments))
+        return compiled[shapes](*jax.block_until_ready(arguments))
 
     return call if platform == "cpu" else function
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -51,8 +52,8 @@ class Call:
     count_flops: Callable[[], int]
 
 
-def training_step(config: StageConfig, mesh: Mesh) -> Call:
-    """The step of `Trainer`.
+def training_steps(config: StageConfig, mesh: Mesh) -> Iterator[Call]:
+    """The step of `Trainer` on pictures of each size, the largest first.
 
     Raises:
         UsageError: the batch does not divide over the mesh.
@@ -64,18 +65,19 @@ def training_step(config: StageConfig, mesh: Mesh) -> Call:
     if config.text_encoder.null == "empty":
         null = {"null_text": _null_text(config, mesh)}
     frozen = encoder | null
-    size = config.training.batch_size
-    batch = abstract_batch(config, size)
-    batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
+    count = config.training.batch_size
     key = _all_at(jax.eval_shape(lambda: jax.random.key(0)), meshes.replicated(mesh))
-
-    def count_flops() -> int:
-        return step_flops(config, trainer.networks, state.params, frozen)
-
-    return Call(
-        "training step", config, mesh.size, size, trainer.step, (state, frozen, batch, key),
-        state.params | encoder, count_flops,
-    )  # fmt: skip
+    for size in sorted(config.training_sizes, key=math.prod, reverse=True):
+        batch = abstract_batch(config, count, size)
+        batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
+        pixels = " of {}x{} pixels".format(*size) if config.data.sizes else ""
+        yield Call(
+            f"training step{pixels}", config, mesh.size, count, trainer.step,
+            (state, frozen, batch, key), state.params | encoder,
+            functools.partial(
+                step_flops, config, trainer.networks, state.params, frozen, size
+            ),
+        )  # fmt: skip
 
 
 def embedding(config: StageConfig, batch_size: int, mesh: Mesh) -> Call:

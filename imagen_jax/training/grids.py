@@ -24,7 +24,8 @@ _COLUMNS = 4
 class SampleGrid:
     """Paints `training.sample_prompts`, or super-resolves pictures of the training data.
 
-    A super-resolution sheet has three rows: input, sample, target.
+    A super-resolution sheet has three rows: input, sample, target. Where the stage is trained at
+    several sizes all pictures have that of the data's first batch, prompts the first of the sizes.
     """
 
     def __init__(
@@ -36,8 +37,8 @@ class SampleGrid:
         """
         self._config = config
         self._batch = _prompts_or_data(config, read, source)
-        side = config.data.crop or config.resolution
-        size = (side, side)
+        shown = self._batch.get("image")
+        size = config.training_sizes[0] if shown is None else shown.shape[1:3]
         plan, self._numbers = plan_sampling(config, config.sampling, size)
         self._sample = make_sampler(config, plan, networks, size=size)
         self._text = jax.jit(networks.text_of)

@@ -52,8 +52,8 @@ class Trainer:
         training = config.training
         _check_trainable(config)
         meshes.check_batch_size(training.batch_size // training.accumulation_steps, mesh)
-        side = config.data.crop or config.resolution
-        meshes.check_height(side // config.upscale, mesh)
+        for height, _ in config.training_sizes:
+            meshes.check_height(height // config.upscale, mesh)
         self.config, self.mesh = config, mesh
         gather = functools.partial(meshes.gather_parameters, mesh=mesh)
         self.networks = build_networks(config, gather)
@@ -86,9 +86,11 @@ class Trainer:
 
     def work(self, frozen: Params) -> Work:
         """What a step does, for figures of speed."""
+        params = self.abstract_state.params
+        flops = functools.partial(step_flops, self.config, self.networks, params, frozen)
         return Work(
             pictures=self.config.training.batch_size,
-            flops=step_flops(self.config, self.networks, self.abstract_state.params, frozen),
+            flops=functools.cache(flops),
             chips=self.mesh.size,
             kind=self.mesh.devices.flat[0].device_kind,
         )
@@ -301,13 +303,15 @@ def _train(
     try:
         while step < training.num_steps and not stopping:
             step, pictures = step + 1, pictures + training.batch_size
+            batch = next(feed)
+            size = batch["image"].shape[1:3]
             with hooks.profiler.step(step, state):
-                state, metrics = take_step(state, frozen, next(feed), key)
+                state, metrics = take_step(state, frozen, batch, key)
             stopping = preemption.reached(step)
             if step < training.num_steps and not stopping:
                 with reporter.waiting(metrics["loss"]):
                     feed.fetch()
-            reporter.step_started(step, metrics)
+            reporter.step_started(step, metrics, size)
             if stopping or is_due(training.checkpoint_every):
                 with reporter.paused():
                     saved.save(state, trainer.config, pictures)

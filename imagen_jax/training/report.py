@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from imagen_jax.config import TrainingConfig
+from imagen_jax.config.data import Size
 from imagen_jax.data.broken import BrokenRecords
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.sheets import save_png
@@ -45,7 +46,7 @@ class Reporter:
         self._file = MetricsFile(workdir, first_step) if writes else None
         self._board = Board(absolute(workdir / "tensorboard"), first_step + 1) if writes else None
         self._bar = StepBar(training.num_steps, initial=first_step, disable=not writes)
-        self._pending: tuple[int, Metrics] | None = None
+        self._pending: tuple[int, Metrics, Size] | None = None
         self._interval = Interval()
         self._skips = SkipCounter(training.max_skipped_in_a_row)
         self._stopwatch = Stopwatch()
@@ -68,14 +69,14 @@ class Reporter:
         """
         return self._stopwatch.waiting(running)
 
-    def step_started(self, step: int, metrics: Metrics) -> None:
-        """Reads the metrics of the step before, and keeps these.
+    def step_started(self, step: int, metrics: Metrics, size: Size) -> None:
+        """Reads the metrics of the step before, and keeps these, of pictures of this size.
 
         Raises:
             TooManySkipped, BrokenParameters: the run must stop.
         """
         self._read_pending()
-        self._pending = step, metrics
+        self._pending = step, metrics, size
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -91,9 +92,9 @@ class Reporter:
     def _read_pending(self) -> None:
         if self._pending is None:
             return
-        (step, metrics), self._pending = self._pending, None
+        (step, metrics, size), self._pending = self._pending, None
         values: Values = jax.device_get(metrics)  # Waits for the device.
-        self._stopwatch.step_ended()
+        self._stopwatch.step_ended(size)
         self._bar.step()
         self._interval.add(values)
         problem = self._skips.add(step, values)

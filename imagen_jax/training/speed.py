@@ -1,27 +1,38 @@
 """How fast steps go, what share of that is waiting, and what it takes of the chips."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from imagen_jax.config import StageConfig
+from imagen_jax.config.data import Size
 from imagen_jax.costs.chips import chip_of_kind
 from imagen_jax.costs.model_flops import model_flops
 from imagen_jax.networks import Networks, Params
 from imagen_jax.training.step import abstract_batch, stage_loss
 
 
-def step_flops(config: StageConfig, networks: Networks, params: Params, frozen: Params) -> int:
-    """The model's work in one training step over all chips; parameters may be abstract."""
-    size = config.training.batch_size
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
+def step_flops(
+    config: StageConfig, networks: Networks, params: Params, frozen: Params,
+    size: Size | None = None,
+) -> int:  # fmt: skip
+    """The model's work in one training step over all chips.
+
+    Args:
+        params, frozen: may be abstract.
+        size: of the pictures, as `abstract_batch` takes it.
+    """
+    count = config.training.batch_size
+    batch = abstract_batch(config, count, size)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
     loss = functools.partial(stage_loss, config, networks)
-    return model_flops(loss, params, frozen, abstract_batch(config, size), keys, trained=True)
+    return model_flops(loss, params, frozen, batch, keys, trained=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,20 +41,26 @@ class Work:
 
     Attributes:
         pictures: of a batch.
-        flops: of the model, see `step_flops`.
+        flops: of the model, by (height, width) of the pictures, see `step_flops`.
         chips: that share it.
         kind: what JAX calls these.
     """
 
     pictures: int
-    flops: int
+    flops: Callable[[Size], int]
     chips: int
     kind: str
 
-    def rates(self, steps_per_second: float) -> dict[str, float]:
-        """Pictures and work per second; as a share of the chips' peak where that is known."""
-        pictures = steps_per_second * self.pictures
-        flops = steps_per_second * self.flops / self.chips
+    def rates(self, steps: Mapping[Size, int], seconds: float) -> dict[str, float]:
+        """Pictures and work per second; as a share of the chips' peak where that is known.
+
+        Args:
+            steps: how many of each size were taken.
+            seconds: that they took.
+        """
+        pictures = sum(steps.values()) / seconds * self.pictures
+        done = sum(count * self.flops(size) for size, count in steps.items())
+        flops = done / seconds / self.chips
         rates = {
             "pictures_per_second": pictures,
             "pictures_per_second_per_chip": pictures / self.chips,
@@ -54,15 +71,14 @@ class Work:
 
 
 class Stopwatch:
-    """Times runs of steps; starts at the end of the first one, which compiles.
+    """Times runs of steps; starts anew at the end of the first one of a size, which compiles.
 
     What is paused (evaluation, pictures, checkpoints) belongs to no step.
     """
 
     def __init__(self) -> None:
-        self._started: float | None = None
-        self._steps = 0
-        self._waited = self._paused = 0.0
+        self._compiled: set[Size] = set()
+        self._restart()
 
     @contextlib.contextmanager
     def waiting(self, running: jax.Array) -> Iterator[None]:
@@ -81,23 +97,26 @@ class Stopwatch:
         yield
         self._paused += time.monotonic() - began
 
-    def step_ended(self) -> None:
-        if self._started is None:
-            self._restart()
+    def step_ended(self, size: Size) -> None:
+        """`size`: of the step's pictures."""
+        if size in self._compiled:
+            self._steps[size] += 1
         else:
-            self._steps += 1
+            self._compiled.add(size)
+            self._restart()
 
     def lap(self, work: Work) -> dict[str, float]:
         """Rates since the last lap, and the share of its time that was `waiting`."""
         if not self._steps:
             return {}
         seconds = max(time.monotonic() - self._started - self._paused, 1e-9)
-        measured = {**work.rates(self._steps / seconds), "data_wait": self._waited / seconds}
+        measured = {**work.rates(self._steps, seconds), "data_wait": self._waited / seconds}
         self._restart()
         return measured
 
     def _restart(self) -> None:
-        self._started, self._steps = time.monotonic(), 0
+        self._started = time.monotonic()
+        self._steps: collections.Counter[Size] = collections.Counter()
         self._waited = self._paused = 0.0
 
 

@@ -25,7 +25,7 @@ from imagen_jax.stored.stages import load_stage
 from imagen_jax.training.optim import make_optimizer, with_schedule_at
 
 Network = UNetConfig | EfficientUNetConfig
-_RECORDS = ("source", "mixture", "filters", "split")
+_RECORDS = ("source", "mixture", "filters", "sizes", "split")
 """Fields of the data that say which records are read."""
 
 

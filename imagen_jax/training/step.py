@@ -1,6 +1,7 @@
 """The training state and the pure step."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 from imagen_jax.checkpoints.state import TrainState
 from imagen_jax.conditions import drop_text, low_res_inputs, noise_level
 from imagen_jax.config import StageConfig
+from imagen_jax.config.data import Size
 from imagen_jax.diffusion import process, schedules
 from imagen_jax.diffusion.pixels import to_unit
 from imagen_jax.diffusion.variance import variance_loss
@@ -21,12 +23,19 @@ TIME_BINS = 10
 """Equal parts of t in [0, 1] whose losses are told apart."""
 
 
-def abstract_batch(config: StageConfig, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """What the data pipeline feeds a training step with."""
-    side, text = config.data.crop or config.resolution, config.text_encoder
+def abstract_batch(
+    config: StageConfig, batch_size: int, size: Size | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What the data pipeline feeds a training step with.
+
+    Args:
+        size: (height, width) of the pictures; None for the largest of `training_sizes`.
+    """
+    height, width = size or max(config.training_sizes, key=math.prod)
+    text = config.text_encoder
     array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)  # noqa: E731
     batch = {
-        "image": array(jnp.uint8, side, side, 3),
+        "image": array(jnp.uint8, height, width, 3),
         "mask": array(jnp.bool_, text.max_length),
         "weight": array(jnp.float32),
     }
@@ -35,7 +44,8 @@ def abstract_batch(config: StageConfig, batch_size: int) -> dict[str, jax.ShapeD
     else:
         batch["token_ids"] = array(jnp.int32, text.max_length)
     if config.low_resolution is not None:
-        batch["low_res"] = array(jnp.uint8, side // config.upscale, side // config.upscale, 3)
+        low_res = (height // config.upscale, width // config.upscale)
+        batch["low_res"] = array(jnp.uint8, *low_res, 3)
     return batch
 
 

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
 from imagen_jax.data import transforms
 from imagen_jax.data.records import BrokenRecord
@@ -312,16 +313,58 @@ def test_the_size_is_told_from_the_header():
         transforms.size_of(zeros(20_000, 20_000), "a")
 
 
-def test_to_square_takes_the_centre():
+@pytest.mark.parametrize("orientation", range(9))
+def test_the_size_is_that_of_the_upright_picture(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        data = encode(Image.fromarray(gradient(8)[:, :6]), kind, exif=exif)
+        height, width, _ = decode(data).shape
+        assert transforms.size_of(data, "a") == (width, height), kind
+
+
+def test_the_size_of_a_png_is_told_without_decoding_it(monkeypatch):
+    monkeypatch.setattr(PngImageFile, "load", lambda _: pytest.fail("It was decoded."))
+    assert transforms.size_of(zeros(20, 9), "a") == (20, 9)
+
+
+def test_cover_takes_the_centre():
     picture = np.zeros((4, 12, 3), np.uint8)
     picture[:, 4:8] = 255
-    squared = transforms.to_square(Image.fromarray(picture), 4)
-    assert (np.asarray(squared) == 255).all()
+    for turned in (picture, picture.transpose(1, 0, 2)):
+        squared = transforms.cover(Image.fromarray(turned), (4, 4))
+        assert (np.asarray(squared) == 255).all()
 
 
-def test_to_square_is_antialiased():
+@pytest.mark.parametrize("size", [(16, 16), (16, 32), (24, 8), (10, 14), (1, 40)])
+@pytest.mark.parametrize("of", [(64, 64), (60, 45), (33, 97)])
+def test_cover_enlarges_both_sides_alike_and_leaves_no_more_out_than_it_must(of, size):
+    """Of a ramp of 2 a pixel: how steep it is says by how much each side was resized."""
+    rows, columns = np.mgrid[: of[0], : of[1]]
+    ramps = 2 * np.stack([rows, columns, rows], -1).astype(np.uint8)
+    covered = np.asarray(transforms.cover(Image.fromarray(ramps), size)).astype(float) / 2
+    assert covered.shape[:2] == size
+    factor = min(of[0] / size[0], of[1] / size[1])
+    for axis in (0, 1):
+        line = covered[..., axis].mean(1 - axis)
+        assert line.mean() == pytest.approx((of[axis] - 1) / 2, abs=0.3)
+        if len(line) > 4:
+            inner = line[2:-2]
+            assert np.diff(inner).mean() == pytest.approx(factor, abs=0.6 / (len(inner) - 1))
+
+
+def test_cover_of_a_square_is_the_centre_square_to_the_byte():
+    for height, width in ((37, 64), (64, 37), (33, 34), (8, 8)):
+        picture = Image.fromarray(np.asarray(noise(64))[:height, :width])
+        left, top = ((extent - min(height, width)) / 2 for extent in (width, height))
+        box = (left, top, left + min(height, width), top + min(height, width))
+        wanted = picture.resize((8, 8), Image.Resampling.BICUBIC, box=box)
+        np.testing.assert_array_equal(transforms.cover(picture, (8, 8)), np.asarray(wanted))
+
+
+def test_cover_is_antialiased():
     checker = ((np.indices((64, 64)).sum(0) % 2) * 255).astype(np.uint8)
-    small = np.asarray(transforms.to_square(Image.fromarray(checker).convert("RGB"), 16))
+    small = np.asarray(transforms.cover(Image.fromarray(checker).convert("RGB"), (16, 16)))
     assert np.abs(small.astype(int) - 127).max() <= 8
 
 
@@ -329,7 +372,7 @@ def test_random_crop_is_a_part_and_reaches_every_place():
     image, rng = Image.fromarray(gradient(6)), np.random.default_rng(0)
     corners = set()
     for _ in range(300):
-        crop = transforms.random_crop(image, 4, rng)
+        crop = transforms.random_crop(image, (4, 4), rng)
         left, top, _ = map(int, crop[0, 0])
         np.testing.assert_array_equal(crop, gradient(6)[top : top + 4, left : left + 4])
         corners.add((left, top))
@@ -340,7 +383,7 @@ def test_crop_pair_is_aligned():
     large, small = Image.fromarray(gradient(32)), Image.fromarray(gradient(8))
     rng, corners = np.random.default_rng(0), set()
     for _ in range(300):
-        crop, low_res = transforms.random_crop_pair(large, small, 16, rng)
+        crop, low_res = transforms.random_crop_pair(large, small, (16, 16), rng)
         assert crop.shape == (16, 16, 3) and low_res.shape == (4, 4, 3)
         np.testing.assert_array_equal(crop[::4, ::4, :2], 4 * low_res[..., :2])
         corners.add(tuple(low_res[0, 0]))
@@ -349,6 +392,6 @@ def test_crop_pair_is_aligned():
 
 def test_crop_of_the_whole_side_is_the_whole_picture():
     large, small = Image.fromarray(gradient(32)), Image.fromarray(gradient(8))
-    crop, low_res = transforms.random_crop_pair(large, small, 32, np.random.default_rng(0))
+    crop, low_res = transforms.random_crop_pair(large, small, (32, 32), np.random.default_rng(0))
     np.testing.assert_array_equal(crop, gradient(32))
     np.testing.assert_array_equal(low_res, gradient(8))

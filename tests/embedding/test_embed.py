@@ -182,7 +182,7 @@ def test_a_run_needs_no_encoder(made, embedded, tmp_path, monkeypatch):
 
 def test_a_planned_step_holds_no_encoder(made, embedded):
     config = with_cache(made.config, embedded[0])
-    step = calls.training_step(config, make_mesh(config.mesh))
+    [step] = calls.training_steps(config, make_mesh(config.mesh))
     assert step.params.keys() == {"unet"}
     stored, live = estimate(config, 8), estimate(made.config, 8)
     assert stored.text_encoder == 0 < live.text_encoder

@@ -54,7 +54,7 @@ def test_the_training_step_is_compiled_and_reported(tiny_train, tmp_path):
     assert "at best" in result.out and "not measured" in result.out
     (report,) = json.loads((tmp_path / "deeper" / "report.json").read_text())
     config = tiny.super_resolution(text_encoder=FROZEN)
-    step = calls.training_step(config, make_mesh(config.mesh, tpu_devices()))
+    [step] = calls.training_steps(config, make_mesh(config.mesh, tpu_devices()))
     assert report["parameters"] == {
         name: sum(x.size for x in jax.tree.leaves(step.params[name]))
         for name in ("unet", "text_encoder")

@@ -15,7 +15,9 @@ from imagen_jax.training import speed
 from imagen_jax.training.speed import Stopwatch, Work, memory_use, step_flops
 from imagen_jax.training.step import stage_loss
 
-WORK = Work(pictures=32, flops=8 * 10**12, chips=4, kind="cpu")
+SIZE, WIDE = (16, 16), (8, 64)
+FLOPS = {SIZE: 8 * 10**12, WIDE: 16 * 10**12}
+WORK = Work(pictures=32, flops=FLOPS.__getitem__, chips=4, kind="cpu")
 
 
 @pytest.fixture
@@ -30,12 +32,12 @@ def step(*, ended: bool):
     return mock.Mock(spec=jax.Array, is_ready=lambda: ended)
 
 
-def take_steps(clock, stopwatch, count, *, computing=1.5, waiting=0.5):
+def take_steps(clock, stopwatch, count, *, computing=1.5, waiting=0.5, size=SIZE):
     for _ in range(count):
         with stopwatch.waiting(step(ended=True)):
             clock.now += waiting
         clock.now += computing
-        stopwatch.step_ended()
+        stopwatch.step_ended(size)
 
 
 def test_rates_are_those_of_the_steps_after_the_first(clock):
@@ -52,13 +54,26 @@ def test_rates_are_those_of_the_steps_after_the_first(clock):
         }
 
 
+def test_the_work_is_that_of_the_true_sizes_and_each_compiles_once(clock):
+    """As many pictures a second, of twice the work in two of five steps."""
+    stopwatch = Stopwatch()
+    for size in (SIZE, WIDE):
+        take_steps(clock, stopwatch, 1, computing=1000.0, size=size)
+        assert stopwatch.lap(WORK) == {}
+    for size, count in ((SIZE, 3), (WIDE, 2)):
+        take_steps(clock, stopwatch, count, size=size)
+    measured = stopwatch.lap(WORK)
+    assert measured["pictures_per_second"] == 16.0
+    assert measured["model_flops_per_second_per_chip"] == 1.4 * 10**12
+
+
 def test_data_that_come_before_the_step_ends_were_not_waited_for(clock):
     stopwatch = Stopwatch()
     for ended in (True, False, True, False, False):
         with stopwatch.waiting(step(ended=ended)):
             clock.now += 0.5
         clock.now += 0.5
-        stopwatch.step_ended()
+        stopwatch.step_ended(SIZE)
     assert stopwatch.lap(WORK)["data_wait"] == 0.5 / 4  # The first step only starts the clock.
 
 
@@ -75,13 +90,13 @@ def test_what_is_paused_belongs_to_no_step(clock):
 @pytest.mark.parametrize("name", CHIPS)
 def test_the_share_is_of_the_peak_of_a_known_chip(name):
     kind = CHIPS[name].kind
-    work = Work(pictures=1, flops=2 * int(CHIPS[name].flops), chips=4, kind=kind)
-    assert work.rates(0.5)["model_flops_share"] == 0.25
+    work = Work(pictures=1, flops=lambda _: 2 * int(CHIPS[name].flops), chips=4, kind=kind)
+    assert work.rates({SIZE: 3}, 6.0)["model_flops_share"] == 0.25
 
 
 @pytest.mark.parametrize("kind", ["cpu", "NVIDIA H100 80GB HBM3", "TPU7x"])
 def test_there_is_no_share_of_a_peak_that_is_not_known(kind):
-    rates = Work(pictures=1, flops=8, chips=2, kind=kind).rates(1.0)
+    rates = Work(pictures=1, flops=lambda _: 8, chips=2, kind=kind).rates({SIZE: 1}, 1.0)
     assert rates["model_flops_per_second_per_chip"] == 4
     assert "model_flops_share" not in rates
 
@@ -95,6 +110,11 @@ def test_the_work_of_a_step_is_that_of_the_loss_and_its_gradient():
     double = tiny.replace(config, training={"batch_size": 16})
     assert step_flops(parts, networks, params, {}) == flops
     assert step_flops(double, networks, params, {}) == 2 * flops
+    sizes = tiny.replace(config, data={"sizes": ((16, 16), (8, 32), (16, 32))})
+    of_each = [step_flops(sizes, networks, params, {}, size) for size in sizes.training_sizes]
+    assert of_each[0] == flops and of_each[1] != of_each[2] == step_flops(
+        sizes, networks, params, {}
+    )
     keys = jax.random.split(jax.random.key(0), 8)
     batch = jax.tree.map(jnp.asarray, tiny.batch(config))
     forward = model_flops(lambda p: stage_loss(config, networks, p, {}, batch, keys), params)

@@ -59,7 +59,7 @@ def read_pictures(directory: Path) -> Read:
         for side in (8, SIDE):
             try:
                 transforms.size_of(data, path.name)
-                image = transforms.to_square(transforms.decode(data, path.name, side), side)
+                image = transforms.cover(transforms.decode(data, path.name, side), (side, side))
             except BrokenRecord:
                 continue
             pixels = np.asarray(image)
