@@ -98,6 +98,11 @@ BAD_FIELDS = [
     (SamplingConfig, {"percentile": 0.0}, "percentile is 0.0"),
     (SamplingConfig, {"percentile": 100.5}, "percentile is 100.5"),
     (MeshConfig, {"fsdp": -1}, "fsdp is -1"),
+    (DataConfig, {"sizes": ((16, 0),)}, "data.sizes has 16x0"),
+    (DataConfig, {"sizes": ((-16, 16),)}, "data.sizes has -16x16"),
+    (DataConfig, {"sizes": ((16, 10**9),)}, "data.sizes has 16x1000000000; height and width must"),
+    (DataConfig, {"sizes": ((16, 8), (32, 16))}, "data.sizes has 16x8 and 32x16; their ratios"),
+    (DataConfig, {"sizes": tuple((1, n + 1) for n in range(256))}, "data.sizes has 256 sizes"),
 ]
 BAD_STAGES = [
     ({"resolution": 0}, "resolution is 0"),
@@ -106,6 +111,12 @@ BAD_STAGES = [
     ({"low_resolution": 0}, "low_resolution is 0"),
     ({"low_resolution": 5}, "low_resolution is 5; it must divide 16"),
     ({"low_resolution": 4, "data": {"crop": 6}}, "data.crop is 6; it must be a multiple"),
+    ({"data": {"sizes": ((16, 15),)}}, "data.sizes has 16x15; .* of 'tiny' needs multiples of 2"),
+    (
+        {"low_resolution": 2, "data": {"sizes": ((16, 12),)}},
+        "data.sizes has 16x12; .* needs multiples of 8",
+    ),
+    ({"data": {"sizes": ((16, 16),), "crop": 8}}, "data.crop is 8 and data.sizes 16x16"),
 ]
 
 
@@ -124,6 +135,7 @@ def test_sizes_that_do_not_fit_are_refused(changes, says):
 @pytest.mark.parametrize("config", [tiny.stage(), tiny.super_resolution()], ids=["base", "sr"])
 def test_json_round_trip(config):
     data = {"filters": ("side>=8", "similarity>=0.3"), "mixture": ("0.7*folder:a", "1*b/c")}
+    data["sizes"] = ((16, 16), (8, 24))
     prompts = {"sample_prompts": ("a cat", "ein Äpfelchen")}
     config = tiny.replace(config, training=prompts, data=data)
     assert json_form.from_json(json_form.to_json(config), "here") == config
@@ -135,6 +147,11 @@ def test_mixture_and_filters_are_flags():
     data = train.parse(["tiny_64", "--workdir", "x", *flags]).config.data
     assert [share.weight for share in data.shares] == [0.7, 0.3]
     assert [str(condition) for condition in data.conditions] == ["side>=8", "aspect<=2"]
+
+
+def test_sizes_are_flags():
+    flags = ["tiny_64", "--workdir", "x", "--data.sizes", "64", "64", "48", "80"]
+    assert train.parse(flags).config.data.sizes == ((64, 64), (48, 80))
 
 
 def changed(*path, value):

@@ -227,9 +227,9 @@ def test_the_step_is_compiled_for_several_slices(tiny_train):
 
 
 @pytest.mark.parametrize("stage", [tiny.stage, tiny.super_resolution])
-@pytest.mark.parametrize("crop", [None, 8])
-def test_the_abstract_batch_is_what_the_pipeline_feeds(stage, crop, tmp_path):
-    data = dataclasses.replace(tiny.folder(tmp_path / "pictures"), crop=crop)
+@pytest.mark.parametrize("sizes", [{}, {"crop": 8}, {"sizes": ((8, 24),)}])
+def test_the_abstract_batch_is_what_the_pipeline_feeds(stage, sizes, tmp_path):
+    data = dataclasses.replace(tiny.folder(tmp_path / "pictures"), **sizes)
     config = stage(data=data)
     source = open_source(config.data, config.low_resolution)
     trainer = Trainer(config, make_mesh(MeshConfig()))
@@ -237,6 +237,28 @@ def test_the_abstract_batch_is_what_the_pipeline_feeds(stage, crop, tmp_path):
     batch = next(open_reader(trainer, source, read, first_picture=0))
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)  # noqa: E731
     assert shapes(dict(batch)) == shapes(abstract_batch(config, 8))
+
+
+def test_the_step_of_every_size_is_compiled_the_largest_first():
+    config = tiny.super_resolution(data={"sizes": ((8, 24), (16, 16), (24, 8))})
+    steps = list(calls.training_steps(config, make_mesh(MeshConfig())))
+    assert [step.what for step in steps] == [
+        f"training step of {size} pixels" for size in ("16x16", "8x24", "24x8")
+    ]
+    for step, (height, width) in zip(steps, ((16, 16), (8, 24), (24, 8)), strict=True):
+        _, _, batch, _ = step.arguments
+        assert batch["image"].shape == (8, height, width, 3)
+        assert batch["low_res"].shape == (8, height // 2, width // 2, 3)
+    flops = [step.count_flops() for step in steps]
+    assert flops[0] > flops[1] == pytest.approx(flops[2], rel=0.1)
+
+
+def test_a_stage_samples_any_size():
+    config, mesh = tiny.super_resolution(), make_mesh(MeshConfig(), jax.devices()[:1])
+    wide = calls.sampler(config, config.sampling, 1, mesh, (32, 64))
+    assert wide.arguments[5].shape == (1, 16, 32, 3)
+    usual = calls.sampler(config, config.sampling, 1, mesh)
+    assert wide.count_flops() > 6 * usual.count_flops()
 
 
 def test_the_sampler_works_once_for_each_step_and_twice_for_guidance():

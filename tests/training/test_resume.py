@@ -236,6 +236,8 @@ def test_a_checkpoint_of_an_older_version_knows_no_data():
     with pytest.raises(UsageError, match=r"are not those .* up to step 1; .* --allow-changed-data"):
         _require_same_data(about, config, "now")
     _require_same_data(tiny.replace(about, data=""), config, "now")
+    for other in ({"filters": ("side>=8",)}, {"sizes": ((16, 16),)}):  # They leave others out.
+        _require_same_data(about, tiny.replace(config, data=other), "now")
 
 
 def test_a_run_whose_directory_is_in_use_is_refused(config, copy):
