@@ -103,6 +103,10 @@ TRAIN = Spellings(
             "a folder of pictures and captions is named as --data.source folder:DIR.",
         ),
         **_each(
+            "--enable-bucket --buckets --bucket-reso-steps --aspect-ratio-bucketing",
+            "--data.sizes lists height and width of each size to train on, as in 64 64 48 80.",
+        ),
+        **_each(
             "--epochs --num-epochs --num-train-epochs",
             "a run is counted in steps, --training.num-steps.",
         ),
