@@ -18,5 +18,6 @@ TextNorm = Literal["layer", "group"]
 Pooling = Literal["mean", "token"]
 EmbeddingActivation = Literal["per_block", "once"]
 FeedForwardKind = Literal["gated-gelu", "relu"]
+GeluKind = Literal["quick_gelu", "gelu"]
 Weights = Literal["ema", "raw"]
 """Which parameters of a trained stage: their moving average, or what the optimizer made."""

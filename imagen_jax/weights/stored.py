@@ -84,9 +84,8 @@ class StoredTensor:
         if not self.sum:
             return
         found = checksum(b"")
-        size, rest = self.stored_shape[0], tuple(slice(0, n) for n in self.stored_shape[1:])
-        for first, last in _steps(0, size, math.prod(self.stored_shape[1:])):
-            block = np.ascontiguousarray(self.read((slice(first, last), *rest)))
+        for index, _ in _blocks([(0, size) for size in self.stored_shape]):
+            block = np.ascontiguousarray(self.read(index))
             found = checksum(block.reshape(-1).view(np.uint8), found)
         if (found or checksum(b"")) != self.sum:
             raise UsageError(
@@ -102,20 +101,27 @@ class StoredTensor:
         bounds = [s.indices(size)[:2] for s, size in zip(index, self.shape, strict=True)]
         part = _empty([stop - start for start, stop in bounds], jnp.dtype(dtype))
         target = part.T if self.transposed else part
-        (start, stop), *others = bounds[::-1] if self.transposed else bounds
-        rest = tuple(slice(*bound) for bound in others)
-        for first, last in _steps(start, stop, math.prod(target.shape[1:])):
-            block = self.read((slice(first, last), *rest)).astype(part.dtype, copy=False)
+        for index, rows in _blocks(bounds[::-1] if self.transposed else bounds):
+            block = np.asarray(self.read(index)).astype(part.dtype, copy=False)
             require_finite(block, self.origin)
-            _copy(block, target[first - start : last - start])
+            _copy(block, target[rows] if rows else target)
         return part
 
 
-def _steps(start: int, stop: int, row: int) -> Iterator[tuple[int, int]]:
-    """From where to where rows of so many elements are read at once."""
-    step = max(1, _BLOCK // max(1, row))
+def _blocks(bounds: list[tuple[int, int]]) -> Iterator[tuple[Index, Index]]:
+    """What is read at once of a part of a tensor, some rows, and where in the part it lies.
+
+    Of a single number, which has no rows, both are ().
+    """
+    if not bounds:
+        yield (), ()
+        return
+    (start, stop), *others = bounds
+    step = max(1, _BLOCK // max(1, math.prod(stop - start for start, stop in others)))
     for first in range(start, stop, step):
-        yield first, min(first + step, stop)
+        last = min(first + step, stop)
+        index = (slice(first, last), *(slice(*bound) for bound in others))
+        yield index, (slice(first - start, last - start),)
 
 
 def require_finite(x: np.ndarray, origin: str) -> None:
@@ -137,6 +143,9 @@ def _copy(block: np.ndarray, target: np.ndarray) -> None:
     """target[...] = block, as integers: NumPy is slow with bfloat16."""
     bits = f"u{block.itemsize}"
     block, target = block.view(bits), target.view(bits)
+    if not block.shape:
+        target[...] = block
+        return
     for row in range(0, len(block), _TILE):
         target[row : row + _TILE] = block[row : row + _TILE]
 

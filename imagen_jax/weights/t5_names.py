@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 
 from imagen_jax.config import T5Config, json_form
@@ -20,7 +20,8 @@ from imagen_jax.networks import Params, abstract_frozen_encoder
 from imagen_jax.storage.files import AnyPath
 from imagen_jax.storage.json_text import read_object, shown
 from imagen_jax.weights.hugging_face import TORCH, open_weights, open_weights_file
-from imagen_jax.weights.stored import StoredTensor, check_fit, open_file
+from imagen_jax.weights.named import fit_named, require_same, require_values, sizes_of
+from imagen_jax.weights.stored import StoredTensor, open_file
 from imagen_jax.weights.tensors import (
     ParamPath,
     StoredParams,
@@ -98,12 +99,7 @@ def open_t5(source: AnyPath, config: T5Config) -> StoredParams:
         UsageError: a file is missing, damaged, not of T5, or not of the given sizes.
     """
     stored_config, tensors = _open(source)
-    for name in (*_SIZES, "feed_forward"):
-        if getattr(stored_config, name) != getattr(config, name):
-            raise UsageError(
-                f"The T5 encoder in {source} has {name} {getattr(stored_config, name)!r}; the "
-                f"configuration has {getattr(config, name)!r}."
-            )
+    require_same(stored_config, config, source, "T5 encoder")
     return tensors
 
 
@@ -147,12 +143,8 @@ def _of_hugging_face(
     if _EMBEDDING_ALIAS in tensors:  # Two names of one tensor; both or either may be there.
         alias = tensors.pop(_EMBEDDING_ALIAS)
         tensors.setdefault(_EMBEDDING, alias)
-    names, abstract = t5_names(config), flatten_dict(abstract_frozen_encoder(config))
-    for name, path in names.items():
-        if name in tensors and path[-1] == "kernel":
-            tensors[name] = dataclasses.replace(tensors[name], transposed=True)
-    check_fit(tensors, {name: abstract[path].shape for name, path in names.items()}, source)
-    return config, {path: tensors[name] for name, path in names.items()}
+    abstract = abstract_frozen_encoder(config)
+    return config, fit_named(tensors, t5_names(config), abstract, source)
 
 
 def read_t5_config(directory: AnyPath) -> T5Config:
@@ -165,17 +157,13 @@ def read_t5_config(directory: AnyPath) -> T5Config:
     if not path.exists() and (directory / "text_encoder" / "config.json").exists():
         raise UsageError(f"{directory} is a pipeline; name its directory text_encoder.")
     stored: dict[str, Any] = _DEFAULTS | read_object(path)
-    for name, value in _FIXED.items():
-        if stored.get(name) != value:
-            raise UsageError(f"{path} has {name} {shown(stored.get(name))}; T5 has {value!r}.")
+    require_values(stored, _FIXED, path, "T5")
     kind = stored["feed_forward_proj"]
     if kind not in tuple(_KINDS):
         known = " and ".join(f"{name!r} ({which})" for name, which in _KINDS.items())
         raise UsageError(
             f"{path} has feed_forward_proj {shown(kind)}; what can be read is {known}."
         )
-    for name in _SIZES:
-        if type(stored.get(name)) is not int:
-            raise UsageError(f"{path} has {name} {shown(stored.get(name))}; it must be an integer.")
+    sizes = sizes_of(stored, {name: name for name in _SIZES}, path)
     with naming(path):
-        return T5Config(feed_forward=kind, **{name: stored[name] for name in _SIZES})
+        return T5Config(feed_forward=kind, **sizes)

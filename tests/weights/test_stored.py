@@ -6,10 +6,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from imagen_jax.config import MeshConfig
+from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.weights import stored
-from imagen_jax.weights.stored import StoredTensor, place
-from imagen_jax.weights.tensors import digest
+from imagen_jax.weights.stored import StoredTensor, open_file, place
+from imagen_jax.weights.tensors import digest, write_tensors
 
 VALUES = np.random.default_rng(0).normal(size=(48, 40)).astype(np.float32)
 
@@ -46,6 +47,21 @@ def test_a_vector_is_read_in_blocks_too(monkeypatch, dtype):
     monkeypatch.setattr(stored, "_BLOCK", 7)
     tensor = StoredTensor("somewhere: x", (48,), "float32", lambda index: VALUES[:, 0][index])
     np.testing.assert_array_equal(tensor.whole(dtype), VALUES[:, 0].astype(dtype))
+
+
+def test_a_single_number_is_written_and_read_and_its_damage_seen(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"x": np.float32(2.5), "y": VALUES}, "float32", {})
+    tensor = open_file(path)[1]["x"]
+    assert tensor.shape == () and tensor.whole("bfloat16") == 2.5
+    placed = place(tensor, "float32", NamedSharding(make_mesh(MeshConfig()), PartitionSpec()))
+    assert placed.shape == () and placed == 2.5
+    start = path.read_bytes().index(np.float32(2.5).tobytes())
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(np.float32(3.5).tobytes())
+    with pytest.raises(UsageError, match="its bytes are not those that were written"):
+        open_file(path)[1]["x"].whole("float32")
 
 
 @pytest.mark.parametrize("transposed", [False, True])
