@@ -61,19 +61,22 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Write downloaded weights as one file: an encoder that stages read, or a stage."""
+    """Write downloaded weights as one file: an encoder that stages read, a stage, or the network
+    that FID is of."""
 
-    kind: Positional[Literal["t5", "deepfloyd-if"]]
+    kind: Positional[Literal["t5", "deepfloyd-if", "inception"]]
     """t5: a T5 text encoder from a Hugging Face directory or file, for text_encoder.source.
-    deepfloyd-if: stage I or II of DeepFloyd IF from its pipeline's directory, for sample.py."""
+    deepfloyd-if: stage I or II of DeepFloyd IF from its pipeline's directory, for sample.py.
+    inception: the network that FID is of, from PyTorch's file, which takes PyTorch."""
     directory: Annotated[Positional[Path], arg(metavar="DIR")]
     """For t5 the directory with config.json and the weights, or their file; for deepfloyd-if the
-    pipeline's, with unet, scheduler, text_encoder and tokenizer."""
+    pipeline's, with unet, scheduler, text_encoder and tokenizer; for inception the file
+    pt_inception-2015-12-05-6726825d.pth."""
     out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
     """File to write; it is replaced whole or left alone."""
     dtype: Dtype = "bfloat16"
     """Of the written weights; bfloat16 takes half the space. A stage of DeepFloyd IF computes in
-    it too."""
+    it too. For inception it is always float32, since figures depend on it."""
     text_encoder: Path | None = None
     """For deepfloyd-if: another directory with text_encoder and tokenizer, where DIR has none."""
 
@@ -82,15 +85,21 @@ class Convert:
         out = self.out.resolve()
         if self.directory.resolve() in (out, *out.parents):
             raise UsageError(f"{self.out} lies in what is read; name another place.")
-        if self.kind == "t5" and self.text_encoder is not None:
+        if self.kind != "deepfloyd-if" and self.text_encoder is not None:
             raise UsageError(f"--text-encoder is {self.text_encoder}; it is for deepfloyd-if only.")
-        if self.kind == "deepfloyd-if":
-            self._deepfloyd_if()
-        else:
-            self._t5()
+        convert = {
+            "t5": self._t5, "deepfloyd-if": self._deepfloyd_if, "inception": self._inception
+        }  # fmt: skip
+        convert[self.kind]()
         from imagen_jax.weights.hugging_face import licence
 
         print(licence(self.directory))
+
+    def _inception(self) -> None:
+        from imagen_jax.weights.inception_names import convert_inception
+
+        convert_inception(self.directory, self.out)
+        print(f"{self.out}: {self.out.stat().st_size / 1e6:.1f} MB")
 
     def _deepfloyd_if(self) -> None:
         from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if

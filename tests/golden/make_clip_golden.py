@@ -5,9 +5,9 @@
 Needs torch and transformers. `config.json` and `model.safetensors` are as transformers saves
 them; `expected.safetensors` holds inputs and results. Of `clip` these are texts that end at
 different places (`token_ids`, `mask`), the states of their tokens after the last block and before
-it, and embeddings of texts and pictures. Of `dinov2` they are pictures of the size that its position
-embeddings are made for (`own`), of a smaller one and of a larger one that is not square, and the
-features of each. Pictures are (batch, height, width, channels).
+it, and embeddings of texts and pictures. Of `dinov2` they are pictures of the size that its
+position embeddings are made for (`own`), of a smaller one and of a larger one that is not square,
+and the features of each. Pictures are (batch, height, width, channels).
 """
 
 from pathlib import Path

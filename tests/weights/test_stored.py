@@ -51,7 +51,7 @@ def test_a_vector_is_read_in_blocks_too(monkeypatch, dtype):
 
 def test_a_single_number_is_written_and_read_and_its_damage_seen(tmp_path):
     path = tmp_path / "x.safetensors"
-    write_tensors(path, {"x": np.float32(2.5), "y": VALUES}, "float32", {})
+    write_tensors(path, {"x": np.array(2.5), "y": VALUES}, "float32", {})
     tensor = open_file(path)[1]["x"]
     assert tensor.shape == () and tensor.whole("bfloat16") == 2.5
     placed = place(tensor, "float32", NamedSharding(make_mesh(MeshConfig()), PartitionSpec()))
