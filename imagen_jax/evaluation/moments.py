@@ -1,0 +1,79 @@
+"""Mean and covariance of features that come a batch at a time, in float64."""
+
+import dataclasses
+
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Float
+
+Features = Float[np.ndarray, "pictures features"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Of features seen so far: how many, their mean, and how they spread about it.
+
+    Attributes:
+        scatter: the sum of (x - mean) (x - mean)^T.
+    """
+
+    count: int
+    mean: Float[np.ndarray, " features"]
+    scatter: Float[np.ndarray, "features features"]
+
+    @property
+    def width(self) -> int:
+        return len(self.mean)
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "features features"]:
+        """Unbiased, scatter / (count - 1), as NumPy's `cov` and every published FID has it."""
+        return self.scatter / (self.count - 1)
+
+    def merged(self, other: "Moments") -> "Moments":
+        """Those of both sets of features together.
+
+            count = m + n
+            mean = mean_m + d n / count, where d = mean_n - mean_m
+            scatter = scatter_m + scatter_n + d d^T m n / count
+
+        Chan et al. 1979 (Updating Formulae and a Pairwise Algorithm for Computing Sample
+        Variances); so nothing is lost where means are large beside spreads.
+        """
+        count = self.count + other.count
+        if count == 0:
+            return self
+        difference = other.mean - self.mean
+        shared = self.count * other.count / count
+        return Moments(
+            count,
+            self.mean + difference * (other.count / count),
+            self.scatter + other.scatter + np.outer(difference, difference) * shared,
+        )
+
+
+def no_moments(width: int) -> Moments:
+    """Those of no features: `merged` with others they change nothing."""
+    return Moments(0, np.zeros(width), np.zeros((width, width)))
+
+
+def moments_of(features: Features) -> Moments:
+    """Those of one batch, of any number of pictures."""
+    if not len(features):
+        return no_moments(features.shape[1])
+    x = features.astype(np.float64)
+    mean = x.mean(0)
+    return Moments(len(x), mean, (x - mean).T @ (x - mean))
+
+
+def over_processes(moments: Moments) -> Moments:
+    """Those of all processes together, in the order of their numbers; all must call it."""
+    numbers = np.concatenate([[float(moments.count)], moments.mean, moments.scatter.ravel()])
+    # As integers of 32 bits: JAX would make float32 of them.
+    gathered = np.asarray(multihost_utils.process_allgather(numbers.view(np.uint32)))
+    total = no_moments(moments.width)
+    for row in np.ascontiguousarray(gathered).view(np.float64).reshape(-1, len(numbers)):
+        count, mean, scatter = np.split(row, [1, 1 + moments.width])
+        square = scatter.reshape(moments.width, moments.width)
+        total = total.merged(Moments(int(count[0]), mean, square))
+    return total
