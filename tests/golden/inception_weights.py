@@ -22,6 +22,7 @@ def weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def pictures(name: str) -> np.ndarray:
-    """In [0, 1], float32 (pictures, height, width, 3)."""
+    """uint8 (pictures, height, width, 3)."""
     count, height, width = SIZES[name]
-    return np.random.default_rng(0).random((count, height, width, 3), np.float32)
+    shape = (count, height, width, 3)
+    return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)

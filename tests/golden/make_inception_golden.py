@@ -49,7 +49,7 @@ def main() -> None:
     shapes, features = published_shapes(), {}
     for name in SIZES:
         network = make_network(shapes, resize=name == "resized")
-        inputs = torch.from_numpy(pictures(name)).permute(0, 3, 1, 2)
+        inputs = torch.from_numpy(pictures(name)).permute(0, 3, 1, 2) / 255
         with torch.no_grad():
             (output,) = network(inputs)
         features[name] = output[:, :, 0, 0].numpy()

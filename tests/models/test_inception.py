@@ -40,7 +40,7 @@ def features_of():
 
 
 def test_equals_the_golden_of_pytorch_fid(features_of):
-    features = features_of(2 * inception_weights.pictures("alone") - 1)
+    features = features_of(inception_weights.pictures("alone") / np.float32(127.5) - 1)
     expected = safetensors.numpy.load_file(GOLDEN / "expected.safetensors")["alone"]
     assert features.dtype == np.float32 and features.shape == (2, FEATURES)
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,177 @@
+"""Networks that pictures are measured by, with their weights on the devices of one process.
+
+Every process has the whole network and reads pictures of its own, so that none waits for another.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from imagen_jax.evaluation.reading import Crop, Reading, Resized, Resizer
+from imagen_jax.models.clip import CLIP
+from imagen_jax.models.dinov2 import DINOv2
+from imagen_jax.models.inception import FEATURES, Inception
+from imagen_jax.networks import Params
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.weights.clip_names import load_clip
+from imagen_jax.weights.dinov2_names import load_dinov2
+from imagen_jax.weights.inception_names import load_inception
+from imagen_jax.weights.tensors import digest
+
+NetworkName = Literal["inception", "clip", "dinov2"]
+NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
+
+Features = Float[np.ndarray, "pictures features"]
+Pixels = Float[Array, "batch side side 3"]
+Made = Float[Array, "batch features"]
+Run = Callable[[Params, Pixels], Made]
+Channels = tuple[float, float, float]
+
+_INCEPTION_SIDE = 299
+_DINOV2_SIDE = 224
+"""Of FD-DINOv2 (Stein et al. 2023), though its position embeddings are made for 518 pixels."""
+# Means and deviations of channels from 0 to 1 that each network was trained with.
+_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureNetwork:
+    """A network that makes features of pictures.
+
+    Attributes:
+        name: which.
+        reading: how pictures come to its size.
+        width: how many features it makes of a picture.
+        weights: SHA-256 over its parameters.
+    """
+
+    name: NetworkName
+    reading: Reading
+    width: int
+    weights: str
+    _mesh: Mesh
+    _params: Params
+    _run: Run
+
+    def __call__(self, pictures: Iterable[Resized], batch_size: int) -> Iterator[Features]:
+        """Features of pictures as `reading` gives them, some pictures at a time, float32.
+
+        Every picture is read once and in order, those of the last batch too, which is filled up
+        with black ones and cut.
+
+        Args:
+            batch_size: rounded up to a multiple of the devices.
+        """
+        parts = meshes.batch_parts(self._mesh)
+        size = -(-batch_size // parts) * parts
+        batch: list[Resized] = []
+        for picture in pictures:
+            batch.append(picture)
+            if len(batch) == size:
+                yield self._features(batch, size)
+                batch = []
+        if batch:
+            yield self._features(batch, size)
+
+    def _features(self, pictures: list[Resized], size: int) -> Features:
+        filled = np.zeros((size, *pictures[0].shape), np.float32)
+        filled[: len(pictures)] = pictures
+        placed = jax.device_put(filled, meshes.batch_sharding(self._mesh))
+        return np.asarray(self._run(self._params, placed))[: len(pictures)]
+
+
+def open_network(
+    name: NetworkName, weights: Path, mesh: Mesh, *, crop: Crop, resizer: Resizer
+) -> FeatureNetwork:
+    """The network called `name` with its weights.
+
+    Args:
+        weights: for inception the published file, or what `convert inception` wrote; for clip and
+            dinov2 a directory of Hugging Face.
+        mesh: of devices of this process.
+        crop, resizer: how pictures come to the network's size.
+
+    Raises:
+        UsageError: no such weights, damaged ones, or those of another network.
+    """
+    opened = _OPEN[name](weights, mesh)
+    return FeatureNetwork(
+        name=name, reading=Reading(crop, resizer, opened.side), width=opened.width,
+        weights=digest(opened.params), _mesh=mesh, _params=opened.params,
+        _run=_compiled(opened, mesh),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """A network and its weights.
+
+    Attributes:
+        make: makes the module.
+        call: of the module, what makes features.
+        side: pixels of the pictures that it reads.
+        spread: mean and deviation that its pictures are brought to.
+    """
+
+    make: Callable[[], nnx.Module]
+    call: Callable[..., Made]
+    params: Params
+    side: int
+    width: int
+    spread: tuple[Channels, Channels]
+
+
+def _inception(path: Path, mesh: Mesh) -> _Opened:
+    params = load_inception(path, mesh)
+    return _Opened(
+        lambda: Inception(rngs=nnx.Rngs(0)), Inception.__call__, params, _INCEPTION_SIDE, FEATURES,
+        _HALVES,
+    )  # fmt: skip
+
+
+def _clip(path: Path, mesh: Mesh) -> _Opened:
+    config, params = load_clip(path, mesh)
+    return _Opened(
+        lambda: CLIP(config, rngs=nnx.Rngs(0)), CLIP.embed_pictures, params, config.vision.side,
+        config.embedding, _CLIP,
+    )  # fmt: skip
+
+
+def _dinov2(path: Path, mesh: Mesh) -> _Opened:
+    config, params = load_dinov2(path, mesh)
+    return _Opened(
+        lambda: DINOv2(config, rngs=nnx.Rngs(0)), DINOv2.__call__, params, _DINOV2_SIDE,
+        config.width, _IMAGENET,
+    )  # fmt: skip
+
+
+_OPEN: dict[NetworkName, Callable[[Path, Mesh], _Opened]] = {
+    "inception": _inception,
+    "clip": _clip,
+    "dinov2": _dinov2,
+}
+
+
+def _compiled(opened: _Opened, mesh: Mesh) -> Run:
+    """(parameters, pictures from 0 to 255) -> features."""
+    graph = nnx.graphdef(nnx.eval_shape(opened.make))
+    gather = functools.partial(meshes.gather_parameters, mesh=mesh, dtype="float32")
+    mean, deviation = (np.array(values, np.float32) for values in opened.spread)
+
+    def run(params: Params, pictures: Pixels) -> Made:
+        # Accelerators would multiply in bfloat16, and figures would depend on which one it is.
+        with jax.default_matmul_precision("highest"):
+            network, x = nnx.merge(graph, params), (pictures / 255 - mean) / deviation
+            return opened.call(network, x, gather=gather)
+
+    return jax.jit(run, out_shardings=meshes.batch_sharding(mesh))
