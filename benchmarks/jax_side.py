@@ -21,6 +21,7 @@ import numpy as np
 import optax
 import turns
 
+from imagen_jax.conditions import Conditions
 from imagen_jax.config import (
     DiffusionConfig,
     SamplingConfig,
@@ -28,6 +29,8 @@ from imagen_jax.config import (
     T5Config,
     TextEncoderConfig,
 )
+from imagen_jax.diffusion import chain
+from imagen_jax.diffusion.process import Predicted
 from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel.host_memory import compile_in_blocks, run_where_called
 from imagen_jax.pipeline.sampling import make_image_sampler, plan_sampling
@@ -51,16 +54,21 @@ def load(directory: Path, remat: str, dtype: str) -> tuple[StageConfig, Params]:
     return config, {"unet": params}
 
 
-def predict(networks: Networks, params: Params, given: Arrays) -> jax.Array:
+def predict(networks: Networks, params: Params, given: Arrays) -> Predicted:
     mask = jnp.ones(given["text"].shape[:2], bool)
-    text = networks.encode_text(params, given["text"], mask)
-    return networks.predict(params, given["z"], given["step"], text)
+    told = networks.encode(params, Conditions(text=given["text"], mask=mask))
+    log_snr = jnp.asarray(chain.LOG_SNRS)[given["step"].astype(int)]
+    return networks.predict(params, given["z"], log_snr, told)
 
 
 def forward(config: StageConfig, params: Params, given: Arrays) -> Callable[[], jax.Array]:
     networks = build_networks(config)
-    compiled = jax.jit(functools.partial(predict, networks)).lower(params, given).compile()
-    return functools.partial(compiled, params, given)
+
+    def run(params: Params, given: Arrays) -> jax.Array:
+        value, fraction = predict(networks, params, given)
+        return jnp.concatenate([value, 2 * fraction - 1], axis=-1)  # As diffusers gives them.
+
+    return functools.partial(jax.jit(run).lower(params, given).compile(), params, given)
 
 
 def train(config: StageConfig, params: Params, given: Arrays) -> Callable[[], jax.Array]:
@@ -68,7 +76,7 @@ def train(config: StageConfig, params: Params, given: Arrays) -> Callable[[], ja
     optimizer = optax.adamw(turns.LEARNING_RATE, weight_decay=turns.WEIGHT_DECAY)
 
     def loss(params: Params, given: Arrays) -> jax.Array:
-        prediction = predict(networks, params, given)[..., : turns.TRAINED]
+        prediction = predict(networks, params, given).value
         return jnp.mean(jnp.square(prediction - given["eps"]))
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -102,7 +110,8 @@ def sample(config: StageConfig, params: Params, given: Arrays) -> Callable[[], j
     paint = jax.jit(make_image_sampler(config, plan, build_networks(config), size=size))
     whole = jnp.ones(given["text"].shape[:2], bool)
     keys = jax.random.split(jax.random.key(0), len(given["z"]))  # Of noise times eta, 0.
-    inputs = (given["text"], whole, keys, None, (given["null"], whole), given["z"])
+    conditions = Conditions(text=given["text"], mask=whole)
+    inputs = (keys, conditions, (given["null"], whole), given["z"])
     return functools.partial(paint.lower(params, numbers, *inputs).compile(), params, numbers,
                              *inputs)  # fmt: skip
 

@@ -29,6 +29,7 @@ import numpy as np
 import tyro
 
 from imagen_jax.cli.parsing import parse_flags
+from imagen_jax.conditions import Conditions
 from imagen_jax.config import (
     MeshConfig,
     OptimizerConfig,
@@ -43,7 +44,7 @@ from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import exit_on_usage_error
 from imagen_jax.networks import Params, init_text_encoder
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.pipeline.sampling import make_sampler, picture_keys
+from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
 from imagen_jax.training.loop import Trainer
 
 TEXT_ENCODER = TextEncoderConfig(
@@ -132,15 +133,17 @@ def sampling_speed(
     """Median seconds and FLOPs of a batch of pictures, without the text encoder."""
     config, networks, mask = trainer.config, trainer.networks, batch["mask"]
     size = (config.resolution, config.resolution)
-    sampler = make_sampler(config, config.sampling, networks, size=size)
+    plan, numbers = plan_sampling(config, config.sampling, size)
+    sampler = make_sampler(config, plan, networks, size=size)
     text = jax.jit(networks.embed)(params | frozen, batch["token_ids"], mask)
     keys = picture_keys(0, 0, len(mask))
-    run = functools.partial(sampler, params, text, mask, keys, None)
+    conditions = Conditions(text=text, mask=mask)
+    run = functools.partial(sampler, params, numbers, keys, conditions)
     # XLA counts the body of a loop once, however often it runs: count one step, times steps.
-    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), (text, mask))
-    encoded = jax.jit(networks.encode_text)(params, *twice)
-    z, log_snr = jnp.zeros((len(twice[1]), *size, 3)), jnp.zeros(len(twice[1]))
-    step = jax.jit(networks.predict).lower(params, z, log_snr, encoded).compile()
+    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), conditions)
+    told = jax.jit(networks.encode)(params, twice)
+    z, log_snr = jnp.zeros((2 * len(mask), *size, 3)), jnp.zeros(2 * len(mask))
+    step = jax.jit(networks.predict).lower(params, z, log_snr, told).compile()
     return median_seconds(run, repeats), flops(step) * config.sampling.num_steps
 
 

@@ -1,43 +1,64 @@
-"""What a network is told beside z: a text or none, the noise level, a smaller picture."""
+"""What a network is told beside z, as one pytree: dropped and doubled here and nowhere else."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
-from imagen_jax.arrays import (
-    AugLevel,
-    Keys,
-    LogSNR,
-    LowResPixels,
-    NoiseLevel,
-    NullText,
-    TextEmbeddings,
-    TextMask,
-)
-from imagen_jax.config import StageConfig
-from imagen_jax.diffusion import chain, process
-from imagen_jax.diffusion.pixels import to_unit
+from imagen_jax.arrays import NullText, TextEmbeddings, TextMask, Traced
+
+NO_CLASS = -1
+"""The label of a picture without one: the network has an embedding for it too."""
 
 
-def noise_level(config: StageConfig, log_snr: LogSNR) -> NoiseLevel:
-    """What the stage's U-Net reads of the noise."""
-    return chain.step_of(log_snr) if config.unet.time_input == "step" else log_snr
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What a network is told beside z; the first axis of every array counts pictures.
+
+    What a stage is not told is None, or has no entry.
+
+    Attributes:
+        text: embeddings, float32 [batch, length, text_width].
+        mask: bool [batch, length], True where a token is real.
+        label: int32 [batch], the number of a class or `NO_CLASS`.
+        pictures: name -> [batch, height, width, channels], each of its own size: uint8 as they are
+            stored, and float in [-1, 1] as a network reads them.
+        numbers: name -> float32 [batch].
+    """
+
+    text: Traced = None
+    mask: Traced = None
+    label: Traced = None
+    pictures: dict[str, Traced] = dataclasses.field(default_factory=dict)
+    numbers: dict[str, Traced] = dataclasses.field(default_factory=dict)
 
 
-def low_res_inputs(
-    config: StageConfig, low_res: LowResPixels, level: AugLevel, keys: Keys, size: tuple[int, int]
-) -> dict[str, jax.Array]:
-    """What a super-resolution U-Net reads beside z: the picture noised to `level`, and the level.
+def drop(
+    conditions: Conditions, where: Bool[Array, " batch"], null: NullText | None = None
+) -> Conditions:
+    """The conditions with the null text and no class where `where` is True.
+
+    Pictures and numbers stay: guidance leads away from what has no text, and not from what has no
+    low-resolution picture.
 
     Args:
-        size: (height, width) of z.
+        null: as `drop_text` takes it.
     """
-    images = to_unit(low_res)
-    if config.diffusion.augmented == "enlarged":
-        images = process.enlarge(images, size)
-    noised = process.augment_low_res(images, level, keys, config.diffusion.schedule)
-    reads_steps = config.unet.time_input == "step"
-    return {"low_res": noised, "aug_level": chain.step_at(level) if reads_steps else level}
+    text, mask, label = conditions.text, conditions.mask, conditions.label
+    if text is not None:
+        text, mask = drop_text(text, mask, where, null)
+    if label is not None:
+        label = jnp.where(where, NO_CLASS, label)
+    return dataclasses.replace(conditions, text=text, mask=mask, label=label)
+
+
+def doubled(conditions: Conditions, null: NullText | None = None) -> Conditions:
+    """Twice the rows: the conditions, and then the same without text and class."""
+    count = len(jax.tree.leaves(conditions)[0])
+    without = drop(conditions, jnp.ones(count, bool), null)
+    return jax.tree.map(lambda *pair: jnp.concatenate(pair), conditions, without)
 
 
 def drop_text(
@@ -54,11 +75,3 @@ def drop_text(
         jnp.where(drop[:, None, None], null_text, text),
         jnp.where(drop[:, None], null_mask, mask),
     )
-
-
-def with_null_text(
-    text: TextEmbeddings, mask: TextMask, null: NullText | None
-) -> tuple[Float[Array, "both length text_width"], Bool[Array, "both length"]]:
-    """Twice the rows: the texts, then `null` for each, or where that is None zeros."""
-    dropped = drop_text(text, mask, jnp.ones(len(text), bool), null)
-    return tuple(jnp.concatenate(pair) for pair in zip((text, mask), dropped, strict=True))

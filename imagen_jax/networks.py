@@ -9,11 +9,24 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from imagen_jax.arrays import TextEmbeddings, TextMask, TokenIds
+from imagen_jax.arrays import (
+    AugLevel,
+    Images,
+    Keys,
+    LogSNR,
+    TextEmbeddings,
+    TextMask,
+    TokenIds,
+)
+from imagen_jax.conditions import Conditions
 from imagen_jax.config import EfficientUNetConfig, StageConfig, T5Config, UNetConfig
 from imagen_jax.config.choices import Dtype
-from imagen_jax.models.attention import TextState
+from imagen_jax.config.conditions import AUG_LEVEL, LOW_RES
+from imagen_jax.diffusion import chain, process
+from imagen_jax.diffusion.pixels import to_unit
+from imagen_jax.diffusion.process import Predicted
 from imagen_jax.models.blocks import Gather, as_they_are
+from imagen_jax.models.conditional import Encoded
 from imagen_jax.models.efficient_unet import EfficientUNet
 from imagen_jax.models.t5 import T5Encoder
 from imagen_jax.models.unet import UNet
@@ -31,11 +44,13 @@ GatherAs = Callable[[Params, Dtype], Params]
 class Networks:
     """The static half of a stage's networks; `nnx.merge` with parameters gives them back.
 
-    The gathers bring the parameters of a block together where they are sharded over devices.
+    The gathers bring the parameters of a block together where they are sharded over devices. A
+    stage without text has no text encoder.
     """
 
+    config: StageConfig
     unet: nnx.GraphDef
-    text_encoder: nnx.GraphDef
+    text_encoder: nnx.GraphDef | None
     gather_unet: Gather
     gather_text_encoder: Gather
 
@@ -50,24 +65,63 @@ class Networks:
             return batch["text"].astype(jnp.float32)
         return self.embed(params, batch["token_ids"], batch["mask"])
 
-    def encode_text(self, params: Params, text: TextEmbeddings, mask: TextMask) -> TextState:
-        """What the U-Net needs of a text, once for all steps."""
-        unet = nnx.merge(self.unet, params["unet"])
-        return unet.encode_text(text, mask, gather=self.gather_unet)
+    def conditions_of(self, params: Params, batch: dict[str, jax.Array]) -> Conditions:
+        """What a batch tells of its pictures, but for noise levels; pictures are still pixels."""
+        inputs = self.config.inputs
+        has_text, pictures = inputs.text_width is not None, (*inputs.stacked, *inputs.pictures)
+        return Conditions(
+            text=self.text_of(params, batch) if has_text else None,
+            mask=batch["mask"] if has_text else None,
+            label=None if inputs.classes is None else batch["label"],
+            pictures={picture.name: batch[picture.name] for picture in pictures},
+            numbers={name: batch[name] for name in inputs.numbers},
+        )
 
-    def predict(self, params: Params, *inputs, **named_inputs) -> jax.Array:
-        """The U-Net's prediction; the arguments are those of its `__call__`."""
+    def encode(self, params: Params, conditions: Conditions) -> Encoded:
+        """What the U-Net needs of its conditions, once for all steps; `prepare` comes before it."""
         unet = nnx.merge(self.unet, params["unet"])
-        return unet(*inputs, **named_inputs, gather=self.gather_unet)
+        return unet.encode(conditions, gather=self.gather_unet)
+
+    def predict(self, params: Params, z: Images, log_snr: LogSNR, told: Encoded) -> Predicted:
+        """The U-Net's prediction from z at noise lambda, and what `encode` gave."""
+        unet, config = nnx.merge(self.unet, params["unet"]), self.config.unet
+        level = chain.step_of(log_snr) if config.time_input == "step" else log_snr
+        out = unet(z, level, told, gather=self.gather_unet)
+        if not config.predicts_variance:
+            return Predicted(out)
+        value, variance = jnp.split(out, 2, axis=-1)  # The latter in [-1, 1].
+        return Predicted(value, (variance + 1) / 2)
+
+
+def prepare(
+    config: StageConfig, conditions: Conditions, level: AugLevel, keys: Keys, size: tuple[int, int]
+) -> Conditions:
+    """The conditions as the U-Net reads them: pixels become pictures in [-1, 1], and of
+    super-resolution the low-resolution one is noised to `level`, which is told too.
+
+    Args:
+        level: one for each picture; a base reads none.
+        keys: of the noise.
+        size: (height, width) of z.
+    """
+    pictures = {name: to_unit(pixels) for name, pixels in conditions.pictures.items()}
+    numbers = dict(conditions.numbers)
+    if LOW_RES in pictures:
+        low_res = pictures[LOW_RES]
+        if config.diffusion.augmented == "enlarged":
+            low_res = process.enlarge(low_res, size)
+        noised = process.augment_low_res(low_res, level, keys, config.diffusion.schedule)
+        reads_steps = config.unet.time_input == "step"
+        pictures[LOW_RES] = noised
+        numbers[AUG_LEVEL] = chain.step_at(level) if reads_steps else level
+    return dataclasses.replace(conditions, pictures=pictures, numbers=numbers)
 
 
 def build_unet(config: StageConfig, rngs: nnx.Rngs) -> UNet | EfficientUNet:
-    shared = {"text_width": config.text_encoder.t5.d_model, "rngs": rngs}
-    shared["low_res"] = config.low_resolution is not None
     if isinstance(config.unet, UNetConfig):
-        return UNet(config.unet, resolution=config.resolution, **shared)
+        return UNet(config.unet, config.inputs, resolution=config.resolution, rngs=rngs)
     assert isinstance(config.unet, EfficientUNetConfig)
-    return EfficientUNet(config.unet, **shared)
+    return EfficientUNet(config.unet, config.inputs, rngs=rngs)
 
 
 def build_networks(config: StageConfig, gather: GatherAs | None = None) -> Networks:
@@ -80,14 +134,16 @@ def build_networks(config: StageConfig, gather: GatherAs | None = None) -> Netwo
     """
     encoder = config.text_encoder.t5
     unet = nnx.eval_shape(lambda: build_unet(config, nnx.Rngs(0)))
-    text_encoder = nnx.eval_shape(lambda: T5Encoder(encoder, rngs=nnx.Rngs(0)))
+    text_encoder = None
+    if config.conditions.text:
+        text_encoder = nnx.graphdef(nnx.eval_shape(lambda: T5Encoder(encoder, rngs=nnx.Rngs(0))))
 
     def gather_as(dtype: Dtype) -> Gather:
         return as_they_are if gather is None else functools.partial(gather, dtype=dtype)
 
     return Networks(
-        nnx.graphdef(unet), nnx.graphdef(text_encoder),
-        gather_as(config.unet.dtype), gather_as(encoder.dtype),
+        config, nnx.graphdef(unet), text_encoder, gather_as(config.unet.dtype),
+        gather_as(encoder.dtype),
     )  # fmt: skip
 
 

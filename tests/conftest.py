@@ -54,7 +54,7 @@ _OF_THE_LOOP = {
     },
     "data": {
         "source", "mixture", "filters", "data_dir", "split", "eval_source", "eval_split",
-        "num_workers", "max_broken_share",
+        "num_workers", "max_broken_share", "label_feature",
     },
 }  # fmt: skip
 """Fields that the loop or the data read and no step does."""
@@ -80,9 +80,12 @@ def equal_steps_are_compiled_once(monkeypatch):
     if loop is None:
         return
 
-    def make(config, mesh):
-        trainer = loop_trainer(config, mesh)
-        key = (_read_by_the_step(config), str(trainer.shardings), loop.meshes._REPLICATE_BELOW)
+    def make(config, mesh, objective):
+        trainer = loop_trainer(config, mesh, objective)
+        key = (
+            _read_by_the_step(config), objective, str(trainer.shardings),
+            loop.meshes._REPLICATE_BELOW,
+        )  # fmt: skip
         trainer.step = _STEPS.setdefault(key, trainer.step)
         return trainer
 

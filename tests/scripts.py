@@ -100,9 +100,9 @@ def paint_nothing(monkeypatch) -> None:
         text, mask = np.zeros((len(prompts), 1, 1), np.float32), np.ones((len(prompts), 1), bool)
         return [PromptEmbeddings(text, mask, None, "", tuple(prompts))] * len(cascade.stages)
 
-    def paint(stages, steps, texts, *, num_images, keeper=painting.Keeper(), **_):  # noqa: B008
-        for step, text in zip(steps, texts, strict=True):
-            shape = (len(text.text) * num_images, *step.size, 3)
+    def paint(stages, steps, told, *, num_images, keeper=painting.Keeper(), **_):  # noqa: B008
+        for step, said in zip(steps, told, strict=True):
+            shape = (len(said.names) * num_images, *step.size, 3)
             keeper.begin("")
             keeper.keep(range(shape[0]), np.zeros(shape, np.uint8))
             yield painting.Painted(np.zeros(shape, np.uint8), "")

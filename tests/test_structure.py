@@ -14,10 +14,10 @@ TORCH_READER = PACKAGE / "weights" / "torch_file.py"
 OUTSIDE = {"configs", "train", "sample", "tools", "benchmarks", "tests"}
 LAYERS = (
     {"errors", "arrays", "progress"},
-    {"storage", "ops"},
+    {"storage", "ops", "conditions"},
     {"config"},
     {"diffusion", "models", "parallel", "costs", "data", "text"},
-    {"conditions", "networks"},
+    {"networks"},
     {"weights", "checkpoints"},
     {"stored"},
     {"pipeline"},
@@ -31,7 +31,8 @@ its own layer."""
 ONLY = {
     "ops": {"arrays"},
     "diffusion": {"arrays", "config.choices", "errors"},
-    "models": {"arrays", "config", "ops"},
+    "models": {"arrays", "conditions", "config", "ops"},
+    "conditions": {"arrays"},
     "costs": set(),
 }
 """Parts that import still less: operations, equations and networks are read by themselves."""

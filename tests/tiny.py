@@ -1,6 +1,7 @@
 """Tiny stages, batches and folders that several test files share."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from imagen_jax.checkpoints.state import TrainState
+from imagen_jax.conditions import Conditions
 from imagen_jax.config import (
     DataConfig,
     EfficientUNetConfig,
@@ -81,6 +83,29 @@ def batch(config: StageConfig, size: int = 8, seed: int = 0) -> dict[str, np.nda
     return arrays
 
 
+def told(**conditions) -> StageConfig:
+    """A 16-pixel stage without text, which is told what `conditions` names."""
+    return stage(
+        text_encoder=TextEncoderConfig(t5=T5, max_length=LENGTH),
+        conditions={"text": False, **conditions},
+    )
+
+
+def labelled_folder(directory: Path, count: int = 12) -> DataConfig:
+    """`count` pictures without captions, each beside a grey sketch of it, and with the numbers
+    `label`, 0 to 2, and `age`."""
+    rng = np.random.default_rng(0)
+    directory.mkdir()
+    for number in range(count):
+        pixels = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+        grey = Image.fromarray(pixels).convert("L")
+        Image.fromarray(pixels).save(directory / f"{number:02}.png")
+        grey.save(directory / f"{number:02}.sketch.png")
+        values = {"label": number % 3, "age": number / count}
+        (directory / f"{number:02}.json").write_text(json.dumps(values))
+    return DataConfig(source=f"folder:{directory}")
+
+
 def folder(directory: Path, count: int = 12) -> DataConfig:
     """`count` plain pictures with captions, as a data set."""
     rng = np.random.default_rng(0)
@@ -135,13 +160,22 @@ def inputs(config: StageConfig) -> dict[str, np.ndarray]:
     return batch
 
 
+def conditions(batch: dict) -> Conditions:
+    """What `inputs` has beside z and its noise."""
+    levels = {"aug_level": batch["aug_level"]} if "aug_level" in batch else {}
+    pictures = {"low_res": batch["low_res"]} if "low_res" in batch else {}
+    return Conditions(
+        text=batch["text"], mask=batch["mask"], pictures=pictures, numbers=levels
+    )  # fmt: skip
+
+
 def predictor(config: StageConfig):
     """A compiled (params, **inputs) -> prediction."""
     networks = build_networks(config)
 
     @jax.jit
-    def run(params, z, log_snr, text, mask, low_res, aug_level):
-        state = networks.encode_text(params, text, mask)
-        return networks.predict(params, z, log_snr, state, low_res=low_res, aug_level=aug_level)
+    def run(params, **batch):
+        told = networks.encode(params, conditions(batch))
+        return networks.predict(params, batch["z"], batch["log_snr"], told).value
 
     return run

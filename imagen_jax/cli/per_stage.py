@@ -1,4 +1,4 @@
-"""Flags that take one value for all stages of a cascade, or one for each: 3 or 3,1,1."""
+"""Flags that take one value, or several with commas between them, mostly one a stage: 3,1,1."""
 
 import math
 from collections.abc import Callable
@@ -18,8 +18,9 @@ _BY_CONFIG = "what each stage's config says"
 
 
 def _flag(
-    kind: Any, parse: Callable[[str], Any], metavar: str, rule: str, default: str = _BY_CONFIG
-) -> Any:
+    kind: Any, parse: Callable[[str], Any], metavar: str, rule: str, default: str = _BY_CONFIG,
+    each: str = "stage",
+) -> Any:  # fmt: skip
     """The type of such a field. `parse` raises a ValueError for what breaks the `rule`."""
 
     def values(texts: list[str]) -> tuple[Any, ...]:
@@ -27,7 +28,7 @@ def _flag(
             return tuple(parse(text.strip()) for text in texts[0].split(","))
         except ValueError:
             raise ValueError(
-                f"{texts[0]!r} was given; it must be {rule}, or one for each stage with commas "
+                f"{texts[0]!r} was given; it must be {rule}, or one for each {each} with commas "
                 "between them."
             ) from None
 
@@ -50,6 +51,13 @@ def _steps(text: str) -> int | str:
     if count < 1:
         raise ValueError
     return count
+
+
+def _class(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
 
 
 def _finite(text: str) -> float:
@@ -89,6 +97,7 @@ Fraction = _flag(float, _fraction, "A", "a number between 0 and 1")
 Samplers = _choice(SamplerName)
 Thresholdings = _choice(Thresholding)
 WhichWeights = _choice(Weights, "ema, or what an exported file holds")
+Classes = _flag(int, _class, "N", "a whole number from 0", "none", each="subject")
 Directories = _flag(Path, _path, "DIR", "a directory", "none")
 
 

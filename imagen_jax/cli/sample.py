@@ -3,6 +3,7 @@
     python sample.py "a red apple"
     python sample.py "a cat face" "a slice of pizza, noto style" --num-images 4 --seed 1
     python sample.py "a rocket" --base runs/base --sr256 runs/sr256
+    python sample.py --classes 3,7 --base runs/classes
 
 Without stages of your own it uses the small cascade that ships with the package; after a stage
 of your own come only those that you name. Pictures of every stage, a contact sheet and
@@ -118,10 +119,11 @@ def run(flags: Flags) -> None:
     prompts = [one_line(prompt) for prompt in flags.prompts]
     tell_what_is_left_out(flags.stages, len(stages))
     embedded = None
-    if not needs_encoder:
+    if prompts and not needs_encoder:
         embedded = read_prompts(stages, prompts, [EmbeddingCache(d) for d in directories])
     files = cascade.write(
-        flags.output.out, prompts, resume=flags.output.resume, prompt_embeds=embedded,
+        flags.output.out, prompts, classes=flags.pictures.classes, resume=flags.output.resume,
+        prompt_embeds=embedded,
         num_images=flags.pictures.num_images, seed=flags.pictures.seed,
         size=flags.pictures.size or None, aspect=flags.pictures.aspect or None,
         batch_size=flags.devices.batch_size, **settings_of(flags.sampling, len(stages)),

@@ -36,6 +36,8 @@ class PictureFlags:
     them. Empty is what the base was trained on."""
     aspect: Annotated[str, tyro.conf.arg(metavar="WIDTH:HEIGHT")] = ""
     """Such as 3:2, instead of --size: the base's area stays about the same."""
+    classes: per_stage.Classes = ()
+    """What stages that were trained on classes paint: numbers of classes, as in 3,7."""
 
 
 _Follower = Annotated[
@@ -204,7 +206,7 @@ def check(flags: Flags) -> None:
         raise UsageError(
             f"--what {flags.compiling.what} belongs to --compile-only, which is missing."
         )
-    _check_prompts(flags.prompts)
+    _check_prompts(flags)
     out = flags.output.out
     check_writable(out, f"--out is {out}")
 
@@ -220,9 +222,10 @@ def _check_size(flags: PictureFlags) -> None:
         parse_aspect(flags.aspect)
 
 
-def _check_prompts(prompts: tuple[str, ...]) -> None:
-    if not prompts:
+def _check_prompts(flags: Flags) -> None:
+    """Shipped stages read text; of other stages it is known once they are opened."""
+    if not flags.prompts and flags.stages.base == SHIPPED:
         raise UsageError('There is no prompt; give at least one in quotes, such as "a red apple".')
-    for prompt in prompts:
+    for prompt in flags.prompts:
         if not prompt.strip():
             raise UsageError(f"A prompt is {prompt!r}; it must not be empty.")

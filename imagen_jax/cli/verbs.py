@@ -233,7 +233,10 @@ class Embed:
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)
         path = stage_or_config(self.stage)
-        config, encoder = self._with_flags(load_config(path)), None
+        config, encoder = load_config(path), None
+        if not config.conditions.text:
+            raise UsageError(f"--stage is {self.stage}; it reads no text, so it embeds none.")
+        config = self._with_flags(config)
         if not self.size_only:
             own = not self.text_encoder.source
             encoder = open_encoder(path) if own else open_frozen_encoder(config, None)

@@ -5,6 +5,7 @@ overridden by typed flags, and travels as JSON with every checkpoint and exporte
 beyond the paper say so and are off by default.
 """
 
+from imagen_jax.config.conditions import ConditionsConfig, NetworkInputs
 from imagen_jax.config.data import DataConfig
 from imagen_jax.config.network import EfficientUNetConfig, T5Config, UNetConfig
 from imagen_jax.config.stage import (
@@ -13,15 +14,17 @@ from imagen_jax.config.stage import (
     OptimizerConfig,
     SamplingConfig,
     StageConfig,
-    TextEncoderConfig,
     TrainingConfig,
 )
+from imagen_jax.config.text import TextEncoderConfig
 
 __all__ = [
+    "ConditionsConfig",
     "DataConfig",
     "DiffusionConfig",
     "EfficientUNetConfig",
     "MeshConfig",
+    "NetworkInputs",
     "OptimizerConfig",
     "SamplingConfig",
     "StageConfig",

@@ -96,6 +96,9 @@ class DataConfig(Checked):
     and a hidden directory beside the data."""
     split: str = "train"
     """Of tfds data sets."""
+    label_feature: str = "label"
+    """Where `conditions.classes` is set, the number of a record that is its class, from 0 up: a
+    feature of a tfds data set, or a name in the JSON of other sources."""
     eval_source: str = ""
     """Of the held-out pictures (`training.eval_every`); empty takes another split of `source`, and
     none where that has no splits: then there is no evaluation."""

@@ -1,4 +1,4 @@
-"""A stage's config: text, diffusion, data, optimizer, training, sampling and devices."""
+"""A stage's config: diffusion, optimizer, training, sampling, devices, and all parts together."""
 
 import dataclasses
 import itertools
@@ -11,7 +11,6 @@ from imagen_jax.config.checked import Checked
 from imagen_jax.config.choices import (
     Augmented,
     Dtype,
-    NullTextKind,
     OptimizerName,
     Prediction,
     SamplerName,
@@ -19,8 +18,9 @@ from imagen_jax.config.choices import (
     Spacing,
     Thresholding,
 )
+from imagen_jax.config.conditions import ConditionsConfig, NetworkInputs
 from imagen_jax.config.data import LARGEST_SIDE, DataConfig, Size
-from imagen_jax.config.network import MOST_TOKENS, EfficientUNetConfig, T5Config, UNetConfig
+from imagen_jax.config.network import EfficientUNetConfig, UNetConfig
 from imagen_jax.config.rules import (
     require,
     require_at_most,
@@ -28,43 +28,10 @@ from imagen_jax.config.rules import (
     require_fraction,
     require_positive,
 )
+from imagen_jax.config.text import TextEncoderConfig
 
 _MOST_STEPS = 10**6
 """Of one picture's sampling."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextEncoderConfig(Checked):
-    """Where a stage's text embeddings come from."""
-
-    t5: T5Config = T5Config()
-    tokenizer: str = "captions"
-    """`captions` (the small vocabulary that ships with the package) or a directory that
-    holds a Hugging Face tokenizer."""
-    max_length: int = 256
-    """Tokens per caption; the paper does not state it."""
-    lowercase: bool = False
-    """Captions are read in lower case."""
-    null: NullTextKind = "zeros"
-    """The text of the unconditional prediction: zeroed embeddings (paper, section 4.1), or those
-    of an empty caption."""
-    train: bool = False
-    """Train the encoder jointly with the U-Net. The paper's encoder is frozen."""
-    source: str = ""
-    """Weights of a frozen encoder: a Hugging Face T5 directory or the file of weights in one, a
-    file that `convert t5` wrote, or a stage (training directory or exported file) that trained or
-    holds one."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(self, "max_length")
-        require_at_most(self, MOST_TOKENS, max_length=self.max_length)
-        require_choice(self, null=NullTextKind)
-        require(
-            not (self.train and self.source),
-            f"TextEncoderConfig.source is {self.source!r} and train is on; an encoder is "
-            "either trained here or read from a source.",
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -266,6 +233,7 @@ class StageConfig(Checked):
     resolution: int
     low_resolution: int | None = None
     unet: Annotated[UNetConfig | EfficientUNetConfig, pydantic.Discriminator("kind")]
+    conditions: ConditionsConfig = ConditionsConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     data: DataConfig = DataConfig()
@@ -303,6 +271,28 @@ class StageConfig(Checked):
             f"data.embeddings is {self.data.embeddings!r} and text_encoder.train is on; the "
             "embeddings of an encoder that is trained change.",
         )
+        self._check_text()
+
+    def _check_text(self) -> None:
+        """A stage without text names no encoder: it would be neither trained nor read."""
+        asked = {
+            "text_encoder.train": self.text_encoder.train,
+            "text_encoder.source": self.text_encoder.source,
+            "data.embeddings": self.data.embeddings,
+        }
+        for name, value in asked.items():
+            require(
+                self.conditions.text or not value,
+                f"{name} is {value!r} and conditions.text is off; a stage without text has no "
+                "text encoder.",
+            )
+
+    @property
+    def inputs(self) -> NetworkInputs:
+        """What the U-Net is told beside z."""
+        return self.conditions.inputs(
+            self.text_encoder.t5.d_model, enlarges=self.low_resolution is not None
+        )
 
     def _check_sizes(self, divisor: int) -> None:
         for height, width in self.data.sizes:
@@ -321,7 +311,7 @@ class StageConfig(Checked):
     @property
     def runs_frozen_encoder(self) -> bool:
         """Whether a training step runs a text encoder that it does not train."""
-        return not (self.text_encoder.train or self.data.embeddings)
+        return self.conditions.text and not (self.text_encoder.train or self.data.embeddings)
 
     @property
     def upscale(self) -> int:

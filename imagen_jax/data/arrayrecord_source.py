@@ -5,7 +5,8 @@ A record is a MessagePack map:
     image      bytes: an encoded picture
     captions   list of texts, or one
     low_res    bytes: the same picture at a stage's low resolution; may be left out
-    and any other name with a number, for filters
+    and any other name with a number, for filters and classes, or with the bytes of a picture of
+    conditions.pictures
 """
 
 import contextlib
@@ -18,13 +19,16 @@ import msgpack
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from imagen_jax.config import ConditionsConfig
+from imagen_jax.config.conditions import LOW_RES
 from imagen_jax.data import annotations
 from imagen_jax.data.broken import Tally
 from imagen_jax.data.places import files_of
-from imagen_jax.data.records import BrokenRecord, Metadata, Record
+from imagen_jax.data.records import BrokenRecord, ListedCaptions, Metadata, Record
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.storage.files import replacing
 
+_TEXT_ALONE = ConditionsConfig()
 _OPTIONS = "group_size:1"
 """Every record can be read alone."""
 _READ_ERRORS = (ValueError, IndexError, RuntimeError)
@@ -33,17 +37,18 @@ _READ_ERRORS = (ValueError, IndexError, RuntimeError)
 class ArrayRecordSource:
     """All records of a set of files, in the order of their names. The files are their own index."""
 
-    def __init__(self, place: str, data_dir: str = ""):
+    def __init__(self, place: str, data_dir: str = "", conditions: ConditionsConfig = _TEXT_ALONE):
         """Opens the files.
 
         Args:
             place: a directory of `.arrayrecord` files, or a pattern of their paths.
             data_dir: where numbers for filters are kept; empty for beside the files.
+            conditions: what the stage is told.
 
         Raises:
             UsageError: there is no such file, or one that is damaged.
         """
-        self.name = f"arrayrecord:{place}"
+        self.name, self._conditions = f"arrayrecord:{place}", conditions
         found = files_of(self.name, place, "*.arrayrecord", data_dir)
         self.home, self.left_out = found.home, Tally()
         self.fingerprint = hashlib.sha256(repr(found.files).encode()).hexdigest()
@@ -59,17 +64,21 @@ class ArrayRecordSource:
 
     def __getitem__(self, index: int) -> Record:
         name, values = self._values(index)
-        image, low_res = values.get("image"), values.get("low_res")
-        if not isinstance(image, bytes) or not isinstance(low_res, bytes | None):
+        names = ("image", LOW_RES, *(picture.name for picture in self._conditions.shown))
+        pictures = {x: values[x] for x in names if values.get(x) is not None}
+        if "image" not in pictures or not all(isinstance(x, bytes) for x in pictures.values()):
             raise BrokenRecord(name, "no picture")
-        if len(image) > annotations.MAX_PICTURE_BYTES:
-            raise annotations.too_large(name, len(image))
-        return Record(name, image, low_res, annotations.captions_of(values, name))
+        for picture in pictures.values():
+            if len(picture) > annotations.MAX_PICTURE_BYTES:
+                raise annotations.too_large(name, len(picture))
+        return Record(name, pictures.pop("image"), self._captions(values, name), pictures)
 
     def metadata(self, index: int) -> Metadata:
         name, values = self._values(index)
-        captions = annotations.captions_of(values, name)
-        return Metadata(captions, annotations.numbers_of(values))
+        return Metadata(self._captions(values, name), annotations.numbers_of(values))
+
+    def _captions(self, values: dict[str, Any], name: str) -> ListedCaptions | None:
+        return annotations.captions_of(values, name) if self._conditions.text else None
 
     def _values(self, index: int) -> tuple[str, dict[str, Any]]:
         name = f"{self.name}[{index}]"
@@ -86,9 +95,8 @@ class ArrayRecordSource:
 
 def pack(record: Record, metadata: Metadata) -> bytes:
     """A record as it is stored."""
-    low_res = {} if record.low_res is None else {"low_res": record.low_res}
     own = {"image": record.image, "captions": list(record.captions.all())}
-    return msgpack.packb({**metadata.numbers, **low_res, **own})
+    return msgpack.packb({**metadata.numbers, **record.pictures, **own})
 
 
 def write_file(path: Path, records: Iterator[bytes]) -> int:

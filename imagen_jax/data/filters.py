@@ -150,7 +150,7 @@ def _measure(source: Source, index: int, names: Sequence[str]) -> dict[str, floa
     """The numbers of one record that it has."""
     metadata = source.metadata(index)
     found = {name: metadata.numbers[name] for name in names if name in metadata.numbers}
-    if CAPTION_LENGTH in names:
+    if CAPTION_LENGTH in names and metadata.captions is not None:
         found[CAPTION_LENGTH] = float(max(map(len, metadata.captions.all())))
     if not {SIDE, ASPECT, RATIO}.isdisjoint(names):
         record = source[index]

@@ -11,6 +11,7 @@ from absl import flags
 from PIL import Image
 
 from imagen_jax.config import StageConfig
+from imagen_jax.config.conditions import LOW_RES
 from imagen_jax.config.data import Size
 from imagen_jax.data import transforms
 from imagen_jax.data.broken import Broken, BrokenRecords
@@ -25,15 +26,17 @@ ReadCaptions = Callable[[Sequence[str]], Batch]
 `text`, their embeddings, bfloat16 [B, L, D]. Of a caption that says nothing to it one token can be
 seen, its `</s>`; of all others more."""
 
-_NAME, _CAPTION, _BROKEN = "name", "caption", "broken"
+_NAME, _CAPTION, _BROKEN, _LABEL = "name", "caption", "broken", "label"
 _LISTS = (_NAME, _CAPTION, _BROKEN)
+_LARGEST = 2.0**24
+"""Of a record's numbers that a network is told; a class is one of them."""
 BATCHES_AHEAD = 2
 
 
 def make_dataset(
     source: Source,
     config: StageConfig,
-    read: ReadCaptions,
+    read: ReadCaptions | None,
     *,
     batch_size: int,
     rows: Sequence[int] | None = None,
@@ -45,7 +48,10 @@ def make_dataset(
 
     A batch holds `image`, uint8 [B, H, W, 3], what `read` gives, `weight`, float32 [B], and for a
     super-resolution stage `low_res`, uint8 [B, H / upscale, W / upscale, 3], where (H, W) is one of
-    the config's `training_sizes`. Row j of batch i (picture, crop and caption) depends on `seed`
+    the config's `training_sizes`; and what else `conditions` names: pictures, uint8 [B, H, W, C],
+    numbers, float32 [B], and `label`, int32 [B].
+
+    Row j of batch i (picture, crop and caption) depends on `seed`
     and first_picture + i * batch_size + j alone: not on who reads it, nor on where reading began.
     So a run that goes on needs to know nothing but how many pictures it has seen, on any number
     of processes and with any batch size.
@@ -59,8 +65,8 @@ def make_dataset(
     Args:
         source: of the records.
         config: of the stage.
-        read: of the captions. Where `data.embeddings` names a directory, it must be fit for
-            several threads and processes.
+        read: of the captions; None for a stage without text. Where `data.embeddings` names a
+            directory, it must be fit for several threads and processes.
         batch_size: pictures of a batch over all processes.
         rows: which of them this process reads; None for all.
         first_picture: of the first batch; the number of pictures that came before.
@@ -70,7 +76,7 @@ def make_dataset(
     Raises:
         UsageError: when iterated, too many records are broken.
     """
-    load = LoadExample(source, config.resolution, config.low_resolution, config.data.crop)
+    load = LoadExample(source, config)
     examples = shuffled(source, seed, batch_size).random_map(load)
     if isinstance(source, Bucketed):  # Other than a multiple after a change of the batch size.
         first_picture = -(-first_picture // batch_size) * batch_size
@@ -128,25 +134,22 @@ def _prefetched(batches: grain.MapDataset, num_workers: int) -> grain.IterDatase
 
 
 class LoadExample:
-    """Index of a record -> one example: its pictures and a freshly drawn caption.
+    """Index of a record -> one example: all that its stage is told of it, a freshly drawn caption.
 
     Of a broken record, a blank one without a caption, and what is wrong with it.
     """
 
-    def __init__(
-        self, source: Source, resolution: int, low_resolution: int | None, crop: int | None
-    ):
-        self._source = source
-        self._resolution = resolution
-        self._low_resolution = low_resolution
-        self._crop = crop
+    def __init__(self, source: Source, config: StageConfig):
+        self._source, self._config, self._inputs = source, config, config.inputs
+        self._side = config.data.crop or config.resolution
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         try:
             record = self._source[index]
-            caption = record.captions.draw(rng)
+            caption = record.captions.draw(rng) if record.captions else None
             pictures = self._pictures(record, self._size(index), rng)
-            return {_NAME: record.name, _CAPTION: caption, **pictures, _BROKEN: None}
+            numbers = self._numbers(record.name, index)
+            return {_NAME: record.name, _CAPTION: caption, **pictures, **numbers, _BROKEN: None}
         except BrokenRecord as error:
             broken = Broken(error.name, error.reason, str(error))
             blank = self._blank(self._size(index))
@@ -156,38 +159,66 @@ class LoadExample:
         """(height, width) of the whole picture."""
         if isinstance(self._source, Bucketed):
             return self._source.size(index)
-        return self._resolution, self._resolution
+        return self._config.resolution, self._config.resolution
 
     def _cropped(self, size: Size) -> Size:
-        return size if self._crop is None else (self._crop, self._crop)
+        crop = self._config.data.crop
+        return size if crop is None else (crop, crop)
 
     def _low(self, size: Size) -> Size:
-        height, width = (side * self._low_resolution // self._resolution for side in size)
+        height, width = (side // self._config.upscale for side in size)
         return height, width
 
     def _blank(self, size: Size) -> dict[str, np.ndarray]:
-        size = self._cropped(size)
+        size, inputs = self._cropped(size), self._inputs
         blank = {"image": np.zeros((*size, 3), np.uint8)}
-        if self._low_resolution is not None:
-            blank["low_res"] = np.zeros((*self._low(size), 3), np.uint8)
-        return blank
+        for pictures, of_size in ((inputs.stacked, self._low(size)), (inputs.pictures, size)):
+            for picture in pictures:
+                blank[picture.name] = np.zeros((*of_size, picture.channels), np.uint8)
+        blank |= {name: np.float32(0) for name in inputs.numbers}
+        return blank if inputs.classes is None else {**blank, _LABEL: np.int32(0)}
 
     def _pictures(
         self, record: Record, size: Size, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         decoded = transforms.decode(record.image, record.name, max(size))
-        image = transforms.cover(decoded, size)
-        if self._low_resolution is None:
-            return {"image": transforms.random_crop(image, self._cropped(size), rng)}
-        low_res = self._low_res(record, image, self._low(size))
-        image, low_res = transforms.random_crop_pair(image, low_res, self._cropped(size), rng)
-        return {"image": image, "low_res": low_res}
+        pictures = {"image": transforms.cover(decoded, size)}
+        if self._inputs.stacked:
+            pictures[LOW_RES] = self._low_res(record, pictures["image"], self._low(size))
+        for condition in self._inputs.pictures:
+            if condition.name not in record.pictures:
+                raise BrokenRecord(record.name, f"no {condition.name}")
+            shown = transforms.decode(record.pictures[condition.name], record.name, max(size))
+            shown = shown.convert("L") if condition.channels == 1 else shown
+            pictures[condition.name] = transforms.cover(shown, size)
+        return transforms.random_crop(pictures, self._cropped(size), rng)
 
     def _low_res(self, record: Record, image: Image.Image, size: Size) -> Image.Image:
         """Of the whole picture, never of a crop, which lacks surroundings."""
-        if record.low_res is not None:
-            image = transforms.decode(record.low_res, record.name, max(size))
+        if LOW_RES in record.pictures:
+            image = transforms.decode(record.pictures[LOW_RES], record.name, max(size))
         return transforms.cover(image, size)
+
+    def _numbers(self, name: str, index: int) -> dict[str, np.generic]:
+        """The record's numbers and its class; where the stage is told none, nothing is read."""
+        inputs = self._inputs
+        if inputs.classes is None and not inputs.numbers:
+            return {}
+        found = self._source.metadata(index).numbers
+        feature = self._config.data.label_feature
+        for number in [*inputs.numbers, *([] if inputs.classes is None else [feature])]:
+            if number not in found:
+                raise BrokenRecord(name, f"no number {number}")
+            if abs(found[number]) > _LARGEST:
+                raise BrokenRecord(name, f"{number} out of range", f"{found[number]:g}")
+        numbers = {number: np.float32(found[number]) for number in inputs.numbers}
+        if inputs.classes is None:
+            return numbers
+        label = found[feature]
+        if not (label.is_integer() and 0 <= label < inputs.classes):
+            known = f"{feature} is {label:g}; there are 0 to {inputs.classes - 1}"
+            raise BrokenRecord(name, "class out of range", known)
+        return {**numbers, _LABEL: np.int32(label)}
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -200,20 +231,21 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class ReadBatch:
     """Puts what is read of a batch's captions in their place, and weights beside it."""
 
-    def __init__(self, read: ReadCaptions):
+    def __init__(self, read: ReadCaptions | None):
+        """`read` is None for a stage without text."""
         self._read = read
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         arrays = {name: array for name, array in batch.items() if name not in _LISTS}
-        arrays |= self._captions(batch[_CAPTION])
         broken = list(batch[_BROKEN])
-        says_nothing = arrays["mask"].sum(1) <= 1
-        silent = [row for row in np.flatnonzero(says_nothing).tolist() if not broken[row]]
-        for row in silent:
-            error = BrokenRecord(batch[_NAME][row], "no caption", "none that can be read")
-            broken[row] = Broken(error.name, error.reason, str(error))
-        if silent:
-            arrays = _without(silent, arrays)
+        if self._read is not None:
+            arrays |= self._captions(batch[_CAPTION])
+            silent = _rows_without_words(arrays["mask"], broken)
+            for row in silent:
+                error = BrokenRecord(batch[_NAME][row], "no caption", "none that can be read")
+                broken[row] = Broken(error.name, error.reason, str(error))
+            if silent:
+                arrays = _without(silent, arrays)
         weight = np.array([one is None for one in broken], np.float32)
         return {**arrays, "weight": weight, _BROKEN: [one for one in broken if one]}
 
@@ -228,6 +260,11 @@ class ReadBatch:
         for name, array in filled.items():
             array[rows] = read[name]
         return filled
+
+
+def _rows_without_words(mask: np.ndarray, broken: Sequence[Broken | None]) -> list[int]:
+    """The rows that are not broken, and of whose caption one token alone can be seen."""
+    return [row for row in np.flatnonzero(mask.sum(1) <= 1).tolist() if not broken[row]]
 
 
 def _without(rows: Sequence[int], batch: Batch) -> Batch:

@@ -43,18 +43,20 @@ class Record:
     """Names the record in errors."""
     image: bytes
     """An encoded picture."""
-    low_res: bytes | None
-    """The same picture at the stage's low resolution, where the source has a true one."""
-    captions: Captions
+    captions: Captions | None
+    """None where the stage reads no text."""
+    pictures: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    """Encoded pictures that stand beside it: those of `conditions.pictures`, and where the source
+    has a true one `low_res`, the same picture at the stage's low resolution."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
     """What is known of a record beside its picture."""
 
-    captions: Captions
+    captions: Captions | None
     numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Such as `similarity`, by the names that the source has for them."""
+    """Such as `similarity` or the number of a class, by the names that the source has for them."""
 
 
 class BrokenRecord(UsageError):

@@ -2,7 +2,7 @@
 
 import warnings
 
-from imagen_jax.config import DataConfig
+from imagen_jax.config import ConditionsConfig, DataConfig
 from imagen_jax.config.data import ARRAYRECORD, FOLDER, WEBDATASET, split_prefix
 from imagen_jax.data.arrayrecord_source import ArrayRecordSource
 from imagen_jax.data.filters import FileSource, Selected, select
@@ -20,7 +20,11 @@ _KINDS = {
 }
 
 
-def open_source(config: DataConfig, low_resolution: int | None = None) -> Source:
+def open_source(
+    config: DataConfig,
+    low_resolution: int | None = None,
+    conditions: ConditionsConfig = ConditionsConfig(),  # noqa: B008
+) -> Source:
     """The records of `config.source` or `config.mixture` that fulfil `config.filters`.
 
     Data sets of tfds are built on first use, and tar shards indexed. For `config.sizes` the sizes
@@ -29,12 +33,15 @@ def open_source(config: DataConfig, low_resolution: int | None = None) -> Source
     Args:
         config: of the data.
         low_resolution: side of the stage's low-resolution picture, None for a base stage.
+        conditions: what the stage is told; records bring captions and pictures as it says.
 
     Raises:
         UsageError: there is no such source or split, it holds no captioned pictures or none that
             fulfil the filters, or too much of it is broken.
     """
-    selected = [_select(share.source, config, low_resolution) for share in config.shares]
+    selected = [
+        _select(share.source, config, low_resolution, conditions) for share in config.shares
+    ]
     for condition in config.conditions:
         without = [share.source for share, part in zip(config.shares, selected, strict=True)
                    if condition in part.unknown]  # fmt: skip
@@ -48,22 +55,26 @@ def open_source(config: DataConfig, low_resolution: int | None = None) -> Source
     return parts[0] if len(parts) == 1 else Mixture(parts, weights)
 
 
-def _select(name: str, config: DataConfig, low_resolution: int | None) -> Selected:
+def _select(
+    name: str, config: DataConfig, low_resolution: int | None, conditions: ConditionsConfig
+) -> Selected:
     """What of one source is trained on."""
-    source = _open(name, config, low_resolution)
+    source = _open(name, config, low_resolution, conditions)
     total = len(source) + source.left_out.total()
     selected = select(source, config.conditions, with_ratios=bool(config.sizes))
     _report(source, total, config.max_broken_share)
     return selected
 
 
-def _open(name: str, config: DataConfig, low_resolution: int | None) -> FileSource:
+def _open(
+    name: str, config: DataConfig, low_resolution: int | None, conditions: ConditionsConfig
+) -> FileSource:
     prefix, place = split_prefix(name)
     if prefix and not place:
         raise UsageError(f"data.source is {name!r}; name a directory behind the colon.")
     if prefix:
-        return _KINDS[prefix](place, config.data_dir)
-    return TfdsSource(name, config.split, config.data_dir, low_resolution)
+        return _KINDS[prefix](place, config.data_dir, conditions)
+    return TfdsSource(name, config.split, config.data_dir, low_resolution, conditions)
 
 
 def _report(source: FileSource, total: int, max_broken_share: float) -> None:

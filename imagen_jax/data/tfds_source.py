@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from imagen_jax.config import ConditionsConfig
+from imagen_jax.config.conditions import LOW_RES
 from imagen_jax.data import annotations, captioned_emoji
 from imagen_jax.data.broken import Tally
 from imagen_jax.data.captions import WordedCaptions
+from imagen_jax.data.emoji_vectors import STYLES
 from imagen_jax.data.records import BrokenRecord, Captions, Metadata, Record
 from imagen_jax.data.tfds_builders import open_builder, prepare
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.storage.files import list_files, to_path
 
+_TEXT_ALONE = ConditionsConfig()
 CAPTION_FEATURES = ("caption", "captions", "text", "description", "title")
 """The first of these that stands in a text feature's path wins over other text features."""
 
@@ -27,8 +31,9 @@ class TfdsSource:
     """One split of a prepared tfds data set."""
 
     def __init__(
-        self, name: str, split: str, data_dir: str = "", low_resolution: int | None = None
-    ):
+        self, name: str, split: str, data_dir: str = "", low_resolution: int | None = None,
+        conditions: ConditionsConfig = _TEXT_ALONE,
+    ):  # fmt: skip
         """Opens the split, building the data set first where that has not been done.
 
         Args:
@@ -37,16 +42,22 @@ class TfdsSource:
             data_dir: of tfds; empty for its default.
             low_resolution: side of the stage's low-resolution picture. Records carry one where
                 the data set has an image feature `low_res` of this size.
+            conditions: what the stage is told; pictures are image features of these names.
 
         Raises:
-            UsageError: unknown name or split, no image feature, or no text feature.
+            UsageError: unknown name or split, no image feature, or no text feature for a stage that
+                reads text.
         """
         builder = open_builder(name, data_dir)
         self.name, self.left_out = f"{name}:{split}", Tally()
         self._image = image_feature(builder)
-        self._low_res = low_res_feature(builder, low_resolution)
-        self._is_emoji = builder.name == captioned_emoji.NAME
-        self._text = () if self._is_emoji else text_feature(builder)
+        low_res = low_res_feature(builder, low_resolution)
+        self._pictures = [LOW_RES] if low_res else []
+        self._pictures += [picture.name for picture in conditions.shown]
+        _require_pictures(builder, self._pictures)
+        self._is_emoji, self._reads_text = builder.name == captioned_emoji.NAME, conditions.text
+        finds_text = self._reads_text and not self._is_emoji
+        self._text = text_feature(builder) if finds_text else ()
         # Only now: to prepare may take hours.
         builder = prepare(builder, name, data_dir)
         self._records = _read_split(builder, split)
@@ -63,12 +74,15 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> Record:
         name, record = self._read(index)
-        low_res = record[self._low_res] if self._low_res else None
-        return Record(name, record[self._image], low_res, self._captions(record, name))
+        pictures = {x: record[x] for x in self._pictures}
+        return Record(name, record[self._image], self._captions(record, name), pictures)
 
     def metadata(self, index: int) -> Metadata:
         name, record = self._read(index)
-        return Metadata(self._captions(record, name), _numbers(record))
+        numbers = _numbers(record)
+        if self._is_emoji:
+            numbers["style"] = float(STYLES.index(record["style"].decode()))
+        return Metadata(self._captions(record, name), numbers)
 
     def _read(self, index: int) -> tuple[str, dict[str, Any]]:
         name = f"{self.name}[{index}]"
@@ -77,7 +91,9 @@ class TfdsSource:
         except (ValueError, IndexError, RuntimeError) as error:  # Of array_record and protobuf.
             raise BrokenRecord(name, "record unreadable", reason(error)) from error
 
-    def _captions(self, record: dict[str, Any], name: str) -> Captions:
+    def _captions(self, record: dict[str, Any], name: str) -> Captions | None:
+        if not self._reads_text:
+            return None
         if self._is_emoji:
             return _emoji_captions(record)
         value = functools.reduce(lambda part, key: part[key], self._text, record)
@@ -121,11 +137,21 @@ def image_feature(builder: tfds.core.DatasetBuilder) -> str:
     return names[0]
 
 
+def _require_pictures(builder: tfds.core.DatasetBuilder, names: Sequence[str]) -> None:
+    features = image_features(builder)
+    for name in names:
+        if name not in features:
+            raise UsageError(
+                f"conditions.pictures has {name!r}; {builder.info.full_name} has the image "
+                f"features {', '.join(features)}."
+            )
+
+
 def low_res_feature(builder: tfds.core.DatasetBuilder, low_resolution: int | None) -> str | None:
     """`low_res` where the data set has it at the wanted size, else None."""
-    feature = image_features(builder).get("low_res")
+    feature = image_features(builder).get(LOW_RES)
     wanted = (low_resolution, low_resolution)
-    return "low_res" if feature is not None and feature.shape[:2] == wanted else None
+    return LOW_RES if feature is not None and feature.shape[:2] == wanted else None
 
 
 def _text_paths(feature: object, path: FeaturePath = ()) -> Iterator[FeaturePath]:

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,8 +12,7 @@ from imagen_jax.config.data import Size
 from imagen_jax.data.colours import to_srgb_on_white
 from imagen_jax.data.records import BrokenRecord
 
-RGB = UInt8[np.ndarray, "height width 3"]
-LowResRGB = UInt8[np.ndarray, "low_height low_width 3"]
+Pixels = UInt8[np.ndarray, "_ _ channels"]
 MAX_PIXELS = 5 * 10**7
 """A picture that decodes to more is left out: it may be meant to fill the memory."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -114,26 +114,29 @@ def cover(image: Image.Image, size: Size) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
 
 
-def random_crop(image: Image.Image, size: Size, rng: np.random.Generator) -> RGB:
-    """A crop of `size` at a uniformly drawn place."""
-    return np.asarray(image.crop(_random_box(image, size, rng)))
+def random_crop(
+    pictures: Mapping[str, Image.Image], size: Size, rng: np.random.Generator
+) -> dict[str, Pixels]:
+    """The same random part of all pictures, at a uniformly drawn place.
 
+    Args:
+        pictures: all show the same, the largest at the size in whose pixels `size` counts; the
+            sides of the others divide its sides.
+        size: (height, width); it falls on a pixel's border in all of them.
 
-def random_crop_pair(
-    image: Image.Image, low_res: Image.Image, size: Size, rng: np.random.Generator
-) -> tuple[RGB, LowResRGB]:
-    """The same random part of both: `size` pixels of `image`, on a pixel border of `low_res`."""
-    upscale = image.width // low_res.width
-    box = _random_box(low_res, tuple(side // upscale for side in size), rng)
-    crop = image.crop(tuple(upscale * edge for edge in box))
-    return np.asarray(crop), np.asarray(low_res.crop(box))
+    Returns:
+        uint8 arrays (height, width, channels).
+    """
+    by_width = sorted(pictures.values(), key=lambda picture: picture.width)
+    small, unit = by_width[0], by_width[-1].width // by_width[0].width
+    height, width = (side // unit for side in size)
+    left = int(rng.integers(small.width - width + 1))
+    top = int(rng.integers(small.height - height + 1))
+    box = (left, top, left + width, top + height)
 
+    def crop(picture: Image.Image) -> Pixels:
+        scale = picture.width // small.width
+        pixels = np.asarray(picture.crop(tuple(scale * edge for edge in box)))
+        return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
-def _random_box(
-    image: Image.Image, size: Size, rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a part of `size`."""
-    height, width = size
-    left = int(rng.integers(image.width - width + 1))
-    top = int(rng.integers(image.height - height + 1))
-    return left, top, left + width, top + height
+    return {name: crop(picture) for name, picture in pictures.items()}

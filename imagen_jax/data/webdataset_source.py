@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from imagen_jax.config import ConditionsConfig
 from imagen_jax.data import annotations
 from imagen_jax.data.broken import Tally
 from imagen_jax.data.columns import columns_path
@@ -15,6 +16,7 @@ from imagen_jax.data.tar_members import BLOCK
 from imagen_jax.errors import UsageError
 from imagen_jax.storage.files import AnyPath
 
+_TEXT_ALONE = ConditionsConfig()
 _AT_ONE_GO = 2**26
 """Bytes from the first file of a record to the last; what lies further apart is read apart."""
 Place = Sequence[int]
@@ -29,17 +31,23 @@ class WebDatasetSource:
     opened for the first time; of shards that changed since, it is made again.
     """
 
-    def __init__(self, place: str, data_dir: str = ""):
+    def __init__(self, place: str, data_dir: str = "", conditions: ConditionsConfig = _TEXT_ALONE):
         """Opens the shards, indexing them where that has not been done.
 
         Args:
             place: a directory of `.tar` files, or a pattern of their paths.
             data_dir: where the index is kept; empty for beside the shards.
+            conditions: what the stage is told.
 
         Raises:
-            UsageError: there is no shard, none with a record, or the index cannot be written.
+            UsageError: there is no shard, none with a record, the index cannot be written, or the
+                stage is shown pictures that the index does not know.
         """
-        self.name = f"webdataset:{place}"
+        self.name, self._reads_text = f"webdataset:{place}", conditions.text
+        if conditions.pictures:
+            raise UsageError(
+                f"data.source is {self.name!r}; of tar shards conditions.pictures are not read."
+            )
         found = files_of(self.name, place, "*.tar", data_dir)
         self.home, shards = found.home, found.files
         path = columns_path(self.home, found.pattern, "shards")
@@ -62,13 +70,21 @@ class WebDatasetSource:
             name, _ = _read(shard, (picture[0], 0))
             raise annotations.too_large(name, picture[1])
         name, (image, text, values) = _read(shard, picture, caption, described)
-        return Record(name, image, None, _captions(text if caption[0] else None, values, name))
+        return Record(name, image, self._captions(text if caption[0] else None, values, name))
 
     def metadata(self, index: int) -> Metadata:
         shard, _, caption, described = self._places(index)
         name, (text, values) = _read(shard, caption, described)
-        captions = _captions(text if caption[0] else None, values, name)
+        captions = self._captions(text if caption[0] else None, values, name)
         return Metadata(captions, annotations.numbers_of(annotations.read_json(values, name)))
+
+    def _captions(self, text: bytes | None, values: bytes, name: str) -> ListedCaptions | None:
+        """The one in the text file; without that, those in the JSON; None where none is read."""
+        if not self._reads_text:
+            return None
+        if text is None:
+            return annotations.captions_of(annotations.read_json(values, name), name)
+        return annotations.listed([" ".join(annotations.read_text(text, name).split())], name)
 
     def _places(self, index: int) -> tuple[AnyPath, list[int], list[int], list[int]]:
         """The record's shard, and (first block, size) of its picture, caption and JSON."""
@@ -105,10 +121,3 @@ def _read_together(shard: AnyPath, places: Sequence[Place]) -> tuple[str, list[b
         data[start - first : start - first + size]
         for start, (_, size) in zip(starts, places, strict=True)
     ]
-
-
-def _captions(text: bytes | None, values: bytes, name: str) -> ListedCaptions:
-    """The one in the text file; without that, those in the JSON."""
-    if text is None:
-        return annotations.captions_of(annotations.read_json(values, name), name)
-    return annotations.listed([" ".join(annotations.read_text(text, name).split())], name)

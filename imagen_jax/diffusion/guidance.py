@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from imagen_jax.arrays import Features, Images, LogSNR, Traced
+from imagen_jax.arrays import Images, LogSNR, Traced
 from imagen_jax.config.choices import Prediction, Thresholding
-from imagen_jax.diffusion.process import Denoise, to_x0
+from imagen_jax.diffusion.process import Denoise, Predicted, to_x0
 from imagen_jax.diffusion.schedules import PerPicture, over_pixels
 
 Scalar = Float[Array, ""]
@@ -109,7 +109,7 @@ def threshold(
 
 
 def make_denoise(
-    predict: Callable[[Images, LogSNR], Features],
+    predict: Callable[[Images, LogSNR], Predicted],
     prediction_kind: Prediction,
     scales: GuidanceScales | None,
     threshold: Callable[[Images], Images],
@@ -118,25 +118,23 @@ def make_denoise(
 
     `predict` takes one doubled batch, [2B, ...] and [2B], whose first half is conditional
     and second half has null text; where `scales` is None, for no guidance, it gets the conditional
-    [B] alone. Where it gives twice the channels of z, the second half is the variance v in [-1, 1]:
-    that of the conditional half, as (v + 1) / 2, comes out beside x0.
+    [B] alone. A predicted variance is that of the conditional half.
 
     Guiding the raw output is guiding eps: every conversion is affine in the prediction and
     the weights w and 1 - w add up to 1. It spares an x- or v-prediction the detour over eps,
     which loses digits at high noise.
     """
 
-    def denoise(z: Images, log_snr: LogSNR, step: Int32[Array, ""]) -> Features:
-        channels = z.shape[-1]
-        if scales is None:
-            conditional = predict(z, log_snr).astype(jnp.float32)
-            prediction = conditional[..., :channels]
-        else:
-            doubled = predict(jnp.concatenate([z, z]), jnp.concatenate([log_snr, log_snr]))
-            conditional, unconditional = jnp.split(doubled.astype(jnp.float32), 2)
-            pair = conditional[..., :channels], unconditional[..., :channels]
-            prediction = guide(*pair, scales[step])
-        x0 = threshold(to_x0(prediction, z, log_snr, prediction_kind))
-        return jnp.concatenate([x0, (conditional[..., channels:] + 1) / 2], axis=-1)
+    def predict_guided(z: Images, log_snr: LogSNR, step: Int32[Array, ""]) -> Predicted:
+        doubled = predict(jnp.concatenate([z, z]), jnp.concatenate([log_snr, log_snr]))
+        conditional, unconditional = jnp.split(doubled.value.astype(jnp.float32), 2)
+        fraction = None if doubled.fraction is None else doubled.fraction[: len(z)]
+        return Predicted(guide(conditional, unconditional, scales[step]), fraction)
+
+    def denoise(z: Images, log_snr: LogSNR, step: Int32[Array, ""]) -> Predicted:
+        guided = scales is not None
+        value, fraction = predict_guided(z, log_snr, step) if guided else predict(z, log_snr)
+        x0 = to_x0(value.astype(jnp.float32), z, log_snr, prediction_kind)
+        return Predicted(threshold(x0), fraction)
 
     return denoise

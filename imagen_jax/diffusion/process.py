@@ -6,6 +6,7 @@ of x, eps, v gives the other two once z is known.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,19 @@ from imagen_jax.config.choices import Prediction
 from imagen_jax.diffusion import schedules
 from imagen_jax.diffusion.schedules import PerPicture, alpha_sigma, over_pixels
 
-Denoise = Callable[[Images, LogSNR, Int32[Array, ""]], Features]
-"""(z, log_snr, index of the step) -> the estimate of x that a sampler steps with. Where it has
-twice the channels of z, the second half says for each value where between its bounds, 0 to 1, the
-ancestral sampler's log-variance lies."""
+
+class Predicted(NamedTuple):
+    """What is predicted of every value of a picture."""
+
+    value: Images
+    """eps, x or v, as the network's kind of prediction says; of a `Denoise` the estimate of x."""
+    fraction: Images | None = None
+    """Where between its bounds, 0 to 1, the ancestral sampler's log-variance lies; None where that
+    is not predicted."""
+
+
+Denoise = Callable[[Images, LogSNR, Int32[Array, ""]], Predicted]
+"""(z, log_snr, index of the step) -> the estimate of x that a sampler steps with."""
 
 
 def normal(keys: Keys, shape: Sequence[int]) -> Images:

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from imagen_jax.arrays import Features, Images, Keys, Traced
+from imagen_jax.arrays import Images, Keys, Traced
 from imagen_jax.config.choices import SamplerName, Schedule
 from imagen_jax.diffusion import chain
-from imagen_jax.diffusion.process import Denoise, normal
+from imagen_jax.diffusion.process import Denoise, Predicted, normal
 from imagen_jax.diffusion.schedules import LOG_SNR_MAX, alpha_sigma, log_snr
 from imagen_jax.errors import UsageError
 
@@ -36,8 +36,8 @@ LogSNRGrid = Float[Array, "grid"]
 """lambda at the num_steps + 1 ends of the steps, from t = 1 to t = 0."""
 OnStep = Callable[[StepIndex], object]
 OnEstimate = Callable[[StepIndex, Images], object]
-Estimate = Callable[[Images, Scalar], tuple[Images, Features]]
-"""(z, lambda) -> x0, and the predicted gamma, which has no channels where none is predicted."""
+Estimate = Callable[[Images, Scalar], Predicted]
+"""(z, lambda) -> x0, and gamma where that is predicted."""
 
 # Folded into a picture's key for z_1, as step indices are for the noise of the steps.
 _INITIAL_NOISE = 2**31 - 1
@@ -116,7 +116,7 @@ class Ancestral:
 
     def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
         x0, predicted = estimate(state.z, step.log_snr_t)
-        gamma = predicted if predicted.shape[-1] else self.gamma
+        gamma = self.gamma if predicted is None else predicted
         mean = posterior_mean(state.z, x0, step.log_snr_t, step.log_snr_s)
         std = ancestral_std(step.log_snr_t, step.log_snr_s, gamma)
         return State(mean + std * noise(keys, step, state.z), x0, ())
@@ -281,9 +281,8 @@ def advance(
     """
 
     def one(state: State, index: StepIndex) -> tuple[State, None]:
-        def estimate(z: Images, log_snr: Scalar) -> tuple[Images, Features]:
-            both = denoise(z, jnp.broadcast_to(log_snr, z.shape[:1]), index)
-            return tuple(jnp.split(both, [z.shape[-1]], axis=-1))
+        def estimate(z: Images, log_snr: Scalar) -> Predicted:
+            return denoise(z, jnp.broadcast_to(log_snr, z.shape[:1]), index)
 
         before = jnp.maximum(index - 1, 0)
         step = Step(index, log_snrs[before], log_snrs[index], log_snrs[index + 1])

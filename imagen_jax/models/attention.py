@@ -12,10 +12,14 @@ from imagen_jax.models.blocks import keep
 from imagen_jax.models.layers import GroupNorm, linear
 from imagen_jax.ops.attention import Heads
 
+KeysValues = tuple[Heads, Heads]
+
 
 @dataclass
 class TextState:
     """What a U-Net needs of a prompt; it depends on no noise level, so it is made once.
+
+    A network without text has None in all these places.
 
     Attributes:
         pooled: attention-pooled text, added to the time embedding.
@@ -23,9 +27,9 @@ class TextState:
         mask: True where a token is real; at least one per row.
     """
 
-    pooled: Embedding
-    keys_values: tuple[tuple[Heads, Heads], ...]
-    mask: TextMask
+    pooled: Embedding | None
+    keys_values: tuple[KeysValues | None, ...]
+    mask: TextMask | None
 
 
 class ImageAttention(nnx.Module):
@@ -33,7 +37,7 @@ class ImageAttention(nnx.Module):
 
     Text keys and values, from normalised embeddings, are concatenated to the picture's own
     (paper, section 2.5 and appendix D.3.1); without `self_attention` only the text is
-    attended, which lets the network run on any size.
+    attended, which lets the network run on any size. Where `text_width` is None there is no text.
     """
 
     def __init__(
@@ -48,29 +52,29 @@ class ImageAttention(nnx.Module):
         self.key_value = (
             linear(channels, 2 * inner, dtype=dtype, rngs=rngs) if self_attention else None
         )
-        self.text_norm = (
-            nnx.LayerNorm(text_width, rngs=rngs)
-            if text_norm == "layer"
-            else GroupNorm(text_width, rngs=rngs)
-        )
-        self.text_key_value = linear(text_width, 2 * inner, dtype=dtype, rngs=rngs)
+        if text_width is not None:
+            norm = nnx.LayerNorm if text_norm == "layer" else GroupNorm
+            self.text_norm = norm(text_width, rngs=rngs)
+            self.text_key_value = linear(text_width, 2 * inner, dtype=dtype, rngs=rngs)
         self.out = linear(inner, channels, zero=True, dtype=dtype, rngs=rngs)
 
-    def text_keys_values(self, text: TextEmbeddings) -> tuple[Heads, Heads]:
+    def text_keys_values(self, text: TextEmbeddings) -> KeysValues:
         # Tokens as the rows of a picture of width 1, which a group normalisation takes.
         normed = self.text_norm(text[:, :, None])[:, :, 0]
         return self._heads(self.text_key_value(normed))
 
-    def __call__(self, x: Images, text_keys_values: tuple[Heads, Heads], mask: TextMask) -> Images:
+    def __call__(
+        self, x: Images, text_keys_values: KeysValues | None, mask: TextMask | None
+    ) -> Images:
+        """`text_keys_values` and `mask` are None for a network without text."""
         batch, height, width, channels = x.shape
         positions = self.norm(x).reshape(batch, height * width, channels)
         (queries,) = self._heads(self.query(positions))
-        keys, values = text_keys_values
+        read = [] if text_keys_values is None else [(*text_keys_values, mask)]
         if self.key_value is not None:
-            own_keys, own_values = self._heads(self.key_value(positions))
-            keys = jnp.concatenate([keys, own_keys], axis=1)
-            values = jnp.concatenate([values, own_values], axis=1)
-            mask = jnp.concatenate([mask, jnp.ones(positions.shape[:2], bool)], axis=1)
+            own = self._heads(self.key_value(positions))
+            read.append((*own, jnp.ones(positions.shape[:2], bool)))
+        keys, values, mask = (jnp.concatenate(parts, axis=1) for parts in zip(*read, strict=True))
         attended = keep(ops.attend(queries, keys, values, mask))
         return x + self.out(attended).reshape(x.shape)
 

@@ -1,31 +1,41 @@
 """What the base U-Net and the Efficient U-Net share: conditioning, stem and head."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.struct import dataclass
 
 from imagen_jax import ops
-from imagen_jax.arrays import (
-    Embedding,
-    Features,
-    Images,
-    NoiseLevel,
-    TextEmbeddings,
-    TextMask,
-)
-from imagen_jax.config import EfficientUNetConfig, UNetConfig
+from imagen_jax.arrays import Embedding, Features, Images, NoiseLevel, TextEmbeddings, TextMask
+from imagen_jax.conditions import Conditions
+from imagen_jax.config import EfficientUNetConfig, NetworkInputs, UNetConfig
+from imagen_jax.models.added import Added
 from imagen_jax.models.attention import AttentionPooling, ImageAttention, TextState
 from imagen_jax.models.blocks import Gather, as_they_are, run_blocks, whole
 from imagen_jax.models.layers import (
     ACTIVATIONS,
     Conditioning,
     GroupNorm,
+    at_size_of,
     conv,
     linear,
-    with_low_res,
 )
+
+
+@dataclass
+class Encoded:
+    """What a U-Net is told beside z, with all done that depends on no noise level.
+
+    Attributes:
+        text: the text's part of every layer.
+        others: all other conditions.
+    """
+
+    text: TextState
+    others: Conditions
 
 
 class PixelHead(nnx.Module):
@@ -51,50 +61,65 @@ class PixelHead(nnx.Module):
 
 
 class ConditionalUNet(nnx.Module):
-    """Predicts eps, x0 or v from z_t, its noise, a text and maybe a low-resolution picture.
+    """Predicts eps, x0 or v from z_t, its noise, and whatever else its stage is told.
 
     Subclasses add the blocks: `trunk` runs them and `attentions` lists theirs.
 
     Args:
         config: of the subclass.
+        inputs: what it is told beside z.
         width: channels after the stem.
         head_width: channels before the head.
-        text_width: width of the text embeddings.
         pooling_head_dim: width of the heads of the attention pooling.
-        low_res: whether a low-resolution picture and its aug_level are inputs.
     """
 
     def __init__(
-        self, config: UNetConfig | EfficientUNetConfig, *, width: int, head_width: int,
-        text_width: int, pooling_head_dim: int, low_res: bool, rngs: nnx.Rngs,
+        self, config: UNetConfig | EfficientUNetConfig, inputs: NetworkInputs, *, width: int,
+        head_width: int, pooling_head_dim: int, rngs: nnx.Rngs,
     ):  # fmt: skip
         kwargs = {"dtype": config.dtype, "rngs": rngs}
         embedding = config.embedding_dim or 4 * width
         self.patch_size, self.mask_padding = config.patch_size, config.mask_padding
         self.activation = ACTIVATIONS[config.activation]
         self.activates_embedding = config.embedding_activation == "once"
+        self.stacked = tuple(picture.name for picture in inputs.stacked)
         self.conditioning = Conditioning(
-            width, embedding, augmented=low_res, time_input=config.time_input,
+            width, embedding, levels=inputs.levels, time_input=config.time_input,
             activation=config.activation, **kwargs,
         )  # fmt: skip
-        self.pooling = AttentionPooling(
-            text_width, embedding, head_dim=pooling_head_dim, kind=config.pooling, **kwargs
+        text_width, reads_text = inputs.text_width, inputs.text_width is not None
+        self.pooling = (
+            AttentionPooling(
+                text_width, embedding, head_dim=pooling_head_dim, kind=config.pooling, **kwargs
+            )
+            if reads_text
+            else None
         )
         self.text_projection = (
-            linear(text_width, config.text_projection, **kwargs) if config.text_projection else None
+            linear(text_width, config.text_projection, **kwargs)
+            if reads_text and config.text_projection
+            else None
         )
-        in_channels, out_channels = 3 * (1 + low_res), 3 * (1 + config.predicts_variance)
+        out_channels = 3 * (1 + config.predicts_variance)
         pixels, pixel_channels = config.patch_size**2, config.pixel_channels
-        self.conv_in = conv(in_channels * pixels, width, **kwargs)
+        self.conv_in = conv(inputs.channels * pixels, width, **kwargs)
         self.norm_out = GroupNorm(head_width, groups=config.norm_groups, rngs=rngs)
         self.conv_out = conv(
             head_width, (pixel_channels or out_channels) * pixels, zero=not pixel_channels, **kwargs
         )
         self.pixel_head = (
-            PixelHead(pixel_channels, in_channels, out_channels, self.activation, **kwargs)
+            PixelHead(pixel_channels, inputs.channels, out_channels, self.activation, **kwargs)
             if pixel_channels
             else None
         )
+        self.added = (
+            Added(
+                inputs, width=width, embedding=embedding, patch_size=config.patch_size,
+                activation=config.activation, **kwargs,
+            )
+            if inputs.adds
+            else None
+        )  # fmt: skip
 
     def attentions(self) -> Iterable[ImageAttention]:
         """All attentions over the text, in the order in which they run."""
@@ -104,10 +129,20 @@ class ConditionalUNet(nnx.Module):
         """Everything between stem and head."""
         raise NotImplementedError
 
-    def encode_text(
-        self, text: TextEmbeddings, mask: TextMask, *, gather: Gather = as_they_are
-    ) -> TextState:
-        """The text's part of every layer, once per prompt rather than once per step."""
+    def encode(self, conditions: Conditions, *, gather: Gather = as_they_are) -> Encoded:
+        """The conditions as they are read at every step, worked out once for all steps.
+
+        Args:
+            conditions: pictures are float, in [-1, 1] and of any size; "low_res" is noised to the
+                number "aug_level", in [0, 1] or a step's number as `time_input` says.
+        """
+        others = dataclasses.replace(conditions, text=None, mask=None)
+        if self.pooling is None:
+            nothing = (None,) * len(list(self.attentions()))
+            return Encoded(TextState(pooled=None, keys_values=nothing, mask=None), others)
+        return Encoded(self._encode_text(conditions.text, conditions.mask, gather), others)
+
+    def _encode_text(self, text: TextEmbeddings, mask: TextMask, gather: Gather) -> TextState:
         if not self.mask_padding:
             mask = jnp.ones_like(mask)
 
@@ -126,10 +161,8 @@ class ConditionalUNet(nnx.Module):
         return TextState(pooled=pooled, keys_values=keys_values, mask=mask)
 
     def __call__(
-        self, z: Images, noise_level: NoiseLevel, text: TextState,
-        low_res: Features | None = None, aug_level: NoiseLevel | None = None, *,
-        gather: Gather = as_they_are,
-    ) -> Features:  # fmt: skip
+        self, z: Images, noise_level: NoiseLevel, told: Encoded, *, gather: Gather = as_they_are
+    ) -> Features:
         """z_t -> prediction, both (batch, height, width, 3); the result is float32.
 
         A network that predicts its variance gives 6 channels, the last 3 for that.
@@ -137,16 +170,21 @@ class ConditionalUNet(nnx.Module):
         Args:
             z: height and width are multiples of `config.size_divisor`.
             noise_level: log-SNR, or the step's number, as `time_input` says.
-            aug_level: in [0, 1], or a step's number too.
-            low_res: of any smaller size, already noised to `aug_level`.
+            told: what `encode` gave.
             gather: brings a block's sharded parameters together where the block runs.
         """
-        embedding = whole(self.conditioning, gather)(noise_level, text.pooled, aug_level)
+        others = told.others
+        embedding = whole(self.conditioning, gather)(noise_level, told.text.pooled, others.numbers)
+        inputs = [z, *(at_size_of(z, others.pictures[name]) for name in self.stacked)]
+        inputs = jnp.concatenate(inputs, axis=-1)
+        x = whole(self.conv_in, gather)(ops.space_to_depth(inputs, self.patch_size))
+        if self.added is not None:
+            added = whole(self.added, gather)
+            embedding = added.to_embedding(embedding, others.numbers, others.label)
+            x = added.to_features(x, z, others.pictures)
         if self.activates_embedding:
             embedding = self.activation(embedding)
-        inputs = with_low_res(z, low_res)
-        x = whole(self.conv_in, gather)(ops.space_to_depth(inputs, self.patch_size))
-        x = self.trunk(x, embedding, text, gather)
+        x = self.trunk(x, embedding, told.text, gather)
         x = whole(self.conv_out, gather)(self.norm_out(x, activation=self.activation))
         x = ops.depth_to_space(x, self.patch_size)
         if self.pixel_head is not None:

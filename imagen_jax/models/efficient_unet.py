@@ -5,21 +5,25 @@ from collections.abc import Iterable, Iterator
 from flax import nnx
 
 from imagen_jax.arrays import Embedding, Features
-from imagen_jax.config import EfficientUNetConfig
-from imagen_jax.models.attention import ImageAttention, TextState
+from imagen_jax.config import EfficientUNetConfig, NetworkInputs
+from imagen_jax.models.attention import ImageAttention, KeysValues, TextState
 from imagen_jax.models.blocks import Gather, run_blocks, whole
 from imagen_jax.models.conditional import ConditionalUNet
 from imagen_jax.models.layers import ResBlock, conv
-from imagen_jax.ops.attention import Heads
 
-KeysValues = Iterator[tuple[Heads, Heads]]
-"""The text's for every attention that is still to run."""
+TextParts = Iterator[KeysValues | None]
+"""Keys and values of the text for every attention that is still to run."""
 
 
 class Block(nnx.Module):
-    """What DBlock and UBlock share: residual blocks and attention (figures A.28, A.29)."""
+    """What DBlock and UBlock share: residual blocks and attention (figures A.28, A.29).
 
-    def __init__(self, index: int, *, config: EfficientUNetConfig, text_width: int, rngs: nnx.Rngs):
+    Without text (`text_width` None) attention is over the picture alone, or there is none.
+    """
+
+    def __init__(
+        self, index: int, *, config: EfficientUNetConfig, text_width: int | None, rngs: nnx.Rngs
+    ):
         channels, count = config.channels[index], config.num_res_blocks[index]
         kwargs = {"norm_groups": config.norm_groups, "dtype": config.dtype, "rngs": rngs}
         embedding = 4 * config.channels[0]
@@ -28,6 +32,7 @@ class Block(nnx.Module):
             [ResBlock(channels, channels, embedding, **kwargs) for _ in range(count)]
         )
         self.attention_per_res_block = config.attention_per_res_block
+        attends = config.text_attention[index] if text_width else config.self_attention[index]
         attentions = count if config.attention_per_res_block else 1
         self.attentions = nnx.List(
             [
@@ -36,12 +41,12 @@ class Block(nnx.Module):
                     head_dim=2 * channels // config.num_heads,
                     self_attention=config.self_attention[index], **kwargs,
                 )
-                for _ in range(attentions if config.text_attention[index] else 0)
+                for _ in range(attentions if attends else 0)
             ]
         )  # fmt: skip
 
     def run(
-        self, x: Features, embedding: Embedding, text: TextState, keys_values: KeysValues,
+        self, x: Features, embedding: Embedding, text: TextState, keys_values: TextParts,
         gather: Gather,
     ) -> Features:  # fmt: skip
         """All residual blocks, with attention after each or after the last."""
@@ -103,17 +108,14 @@ class EfficientUNet(ConditionalUNet):
 
     Args:
         config: sizes.
-        text_width: width of the text embeddings.
-        low_res: whether a low-resolution picture and its aug_level are inputs.
+        inputs: what it is told beside z.
     """
 
-    def __init__(
-        self, config: EfficientUNetConfig, *, text_width: int, low_res: bool, rngs: nnx.Rngs
-    ):
-        width = config.channels[0]
+    def __init__(self, config: EfficientUNetConfig, inputs: NetworkInputs, *, rngs: nnx.Rngs):
+        width, text_width = config.channels[0], inputs.text_width
         super().__init__(
-            config, width=width, head_width=width, text_width=text_width,
-            pooling_head_dim=text_width // config.num_heads, low_res=low_res, rngs=rngs,
+            config, inputs, width=width, head_width=width,
+            pooling_head_dim=(text_width or 0) // config.num_heads, rngs=rngs,
         )  # fmt: skip
         outer = [width, *config.channels[:-1]]
         shared = {"config": config, "text_width": text_width, "rngs": rngs}

@@ -1,7 +1,7 @@
 """Layers that both U-Nets are built from."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -75,12 +75,10 @@ def linear(
     )
 
 
-def with_low_res(z: Features, low_res: Features | None) -> Features:
-    """z with the low-resolution picture, brought to its size bilinearly, on the channels."""
-    if low_res is None:
-        return z
-    low_res = jax.image.resize(low_res, (*z.shape[:3], low_res.shape[3]), "bilinear")
-    return jnp.concatenate([z, low_res.astype(z.dtype)], axis=-1)
+def at_size_of(z: Features, picture: Features) -> Features:
+    """A picture of any size at z's, bilinearly, in z's dtype."""
+    picture = jax.image.resize(picture, (*z.shape[:3], picture.shape[3]), "bilinear")
+    return picture.astype(z.dtype)
 
 
 Scalars = Float[Array, " batch"]
@@ -131,18 +129,19 @@ def step_sinusoid(step: Scalars, width: int) -> Embedding:
 class ScalarEmbedding(nnx.Module):
     """A number per picture -> sinusoid -> dense, activation, dense.
 
-    The number is in [0, 1], or with `time_input` step that of a step.
+    The number is in [0, 1], or with `time_input` step that of a step. `zero` starts it as the zero
+    map.
     """
 
     def __init__(
         self, width: int, embedding: int, *, time_input: TimeInput = "log_snr",
-        activation: Activation = "swish", dtype: str, rngs: nnx.Rngs,
+        activation: Activation = "swish", zero: bool = False, dtype: str, rngs: nnx.Rngs,
     ):  # fmt: skip
         self.width = width
         self.sinusoid = {"log_snr": sinusoid, "step": step_sinusoid}[time_input]
         self.activation = ACTIVATIONS[activation]
         self.dense_1 = linear(width, embedding, dtype=dtype, rngs=rngs)
-        self.dense_2 = linear(embedding, embedding, dtype=dtype, rngs=rngs)
+        self.dense_2 = linear(embedding, embedding, zero=zero, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Scalars) -> Embedding:
         return self.dense_2(self.activation(self.dense_1(self.sinusoid(x, self.width))))
@@ -155,25 +154,34 @@ class Conditioning(nnx.Module):
     (2/pi) arctan(exp(-lambda/2)), which is t itself under the cosine schedule; aug_level has
     an embedding of its own that is added (Ho et al. 2021, Cascaded Diffusion Models). With
     `time_input` step both are numbers of steps of a chain.
+
+    Args:
+        levels: names of the noise levels beside that of z, such as "aug_level".
     """
 
     def __init__(
-        self, width: int, embedding: int, *, augmented: bool, time_input: TimeInput = "log_snr",
-        activation: Activation = "swish", dtype: str, rngs: nnx.Rngs,
+        self, width: int, embedding: int, *, levels: Sequence[str],
+        time_input: TimeInput = "log_snr", activation: Activation = "swish", dtype: str,
+        rngs: nnx.Rngs,
     ):  # fmt: skip
         kwargs = {"time_input": time_input, "activation": activation, "dtype": dtype, "rngs": rngs}
         self.reads_steps = time_input == "step"
         self.time = ScalarEmbedding(width, embedding, **kwargs)
-        self.aug_level = ScalarEmbedding(width, embedding, **kwargs) if augmented else None
+        self.levels = tuple(levels)
+        for name in levels:
+            setattr(self, name, ScalarEmbedding(width, embedding, **kwargs))
 
     def __call__(
-        self, noise_level: NoiseLevel, pooled_text: Embedding, aug_level: NoiseLevel | None
-    ) -> Embedding:
+        self, noise_level: NoiseLevel, pooled_text: Embedding | None,
+        numbers: Mapping[str, NoiseLevel],
+    ) -> Embedding:  # fmt: skip
         if not self.reads_steps:
             noise_level = 2 / jnp.pi * jnp.arctan(jnp.exp(-noise_level / 2))
-        embedding = self.time(noise_level) + pooled_text
-        if self.aug_level is not None:
-            embedding = embedding + self.aug_level(aug_level)
+        embedding = self.time(noise_level)
+        if pooled_text is not None:
+            embedding = embedding + pooled_text
+        for name in self.levels:
+            embedding = embedding + getattr(self, name)(numbers[name])
         return embedding
 
 

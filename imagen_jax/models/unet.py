@@ -7,17 +7,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from imagen_jax.arrays import Embedding, Features
-from imagen_jax.config import UNetConfig
+from imagen_jax.config import NetworkInputs, UNetConfig
 from imagen_jax.config.choices import Remat
-from imagen_jax.models.attention import ImageAttention, TextState
+from imagen_jax.models.attention import ImageAttention, KeysValues, TextState
 from imagen_jax.models.blocks import Gather, run_blocks
 from imagen_jax.models.conditional import ConditionalUNet
 from imagen_jax.models.layers import ResBlock
-from imagen_jax.ops.attention import Heads
 from imagen_jax.ops.resampling import Resample
 
-KeysValues = Sequence[tuple[Heads, Heads] | None]
-"""The text's, one for each block of a level; None where the level does not attend."""
+TextParts = Sequence[KeysValues | None]
+"""Keys and values of the text, one pair for each block of a level; None where the level does not
+attend, and of a network without text."""
 
 
 def _res_block(
@@ -38,10 +38,10 @@ def _res_block(
 
 
 def _attention(
-    config: UNetConfig, channels: int, text_width: int, rngs: nnx.Rngs
+    config: UNetConfig, channels: int, text_width: int | None, rngs: nnx.Rngs
 ) -> ImageAttention:
     return ImageAttention(
-        channels, text_width=config.text_projection or text_width,
+        channels, text_width=text_width and (config.text_projection or text_width),
         num_heads=max(channels // config.head_dim, 1), head_dim=config.head_dim,
         self_attention=True, norm_groups=config.norm_groups, text_norm=config.text_norm,
         dtype=config.dtype, rngs=rngs,
@@ -60,7 +60,7 @@ class Level(nnx.Module):
 
     def __init__(
         self, in_channels: Sequence[int], channels: int, *, attends: bool,
-        resample: Resample | None, remat: Remat, config: UNetConfig, text_width: int,
+        resample: Resample | None, remat: Remat, config: UNetConfig, text_width: int | None,
         rngs: nnx.Rngs,
     ):  # fmt: skip
         self.blocks = nnx.List(
@@ -75,7 +75,7 @@ class Level(nnx.Module):
         self.runs = tuple(len(list(run)) for _, run in itertools.groupby(in_channels))
 
     def __call__(
-        self, x: Features, embedding: Embedding, text: TextState, keys_values: KeysValues,
+        self, x: Features, embedding: Embedding, text: TextState, keys_values: TextParts,
         gather: Gather, skips: Sequence[Features] | None = None,
     ) -> list[Features]:  # fmt: skip
         """Results of all blocks, the resampling one last; going up, each reads its skip."""
@@ -107,16 +107,17 @@ class Middle(nnx.Module):
     """Block, attention, block at the lowest resolution."""
 
     def __init__(
-        self, channels: int, *, remat: Remat, config: UNetConfig, text_width: int, rngs: nnx.Rngs
-    ):
+        self, channels: int, *, remat: Remat, config: UNetConfig, text_width: int | None,
+        rngs: nnx.Rngs,
+    ):  # fmt: skip
         self.block_1 = _res_block(config, channels, channels, None, rngs)
         self.attention = _attention(config, channels, text_width, rngs)
         self.block_2 = _res_block(config, channels, channels, None, rngs)
         self.remat = remat
 
     def __call__(
-        self, x: Features, embedding: Embedding, text: TextState, keys_values: tuple[Heads, Heads],
-        gather: Gather,
+        self, x: Features, embedding: Embedding, text: TextState,
+        keys_values: KeysValues | None, gather: Gather,
     ) -> Features:  # fmt: skip
         def call(modules, x, keys_values):
             block_1, attention, block_2 = modules
@@ -132,21 +133,20 @@ class UNet(ConditionalUNet):
 
     Args:
         config: sizes.
+        inputs: what it is told beside z.
         resolution: side of the pictures it is built for; it decides which levels attend.
-        text_width: width of the text embeddings.
-        low_res: whether a low-resolution picture and its aug_level are inputs.
     """
 
     def __init__(
-        self, config: UNetConfig, *, resolution: int, text_width: int, low_res: bool, rngs: nnx.Rngs
+        self, config: UNetConfig, inputs: NetworkInputs, *, resolution: int, rngs: nnx.Rngs
     ):
         widths = [config.embed_dim * mult for mult in config.channel_mult]
         super().__init__(
-            config, width=config.embed_dim, head_width=widths[0], text_width=text_width,
-            pooling_head_dim=config.head_dim, low_res=low_res, rngs=rngs,
+            config, inputs, width=config.embed_dim, head_width=widths[0],
+            pooling_head_dim=config.head_dim, rngs=rngs,
         )  # fmt: skip
         remat = config.remat or ("none",) * len(widths)
-        shared = {"config": config, "text_width": text_width, "rngs": rngs}
+        shared = {"config": config, "text_width": inputs.text_width, "rngs": rngs}
 
         def level(i: int, in_channels: list[int], resample: Resample | None) -> Level:
             side = resolution // config.patch_size // 2**i
@@ -181,7 +181,7 @@ class UNet(ConditionalUNet):
     def trunk(self, x: Features, embedding: Embedding, text: TextState, gather: Gather) -> Features:
         keys_values = iter(text.keys_values)
 
-        def take(level: Level) -> KeysValues:
+        def take(level: Level) -> TextParts:
             return [next(keys_values) if level.attentions else None for _ in level.blocks]
 
         skips = [x]

@@ -1,18 +1,14 @@
 """A cascade to hold and to call: prompts in, pictures out."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import UInt8
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.config.choices import Weights
-from imagen_jax.diffusion.pixels import to_pixels
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
@@ -23,6 +19,7 @@ from imagen_jax.pipeline.arguments import (
     checked_prompts,
     checked_seed,
 )
+from imagen_jax.pipeline.listening import Callback, Listener
 from imagen_jax.pipeline.memory import Keep, default_keep
 from imagen_jax.pipeline.painting import Keeper, LeadersKeeper, Painted, SampledStage
 from imagen_jax.pipeline.pictures import Pictures
@@ -30,29 +27,10 @@ from imagen_jax.pipeline.prompts import PromptEmbeddings, TextEncoders
 from imagen_jax.pipeline.results import Results
 from imagen_jax.pipeline.sizes import stage_sizes
 from imagen_jax.pipeline.stage import Stage
+from imagen_jax.pipeline.told import Asked, Told, tell
 from imagen_jax.progress import StepBar
 from imagen_jax.storage.files import AnyPath, to_path
 from imagen_jax.stored.stages import StoredStage, open_stage
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """What a callback hears after each denoising step.
-
-    Attributes:
-        stage: index of the stage, from the base up.
-        step: index of the step.
-        num_steps: of the stage.
-        estimate: the present estimate of the batch's pictures, uint8.
-    """
-
-    stage: int
-    step: int
-    num_steps: int
-    estimate: UInt8[np.ndarray, "batch height width 3"]
-
-
-Callback = Callable[[Progress], object]
 
 
 class Cascade:
@@ -86,8 +64,11 @@ class Cascade:
 
     def __call__(
         self,
-        prompts: str | Sequence[str],
+        prompts: str | Sequence[str] = (),
         *,
+        classes: int | Sequence[int] = (),
+        pictures: Mapping[str, Any] | None = None,
+        numbers: Mapping[str, Any] | None = None,
         num_images: int = 1,
         seed: int | Sequence[int] = 0,
         batch_size: int = 4,
@@ -99,13 +80,16 @@ class Cascade:
         progress: bool = True,
         **settings: Any,
     ) -> Pictures:
-        """Paints the prompts.
+        """Paints the prompts, or whatever else the stages are told.
 
         Picture i of a prompt depends on the prompt, the seed and i alone: neither on the other
         prompts nor on `batch_size` or the devices.
 
         Args:
-            prompts: one or several.
+            prompts: one or several, where a stage reads text.
+            classes: one or several, where a stage has classes; beside prompts one for each. Without
+                either there is one subject, painted `num_images` times.
+            pictures, numbers: name -> what stages that are told it get, as `told.Asked` takes it.
             num_images: pictures of each prompt.
             seed: of all pictures; or one for each picture.
             batch_size: pictures at once.
@@ -120,22 +104,27 @@ class Cascade:
                 said a stage's own config decides.
 
         Raises:
-            UsageError: a value is out of its range, or there is no prompt.
+            UsageError: a value is out of its range, a stage is not told what it takes, such as a
+                prompt, or no stage takes what is said.
         """
+        asked = Asked.of(prompts, classes, pictures, numbers)
         request = self._request(
-            prompts, num_images=num_images, seed=seed, batch_size=batch_size, size=size,
+            asked, num_images=num_images, seed=seed, batch_size=batch_size, size=size,
             aspect=aspect, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds, **settings,
         )  # fmt: skip
         painted = list(self._paint(request, Keeper(), callback, progress))
         return Pictures(
-            request.prompts, num_images, painted, request.steps, request.texts, request.account
+            asked.names, num_images, painted, request.steps, request.told, request.account
         )
 
     def write(
         self,
         directory: str | Path,
-        prompts: str | Sequence[str],
+        prompts: str | Sequence[str] = (),
         *,
+        classes: int | Sequence[int] = (),
+        pictures: Mapping[str, Any] | None = None,
+        numbers: Mapping[str, Any] | None = None,
         resume: bool = False,
         callback: Callback | None = None,
         progress: bool = True,
@@ -148,7 +137,7 @@ class Cascade:
         Args:
             directory: for the pictures of every stage, a contact sheet and manifest.json.
             resume: goes on where a call with the same arguments was stopped.
-            callback, progress, options: as a call takes them.
+            prompts, classes, pictures, numbers, callback, progress, options: as a call takes them.
 
         Returns:
             The files of the last stage's pictures.
@@ -156,10 +145,10 @@ class Cascade:
         Raises:
             UsageError: as a call, or a file cannot be written, or what is there is of another run.
         """
-        request = self._request(prompts, **options)
+        request = self._request(Asked.of(prompts, classes, pictures, numbers), **options)
         results = distributed.leader_does(
             lambda: Results(
-                Path(directory), request.prompts, request.account, request.steps, request.texts,
+                Path(directory), request.asked.names, request.account, request.steps, request.told,
                 resume=resume,
             )
         )  # fmt: skip
@@ -168,20 +157,25 @@ class Cascade:
         return distributed.leader_does(lambda: results.finish(last)) or []
 
     def stream(
-        self, prompts: Sequence[str], *, chunk: int = 64, **options: Any
-    ) -> Iterator[Pictures]:
-        """The pictures of any number of prompts, `chunk` prompts at a time.
+        self, prompts: Sequence[str] = (), *, classes: Sequence[int] = (), chunk: int = 64,
+        **options: Any,
+    ) -> Iterator[Pictures]:  # fmt: skip
+        """The pictures of any number of prompts or classes, `chunk` of them at a time.
 
-        They are those of one call with all prompts, but no more are in memory than a chunk has.
+        They are those of one call with all of them, but no more are in memory than a chunk has.
 
         Args:
-            options: as a call takes them, but for `seed` a single one.
+            options: as a call takes them, but for `seed` a single one, and pictures and numbers
+                that stand for all.
         """
         check_numbers(chunk)
-        for first in range(0, len(prompts), chunk):
-            yield self(prompts[first : first + chunk], **options)
+        for first in range(0, max(len(prompts), len(classes)), chunk):
+            part = slice(first, first + chunk)
+            yield self(prompts[part], classes=classes[part], **options)
 
-    def embed(self, prompts: str | Sequence[str], *, batch_size: int = 4) -> list[PromptEmbeddings]:
+    def embed(
+        self, prompts: str | Sequence[str], *, batch_size: int = 4
+    ) -> list[PromptEmbeddings | None]:
         """The prompts as each stage reads them, for calls with `prompt_embeds`.
 
         Raises:
@@ -197,7 +191,7 @@ class Cascade:
 
     def _request(
         self,
-        prompts: str | Sequence[str],
+        asked: Asked,
         *,
         num_images: int = 1,
         seed: int | Sequence[int] = 0,
@@ -209,24 +203,31 @@ class Cascade:
         **settings: Any,
     ) -> "_Request":
         """A call's arguments, checked, and its prompts embedded."""
-        prompts = checked_prompts(prompts)
+        stored = [stage.stored for stage in self.stages]
+        asked.check(stored)
+        if negative_prompt is not None and not asked.prompts:
+            raise UsageError(f"negative_prompt is {negative_prompt!r}, but no stage reads text.")
         check_numbers(num_images, batch_size)
-        pictures = len(prompts) * num_images
+        pictures = asked.count * num_images
         seed = checked_seed(seed, pictures)
         steps = self._steps(settings, size, aspect)
         painting.check_order(steps, self.mesh)
-        texts = list(prompt_embeds or self.embed(prompts, batch_size=batch_size))
+        texts = [None] * len(stored)
+        if asked.prompts:
+            texts = list(prompt_embeds or self.embed(asked.prompts, batch_size=batch_size))
         starts = meshes.batch_starts(pictures, batch_size, self.mesh)
         account = {
             "seed": seed, "num_images": num_images, "batch_size": starts.step,
             "split_height": self.mesh.shape["spatial"], "devices": self.mesh.size,
+            **asked.described(),
         }  # fmt: skip
         if negative_prompt is not None:
             nulls = self.embed(negative_prompt, batch_size=batch_size)
             texts = [_with_null(text, null) for text, null in zip(texts, nulls, strict=True)]
             account["negative_prompt"] = negative_prompt
+        told = tell(asked, stored, texts)
         return _Request(
-            prompts, num_images, seed, starts, steps, texts, account, self._keep_for(steps)
+            asked, num_images, seed, starts, steps, told, account, self._keep_for(steps)
         )  # fmt: skip
 
     def _steps(
@@ -251,10 +252,10 @@ class Cascade:
     ) -> Iterator[Painted]:
         if request.keep == "one":
             self.release()
-        listener = _Listener(callback, request.steps)
+        listener = Listener(callback, request.steps)
         shown = progress and distributed.leads()
         stages = painting.paint(
-            self.stages, request.steps, request.texts, seed=request.seed,
+            self.stages, request.steps, request.told, seed=request.seed,
             num_images=request.num_images, batch_size=request.starts.step, keeper=keeper,
             on_step=(lambda _: bar.step()) if shown else None,
             on_estimate=listener if callback else None,
@@ -278,30 +279,20 @@ class _Request:
         keep: as `Cascade` takes it, for pictures as large as these.
     """
 
-    prompts: tuple[str, ...]
+    asked: Asked
     num_images: int
     seed: int | tuple[int, ...]
     starts: range
     steps: list[SampledStage]
-    texts: list[PromptEmbeddings]
+    told: list[Told]
     account: dict[str, Any]
     keep: Keep
 
 
-class _Listener:
-    """Tells a callback of each step's estimate, as `samplers.advance` does on the host."""
-
-    def __init__(self, callback: Callback | None, steps: Sequence[SampledStage]):
-        self._callback, self._steps, self.stage = callback, steps, 0
-
-    def __call__(self, index: jax.Array, x0: jax.Array) -> None:
-        estimate = np.asarray(to_pixels(x0))
-        num_steps = self._steps[self.stage].settings.num_steps
-        self._callback(Progress(self.stage, int(index), num_steps, estimate))
-
-
-def _with_null(text: PromptEmbeddings, null: PromptEmbeddings) -> PromptEmbeddings:
-    return dataclasses.replace(text, null=(null.text, null.mask))
+def _with_null(
+    text: PromptEmbeddings | None, null: PromptEmbeddings | None
+) -> PromptEmbeddings | None:
+    return None if text is None else dataclasses.replace(text, null=(null.text, null.mask))
 
 
 def load_stage(path: AnyPath | str, weights: Weights | None = None) -> StoredStage:

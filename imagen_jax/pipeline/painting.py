@@ -1,4 +1,4 @@
-"""The cascade: embedded prompts through base and super-resolution stages, one after another."""
+"""The cascade: what is asked for through base and super-resolution stages, one after another."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +14,10 @@ from imagen_jax.config.data import Size
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.sampling import picture_keys
 from imagen_jax.pipeline.shipped import STAGES, shipped_stage
 from imagen_jax.pipeline.stage import Stage
+from imagen_jax.pipeline.told import Told
 from imagen_jax.stored.stages import StoredStage
 
 
@@ -52,7 +52,7 @@ class Painted:
     """What a stage made.
 
     Attributes:
-        pictures: uint8 (prompts * num_images, height, width, 3).
+        pictures: uint8 (subjects * num_images, height, width, 3).
         unet_sha256: of the weights of its U-Net.
     """
 
@@ -114,7 +114,7 @@ def check_order(steps: Sequence[SampledStage], mesh: Mesh) -> None:
 def paint(
     stages: Sequence[Stage],
     steps: Sequence[SampledStage],
-    texts: Sequence[PromptEmbeddings],
+    told: Sequence[Told],
     *,
     seed: int | Sequence[int],
     num_images: int,
@@ -125,14 +125,14 @@ def paint(
 ) -> Iterator[Painted]:
     """What each stage paints, in turn.
 
-    The pictures of one prompt stand together. Picture i of a prompt depends on the prompt, the
+    The pictures of one subject stand together. Picture i of a prompt depends on the prompt, the
     seed and i alone: neither on the other prompts nor on `batch_size` or the devices.
 
     Args:
         stages: from the base up, in the order that `check_order` accepts. Where their mesh has a
             `spatial` axis, super-resolution stages split the height of a picture over that.
         steps: the same, with the settings and sizes that they sample with.
-        texts: the prompts as each stage reads them.
+        told: what each stage is told of the subjects.
         seed: of all pictures; or one for each picture, which is then the first of its seed.
         batch_size: pictures at once, as `meshes.batch_starts` rounds it.
         on_step: called with the step's index after every denoising step of every batch, and as
@@ -146,20 +146,20 @@ def paint(
             with the keeper.
     """
     pictures = None
-    for stage, step, text in zip(stages, steps, texts, strict=True):
-        keys = picture_keys_of(seed, step.side, num_images, len(text.prompts))
-        work = _Work(stage, step, text, pictures, keys, num_images, batch_size)
+    for stage, step, said in zip(stages, steps, told, strict=True):
+        keys = picture_keys_of(seed, step.side, num_images, len(said.names))
+        work = _Work(stage, step, said, pictures, keys, num_images, batch_size)
         painted = _paint_stage(work, keeper, on_step=on_step, on_estimate=on_estimate)
         yield painted
         pictures = painted.pictures
 
 
 def picture_keys_of(
-    seed: int | Sequence[int], stream: int, num_images: int, prompts: int
+    seed: int | Sequence[int], stream: int, num_images: int, subjects: int
 ) -> jax.Array:
-    """The key of every picture, those of one prompt together; arguments as in `paint`."""
+    """The key of every picture, those of one subject together; arguments as in `paint`."""
     if isinstance(seed, int):
-        return picture_keys(seed, stream, num_images)[np.tile(np.arange(num_images), prompts)]
+        return picture_keys(seed, stream, num_images)[np.tile(np.arange(num_images), subjects)]
     return jnp.concatenate([picture_keys(one, stream, 1) for one in seed])
 
 
@@ -169,7 +169,7 @@ class _Work:
 
     stage: Stage
     step: SampledStage
-    text: PromptEmbeddings
+    told: Told
     low_res: np.ndarray | None
     keys: jax.Array
     num_images: int
@@ -199,21 +199,21 @@ def _paint_batch(
     work: _Work, pairs: np.ndarray, count: int, *, on_step: Callable | None,
     on_estimate: Callable | None,
 ) -> np.ndarray:  # fmt: skip
-    """The first `count` of these pictures, counted over all prompts; the rest fills the devices."""
+    """The first `count` of these pictures of all subjects; the rest fills the devices."""
 
     def tell(index: jax.Array, x0: jax.Array) -> None:
         on_estimate(index, x0[:count])
 
-    text, prompt = work.text, pairs // work.num_images
+    told, subjects = work.told, pairs // work.num_images
     low_res = None if work.low_res is None else work.low_res[pairs]
-    inputs = (text.text[prompt], text.mask[prompt], work.keys[pairs], low_res, text.null)
     pictures, finite = work.stage.paint(
-        work.step.settings, inputs, size=work.step.size, on_step=on_step,
+        work.step.settings, work.keys[pairs], told.rows(subjects, low_res), told.null,
+        size=work.step.size, on_step=on_step,
         on_estimate=tell if on_estimate else None,
     )  # fmt: skip
     for bad in np.flatnonzero(~finite):
         raise UsageError(
-            f"Picture {pairs[bad] % work.num_images} of the prompt {text.prompts[prompt[bad]]!r} "
+            f"Picture {pairs[bad] % work.num_images} of {told.names[subjects[bad]]!r} "
             f"holds numbers that are not finite after {work.stage.stored.origin}; its weights or "
             "the settings of its sampling do not do."
         )

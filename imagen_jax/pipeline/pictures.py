@@ -11,8 +11,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from imagen_jax.pipeline.painting import Painted, SampledStage
-from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.results import Results, contact_sheet, described
+from imagen_jax.pipeline.told import Told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Pictures:
     A notebook shows the grid by itself.
 
     Attributes:
-        prompts: in the order of the pictures.
+        prompts: in the order of the pictures; where there are none, what stands in their place,
+            such as "class 3".
         num_images: pictures of each prompt.
     """
 
@@ -30,7 +31,7 @@ class Pictures:
     num_images: int
     _painted: Sequence[Painted]
     _steps: Sequence[SampledStage]
-    _texts: Sequence[PromptEmbeddings]
+    _told: Sequence[Told]
     _settings: dict[str, Any]
 
     @property
@@ -46,8 +47,8 @@ class Pictures:
     @property
     def account(self) -> list[dict[str, Any]]:
         """How each stage painted: its name, its weights' digests and its settings."""
-        pairs = zip(self._steps, self._texts, self._painted, strict=True)
-        return [described(s, text) | {"unet_sha256": p.unet_sha256} for s, text, p in pairs]
+        pairs = zip(self._steps, self._told, self._painted, strict=True)
+        return [described(s, told) | {"unet_sha256": p.unet_sha256} for s, told, p in pairs]
 
     def grid(self) -> Image.Image:
         """The last stage's pictures on one sheet, each above its prompt."""
@@ -62,7 +63,7 @@ class Pictures:
         Raises:
             UsageError: a file cannot be written.
         """
-        results = Results(Path(directory), self.prompts, self._settings, self._steps, self._texts)
+        results = Results(Path(directory), self.prompts, self._settings, self._steps, self._told)
         for painted in self._painted:
             results.begin(painted.unet_sha256)
             results.keep(range(len(painted.pictures)), painted.pictures)

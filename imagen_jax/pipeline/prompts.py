@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -53,7 +54,7 @@ class PromptEmbeddings:
 
 def check_prompts(configs: Sequence[StageConfig], prompts: Sequence[str]) -> None:
     """Raises a UsageError for a prompt that some stage cannot read; warns of what is cut off."""
-    for config in configs:
+    for config in filter(lambda config: config.conditions.text, configs):
         load_stage_tokenizer(config)(prompts, config.text_encoder.max_length)
 
 
@@ -134,8 +135,8 @@ class TextEncoders:
         self._stages, self._mesh, self._held = stages, mesh, held
         self._readers: dict[tuple, PromptReader] = {}
 
-    def __call__(self, prompts: Sequence[str], batch_size: int) -> list[PromptEmbeddings]:
-        """The prompts as each stage reads them.
+    def __call__(self, prompts: Sequence[str], batch_size: int) -> list[PromptEmbeddings | None]:
+        """The prompts as each stage reads them; None for one that reads no text.
 
         Args:
             batch_size: prompts at once, as `meshes.batch_starts` rounds it.
@@ -145,10 +146,14 @@ class TextEncoders:
         """
         check_prompts([stage.config for stage in self._stages], prompts)
         embedded: dict[tuple, PromptEmbeddings] = {}
-        for stage in self._stages:
+        reads_text = [stage.config.conditions.text for stage in self._stages]
+        for stage in itertools.compress(self._stages, reads_text):
             if place_of(stage) not in embedded:
                 embedded[place_of(stage)] = self._embed(stage, prompts, batch_size, embedded)
-        return [embedded[place_of(stage)] for stage in self._stages]
+        return [
+            embedded[place_of(stage)] if reads else None
+            for stage, reads in zip(self._stages, reads_text, strict=True)
+        ]
 
     def release(self) -> None:
         """Frees the devices' memory; weights are read again when needed."""
@@ -176,14 +181,18 @@ def place_of(stage: StoredStage) -> tuple:
 
 def read_prompts(
     stages: Sequence[StoredStage], prompts: Sequence[str], caches: Sequence[EmbeddingCache]
-) -> list[PromptEmbeddings]:
+) -> list[PromptEmbeddings | None]:
     """The prompts for every stage, from embeddings that `embed` made for it; no encoder is loaded.
+
+    None for a stage that reads no text; its cache is not looked at.
 
     Raises:
         UsageError: a prompt is not among them, or a stage reads those of another encoder.
     """
     pairs = list(zip(stages, caches, strict=True))
     for stage, cache in pairs:
+        if not stage.config.conditions.text:
+            continue
         cache.check(stage.config)
         if stage.encoder_fingerprint() not in (None, cache.metadata.encoder):
             raise UsageError(
@@ -196,7 +205,10 @@ def read_prompts(
                 f"file and add it: python -m imagen_jax embed prompts:FILE {cache.directory} "
                 f"--stage {stage.origin}"
             )
-    return [_stored(stage.config, prompts, cache) for stage, cache in pairs]
+    return [
+        _stored(stage.config, prompts, cache) if stage.config.conditions.text else None
+        for stage, cache in pairs
+    ]
 
 
 def _stored(config: StageConfig, prompts: Sequence[str], cache: EmbeddingCache) -> PromptEmbeddings:

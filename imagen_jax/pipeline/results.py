@@ -19,8 +19,8 @@ from imagen_jax.checkpoints.directory import package_versions
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.file_stem import file_stem
 from imagen_jax.pipeline.painting import Keeper, SampledStage
-from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.sheets import grid, legible, save_png
+from imagen_jax.pipeline.told import Told
 from imagen_jax.storage.files import absolute, write_text
 from imagen_jax.storage.json_text import read_object, shown
 
@@ -34,7 +34,7 @@ class Results(Keeper):
 
     def __init__(
         self, out: Path, prompts: Sequence[str], settings: dict[str, int],
-        steps: Sequence[SampledStage], texts: Sequence[PromptEmbeddings], *, resume: bool = False,
+        steps: Sequence[SampledStage], told: Sequence[Told], *, resume: bool = False,
     ) -> None:  # fmt: skip
         """Writes nothing yet.
 
@@ -43,7 +43,7 @@ class Results(Keeper):
             prompts: in the order of the pictures.
             settings: all that decides what is painted and that no stage says: "seed",
                 "num_images", which stand together, and the like.
-            steps, texts: the stages and what they read.
+            steps, told: the stages and what they are told.
             resume: finds the pictures that a run with the same manifest has left in `out`.
 
         Raises:
@@ -51,7 +51,7 @@ class Results(Keeper):
         """
         self._out, self._prompts, self._settings = out, prompts, settings
         self._num_images = settings["num_images"]
-        self._stages = [described(*pair) for pair in zip(steps, texts, strict=True)]
+        self._stages = [described(*pair) for pair in zip(steps, told, strict=True)]
         self._stage = -1
         stems = [
             file_stem(index, prompt, picture)
@@ -157,14 +157,14 @@ def contact_sheet(pictures: np.ndarray, prompts: Sequence[str], num_images: int)
     )
 
 
-def described(step: SampledStage, text: PromptEmbeddings) -> dict[str, Any]:
+def described(step: SampledStage, told: Told) -> dict[str, Any]:
     """What the manifest says of a stage, as far as it is known before weights are loaded."""
     return {
         "name": step.stage.config.name,
         "origin": absolute(step.stage.origin).name,
         "weights": step.stage.unet.weights,
         "unet_sha256": None,  # Not known before they are loaded.
-        "text_encoder_sha256": text.encoder_sha256,
+        "text_encoder_sha256": told.encoder_sha256,
         "size": list(step.size),
         "sampling": dataclasses.asdict(step.settings),
     }

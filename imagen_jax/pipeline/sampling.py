@@ -10,25 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from imagen_jax.arrays import (
-    Features,
-    Images,
-    Keys,
-    LogSNR,
-    LowResPixels,
-    NullText,
-    Pixels,
-    TextEmbeddings,
-    TextMask,
-    Traced,
-)
-from imagen_jax.conditions import low_res_inputs, noise_level, with_null_text
+from imagen_jax.arrays import Features, Images, Keys, LogSNR, NullText, Pixels, Traced
+from imagen_jax.conditions import Conditions, doubled
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.config.choices import Thresholding
 from imagen_jax.diffusion import guidance, process, samplers
 from imagen_jax.diffusion.guidance import Percentile
 from imagen_jax.diffusion.pixels import to_pixels
-from imagen_jax.networks import Networks, Params
+from imagen_jax.diffusion.process import Predicted
+from imagen_jax.networks import Networks, Params, prepare
 
 # Folded into a picture's key for the noise of its low-resolution input.
 _AUGMENTATION = 2**31 - 2
@@ -90,7 +80,7 @@ def plan_sampling(
         math.inf if settings.max_threshold is None else settings.max_threshold,
         settings.aug_level,
     )  # fmt: skip
-    guided = bool(np.any(scales != 1))
+    guided = config.conditions.can_be_dropped and bool(np.any(scales != 1))
     return Plan(tuple(np.asarray(grid).tolist()), settings.thresholding, guided), numbers
 
 
@@ -130,10 +120,10 @@ def make_image_sampler(
 ) -> Callable[..., Images]:
     """A function that paints `size` (height, width) pictures of a stage, in [-1, 1].
 
-    Its arguments are (params, numbers, text, mask, keys, low_res, null, z): the numbers of
-    `plan_sampling`, embeddings of the prompts, one key per picture, for a super-resolution stage
-    the low-resolution pixels (else None), where the config has the null text `empty` the embedded
-    empty caption (else None), and the z to begin with (None draws it from the keys).
+    Its arguments are (params, numbers, keys, conditions, null, z): the numbers of `plan_sampling`,
+    one key per picture, what the stage is told, its pictures as pixels, where the config has the
+    null text `empty` the embedded empty caption (else None), and the z to begin with (None draws
+    it from the keys).
 
     `sharding` is how pictures lie on the devices; None leaves it to the arguments. Split
     heights follow from it through all of the network: convolutions fetch the rows that they
@@ -146,26 +136,18 @@ def make_image_sampler(
     def sample(
         params: Params,
         numbers: Numbers,
-        text: TextEmbeddings,
-        mask: TextMask,
         keys: Keys,
-        low_res: LowResPixels | None,
+        conditions: Conditions,
         null: NullText | None = None,
         z: Images | None = None,
     ) -> Images:
-        inputs = {}
-        if low_res is not None:
-            level = jnp.full(keys.shape, numbers.aug_level, jnp.float32)
-            noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
-            inputs = low_res_inputs(config, low_res, level, noise_keys, size)
-        if plan.guided:
-            text, mask = with_null_text(text, mask, null)
-            inputs = {name: jnp.concatenate([x, x]) for name, x in inputs.items()}
-        state = networks.encode_text(params, text, mask)
+        level = jnp.full(keys.shape, numbers.aug_level, jnp.float32)
+        noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
+        conditions = prepare(config, conditions, level, noise_keys, size)
+        told = networks.encode(params, doubled(conditions, null) if plan.guided else conditions)
 
-        def predict(z: Images, log_snr: LogSNR) -> Features:
-            level = noise_level(config, log_snr)
-            return split(networks.predict(params, split(z), level, state, **inputs))
+        def predict(z: Images, log_snr: LogSNR) -> Predicted:
+            return jax.tree.map(split, networks.predict(params, split(z), log_snr, told))
 
         denoise = _make_denoise(config, plan, numbers, predict)
         z = samplers.initial_noise(keys, (*size, 3)) if z is None else z

@@ -9,6 +9,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, UInt8
 
+from imagen_jax.arrays import Keys, NullText
+from imagen_jax.conditions import Conditions
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.diffusion.samplers import OnEstimate, OnStep
 from imagen_jax.errors import UsageError
@@ -83,7 +85,9 @@ class Stage:
     def paint(
         self,
         settings: SamplingConfig,
-        inputs: tuple,
+        keys: Keys,
+        conditions: Conditions,
+        null: NullText | None = None,
         *,
         size: tuple[int, int] | None = None,
         on_step: OnStep | None = None,
@@ -96,9 +100,8 @@ class Stage:
 
         Args:
             settings: of the sampling.
-            inputs: text, mask, keys, low-resolution pixels and null text, as
-                `sampling.make_image_sampler` describes them; their first axis divides over the
-                devices.
+            keys, conditions, null: as `sampling.make_image_sampler` describes them; the number of
+                pictures divides over the devices.
             size: (height, width); None for what the stage was trained on.
             on_step, on_estimate: as `samplers.advance` takes them.
 
@@ -107,11 +110,10 @@ class Stage:
         """
         size = size or (self.config.resolution, self.config.resolution)
         plan, numbers = plan_sampling(self.config, settings, size)
-        *rows, null = inputs
-        rows = meshes.place_rows(tuple(rows), self.mesh)
+        rows = meshes.place_rows((keys, conditions), self.mesh)
         sample = self._sampler(plan, size, on_step is not None, on_estimate is not None)
         self._on_step, self._on_estimate = on_step, on_estimate
-        with _fitting(f"{len(inputs[0])} pictures of {size[0]}x{size[1]} pixels"):
+        with _fitting(f"{len(keys)} pictures of {size[0]}x{size[1]} pixels"):
             painted = meshes.to_host(sample(self.params, numbers, *rows, null))
         jax.effects_barrier()  # Lets the last `on_step` run.
         return painted

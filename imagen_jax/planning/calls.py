@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from imagen_jax.conditions import Conditions
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.config.data import Size
 from imagen_jax.costs.model_flops import model_flops
+from imagen_jax.errors import UsageError
 from imagen_jax.networks import (
     Networks,
     Params,
@@ -62,7 +64,7 @@ def training_steps(config: StageConfig, mesh: Mesh) -> Iterator[Call]:
     state, encoder, null = trainer.abstract_state, {}, {}
     if config.runs_frozen_encoder:
         encoder = {"text_encoder": _placed_encoder(config, mesh)}
-    if config.text_encoder.null == "empty":
+    if _has_null_text(config):
         null = {"null_text": _null_text(config, mesh)}
     frozen = encoder | null
     count = config.training.batch_size
@@ -75,7 +77,8 @@ def training_steps(config: StageConfig, mesh: Mesh) -> Iterator[Call]:
             f"training step{pixels}", config, mesh.size, count, trainer.step,
             (state, frozen, batch, key), state.params | encoder,
             functools.partial(
-                step_flops, config, trainer.networks, state.params, frozen, size
+                step_flops, config, trainer.networks, trainer.objective, state.params, frozen,
+                size,
             ),
         )  # fmt: skip
 
@@ -84,8 +87,10 @@ def embedding(config: StageConfig, batch_size: int, mesh: Mesh) -> Call:
     """The text encoder alone, on a training batch's captions or on prompts.
 
     Raises:
-        UsageError: the batch does not divide over the mesh.
+        UsageError: the batch does not divide over the mesh, or the stage reads no text.
     """
+    if not config.conditions.text:
+        raise UsageError(f"{config.name!r} reads no text; it has no text encoder to compile.")
     meshes.check_batch_size(batch_size, mesh)
     params = {"text_encoder": _placed_encoder(config, mesh)}
     data = dataclasses.replace(config.data, embeddings="")  # They spare the training this call.
@@ -108,7 +113,11 @@ def prompt_embeddings(
         batch_size: prompts at once; rounded up to a multiple of the parts of a batch.
     """
     size = meshes.batch_starts(batch_size, batch_size, mesh).step
-    distinct = {(c.text_encoder.t5, c.text_encoder.max_length): c for c in configs}
+    distinct = {
+        (c.text_encoder.t5, c.text_encoder.max_length): c for c in configs if c.conditions.text
+    }
+    if not distinct:
+        raise UsageError("No stage reads text; there is no text encoder to compile.")
     for config in distinct.values():
         yield embedding(config, size, mesh)
 
@@ -128,22 +137,14 @@ def sampler(
     size = meshes.batch_starts(batch_size, batch_size, mesh).step
     params = {"unet": abstract_sampled_unet(config)}
     params = meshes.with_shardings(params, meshes.parameter_shardings(params, mesh))
-    tokens = config.text_encoder.max_length
     pictures = meshes.batch_sharding(mesh)
     if config.low_resolution is not None:
         meshes.check_height(low_res[0], mesh)
         pictures = meshes.picture_sharding(mesh)
-    inputs = [
-        jax.ShapeDtypeStruct((size, tokens, config.text_encoder.t5.d_model), jnp.float32),
-        jax.ShapeDtypeStruct((size, tokens), jnp.bool_),
-        _keys(size),
-        None,
-    ]
-    if config.low_resolution is not None:
-        inputs[-1] = jax.ShapeDtypeStruct((size, *low_res, 3), jnp.uint8)
+    rows = _all_at((_keys(size), _conditions(config, size, picture)), meshes.batch_sharding(mesh))
     plan, numbers = plan_sampling(config, settings, picture)
-    arguments = (params, numbers, *_all_at(inputs, meshes.batch_sharding(mesh)))
-    if config.text_encoder.null == "empty":
+    arguments = (params, numbers, *rows)
+    if _has_null_text(config):
         arguments += (_null_text(config, mesh),)
     paint = make_sampler(config, plan, _networks(config, mesh), size=picture, sharding=pictures)
     return Call(
@@ -166,6 +167,26 @@ def _null_text(config: StageConfig, mesh: Mesh) -> tuple:
     text = jax.ShapeDtypeStruct((1, tokens, width), jnp.float32)
     mask = jax.ShapeDtypeStruct((1, tokens), jnp.bool_)
     return _all_at((text, mask), meshes.replicated(mesh))
+
+
+def _has_null_text(config: StageConfig) -> bool:
+    return config.conditions.text and config.text_encoder.null == "empty"
+
+
+def _conditions(config: StageConfig, count: int, size: Size) -> Conditions:
+    """What the stage is told of so many pictures of a size, in which it is shown others."""
+    inputs, tokens = config.inputs, config.text_encoder.max_length
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct((count, *shape), dtype)  # noqa: E731
+    low_size, has_text = [side // config.upscale for side in size], inputs.text_width is not None
+    pictures = {x.name: array(jnp.uint8, *low_size, x.channels) for x in inputs.stacked}
+    pictures |= {x.name: array(jnp.uint8, *size, x.channels) for x in inputs.pictures}
+    return Conditions(
+        text=array(jnp.float32, tokens, inputs.text_width) if has_text else None,
+        mask=array(jnp.bool_, tokens) if has_text else None,
+        label=None if inputs.classes is None else array(jnp.int32),
+        pictures=pictures,
+        numbers={name: array(jnp.float32) for name in inputs.numbers},
+    )
 
 
 def _keys(count: int) -> jax.ShapeDtypeStruct:

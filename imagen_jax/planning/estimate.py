@@ -16,8 +16,9 @@ from imagen_jax.costs.liveness import peak_bytes
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import abstract_frozen_encoder, build_networks
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.training.objective import diffusion_loss, mean_loss
 from imagen_jax.training.optim import make_optimizer
-from imagen_jax.training.step import abstract_batch, stage_loss
+from imagen_jax.training.step import abstract_batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ def _abstract_mesh(config: StageConfig, chips: int) -> AbstractMesh:
 
 def _activations(config: StageConfig, params: Any, frozen: Any, pictures: int) -> int:
     """Of one chip's `pictures`, through the loss and its gradient."""
-    loss = functools.partial(stage_loss, config, build_networks(config))
+    loss = functools.partial(mean_loss, diffusion_loss, config, build_networks(config))
     batch = abstract_batch(config, pictures)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), pictures))
     jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(params, frozen, batch, keys).jaxpr

@@ -32,7 +32,10 @@ from imagen_jax.weights.tensors import fit_params, write_tensors
 
 @dataclasses.dataclass(frozen=True)
 class StoredStage:
-    """A trained stage where it is kept: its config and headers are read, its weights are not."""
+    """A trained stage where it is kept: its config and headers are read, its weights are not.
+
+    `text_encoder` is None for a stage that reads no text, and where nobody needs it.
+    """
 
     origin: AnyPath
     config: StageConfig
@@ -80,7 +83,9 @@ def open_stage(
         return StoredNetwork(name, path, abstract, tensors, weights, step)
 
     unet = network("unet", abstract_sampled_unet(config))
-    if holds_encoder:
+    if not config.conditions.text:
+        encoder = None
+    elif holds_encoder:
         encoder = network("text_encoder", abstract_frozen_encoder(config.text_encoder.t5))
     else:
         workdir = path if held is None else None
@@ -120,7 +125,7 @@ def load_stage(
         config, params = load_stage_file(path)
     else:
         raise _no_stage(path)
-    if "text_encoder" not in params and with_encoder:
+    if config.conditions.text and "text_encoder" not in params and with_encoder:
         workdir = path if path.is_dir() else None
         encoder = load_frozen_encoder(config, workdir, make_mesh(MeshConfig()))
         params = {**params, "text_encoder": encoder}
@@ -182,6 +187,8 @@ def _is_stage(path: AnyPath) -> bool:
 
 def _encoder_of_stage(source: AnyPath, config: StageConfig) -> StoredNetwork:
     stage = open_stage(source)
+    if stage.text_encoder is None:
+        raise UsageError(f"text_encoder.source is {source}; that stage reads no text.")
     ours, theirs = config.text_encoder, stage.config.text_encoder
     # How it is computed may differ.
     sizes = dataclasses.replace(theirs.t5, dtype=ours.t5.dtype, remat=ours.t5.remat)

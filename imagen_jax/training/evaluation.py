@@ -20,7 +20,7 @@ from imagen_jax.networks import Networks, Params
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.sampling import picture_keys
-from imagen_jax.training.step import Batch, picture_losses
+from imagen_jax.training.objective import Batch, Objective
 
 _SEED = 0
 """Of pictures and noise: not the run's own, so that runs can be compared."""
@@ -42,13 +42,13 @@ def open_held_out(config: StageConfig) -> Source | None:
             )
         return None
     try:
-        return open_source(held_out, config.low_resolution)
+        return open_source(held_out, config.low_resolution, config.conditions)
     except UsageError as error:
         raise UsageError(f"The held-out set cannot be opened: {error}") from error
 
 
 class HeldOutLoss:
-    """Mean diffusion loss of the EMA and of the raw weights on the same held-out pictures.
+    """Mean loss of the EMA and of the raw weights on the same held-out pictures.
 
     Broken records have no part in it; it is NaN where all are broken.
 
@@ -57,8 +57,8 @@ class HeldOutLoss:
     """
 
     def __init__(
-        self, config: StageConfig, networks: Networks, read: ReadCaptions, source: Source,
-        mesh: jax.sharding.Mesh,
+        self, config: StageConfig, networks: Networks, objective: Objective,
+        read: ReadCaptions | None, source: Source, mesh: jax.sharding.Mesh,
     ):  # fmt: skip
         """`read`: of captions. `source`: of the held-out records; a small one is gone through
         several times.
@@ -78,7 +78,8 @@ class HeldOutLoss:
         undropped = dataclasses.replace(training, caption_dropout=0.0)
         judged = dataclasses.replace(config, training=undropped)
         self._totals = jax.jit(
-            functools.partial(_totals, judged, networks), out_shardings=meshes.replicated(mesh)
+            functools.partial(_totals, objective, judged, networks),
+            out_shardings=meshes.replicated(mesh),
         )
         self._keys = picture_keys(_SEED, config.resolution, self._size * self._batches)
 
@@ -95,9 +96,9 @@ class HeldOutLoss:
 
 
 def _totals(
-    config: StageConfig, networks: Networks, params: Params, frozen: Params, batch: Batch,
-    keys: jax.Array,
+    objective: Objective, config: StageConfig, networks: Networks, params: Params, frozen: Params,
+    batch: Batch, keys: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """Summed loss of a batch's pictures, and their number."""
-    losses, _ = picture_losses(config, networks, params, frozen, batch, keys)
+    losses, _ = objective(config, networks, params, frozen, batch, keys)
     return jnp.sum(batch["weight"] * losses), jnp.sum(batch["weight"])

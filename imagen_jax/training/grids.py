@@ -22,26 +22,31 @@ _COLUMNS = 4
 
 
 class SampleGrid:
-    """Paints `training.sample_prompts`, or super-resolves pictures of the training data.
+    """Paints `training.sample_prompts`, or what pictures of the training data say.
 
     A super-resolution sheet has three rows: input, sample, target. Where the stage is trained at
     several sizes all pictures have that of the data's first batch, prompts the first of the sizes.
     """
 
     def __init__(
-        self, config: StageConfig, networks: Networks, read: ReadCaptions, source: Source,
+        self, config: StageConfig, networks: Networks, read: ReadCaptions | None, source: Source,
         replicated: jax.sharding.Sharding,
     ):  # fmt: skip
         """`read`: of captions. `source`: of the training data. `replicated` lays an array on every
         device, so that every process has it.
         """
         self._config = config
-        self._batch = _prompts_or_data(config, read, source)
+        prompts = config.training.sample_prompts
+        if _paints_prompts(config):
+            self._batch, self._captions = read(prompts), prompts
+        else:
+            self._batch = _batch_of_data(config, read, source)
+            self._captions = [f"class {label}" for label in self._batch.get("label", ())]
         shown = self._batch.get("image")
         size = config.training_sizes[0] if shown is None else shown.shape[1:3]
         plan, self._numbers = plan_sampling(config, config.sampling, size)
         self._sample = make_sampler(config, plan, networks, size=size)
-        self._text = jax.jit(networks.text_of)
+        self._conditions = jax.jit(networks.conditions_of)
         self._gather = jax.jit(lambda x: x, out_shardings=replicated)
 
     def __call__(self, params: Params) -> tuple[Image.Image, dict[str, float]]:
@@ -50,10 +55,10 @@ class SampleGrid:
         `params` holds U-Net, text encoder and, where the stage has one, the "null_text".
         """
         batch = self._batch
-        text = self._text(params, batch)
-        keys = picture_keys(self._config.training.seed, self._config.resolution, len(text))
-        inputs = (text, batch["mask"], keys, batch.get("low_res"), params.get("null_text"))
-        sampled = self._sample(params, self._numbers, *inputs)
+        conditions, count = self._conditions(params, batch), len(next(iter(batch.values())))
+        keys = picture_keys(self._config.training.seed, self._config.resolution, count)
+        null = params.get("null_text")
+        sampled = self._sample(params, self._numbers, keys, conditions, null)
         pictures, finite = jax.device_get(self._gather(sampled))
         if not finite.all() and distributed.leads():
             warnings.warn(
@@ -64,7 +69,7 @@ class SampleGrid:
         if self._config.low_resolution is not None:
             sheet = grid([list(batch["low_res"]), list(pictures), list(batch["image"])])
             return sheet, {"colour_drift": colour_drift(pictures, batch["low_res"])}
-        captions = list(_rows(self._config.training.sample_prompts)) or None
+        captions = list(_rows(self._captions)) or None
         return grid(list(_rows(pictures)), captions, cell=2 * len(pictures[0])), {}
 
 
@@ -84,11 +89,16 @@ def _rows(items) -> Iterator[list]:
         yield list(items[first : first + _COLUMNS])
 
 
-def _prompts_or_data(
-    config: StageConfig, read: ReadCaptions, source: Source
+def _paints_prompts(config: StageConfig) -> bool:
+    """Whether prompts are all that the stage is told, and there are any."""
+    told = config.inputs
+    others = told.stacked or told.adds
+    return told.text_width is not None and not others and bool(config.training.sample_prompts)
+
+
+def _batch_of_data(
+    config: StageConfig, read: ReadCaptions | None, source: Source
 ) -> dict[str, np.ndarray]:
-    if config.low_resolution is None and config.training.sample_prompts:
-        return read(config.training.sample_prompts)
     seed = config.training.seed
     # Threads: worker processes would be started for one batch.
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0))

@@ -20,7 +20,6 @@ from imagen_jax.config.choices import Weights
 from imagen_jax.data.broken import BrokenRecords
 from imagen_jax.data.pipeline import Batch, ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
-from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Params, build_networks
 from imagen_jax.parallel import distributed
@@ -28,13 +27,13 @@ from imagen_jax.parallel import mesh as meshes
 from imagen_jax.parallel.feed import DeviceFeed
 from imagen_jax.parallel.host_memory import in_blocks
 from imagen_jax.storage.files import AnyPath
-from imagen_jax.stored.encoders import keep_account_of_embeddings
-from imagen_jax.stored.stages import keep_frozen_encoder, load_frozen_encoder
-from imagen_jax.text.cache import EmbeddingCache
-from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
+from imagen_jax.stored.stages import load_frozen_encoder
+from imagen_jax.training.evaluation import HeldOutLoss
 from imagen_jax.training.grids import SampleGrid
+from imagen_jax.training.inputs import Inputs, open_inputs
 from imagen_jax.training.lock import Lock
 from imagen_jax.training.metrics import TooManySkipped
+from imagen_jax.training.objective import Objective, diffusion_loss
 from imagen_jax.training.optim import make_optimizer
 from imagen_jax.training.preemption import Preemption, deaf_children
 from imagen_jax.training.profiling import Profiler
@@ -42,19 +41,20 @@ from imagen_jax.training.report import Reporter
 from imagen_jax.training.speed import Work, step_flops
 from imagen_jax.training.start import Start, abstract_state, from_checkpoint, from_stage
 from imagen_jax.training.step import train_step
-from imagen_jax.training.text_inputs import load_caption_reader
 
 
 class Trainer:
     """A stage on a mesh: where its state lies, and its compiled step."""
 
-    def __init__(self, config: StageConfig, mesh: jax.sharding.Mesh):
+    def __init__(
+        self, config: StageConfig, mesh: jax.sharding.Mesh, objective: Objective = diffusion_loss
+    ):
         training = config.training
         _check_trainable(config)
         meshes.check_batch_size(training.batch_size // training.accumulation_steps, mesh)
         for height, _ in config.training_sizes:
             meshes.check_height(height // config.upscale, mesh)
-        self.config, self.mesh = config, mesh
+        self.config, self.mesh, self.objective = config, mesh, objective
         gather = functools.partial(meshes.gather_parameters, mesh=mesh)
         self.networks = build_networks(config, gather)
         optimizer = make_optimizer(config.optimizer)
@@ -66,17 +66,19 @@ class Trainer:
         start = functools.partial(first_state, optimizer)
         self.start_from = jax.jit(start, out_shardings=self.shardings, donate_argnums=0)
         self.step = jax.jit(
-            functools.partial(train_step, config, self.networks, optimizer, self.shardings),
+            functools.partial(
+                train_step, config, self.networks, objective, optimizer, self.shardings
+            ),
             out_shardings=(self.shardings, meshes.replicated(mesh)),
             donate_argnums=0,
         )
 
-    def load_frozen(self, workdir: AnyPath, read: ReadCaptions) -> Params:
+    def load_frozen(self, workdir: AnyPath, read: ReadCaptions | None) -> Params:
         """What the step needs but does not train, on the mesh; `read`: of captions."""
         frozen = {}
         if self.config.runs_frozen_encoder:
             frozen["text_encoder"] = load_frozen_encoder(self.config, workdir, self.mesh)
-        if self.config.text_encoder.null == "empty":
+        if read is not None and self.config.text_encoder.null == "empty":
             everywhere = meshes.replicated(self.mesh)
             embed = jax.jit(self.networks.text_of, out_shardings=everywhere)
             empty = read([""])
@@ -87,7 +89,8 @@ class Trainer:
     def work(self, frozen: Params) -> Work:
         """What a step does, for figures of speed."""
         params = self.abstract_state.params
-        flops = functools.partial(step_flops, self.config, self.networks, params, frozen)
+        of = (self.config, self.networks, self.objective, params, frozen)
+        flops = functools.partial(step_flops, *of)
         return Work(
             pictures=self.config.training.batch_size,
             flops=functools.cache(flops),
@@ -95,10 +98,12 @@ class Trainer:
             kind=self.mesh.devices.flat[0].device_kind,
         )
 
-    def held_out_loss(self, read: ReadCaptions, source: Source) -> HeldOutLoss:
-        return HeldOutLoss(self.config, self.networks, read, source, self.mesh)
+    def held_out_loss(self, read: ReadCaptions | None, source: Source) -> HeldOutLoss:
+        return HeldOutLoss(
+            self.config, self.networks, self.objective, read, source, self.mesh
+        )  # fmt: skip
 
-    def sample_grid(self, read: ReadCaptions, source: Source) -> SampleGrid:
+    def sample_grid(self, read: ReadCaptions | None, source: Source) -> SampleGrid:
         everywhere = meshes.replicated(self.mesh)
         return SampleGrid(self.config, self.networks, read, source, everywhere)
 
@@ -120,7 +125,8 @@ def _check_trainable(config: StageConfig) -> None:
 def run(
     config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None,
     weights: Weights | None = None, allow_change: Collection[str] = (), profile: range = range(0),
-    *, allow_changed_data: bool = False,
+    *, allow_changed_data: bool = False, objective: Objective = diffusion_loss,
+    frozen: Params | None = None,
 ) -> None:  # fmt: skip
     """Trains a stage until `training.num_steps`, going on from the newest checkpoint if any.
 
@@ -134,6 +140,8 @@ def run(
         allow_change: fields of the config that may differ from those of the run so far.
         allow_changed_data: whether the run may go on with other records than it has seen so far.
         profile: steps to profile, the first one being 1.
+        objective: what it is trained on.
+        frozen: parameters on all devices that the objective reads beside the stage's own.
 
     Raises:
         UsageError: a workdir of another config or in use, data or an encoder that cannot be read,
@@ -143,8 +151,8 @@ def run(
     """
     # All of it is float32, whatever JAX_ENABLE_X64 says.
     with distributed.in_float32(), Preemption() as preemption:
-        trainer = Trainer(config, meshes.make_mesh(config.mesh))
-        inputs = _open_inputs(trainer, workdir)
+        trainer = Trainer(config, meshes.make_mesh(config.mesh), objective)
+        inputs = open_inputs(config, trainer.load_frozen, workdir, frozen or {})
         params = None
         if init_from is not None and newest_step(workdir) is None:
             params = from_stage(config, trainer.abstract_state.params, init_from, weights)
@@ -160,44 +168,6 @@ def run(
             preemption.say_stopped(first, last)
     if preemption.interrupted:
         raise KeyboardInterrupt
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What a run reads.
-
-    Attributes:
-        read: of captions.
-        frozen: what the step needs but does not train.
-        source: the records.
-        data: fingerprint of these.
-        held_out: records that the run is judged by, if it is.
-    """
-
-    read: ReadCaptions
-    frozen: Params
-    source: Source
-    data: str
-    held_out: Source | None
-
-    def keep_account(self, config: StageConfig, workdir: AnyPath) -> None:
-        """Keeps in the training directory what its networks cannot be used without."""
-        if "text_encoder" in self.frozen:
-            keep_frozen_encoder(config, self.frozen["text_encoder"], workdir)
-        if isinstance(self.read, EmbeddingCache):
-            keep_account_of_embeddings(self.read.metadata, workdir)
-
-
-def _open_inputs(trainer: Trainer, workdir: AnyPath) -> Inputs:
-    config = trainer.config
-    read = load_caption_reader(config)
-    frozen = trainer.load_frozen(workdir, read)
-    with distributed.leader_first("opened the data"):  # It may have to be built.
-        source = open_source(config.data, config.low_resolution)
-        held_out = open_held_out(config) if config.training.eval_every else None
-    # Where each process has files of its own, their times differ.
-    data = distributed.said_by_all(source.fingerprint)[0]
-    return Inputs(read, frozen, source, data, held_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,7 +298,7 @@ def _train(
 
 
 def open_reader(
-    trainer: Trainer, source: Source, read: ReadCaptions, *, first_picture: int,
+    trainer: Trainer, source: Source, read: ReadCaptions | None, *, first_picture: int,
     broken: BrokenRecords | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
     """This process's share of the batches from `first_picture` on, without end.

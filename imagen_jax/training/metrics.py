@@ -9,8 +9,8 @@ from imagen_jax.errors import UsageError
 
 Values = dict[str, Any]
 """A step's metrics on the host: numbers, and arrays with one number for each bin of time."""
-_AVERAGED = ("loss", "gradient_norm", "bin_losses", "bin_shares")
-"""Of these the mean over the updates that were not skipped counts; of others the last value."""
+_LAST = ("parameter_norm", "ema_distance", "learning_rate", "skipped")
+"""Of these the last value counts; of others the mean over the updates that were not skipped."""
 
 
 class TooManySkipped(UsageError):
@@ -30,24 +30,25 @@ class Interval:
         self._taken = self._skipped = 0
 
     def add(self, values: Values) -> None:
-        self._last = {name: value for name, value in values.items() if name not in _AVERAGED}
+        self._last = {name: values[name] for name in _LAST if name in values}
         if self._last.pop("skipped"):
             self._skipped += 1
             return
         self._taken += 1
-        for name in _AVERAGED:
+        for name in values.keys() - set(_LAST):
             value = np.asarray(values[name], np.float64)
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def summary(self) -> Values:
-        """Numbers, and `loss_by_time`, a list: None stands for a bin without a picture.
+        """Numbers, and where losses are told apart by time `loss_by_time`, a list: None stands for
+        a bin without a picture.
 
         `skipped` is how many updates were. Where all were, there is no loss.
         """
         means = {name: total / self._taken for name, total in self._sums.items()}
         losses, shares = means.pop("bin_losses", ()), means.pop("bin_shares", ())
         summary = {name: float(value) for name, value in {**means, **self._last}.items()}
-        if self._taken:
+        if len(losses):
             summary["loss_by_time"] = [
                 float(loss / share) if share else None
                 for loss, share in zip(losses, shares, strict=True)

@@ -15,12 +15,13 @@ from imagen_jax.config.data import Size
 from imagen_jax.costs.chips import chip_of_kind
 from imagen_jax.costs.model_flops import model_flops
 from imagen_jax.networks import Networks, Params
-from imagen_jax.training.step import abstract_batch, stage_loss
+from imagen_jax.training.objective import Objective, mean_loss
+from imagen_jax.training.step import abstract_batch
 
 
 def step_flops(
-    config: StageConfig, networks: Networks, params: Params, frozen: Params,
-    size: Size | None = None,
+    config: StageConfig, networks: Networks, objective: Objective, params: Params,
+    frozen: Params, size: Size | None = None,
 ) -> int:  # fmt: skip
     """The model's work in one training step over all chips.
 
@@ -31,7 +32,7 @@ def step_flops(
     count = config.training.batch_size
     batch = abstract_batch(config, count, size)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
-    loss = functools.partial(stage_loss, config, networks)
+    loss = functools.partial(mean_loss, objective, config, networks)
     return model_flops(loss, params, frozen, batch, keys, trained=True)
 
 

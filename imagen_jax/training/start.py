@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from imagen_jax.checkpoints.about import About
@@ -17,7 +18,7 @@ from imagen_jax.config import EfficientUNetConfig, StageConfig, UNetConfig
 from imagen_jax.config.choices import Weights
 from imagen_jax.config.json_form import first_difference
 from imagen_jax.errors import UsageError
-from imagen_jax.networks import Params
+from imagen_jax.networks import Params, init_params
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.storage.files import AnyPath
@@ -142,6 +143,9 @@ def from_stage(
 ) -> Params:
     """Parameters of a trained stage, placed as `abstract` says, for a run that starts from them.
 
+    Pictures, numbers and classes of the config that the stage was not told begin as they do in a
+    new run, which is without any effect.
+
     Args:
         config: of the run.
         abstract: its parameters.
@@ -153,13 +157,17 @@ def from_stage(
     """
     origin = f"--init-from {stage}"
     trained = load_stage(stage, weights, with_encoder="text_encoder" in abstract)
-    ours, theirs = (x.text_encoder.t5.d_model for x in (config, trained.config))
-    if ours != theirs:
+    ours, theirs = (x.inputs.text_width for x in (config, trained.config))
+    if None not in (ours, theirs) and ours != theirs:
         raise UsageError(
             f"{origin} was trained with a text encoder of width {theirs} "
             f"(text_encoder.t5.d_model); that of this config has width {ours}."
         )
+    if (ours is None) != (theirs is None):
+        reads = "reads text" if ours is None else "reads no text"
+        raise UsageError(f"{origin} {reads}, unlike this config (conditions.text).")
     loaded = {name: trained.params[name] for name in abstract}
+    loaded, new = _with_new_conditions(loaded, abstract)
     if jax.tree.structure(loaded) != jax.tree.structure(abstract):
         raise UsageError(f"{origin} is a network of another structure.")
     for (path, ours), theirs in zip(
@@ -175,4 +183,21 @@ def from_stage(
     ):
         name, was, now = difference
         raise UsageError(f"{origin} was trained with unet.{name} {was!r}; this config has {now!r}.")
-    return meshes.place_parameters(loaded, jax.tree.map(lambda x: x.sharding, abstract))
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    placed = flatten_dict(meshes.place_parameters(loaded, shardings))
+    if new:
+        where = flatten_dict(shardings)
+        draw = jax.jit(
+            lambda key: {path: flatten_dict(init_params(config, key))[path] for path in new},
+            out_shardings={path: where[path] for path in new},
+        )
+        placed |= draw(jax.random.key(config.training.seed))
+    return unflatten_dict(placed)
+
+
+def _with_new_conditions(loaded: Params, abstract: Params) -> tuple[Params, set[tuple]]:
+    """`loaded` with zeros for what begins without effect and is not there, and paths of these."""
+    wanted, there = flatten_dict(abstract), flatten_dict(loaded)
+    new = {path for path in wanted.keys() - there.keys() if path[:2] == ("unet", "added")}
+    there |= {path: np.zeros(wanted[path].shape, wanted[path].dtype) for path in new}
+    return unflatten_dict(there), new

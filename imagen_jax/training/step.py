@@ -8,19 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from imagen_jax.checkpoints.state import TrainState
-from imagen_jax.conditions import drop_text, low_res_inputs, noise_level
 from imagen_jax.config import StageConfig
 from imagen_jax.config.data import Size
-from imagen_jax.diffusion import process, schedules
-from imagen_jax.diffusion.pixels import to_unit
-from imagen_jax.diffusion.variance import variance_loss
 from imagen_jax.networks import Networks, Params
+from imagen_jax.training.objective import Batch, Metrics, Objective, with_mean_1
 from imagen_jax.training.optim import learning_rate, trained, update_ema
-
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
-TIME_BINS = 10
-"""Equal parts of t in [0, 1] whose losses are told apart."""
 
 
 def abstract_batch(
@@ -31,95 +23,28 @@ def abstract_batch(
     Args:
         size: (height, width) of the pictures; None for the largest of `training_sizes`.
     """
-    height, width = size or max(config.training_sizes, key=math.prod)
-    text = config.text_encoder
+    size, inputs = size or max(config.training_sizes, key=math.prod), config.inputs
+    low_size, length = [side // config.upscale for side in size], config.text_encoder.max_length
     array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)  # noqa: E731
-    batch = {
-        "image": array(jnp.uint8, height, width, 3),
-        "mask": array(jnp.bool_, text.max_length),
-        "weight": array(jnp.float32),
-    }
-    if config.data.embeddings:
-        batch["text"] = array(jnp.bfloat16, text.max_length, text.t5.d_model)
-    else:
-        batch["token_ids"] = array(jnp.int32, text.max_length)
-    if config.low_resolution is not None:
-        low_res = (height // config.upscale, width // config.upscale)
-        batch["low_res"] = array(jnp.uint8, *low_res, 3)
+    batch = {"image": array(jnp.uint8, *size, 3), "weight": array(jnp.float32)}
+    batch |= {x.name: array(jnp.uint8, *low_size, x.channels) for x in inputs.stacked}
+    batch |= {x.name: array(jnp.uint8, *size, x.channels) for x in inputs.pictures}
+    batch |= {name: array(jnp.float32) for name in inputs.numbers}
+    if inputs.classes is not None:
+        batch["label"] = array(jnp.int32)
+    if inputs.text_width is not None:
+        batch["mask"] = array(jnp.bool_, length)
+        if config.data.embeddings:
+            batch["text"] = array(jnp.bfloat16, length, inputs.text_width)
+        else:
+            batch["token_ids"] = array(jnp.int32, length)
     return batch
-
-
-def picture_losses(
-    config: StageConfig,
-    networks: Networks,
-    params: Params,
-    frozen: Params,
-    batch: Batch,
-    keys: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Diffusion loss and time t of every picture of a batch.
-
-    Every picture draws its own time, noise, caption dropout and aug_level from its own key.
-
-    Args:
-        params: trained parameters.
-        frozen: what is not trained: a frozen text encoder, and the "null_text" where that is
-            the empty caption.
-        batch: image and, for super-resolution, low_res (uint8); mask, and token_ids or text.
-            Its `weight` is not applied.
-        keys: one per picture.
-    """
-    x = to_unit(batch["image"])
-    times, noise, drops, levels, augmentations = jax.vmap(
-        functools.partial(jax.random.split, num=5), out_axes=1
-    )(keys)
-    t = jax.vmap(jax.random.uniform)(times)
-    drop = jax.vmap(jax.random.uniform)(drops) < config.training.caption_dropout
-    text = networks.text_of(params | frozen, batch)
-    text, mask = drop_text(text, batch["mask"], drop, frozen.get("null_text"))
-    state = networks.encode_text(params, text, mask)
-    inputs = {}
-    if config.low_resolution is not None:
-        level = jax.vmap(jax.random.uniform)(levels) * config.diffusion.max_aug_level
-        inputs = low_res_inputs(config, batch["low_res"], level, augmentations, x.shape[1:3])
-    log_snr = schedules.log_snr(config.diffusion.schedule, t)
-    eps = process.normal(noise, x.shape[1:])
-    z = process.q_sample(x, eps, log_snr)
-    prediction = networks.predict(params, z, noise_level(config, log_snr), state, **inputs)
-    prediction, variance = jnp.split(prediction, [x.shape[-1]], axis=-1)
-    kind = config.diffusion.prediction
-    losses = process.loss(prediction, x, eps, log_snr, kind, config.diffusion.min_snr_gamma)
-    if config.unet.predicts_variance:
-        error = eps - process.to_eps(prediction, z, log_snr, kind)
-        losses += variance_loss((variance + 1) / 2, error, log_snr)
-    return losses, t
-
-
-def stage_loss(config: StageConfig, networks: Networks, params: Params, frozen: Params,
-               batch: Batch, keys: jax.Array) -> jax.Array:  # fmt: skip
-    """Mean diffusion loss of a batch's pictures; the arguments are those of `picture_losses`."""
-    losses, _ = picture_losses(config, networks, params, frozen, batch, keys)
-    return jnp.mean(with_mean_1(batch["weight"]) * losses)
-
-
-def with_mean_1(weight: jax.Array) -> jax.Array:
-    """Weights whose mean is 1, exactly where all are; NaN where there is none."""
-    return weight * (len(weight) / jnp.sum(weight))
-
-
-def by_time(losses: jax.Array, t: jax.Array, weight: jax.Array) -> Metrics:
-    """Per bin of t, its pictures' summed loss and their number, both over the batch's size.
-
-    Their quotient is the bin's mean loss, also after both are averaged over batches.
-    """
-    bins = jax.nn.one_hot(jnp.minimum(t * TIME_BINS, TIME_BINS - 1).astype(int), TIME_BINS)
-    bins *= weight[:, None]
-    return {"bin_losses": jnp.mean(losses[:, None] * bins, 0), "bin_shares": jnp.mean(bins, 0)}
 
 
 def train_step(
     config: StageConfig,
     networks: Networks,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     shardings: TrainState,
     state: TrainState,
@@ -127,7 +52,7 @@ def train_step(
     batch: Batch,
     key: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """One optimizer step; the same `state`, `batch` and `key` give the same result.
+    """One optimizer step on an objective; the same `state`, `batch` and `key` give the same result.
 
     Where loss, gradient or new parameters are not finite, parameters, EMA and optimizer stay as
     they are and the metric `skipped` is 1.
@@ -142,17 +67,17 @@ def train_step(
 
     def loss_of(params: Params, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics]:
         params = jax.tree.map(lambda t, p: p if t else jax.lax.stop_gradient(p), learns, params)
-        losses, t = picture_losses(config, networks, params, frozen, batch, keys)
-        return jnp.mean(batch["weight"] * losses), by_time(losses, t, batch["weight"])
+        losses, metrics = objective(config, networks, params, frozen, batch, keys)
+        return jnp.mean(batch["weight"] * losses), metrics
 
     def gradient(batch: Batch, keys: jax.Array) -> tuple[tuple[jax.Array, Metrics], Params]:
         loss, grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch, keys)
         return loss, jax.lax.with_sharding_constraint(grads, shardings.params)
 
     if parts == 1:
-        (loss, bins), grads = gradient(batch, keys)
+        (loss, own), grads = gradient(batch, keys)
     else:
-        (loss, bins), grads = _accumulate(gradient, batch, keys, parts)
+        (loss, own), grads = _accumulate(gradient, batch, keys, parts)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = update_ema(state.ema, params, state.step, config.optimizer.ema_decay)
@@ -166,7 +91,7 @@ def train_step(
     distance = optax.tree.norm(jax.tree.map(jnp.subtract, kept.ema, kept.params))
     metrics = {
         "loss": loss,
-        **bins,
+        **own,
         "gradient_norm": gradient_norm,
         "parameter_norm": parameter_norm,
         "ema_distance": distance / parameter_norm,

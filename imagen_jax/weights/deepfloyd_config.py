@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NoReturn
 
-from imagen_jax.config import UNetConfig
+from imagen_jax.config import ConditionsConfig, NetworkInputs, UNetConfig
 from imagen_jax.config.choices import EmbeddingActivation
 from imagen_jax.errors import UsageError, naming
 from imagen_jax.storage.json_text import is_number, read_object, shown
@@ -48,6 +48,11 @@ class StoredUNet:
     text_width: int
     low_res: bool
     """Whether a low-resolution picture is an input: stage II."""
+
+    @property
+    def inputs(self) -> NetworkInputs:
+        """What it is told beside z."""
+        return ConditionsConfig().inputs(self.text_width, enlarges=self.low_res)
 
 
 def read_unet_config(path: Path) -> StoredUNet:

@@ -94,10 +94,7 @@ def abstract_unet(stored: StoredUNet) -> Params:
     """Shapes of the parameters, without making any."""
 
     def init() -> Params:
-        unet = UNet(
-            stored.config, resolution=stored.resolution, text_width=stored.text_width,
-            low_res=stored.low_res, rngs=nnx.Rngs(0),
-        )  # fmt: skip
+        unet = UNet(stored.config, stored.inputs, resolution=stored.resolution, rngs=nnx.Rngs(0))
         return nnx.to_pure_dict(nnx.state(unet, nnx.Param))
 
     return jax.eval_shape(init)

@@ -31,10 +31,10 @@ def test_documented_records_are_read(tmp_path):
     write(tmp_path / "1.arrayrecord", second)
     source = pickle.loads(pickle.dumps(open_records(tmp_path)))
     assert len(source) == 2
-    assert source[0].image == picture(1) and source[0].low_res is None
+    assert source[0].image == picture(1) and not source[0].pictures
     assert source[0].captions.all() == ("a", "b") == source.metadata(0).captions.all()
     assert source.metadata(0).numbers == {"similarity": 0.5}
-    assert (source[1].image, source[1].low_res) == (picture(2), picture(3, (4, 4)))
+    assert (source[1].image, source[1].pictures["low_res"]) == (picture(2), picture(3, (4, 4)))
     assert source[1].name.endswith("[1]")
     assert len(open_records(tmp_path / "1*")) == 1
     assert len(open_records(tmp_path, filters=("similarity>0.4",))) == 1

@@ -7,6 +7,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 from shards import tokenize
 
@@ -126,12 +127,13 @@ def test_a_records_own_low_resolution_picture_is_taken():
         (scale * np.arange(side) + add).astype(np.uint8)[None, :, None], (side, side, 3)
     )
     record = Record(
-        name="a", image=encoded(columns(16, 1, 0)), low_res=encoded(columns(8, 2, 100)),
-        captions=ListedCaptions(("1 1",)),
+        name="a", image=encoded(columns(16, 1, 0)), captions=ListedCaptions(("1 1",)),
+        pictures={"low_res": encoded(columns(8, 2, 100))},
     )  # fmt: skip
     source = mock.Mock(__class__=Source, __len__=lambda _: 1, __getitem__=lambda _, index: record)
+    config = tiny.super_resolution(data={"crop": 8})
     for seed in range(4):
-        example = LoadExample(source, 16, 8, 8)(0, np.random.default_rng(seed))
+        example = LoadExample(source, config)(0, np.random.default_rng(seed))
         first = int(example["image"][0, 0, 0])
         np.testing.assert_array_equal(example["image"], columns(8, 1, first))
         np.testing.assert_array_equal(example["low_res"], columns(4, 2, first + 100))

@@ -12,7 +12,7 @@ import shards
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from imagen_jax.config import DataConfig
+from imagen_jax.config import ConditionsConfig, DataConfig
 from imagen_jax.data import emoji_concepts, emoji_vectors, tfds_builders
 from imagen_jax.data.records import BrokenRecord
 from imagen_jax.data.sources import open_source
@@ -53,7 +53,7 @@ def test_folder_pairs_pictures_with_the_lines_beside_them(folder):
     assert [all_captions(record) for record in (source[0], source[1])] == [{"one", "two"}, {"drei"}]
     assert source[1].image == (folder / "sub" / "b.PNG").read_bytes()
     assert source[1].name.endswith("b.PNG")
-    assert source[0].low_res is None
+    assert not source[0].pictures
     assert source.metadata(0).captions.all() == ("one", "two")
 
 
@@ -211,6 +211,17 @@ class TinyOtherNames(_Tiny):
         return {"photo": png(number), "words": "ein Bild" if number else " "}
 
 
+class TinyClasses(_Tiny):
+    """A label and another picture, and no text."""
+
+    FEATURES: ClassVar = {
+        "image": _image(), "edges": _image(), "kind": tfds.features.ClassLabel(names=["a", "b"])
+    }  # fmt: skip
+
+    def example(self, number):
+        return {"image": png(number), "edges": png(50 + number), "kind": "ab"[number % 2]}
+
+
 class TinyWithoutText(_Tiny):
     """No caption."""
 
@@ -271,9 +282,23 @@ def test_features_of_coco_are_read(tmp_path):
 
 
 def test_low_res_is_given_only_at_the_size_of_the_stage(tmp_path):
-    assert open_tfds("tiny_nested", tmp_path, low_resolution=8)[0].low_res is not None
-    assert open_tfds("tiny_nested", tmp_path, low_resolution=4)[0].low_res is None
-    assert open_tfds("tiny_nested", tmp_path)[0].low_res is None
+    assert open_tfds("tiny_nested", tmp_path, low_resolution=8)[0].pictures
+    assert not open_tfds("tiny_nested", tmp_path, low_resolution=4)[0].pictures
+    assert not open_tfds("tiny_nested", tmp_path)[0].pictures
+
+
+def test_labels_and_other_pictures_are_read_where_no_text_is(tmp_path):
+    config = DataConfig(source="tiny_classes", data_dir=str(tmp_path))
+    source = open_source(config, None, ConditionsConfig(text=False, pictures=("edges",)))
+    for index in range(4):
+        record = source[index]
+        number = int(np.asarray(Image.open(io.BytesIO(record.image)))[0, 0, 0])
+        assert record.captions is None and record.pictures == {"edges": png(50 + number)}
+        assert source.metadata(index).numbers == {"kind": number % 2}
+    with pytest.raises(UsageError, match="conditions.pictures has 'sketch'; .* edges"):
+        open_source(config, None, ConditionsConfig(text=False, pictures=("sketch",)))
+    with pytest.raises(UsageError, match="needs one text feature"):
+        open_source(config)
 
 
 def test_the_only_image_and_the_only_text_need_no_common_name(tmp_path):
@@ -417,6 +442,8 @@ def test_emoji_records_draw_captions_from_their_words(monkeypatch, tmp_path):
     assert {"a red apple", "noto red apple", "a red apple in fluent style"} <= drawn
     assert "a fox in noto style" in drawn
     assert "a fox in twemoji style" not in drawn, "It is held out."
+    styles = {source.metadata(index).numbers["style"] for index in range(len(source))}
+    assert styles == {0, 1, 2}
 
 
 def test_data_sets_are_built_once(tmp_path):

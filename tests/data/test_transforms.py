@@ -372,18 +372,18 @@ def test_random_crop_is_a_part_and_reaches_every_place():
     image, rng = Image.fromarray(gradient(6)), np.random.default_rng(0)
     corners = set()
     for _ in range(300):
-        crop = transforms.random_crop(image, (4, 4), rng)
+        crop = transforms.random_crop({"image": image}, (4, 4), rng)["image"]
         left, top, _ = map(int, crop[0, 0])
         np.testing.assert_array_equal(crop, gradient(6)[top : top + 4, left : left + 4])
         corners.add((left, top))
     assert len(corners) == 9
 
 
-def test_crop_pair_is_aligned():
+def test_crops_of_two_sizes_are_aligned():
     large, small = Image.fromarray(gradient(32)), Image.fromarray(gradient(8))
     rng, corners = np.random.default_rng(0), set()
     for _ in range(300):
-        crop, low_res = transforms.random_crop_pair(large, small, (16, 16), rng)
+        crop, low_res = transforms.random_crop({"a": large, "b": small}, (16, 16), rng).values()
         assert crop.shape == (16, 16, 3) and low_res.shape == (4, 4, 3)
         np.testing.assert_array_equal(crop[::4, ::4, :2], 4 * low_res[..., :2])
         corners.add(tuple(low_res[0, 0]))
@@ -392,6 +392,7 @@ def test_crop_pair_is_aligned():
 
 def test_crop_of_the_whole_side_is_the_whole_picture():
     large, small = Image.fromarray(gradient(32)), Image.fromarray(gradient(8))
-    crop, low_res = transforms.random_crop_pair(large, small, (32, 32), np.random.default_rng(0))
+    pictures = {"a": large, "b": small}
+    crop, low_res = transforms.random_crop(pictures, (32, 32), np.random.default_rng(0)).values()
     np.testing.assert_array_equal(crop, gradient(32))
     np.testing.assert_array_equal(low_res, gradient(8))

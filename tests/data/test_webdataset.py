@@ -41,7 +41,7 @@ def test_records_come_in_the_order_of_the_shards_with_their_very_bytes(directory
     assert len(source) == 12
     for index in range(12):
         record = source[index]
-        assert record.image == picture(index + 1) and record.low_res is None
+        assert record.image == picture(index + 1) and not record.pictures
         assert record.captions.all() == (f"{index + 1} 1",)
         assert record.name == f"{index // 4:05}.tar/{index % 4:09}.png"
 

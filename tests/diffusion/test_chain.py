@@ -7,6 +7,7 @@ import pytest
 
 from imagen_jax.diffusion import chain, process, samplers
 from imagen_jax.diffusion.guidance import Percentile, make_denoise, threshold
+from imagen_jax.diffusion.process import Predicted
 from imagen_jax.diffusion.schedules import log_snr
 from imagen_jax.errors import UsageError
 
@@ -77,13 +78,14 @@ def test_the_cap_limits_what_thresholding_divides_by():
 
 def test_guidance_leaves_the_variance_of_the_conditional_half():
     z = jnp.asarray(normal(2, 4, 4, 3))
-    outputs = jnp.asarray(normal(4, 4, 4, 6, seed=1))
-    denoise = make_denoise(lambda *_: outputs, "eps", jnp.full(1, 3.0), lambda x0: x0)
-    estimate = np.asarray(denoise(z, jnp.zeros(2), jnp.int32(0)))
-    np.testing.assert_allclose(estimate[..., 3:], (outputs[:2, ..., 3:] + 1) / 2, rtol=1e-6)
-    eps = 3 * outputs[:2, ..., :3] - 2 * outputs[2:, ..., :3]
+    outputs, fraction = jnp.asarray(normal(2, 4, 4, 4, 3, seed=1))
+    predicted = Predicted(outputs, fraction)
+    denoise = make_denoise(lambda *_: predicted, "eps", jnp.full(1, 3.0), lambda x0: x0)
+    estimate = denoise(z, jnp.zeros(2), jnp.int32(0))
+    np.testing.assert_array_equal(estimate.fraction, fraction[:2])
+    eps = 3 * outputs[:2] - 2 * outputs[2:]
     alpha, sigma = 2 * [0.5**0.5]
-    np.testing.assert_allclose(estimate[..., :3], (z - sigma * eps) / alpha, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(estimate.value, (z - sigma * eps) / alpha, rtol=1e-4, atol=1e-5)
 
 
 def test_enlarging_keeps_the_corners_and_is_linear_between_them():
@@ -122,7 +124,7 @@ def ours(monkeypatch, sampler, start, noises):
     def predict(z, log_snrs):
         step = chain.step_of(log_snrs)[:, None, None, None]
         wave = jnp.sin(jnp.arange(3.0) + 0.01 * step)
-        return jnp.concatenate([0.9 * z + 0.2 * wave, jnp.tanh(z) * wave], axis=-1)
+        return Predicted(0.9 * z + 0.2 * wave, (jnp.tanh(z) * wave + 1) / 2)
 
     p95 = Percentile.of(95.0, start[0].size)
     denoise = make_denoise(predict, "eps", None, lambda x0: threshold(x0, "dynamic", p95, 1.5))

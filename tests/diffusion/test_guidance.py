@@ -9,6 +9,7 @@ import pytest
 
 from imagen_jax.diffusion import guidance, process
 from imagen_jax.diffusion.guidance import Percentile
+from imagen_jax.diffusion.process import Predicted
 
 LOG_SNR = jnp.array([-3.0, 0.0, 2.0])
 KINDS = ["eps", "x0", "v"]
@@ -37,7 +38,7 @@ def predict_from(conditional, unconditional):
 
     def predict(z, log_snr):
         sizes.append((len(z), len(log_snr)))
-        return jnp.concatenate([conditional, unconditional])[: len(z)]
+        return Predicted(jnp.concatenate([conditional, unconditional])[: len(z)])
 
     return predict, sizes
 
@@ -105,7 +106,7 @@ def test_denoise_guides_in_eps_space(outputs, kind):
     denoise = guidance.make_denoise(predict, kind, jnp.full(1, 4.0), unchanged)
     eps_c, eps_u = (TO_EPS(output, z, LOG_SNR, kind) for output in (conditional, unconditional))
     expected = TO_X0(4.0 * eps_c - 3.0 * eps_u, z, LOG_SNR, "eps")
-    np.testing.assert_allclose(denoise(z, LOG_SNR, STEP), expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(denoise(z, LOG_SNR, STEP).value, expected, rtol=1e-4, atol=1e-3)
     assert sizes == [(6, 6)]
 
 
@@ -115,7 +116,7 @@ def test_denoise_without_guidance_asks_for_the_conditional_batch_alone(outputs, 
     predict, sizes = predict_from(conditional, unconditional)
     denoise = guidance.make_denoise(predict, kind, None, unchanged)
     expected = TO_X0(conditional, z, LOG_SNR, kind)
-    np.testing.assert_allclose(denoise(z, LOG_SNR, STEP), expected, rtol=1e-6)
+    np.testing.assert_allclose(denoise(z, LOG_SNR, STEP).value, expected, rtol=1e-6)
     assert sizes == [(3, 3)]
 
 
@@ -123,11 +124,11 @@ def test_denoise_gives_both_halves_the_same_pictures_and_noise_levels(outputs):
     """A network that ignores the text answers the same twice, and no weight changes that."""
 
     def predict(z, log_snr):
-        return jnp.tanh(z) * log_snr[:, None, None, None]
+        return Predicted(jnp.tanh(z) * log_snr[:, None, None, None])
 
     z = outputs[0]
-    plain = guidance.make_denoise(predict, "v", None, rescale)(z, LOG_SNR, STEP)
-    guided = guidance.make_denoise(predict, "v", jnp.full(1, 9.0), rescale)(z, LOG_SNR, STEP)
+    plain = guidance.make_denoise(predict, "v", None, rescale)(z, LOG_SNR, STEP).value
+    guided = guidance.make_denoise(predict, "v", jnp.full(1, 9.0), rescale)(z, LOG_SNR, STEP).value
     np.testing.assert_allclose(guided, plain, atol=1e-5)
 
 
@@ -136,8 +137,8 @@ def test_denoise_thresholds_the_estimate_of_x(outputs, kind):
     z, conditional, unconditional = outputs
     predict, _ = predict_from(conditional, unconditional)
     scales = jnp.full(1, 4.0)
-    raw = guidance.make_denoise(predict, kind, scales, unchanged)(z, LOG_SNR, STEP)
-    denoised = guidance.make_denoise(predict, kind, scales, rescale)(z, LOG_SNR, STEP)
+    raw = guidance.make_denoise(predict, kind, scales, unchanged)(z, LOG_SNR, STEP).value
+    denoised = guidance.make_denoise(predict, kind, scales, rescale)(z, LOG_SNR, STEP).value
     assert np.abs(raw).max() > 1.5
     np.testing.assert_allclose(denoised, rescale(raw), atol=1e-6)
 
@@ -146,8 +147,8 @@ def test_each_step_has_its_own_weight(outputs):
     z, conditional, unconditional = outputs
     predict, _ = predict_from(conditional, unconditional)
     denoise = guidance.make_denoise(predict, "x0", jnp.array([1.0, 0.0]), unchanged)
-    np.testing.assert_array_equal(denoise(z, LOG_SNR, STEP), conditional)
-    np.testing.assert_array_equal(denoise(z, LOG_SNR, STEP + 1), unconditional)
+    np.testing.assert_array_equal(denoise(z, LOG_SNR, STEP).value, conditional)
+    np.testing.assert_array_equal(denoise(z, LOG_SNR, STEP + 1).value, unconditional)
 
 
 def test_guidance_may_be_off_outside_an_interval_of_times_or_in_every_other_step():
@@ -165,6 +166,8 @@ def test_denoise_is_float32_when_the_network_is_not(outputs):
     conditional = jnp.full(z.shape, 1000.0, jnp.bfloat16)
     unconditional = jnp.full(z.shape, 992.0, jnp.bfloat16)
     predict, _ = predict_from(conditional, unconditional)
-    denoised = guidance.make_denoise(predict, "x0", jnp.full(1, 7.0), unchanged)(z, LOG_SNR, STEP)
+    denoised = guidance.make_denoise(predict, "x0", jnp.full(1, 7.0), unchanged)(
+        z, LOG_SNR, STEP
+    ).value
     assert denoised.dtype == jnp.float32
     np.testing.assert_array_equal(denoised, np.full(z.shape, 7 * 1000.0 - 6 * 992.0))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from imagen_jax.diffusion import process, samplers, schedules
+from imagen_jax.diffusion.process import Predicted
 from imagen_jax.diffusion.schedules import alpha_sigma, over_pixels
 
 MEAN, STD = 0.3, 0.5
@@ -23,7 +24,8 @@ NAMES = ["ancestral", "ddim", "dpm++", "heun"]
 def gaussian(z, log_snr, _step=None):
     """E[x | z] for x ~ N(MEAN, STD^2)."""
     alpha, sigma = alpha_sigma(over_pixels(log_snr))
-    return MEAN + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (z - alpha * MEAN)
+    gain = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
+    return Predicted(MEAN + gain * (z - alpha * MEAN))
 
 
 def keys_of(batch):
@@ -91,7 +93,7 @@ def test_an_ancestral_step_is_eq_5_with_the_pictures_own_noise():
     z = jax.random.normal(jax.random.key(2), (2, 4, 4, 3))
 
     def denoise(z, log_snr, _step):
-        return jnp.where(over_pixels(log_snr) < 0, 0.3 * z, z)
+        return Predicted(jnp.where(over_pixels(log_snr) < 0, 0.3 * z, z))
 
     sampler = samplers.Ancestral(gamma=1.0)
     run = jax.jit(lambda keys: samplers.sample(sampler, denoise, z, log_snrs, keys))
@@ -150,7 +152,7 @@ def test_a_picture_does_not_depend_on_its_batch(name):
 def test_the_last_step_returns_the_denoised_picture_itself(name):
     """A denoiser that knows the picture is believed to the last bit, whatever z was."""
     picture = jax.random.uniform(jax.random.key(9), (2, 4, 4, 3), minval=-1.0)
-    run = jitted(name, lambda z, log_snr, step: picture, 2, gamma=1.0, eta=1.0)
+    run = jitted(name, lambda z, log_snr, step: Predicted(picture), 2, gamma=1.0, eta=1.0)
     np.testing.assert_array_equal(run(keys_of(2)), picture)
 
 

@@ -22,7 +22,7 @@ from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.cache_format import BFLOAT16, read_metadata
 from imagen_jax.training import grids
 from imagen_jax.training.loop import run
-from imagen_jax.training.step import picture_losses
+from imagen_jax.training.objective import diffusion_loss
 from imagen_jax.training.text_inputs import load_caption_reader
 
 SHORTENED = "a slice of pizza and a very long sentence that no encoder of eight tokens can hold"
@@ -107,11 +107,13 @@ def test_the_losses_are_those_of_the_live_encoder(made, cache):
     """To bfloat16's rounding of the text, which is told apart from that of anything else."""
     config, networks = made.config, build_networks(made.config)
     captions = ["a red apple", "pizza", SHORTENED, "a green dragon, in noto style"]
-    pictures = {k: x for k, x in tiny.batch(config, 4).items() if k in ("image", "low_res")}
+    pictures = {
+        k: x for k, x in tiny.batch(config, 4).items() if k in ("image", "low_res", "weight")
+    }
     live = {**pictures, **load_caption_reader(config)(captions)}
     stored = {**pictures, **cache(captions)}
     params = tiny.random_params(config)
-    losses = jax.jit(functools.partial(picture_losses, config, networks))
+    losses = jax.jit(functools.partial(diffusion_loss, config, networks))
     keys = jax.random.split(jax.random.key(1), 4)
     expected = losses(params, {"text_encoder": made.encoder}, live, keys)[0]
     found = losses(params, {}, stored, keys)[0]

@@ -37,9 +37,8 @@ def make(name, remat, gather=None):
 
     def loss(params):
         text = networks.embed(params, token_ids, batch["mask"])
-        state = networks.encode_text(params, text, batch["mask"])
-        named = {key: batch[key] for key in ("low_res", "aug_level")}
-        out = networks.predict(params, batch["z"], batch["log_snr"], state, **named)
+        told = networks.encode(params, tiny.conditions({**batch, "text": text}))
+        out = networks.predict(params, batch["z"], batch["log_snr"], told).value
         return jnp.mean(jnp.square(out - batch["z"]))
 
     return tiny.random_params(config), loss

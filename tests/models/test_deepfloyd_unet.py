@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
+from imagen_jax.conditions import Conditions
 from imagen_jax.models.unet import UNet
 from imagen_jax.weights.deepfloyd_if import open_unet
 
@@ -22,9 +23,8 @@ def build(directory):
     stored, parameters = open_unet(directory)
     params = jax.tree.map(lambda parameter: parameter.whole("float32"), parameters)
     make = lambda: UNet(  # noqa: E731
-        stored.config, resolution=stored.resolution, text_width=stored.text_width,
-        low_res=stored.low_res, rngs=nnx.Rngs(0),
-    )  # fmt: skip
+        stored.config, stored.inputs, resolution=stored.resolution, rngs=nnx.Rngs(0)
+    )
     return nnx.graphdef(nnx.eval_shape(make)), params
 
 
@@ -32,10 +32,13 @@ def build(directory):
 def run(definition, params, sample, step, text, aug_step=None):
     """Output (batch, channels, height, width), projected text and pooled text."""
     unet = nnx.merge(definition, params)
-    state = unet.encode_text(text, jnp.zeros(text.shape[:2], bool))
-    pictures = [sample[..., 3 * i : 3 * i + 3] for i in range(sample.shape[-1] // 3)]
-    out = unet(pictures[0], step, state, *pictures[1:], aug_level=aug_step)
-    return out.transpose(0, 3, 1, 2), unet.text_projection(text), state.pooled
+    conditions = Conditions(
+        text=text, mask=jnp.zeros(text.shape[:2], bool), pictures={"low_res": sample[..., 3:]},
+        numbers={} if aug_step is None else {"aug_level": aug_step},
+    )  # fmt: skip
+    told = unet.encode(conditions)
+    out = unet(sample[..., :3], step, told)
+    return out.transpose(0, 3, 1, 2), unet.text_projection(text), told.text.pooled
 
 
 def outputs(directory, arrays):

@@ -7,6 +7,8 @@ import pytest
 import tiny
 from flax import nnx
 
+from imagen_jax.conditions import Conditions
+from imagen_jax.config import NetworkInputs
 from imagen_jax.models.blocks import as_they_are
 from imagen_jax.models.efficient_unet import EfficientUNet
 from imagen_jax.networks import init_params
@@ -21,10 +23,11 @@ def test_starts_as_its_outer_convolutions_with_scaled_skips():
         tiny.EFFICIENT_UNET, channels=(4, 8), num_res_blocks=(1, 1), strides=(2, 2),
         self_attention=(False, False), text_attention=(False, True),
     )  # fmt: skip
-    unet = EfficientUNet(config, text_width=6, low_res=False, rngs=nnx.Rngs(0))
+    unet = EfficientUNet(config, NetworkInputs(text_width=6), rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(1, 8, 8, 4)).astype(np.float32))
-    text = unet.encode_text(jnp.ones((1, 3, 6)), jnp.ones((1, 3), bool))
+    conditions = Conditions(text=jnp.ones((1, 3, 6)), mask=jnp.ones((1, 3), bool))
+    text = unet.encode(conditions).text
     inner = unet.down[0].conv(x)
     middle = upsample(unet.down[1].conv(inner))
     up = unet.up[0].conv(middle) + inner / 2**0.5

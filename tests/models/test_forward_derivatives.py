@@ -42,9 +42,9 @@ def mesh(monkeypatch):
 
 
 def predict(networks, params, text, z, batch):
-    state = networks.encode_text(params, text, batch["mask"])
-    named = {key: batch[key] for key in ("low_res", "aug_level") if key in batch}
-    return networks.predict(params, z, batch["log_snr"], state, **named)
+    told = networks.encode(params, tiny.conditions({**batch, "text": text}))
+    # The network's own channels; a variance is a part of them.
+    return jnp.concatenate(jax.tree.leaves(networks.predict(params, z, batch["log_snr"], told)), -1)
 
 
 def assert_is_finite_difference(function, *inputs):

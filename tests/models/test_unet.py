@@ -60,13 +60,10 @@ def test_padding_has_no_influence(model):
     assert not np.allclose(run({**changed, "mask": every})[0], run(batch)[0], atol=1e-3)
 
 
-def test_text_encoded_once_serves_every_step(model):
+def test_what_is_encoded_once_serves_every_step(model):
     """The state crosses a jit border and gives what encoding inside gives."""
     run, batch = model
     networks, params = build_networks(CONFIG), tiny.random_params(CONFIG)
-    state = jax.jit(networks.encode_text)(params, batch["text"], batch["mask"])
-    names = ("low_res", "aug_level")
-    outside = jax.jit(networks.predict)(
-        params, batch["z"], batch["log_snr"], state, **{name: batch[name] for name in names}
-    )
+    told = jax.jit(networks.encode)(params, tiny.conditions(batch))
+    outside = jax.jit(networks.predict)(params, batch["z"], batch["log_snr"], told).value
     np.testing.assert_allclose(outside, run(batch), rtol=1e-5, atol=1e-5)

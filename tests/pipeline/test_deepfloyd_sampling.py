@@ -15,6 +15,7 @@ import tiny
 from PIL import Image
 from scripts import ROOT, call, cut, largest, refused, sample, tree, verbs
 
+from imagen_jax.conditions import Conditions
 from imagen_jax.config import MeshConfig, SamplingConfig
 from imagen_jax.config.network import T5_PRESETS
 from imagen_jax.diffusion import process, samplers
@@ -64,7 +65,9 @@ def test_ten_guided_steps_equal_the_pipeline_of_diffusers(name, converted, monke
     plan, numbers = plan_sampling(stage.config, settings, (side, side))
     paint = make_image_sampler(stage.config, plan, networks, size=(side, side))
     keys = jax.random.split(jax.random.key(0), len(PROMPTS))
-    inputs = (text.text, text.mask, keys, golden.get("low_res"), text.null)
+    shown = {"low_res": golden["low_res"]} if "low_res" in golden else {}
+    conditions = Conditions(text=text.text, mask=text.mask, pictures=shown)
+    inputs = (keys, conditions, text.null)
     pictures = jax.jit(paint)(
         {"unet": stage.unet.load(mesh)}, numbers, *jax.tree.map(jnp.asarray, inputs)
     )

@@ -14,6 +14,7 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import painting, stage
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.results import Results
+from imagen_jax.pipeline.told import Told
 from imagen_jax.stored.stages import StoredNetwork, open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 
@@ -41,7 +42,8 @@ def plain_painting(monkeypatch):
     """Pictures at once that depend on the prompt, the number and the picture below alone."""
 
     def make_sampler(config, *_, size, **__):
-        def paint(params, numbers, text, mask, keys, low, null):
+        def paint(params, numbers, keys, told, null):
+            low, text = told.pictures.get("low_res"), told.text
             below = 0 if low is None else np.asarray(low).mean((1, 2, 3)).round()
             number = np.asarray(jax.random.key_data(keys))[:, 1] + 50 * np.asarray(text)[:, 0, 0]
             value = (np.asarray(number) + below).astype(np.uint8)
@@ -62,7 +64,7 @@ def texts_of(prompts=PROMPTS, encoder="e"):
         (1, 2, 4), np.float32
     )
     embedded = PromptEmbeddings(text, np.ones(text.shape[:2], bool), None, encoder, tuple(prompts))
-    return [embedded, embedded]
+    return [Told.prompts(embedded)] * 2
 
 
 class Stopped(Exception):
@@ -80,7 +82,7 @@ def run(out, steps, *, resume=False, stop_after=None, texts=None, **settings):
             super().keep(rows, pictures)
             painted.append((self._stage, list(rows)))
 
-    results = Watched(out, texts[0].prompts, settings, steps, texts, resume=resume)
+    results = Watched(out, texts[0].names, settings, steps, texts, resume=resume)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     *_, last = painting.paint(
         [stage.Stage(step.stage, mesh) for step in steps], steps, texts, keeper=results,
@@ -200,10 +202,10 @@ def test_a_picture_that_is_not_finite_ends_the_run_and_those_before_stay(
 
     def failing(*arguments, **named):
         paint = make_sampler(*arguments, **named)
-        return lambda *inputs: (paint(*inputs)[0], np.asarray(inputs[2])[:, 0, 0] < 2)
+        return lambda *inputs: (paint(*inputs)[0], np.asarray(inputs[3].text)[:, 0, 0] < 2)
 
     monkeypatch.setattr(stage, "make_sampler", failing)
-    says = r"Picture 0 of the prompt '🚀' holds numbers that are not finite after .*safetensors"
+    says = r"Picture 0 of '🚀' holds numbers that are not finite after .*safetensors"
     with pytest.raises(UsageError, match=says):
         run(tmp_path, steps)
     assert set(tree(tmp_path)) == {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from imagen_jax.conditions import drop_text
+from imagen_jax.conditions import Conditions, drop_text
 from imagen_jax.config import MeshConfig
 from imagen_jax.diffusion import process, samplers
 from imagen_jax.diffusion.guidance import Percentile, make_denoise, threshold
@@ -28,13 +28,17 @@ def conditions(count, seed=0):
     return tuple(jnp.asarray(x) for x in (text.astype(np.float32), batch["mask"], batch["low_res"]))
 
 
+def told(text, mask, low_res, **levels):
+    return Conditions(text=text, mask=mask, pictures={"low_res": low_res}, numbers=levels)
+
+
 def painter(config, **settings):
     size = (SIDE, SIDE)
     plan, numbers = plan_sampling(config, tiny.replace(config.sampling, **settings), size)
     sampler = make_sampler(config, plan, build_networks(config), size=size)
     params = {"unet": tiny.random_params(config)["unet"]}
     return lambda text, mask, low_res, keys, which=0: np.asarray(
-        sampler(params, numbers, text, mask, keys, low_res)[which]
+        sampler(params, numbers, keys, told(text, mask, low_res))[which]
     )
 
 
@@ -86,10 +90,8 @@ def test_guidance_one_is_the_conditional_model(unguided):
     noised = process.augment_low_res(to_unit(jnp.asarray(low_res)), level, noise_keys, "cosine")
 
     def by_hand(text, mask):
-        state = networks.encode_text(params, text, mask)
-        predict = lambda z, log_snr: networks.predict(  # noqa: E731
-            params, z, log_snr, state, low_res=noised, aug_level=level
-        )
+        encoded = networks.encode(params, told(text, mask, noised, aug_level=level))
+        predict = lambda z, log_snr: networks.predict(params, z, log_snr, encoded)  # noqa: E731
         percentile = Percentile.of(settings.percentile, 3 * SIDE**2)
         denoise = make_denoise(
             predict, "eps", None, lambda x0: threshold(x0, settings.thresholding, percentile)
@@ -152,7 +154,8 @@ def split_over_eight():
     params = {"unet": tiny.random_params(config)["unet"]}
     text = np.random.default_rng(0).normal(size=(1, tiny.LENGTH, tiny.T5.d_model))
     batch = tiny.batch(config, 1)
-    inputs = (text.astype(np.float32), batch["mask"], picture_keys(0, 64, 1), batch["low_res"])
+    conditions = told(text.astype(np.float32), batch["mask"], batch["low_res"])
+    inputs = (picture_keys(0, 64, 1), conditions)
     plan, numbers = plan_sampling(config, settings, (64, 64))
 
     def paint(devices):

@@ -11,6 +11,7 @@ from scripts import ROOT
 
 from imagen_jax.checkpoints.checkpoint import Checkpoints
 from imagen_jax.checkpoints.directory import claim_directory
+from imagen_jax.conditions import Conditions
 from imagen_jax.config import MeshConfig, T5Config
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import build_networks
@@ -85,7 +86,9 @@ def test_kernels_are_held_as_they_are_used_and_paint_the_same_pictures(stage, st
     sample = make_sampler(config, plan, build_networks(config), size=(16, 16))
     batch, keys = tiny.batch(config, 2), picture_keys(0, 16, 2)
     text = np.random.default_rng(0).normal(size=(2, tiny.LENGTH, tiny.T5.d_model))
-    inputs = (text.astype(np.float32), batch["mask"], keys, batch.get("low_res"))
+    pictures = {"low_res": batch["low_res"]} if "low_res" in batch else {}
+    conditions = Conditions(text=text.astype(np.float32), mask=batch["mask"], pictures=pictures)
+    inputs = (keys, conditions)
     ours, wanted = (
         np.asarray(sample({"unet": unet}, numbers, *inputs)[0]) for unet in (held, whole)
     )

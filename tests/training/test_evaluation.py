@@ -13,7 +13,7 @@ from imagen_jax.networks import build_networks
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.sampling import picture_keys
 from imagen_jax.training.evaluation import HeldOutLoss, open_held_out
-from imagen_jax.training.step import picture_losses, stage_loss
+from imagen_jax.training.objective import diffusion_loss, mean_loss
 from imagen_jax.training.text_inputs import load_caption_reader
 
 
@@ -77,7 +77,7 @@ def test_it_is_the_mean_loss_and_no_caption_is_dropped(evaluate, state):
     for number, batch in zip(range(2), evaluate._dataset, strict=False):
         batch = jax.tree.map(jnp.asarray, batch)
         part = keys[8 * number : 8 * number + 8]
-        losses.append(stage_loss(config, networks, params, {}, batch, part))
+        losses.append(mean_loss(diffusion_loss, config, networks, params, {}, batch, part))
     assert evaluate(state, {})["eval_loss_raw"] == pytest.approx(float(np.mean(losses)), rel=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_broken_records_have_no_part_in_it(state, tmp_path):
     keys, good, counts = picture_keys(0, config.resolution, 16).reshape(2, 8), [], []
     for part, batch in zip(keys, evaluate._dataset, strict=False):
         inputs = jax.tree.map(jnp.asarray, batch)
-        losses, _ = picture_losses(config, build_networks(config), params, {}, inputs, part)
+        losses, _ = diffusion_loss(config, build_networks(config), params, {}, inputs, part)
         good += list(np.asarray(losses)[batch["weight"] > 0])
         counts.append(sum(batch["weight"] > 0))
     assert sum(counts) == 5

@@ -20,8 +20,8 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.prompts import TextEncoders
 from imagen_jax.stored.stages import load_stage, open_stage
 from imagen_jax.training.loop import Trainer, run
+from imagen_jax.training.objective import diffusion_loss
 from imagen_jax.training.start import from_stage
-from imagen_jax.training.step import picture_losses
 from imagen_jax.training.text_inputs import load_caption_reader
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
 from imagen_jax.weights.stage_file import save_stage_file
@@ -218,9 +218,10 @@ def test_dropped_captions_are_the_empty_one(deepfloyd, tmp_path):
 
     def losses(dropout, text, mask):
         rows = (jnp.asarray(np.repeat(x, len(image), axis=0)) for x in (text, mask))
-        batch = {"image": image, **dict(zip(("text", "mask"), rows, strict=True))}
+        weight = jnp.ones(len(image))
+        batch = {"image": image, "weight": weight, **dict(zip(("text", "mask"), rows, strict=True))}
         changed = tiny.replace(config, training={"caption_dropout": dropout})
-        loss = jax.jit(functools.partial(picture_losses, changed, trainer.networks))
+        loss = jax.jit(functools.partial(diffusion_loss, changed, trainer.networks))
         return loss(params, null, batch, keys)[0]
 
     dropped = losses(1.0, expected.text, expected.mask)

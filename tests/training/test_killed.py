@@ -18,7 +18,7 @@ import runs
 import tiny
 
 from imagen_jax.config import json_form
-from imagen_jax.training import loop
+from imagen_jax.training import inputs
 from imagen_jax.training.loop import run
 from imagen_jax.training.preemption import Preemption, deaf_children
 
@@ -226,13 +226,13 @@ def handler():
 def test_a_run_that_is_told_to_stop_while_it_starts_takes_no_step(
     config, tmp_path, handler, monkeypatch, capsys
 ):
-    open_source = loop.open_source
+    open_source = inputs.open_source
 
     def told(*arguments):
         signal.raise_signal(signal.SIGTERM)
         return open_source(*arguments)
 
-    monkeypatch.setattr(loop, "open_source", told)
+    monkeypatch.setattr(inputs, "open_source", told)
     run(config, tmp_path / "run")
     assert runs.steps(tmp_path / "run") == []
     said = "Stopped by SIGTERM before the first step; no step is saved, and the same command begins"

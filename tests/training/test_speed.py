@@ -1,5 +1,6 @@
 """Rates of steps, without what is paused; memory where a device says it."""
 
+import functools
 from types import SimpleNamespace
 from unittest import mock
 
@@ -12,8 +13,8 @@ from imagen_jax.costs.chips import CHIPS
 from imagen_jax.costs.model_flops import model_flops
 from imagen_jax.networks import build_networks
 from imagen_jax.training import speed
+from imagen_jax.training.objective import diffusion_loss, mean_loss
 from imagen_jax.training.speed import Stopwatch, Work, memory_use, step_flops
-from imagen_jax.training.step import stage_loss
 
 SIZE, WIDE = (16, 16), (8, 64)
 FLOPS = {SIZE: 8 * 10**12, WIDE: 16 * 10**12}
@@ -105,19 +106,19 @@ def test_the_work_of_a_step_is_that_of_the_loss_and_its_gradient():
     """In parts or at once: twice the pictures are twice the work."""
     config = tiny.super_resolution()
     networks, params = build_networks(config), tiny.random_params(config)
-    flops = step_flops(config, networks, params, {})
+    flops = step_flops(config, networks, diffusion_loss, params, {})
     parts = tiny.replace(config, training={"accumulation_steps": 2})
     double = tiny.replace(config, training={"batch_size": 16})
-    assert step_flops(parts, networks, params, {}) == flops
-    assert step_flops(double, networks, params, {}) == 2 * flops
+    assert step_flops(parts, networks, diffusion_loss, params, {}) == flops
+    assert step_flops(double, networks, diffusion_loss, params, {}) == 2 * flops
     sizes = tiny.replace(config, data={"sizes": ((16, 16), (8, 32), (16, 32))})
-    of_each = [step_flops(sizes, networks, params, {}, size) for size in sizes.training_sizes]
-    assert of_each[0] == flops and of_each[1] != of_each[2] == step_flops(
-        sizes, networks, params, {}
-    )
+    count = functools.partial(step_flops, sizes, networks, diffusion_loss, params, {})
+    of_each = [count(size) for size in sizes.training_sizes]
+    assert of_each[0] == flops and of_each[1] != of_each[2] == count()
     keys = jax.random.split(jax.random.key(0), 8)
     batch = jax.tree.map(jnp.asarray, tiny.batch(config))
-    forward = model_flops(lambda p: stage_loss(config, networks, p, {}, batch, keys), params)
+    loss = functools.partial(mean_loss, diffusion_loss, config, networks)
+    forward = model_flops(lambda p: loss(p, {}, batch, keys), params)
     assert 2 < flops / forward <= 3
 
 

@@ -10,11 +10,12 @@ import pytest
 import tiny
 
 from imagen_jax.config import MeshConfig, OptimizerConfig
+from imagen_jax.diffusion.process import Predicted
 from imagen_jax.networks import Networks, build_networks
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.training.loop import Trainer
+from imagen_jax.training.objective import by_time, diffusion_loss, mean_loss
 from imagen_jax.training.optim import learning_rate, make_optimizer, update_ema
-from imagen_jax.training.step import by_time, picture_losses, stage_loss
 
 KEY = jax.random.key(7)
 
@@ -87,7 +88,7 @@ def test_the_gradient_norm_and_parameter_norm_are_global_l2_norms(base):
         float(np.sum(np.square(x, dtype=np.float64))) for x in jax.tree.leaves(after.params)
     )
     assert metrics["parameter_norm"] == pytest.approx(squares**0.5, rel=1e-5)
-    loss = functools.partial(stage_loss, CONFIG, base.networks)
+    loss = functools.partial(mean_loss, diffusion_loss, CONFIG, base.networks)
     keys = jax.random.split(jax.random.fold_in(KEY, 0), 8)
     gradient = jax.jit(jax.grad(loss))(state.params, {}, batch, keys)
     assert metrics["gradient_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
@@ -122,12 +123,12 @@ def test_a_step_learns_from_all_rows_with_a_weight_and_from_no_other(base, parts
     same, _ = take_step(trainer, state, batch)
     assert_trees_equal(after, same)
 
-    def mean_loss(params, batch):
+    def mean_of_good(params, batch):
         keys = jax.random.split(jax.random.fold_in(KEY, 0), 8)
-        losses, _ = picture_losses(config, base.networks, params, {}, batch, keys)
+        losses, _ = diffusion_loss(config, base.networks, params, {}, batch, keys)
         return losses[jnp.array([0, 3, 4, 5, 7])].mean()
 
-    loss, gradient = jax.jit(jax.value_and_grad(mean_loss))(state.params, batch)
+    loss, gradient = jax.jit(jax.value_and_grad(mean_of_good))(state.params, batch)
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
     assert metrics["gradient_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
     assert metrics["bin_losses"].sum() == pytest.approx(float(loss), rel=1e-5)
@@ -204,7 +205,7 @@ def test_one_batch_overfits(base):
 def test_dropped_captions_do_not_matter(dropout, matters):
     """At caption_dropout 1 neither tokens nor their number change the loss."""
     config = tiny.super_resolution(training={"caption_dropout": dropout})
-    loss = jax.jit(functools.partial(stage_loss, config, build_networks(config)))
+    loss = jax.jit(functools.partial(mean_loss, diffusion_loss, config, build_networks(config)))
     params, batch = tiny.random_params(config), tiny.batch(config)
     other = {**batch, **{name: tiny.batch(config, seed=1)[name] for name in ("token_ids", "mask")}}
     keys = jax.random.split(KEY, 8)
@@ -219,16 +220,17 @@ def test_the_network_hears_the_aug_level_of_the_noise_that_it_sees(monkeypatch):
     )
     heard = {}
 
-    def predict(self, params, z, log_snr, state, *, low_res, aug_level):
-        heard.update(low_res=np.asarray(low_res), aug_level=np.asarray(aug_level))
-        return jnp.zeros_like(z)
+    def encode(self, params, told):
+        heard.update(low_res=told.pictures["low_res"], aug_level=told.numbers["aug_level"])
 
     monkeypatch.setattr(Networks, "embed", lambda *_: jnp.zeros((16, tiny.LENGTH, 4)))
-    monkeypatch.setattr(Networks, "encode_text", lambda *_: None)
-    monkeypatch.setattr(Networks, "predict", predict)
+    monkeypatch.setattr(Networks, "encode", encode)
+    monkeypatch.setattr(Networks, "predict", lambda *arguments: Predicted(arguments[2]))
     batch = jax.tree.map(jnp.asarray, tiny.batch(config, 16))
     batch["low_res"] = jnp.full_like(batch["low_res"], 204)  # 0.6 of -1..1.
-    stage_loss(config, build_networks(config), {}, {}, batch, jax.random.split(KEY, 16))
+    keys = jax.random.split(KEY, 16)
+    mean_loss(diffusion_loss, config, build_networks(config), {}, {}, batch, keys)
+    heard = jax.device_get(heard)
     levels = heard["aug_level"]
     assert 0 <= levels.min() < 0.15 and 0.35 < levels.max() <= 0.5
     alpha, sigma = np.cos(np.pi / 2 * levels), np.sin(np.pi / 2 * levels)

@@ -15,13 +15,14 @@ from PIL import Image
 from attacks import mutations as m
 from attacks.kind import Kind, Read, digest
 from attacks.texts import tokens
-from imagen_jax.config import DataConfig
+from imagen_jax.config import DataConfig, StageConfig, UNetConfig
 from imagen_jax.data import transforms
 from imagen_jax.data.pipeline import LoadExample, ReadBatch, collate
 from imagen_jax.data.records import BrokenRecord, Source
 from imagen_jax.data.sources import open_source
 
 SIDE = 16
+_CONFIG = StageConfig(name="attacked", resolution=SIDE, low_resolution=8, unet=UNetConfig())
 _FILES = (m.remove, m.empty, m.swap, m.make_directory, m.make_loop)
 
 # Pictures.
@@ -150,7 +151,7 @@ def read_source(kind: str, *filters: str) -> Callable[[Path], Read]:
 
 
 def read_all(source: Source) -> Read:
-    load, rng = LoadExample(source, SIDE, 8, None), np.random.default_rng(0)
+    load, rng = LoadExample(source, _CONFIG), np.random.default_rng(0)
     examples = [load(index, np.random.default_rng(0)) for index in range(len(source))]
     batch = ReadBatch(tokens)(collate(examples))
     if not np.isin(batch["weight"], (0, 1)).all():

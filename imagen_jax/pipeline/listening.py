@@ -1,0 +1,43 @@
+"""What a callback hears while a cascade paints."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from imagen_jax.diffusion.pixels import to_pixels
+from imagen_jax.pipeline.painting import SampledStage
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a callback hears after each denoising step.
+
+    Attributes:
+        stage: index of the stage, from the base up.
+        step: index of the step.
+        num_steps: of the stage.
+        estimate: the present estimate of the batch's pictures, uint8.
+    """
+
+    stage: int
+    step: int
+    num_steps: int
+    estimate: UInt8[np.ndarray, "batch height width 3"]
+
+
+Callback = Callable[[Progress], object]
+
+
+class Listener:
+    """Tells a callback of each step's estimate, as `samplers.advance` does on the host."""
+
+    def __init__(self, callback: Callback | None, steps: Sequence[SampledStage]):
+        self._callback, self._steps, self.stage = callback, steps, 0
+
+    def __call__(self, index: jax.Array, x0: jax.Array) -> None:
+        estimate = np.asarray(to_pixels(x0))
+        num_steps = self._steps[self.stage].settings.num_steps
+        self._callback(Progress(self.stage, int(index), num_steps, estimate))

@@ -1,0 +1,265 @@
+"""What a cascade is asked to paint, and what each of its stages is told of it."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imagen_jax.arrays import NullText
+from imagen_jax.conditions import Conditions
+from imagen_jax.config import StageConfig
+from imagen_jax.config.conditions import LOW_RES, PictureCondition
+from imagen_jax.errors import UsageError
+from imagen_jax.pipeline.prompts import PromptEmbeddings
+from imagen_jax.stored.stages import StoredStage
+from imagen_jax.text.tokenizer import one_line
+
+_NO_PROMPT = 'There is no prompt; give at least one in quotes, such as "a red apple".'
+_UNCONDITIONAL = "unconditional"
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What is to be painted, as a user says it; each part has one entry, or one for each subject.
+
+    Attributes:
+        prompts: for the stages that read text.
+        classes: for the stages that have classes.
+        pictures: for the stages that are shown pictures of these names: arrays or PIL images, or
+            a list of them.
+        numbers: for the stages that are told numbers of these names: a number or a list of them.
+    """
+
+    prompts: tuple[Any, ...] = ()
+    classes: tuple[Any, ...] = ()
+    pictures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises a UsageError for what no stage could take."""
+        for prompt in self.prompts:
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise UsageError(f"A prompt is {prompt!r}; it must be text that is not empty.")
+        for label in self.classes:
+            if not isinstance(label, int | np.integer) or isinstance(label, bool):
+                raise UsageError(f"A class is {label!r}; it must be a whole number.")
+        object.__setattr__(self, "prompts", tuple(map(one_line, self.prompts)))
+        object.__setattr__(self, "classes", tuple(map(int, self.classes)))
+        for name, value in self.numbers.items():
+            object.__setattr__(self, "numbers", {**self.numbers, name: _numbers(name, value)})
+        for name, value in self.pictures.items():
+            object.__setattr__(self, "pictures", {**self.pictures, name: _pictures(name, value)})
+        _ = self.count
+
+    @classmethod
+    def of(
+        cls, prompts: Any = (), classes: Any = (), pictures: Mapping[str, Any] | None = None,
+        numbers: Mapping[str, Any] | None = None,
+    ) -> "Asked":  # fmt: skip
+        """The same where one prompt or class may stand alone, and nothing may be None."""
+        return cls(_several(prompts), _several(classes), pictures or {}, numbers or {})
+
+    @property
+    def count(self) -> int:
+        """How many subjects there are; at least one, though nothing be said of it."""
+        parts = {"prompts": self.prompts, "classes": self.classes, **self.pictures, **self.numbers}
+        counts = {name: len(part) for name, part in parts.items() if len(part)}
+        most = max(counts.values(), default=1)
+        for name, count in counts.items():
+            if count not in (1, most):
+                raise UsageError(
+                    f"There are {count} of {name} and {most} subjects; give one of each, or as "
+                    "many as there are subjects."
+                )
+        return most
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What files, sheets and errors call each subject."""
+        words = [self.prompts, [f"class {label}" for label in self.classes]]
+        rows = zip(*(_repeated(part, self.count) for part in words if part), strict=True)
+        return tuple(map(", ".join, rows)) or (_UNCONDITIONAL,) * self.count
+
+    def described(self) -> dict[str, Any]:
+        """What a manifest says of it beside the names."""
+        said = {"classes": list(self.classes)} if self.classes else {}
+        if self.numbers:
+            said["numbers"] = {name: list(values) for name, values in self.numbers.items()}
+        if self.pictures:
+            said["pictures_sha256"] = {
+                name: [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
+                for name, pictures in self.pictures.items()
+            }
+        return said
+
+    def check(self, stages: Sequence[StoredStage]) -> None:
+        """Raises a UsageError unless every stage gets what it takes, and all is taken by some."""
+        for stage in stages:
+            for problem in _missing(self, stage.config):
+                raise UsageError(f"{stage.origin} ({stage.config.name}) {problem}")
+        configs = [stage.config for stage in stages]
+        if self.prompts and not any(config.conditions.text for config in configs):
+            raise UsageError(
+                f"There is the prompt {self.prompts[0]!r}, but no stage reads text; leave prompts "
+                "out."
+            )
+        if self.classes and all(config.conditions.classes is None for config in configs):
+            raise UsageError(
+                f"There is the class {self.classes[0]}, but no stage has classes; leave them out."
+            )
+        taken = {name for config in configs for name in (*_shown(config), *config.inputs.numbers)}
+        for name in [*self.pictures, *self.numbers]:
+            if name not in taken:
+                raise UsageError(f"No stage is told {name!r}; leave it out.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What one stage is told of every subject; on the host.
+
+    Attributes:
+        names: what files and errors call them.
+        text: the embedded prompts; None for a stage that reads none.
+        others: all else, a row for each subject.
+    """
+
+    names: tuple[str, ...]
+    text: PromptEmbeddings | None = None
+    others: Conditions = Conditions()
+
+    @classmethod
+    def prompts(cls, text: PromptEmbeddings) -> "Told":
+        """Prompts and nothing else."""
+        return cls(text.prompts, text)
+
+    @property
+    def null(self) -> NullText | None:
+        """What the unconditional half reads in place of the text, if not zeros."""
+        return None if self.text is None else self.text.null
+
+    @property
+    def encoder_sha256(self) -> str | None:
+        """Of the text encoder's weights."""
+        return None if self.text is None else self.text.encoder_sha256
+
+    def rows(self, subjects: np.ndarray, low_res: np.ndarray | None) -> Conditions:
+        """The conditions of pictures of these subjects, with their low-resolution pictures."""
+        others, pictures = self.others, {} if low_res is None else {LOW_RES: low_res}
+        text = None if self.text is None else self.text.text[subjects]
+        mask = None if self.text is None else self.text.mask[subjects]
+        pictures |= {name: picture[subjects] for name, picture in others.pictures.items()}
+        return Conditions(
+            text=text, mask=mask, pictures=pictures,
+            label=None if others.label is None else others.label[subjects],
+            numbers={name: values[subjects] for name, values in others.numbers.items()},
+        )  # fmt: skip
+
+
+def tell(
+    asked: Asked, stages: Sequence[StoredStage], texts: Sequence[PromptEmbeddings | None]
+) -> list[Told]:
+    """What each stage is told, once `Asked.check` has found nothing amiss.
+
+    Args:
+        texts: the prompts as each stage reads them, None where it reads none.
+    """
+    return [
+        Told(asked.names, _for_subjects(text, asked.count), _others(asked, stage.config))
+        for stage, text in zip(stages, texts, strict=True)
+    ]
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    several = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str)
+    return tuple(given) if several else (given,)
+
+
+def _for_subjects(text: PromptEmbeddings | None, count: int) -> PromptEmbeddings | None:
+    """One prompt that stands for all subjects, as often as there are."""
+    if text is None or len(text.prompts) == count:
+        return text
+    rows = np.zeros(count, int)
+    prompts = text.prompts * count
+    return dataclasses.replace(text, text=text.text[rows], mask=text.mask[rows], prompts=prompts)
+
+
+def _others(asked: Asked, config: StageConfig) -> Conditions:
+    count, inputs = asked.count, config.inputs
+    label = None
+    if inputs.classes is not None:
+        label = np.array(_repeated(asked.classes, count), np.int32)
+    numbers = {x: np.array(_repeated(asked.numbers[x], count), np.float32) for x in inputs.numbers}
+    pictures = {
+        picture.name: np.stack(_repeated(asked.pictures[picture.name], count))
+        for picture in inputs.pictures
+    }
+    return Conditions(label=label, numbers=numbers, pictures=pictures)
+
+
+def _repeated(part: Sequence[Any], count: int) -> list[Any]:
+    return list(part) * (count if len(part) == 1 else 1)
+
+
+def _shown(config: StageConfig) -> dict[str, PictureCondition]:
+    return {picture.name: picture for picture in config.inputs.pictures}
+
+
+def _missing(asked: Asked, config: StageConfig) -> Iterator[str]:
+    """What a stage does not get, or gets as it cannot take it."""
+    inputs = config.inputs
+    if inputs.text_width is not None and not asked.prompts:
+        yield f"reads text. {_NO_PROMPT}"
+    if inputs.classes is not None:
+        known = f"0 to {inputs.classes - 1}"
+        if not asked.classes:
+            yield f"paints classes, {known}; say which."
+        for label in asked.classes:
+            if not 0 <= label < inputs.classes:
+                yield f"has no class {label}; its classes are {known}."
+    for name in inputs.numbers:
+        if name not in asked.numbers:
+            yield f"needs the number {name!r}; a call from Python takes numbers={{{name!r}: ...}}."
+    for name, condition in _shown(config).items():
+        if name not in asked.pictures:
+            yield (
+                f"needs the picture {name!r}; a call from Python takes pictures={{{name!r}: ...}}."
+            )
+            continue
+        for picture in asked.pictures[name]:
+            if picture.shape[2] != condition.channels:
+                yield (
+                    f"takes the picture {name!r} with {condition.channels} channels; one with "
+                    f"{picture.shape[2]} was given."
+                )
+
+
+def _numbers(name: str, value: Any) -> list[float]:
+    values = list(value) if isinstance(value, Sequence | np.ndarray) else [value]
+    for one in values:
+        if not isinstance(one, int | float | np.number) or not math.isfinite(one):
+            raise UsageError(f"The number {name!r} is {one!r}; it must be a finite number.")
+    return [float(one) for one in values]
+
+
+def _pictures(name: str, value: Any) -> list[np.ndarray]:
+    """uint8 arrays [height, width, channels], all of one size."""
+    array = None if isinstance(value, Image.Image) else getattr(value, "ndim", None)
+    several = array == 4 or isinstance(value, list | tuple)
+    pictures = [np.asarray(picture) for picture in (value if several else [value])]
+    pictures = [x[:, :, None] if x.ndim == 2 else x for x in pictures]
+    for picture in pictures:
+        if picture.dtype != np.uint8 or picture.ndim != 3 or not picture.size:
+            raise UsageError(
+                f"The picture {name!r} is {picture.dtype} of shape {picture.shape}; it must be "
+                "uint8 of shape (height, width, channels)."
+            )
+        if picture.shape != pictures[0].shape:
+            raise UsageError(
+                f"The pictures {name!r} have the shapes {pictures[0].shape} and {picture.shape}; "
+                "all of one call must have the same."
+            )
+    return pictures

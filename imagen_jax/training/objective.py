@@ -1,0 +1,92 @@
+"""What a training step makes small: the diffusion loss, or another function of its form.
+
+An objective of one's own is handed to `Trainer` or `loop.run`. What it needs beside the trained
+parameters, such as a teacher's, stands in `frozen`; what it returns beside the losses is logged
+under its names.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from imagen_jax.conditions import drop
+from imagen_jax.config import StageConfig
+from imagen_jax.diffusion import process, schedules
+from imagen_jax.diffusion.pixels import to_unit
+from imagen_jax.diffusion.variance import variance_loss
+from imagen_jax.networks import Networks, Params, prepare
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Objective = Callable[
+    [StageConfig, Networks, Params, Params, Batch, jax.Array], tuple[jax.Array, Metrics]
+]
+"""(config, networks, params, frozen, batch, keys) -> the loss of every picture, and metrics.
+
+`params` are the trained parameters and `frozen` all others: a frozen text encoder, the "null_text"
+where that is the empty caption, and what the caller of the step adds. `batch` is what
+`step.abstract_batch` says; its `weight`, of mean 1, is for the caller to apply to the losses, and
+for metrics that are means over pictures. `keys` are one per picture. Metrics are arrays whose mean
+over parts of a batch is that of the batch.
+"""
+TIME_BINS = 10
+"""Equal parts of t in [0, 1] whose losses are told apart."""
+
+
+def diffusion_loss(
+    config: StageConfig, networks: Networks, params: Params, frozen: Params, batch: Batch,
+    keys: jax.Array,
+) -> tuple[jax.Array, Metrics]:  # fmt: skip
+    """The paper's objective: each picture's error in what the network predicts of its noise.
+
+    Every picture draws its own time, noise, caption dropout and aug_level from its own key. The
+    metrics are those of `by_time`.
+    """
+    x = to_unit(batch["image"])
+    times, noise, drops, levels, augmentations = jax.vmap(
+        functools.partial(jax.random.split, num=5), out_axes=1
+    )(keys)
+    t = jax.vmap(jax.random.uniform)(times)
+    dropped = jax.vmap(jax.random.uniform)(drops) < config.training.caption_dropout
+    level = jax.vmap(jax.random.uniform)(levels) * config.diffusion.max_aug_level
+    conditions = networks.conditions_of(params | frozen, batch)
+    conditions = drop(conditions, dropped, frozen.get("null_text"))
+    conditions = prepare(config, conditions, level, augmentations, x.shape[1:3])
+    told = networks.encode(params, conditions)
+    log_snr = schedules.log_snr(config.diffusion.schedule, t)
+    eps = process.normal(noise, x.shape[1:])
+    z = process.q_sample(x, eps, log_snr)
+    prediction, fraction = networks.predict(params, z, log_snr, told)
+    kind = config.diffusion.prediction
+    losses = process.loss(prediction, x, eps, log_snr, kind, config.diffusion.min_snr_gamma)
+    if fraction is not None:
+        error = eps - process.to_eps(prediction, z, log_snr, kind)
+        losses += variance_loss(fraction, error, log_snr)
+    return losses, by_time(losses, t, batch["weight"])
+
+
+def mean_loss(
+    objective: Objective, config: StageConfig, networks: Networks, params: Params, frozen: Params,
+    batch: Batch, keys: jax.Array,
+) -> jax.Array:  # fmt: skip
+    """The mean of an objective over a batch's pictures, whose weights need not have mean 1."""
+    batch = batch | {"weight": with_mean_1(batch["weight"])}
+    losses, _ = objective(config, networks, params, frozen, batch, keys)
+    return jnp.mean(batch["weight"] * losses)
+
+
+def with_mean_1(weight: jax.Array) -> jax.Array:
+    """Weights whose mean is 1, exactly where all are; NaN where there is none."""
+    return weight * (len(weight) / jnp.sum(weight))
+
+
+def by_time(losses: jax.Array, t: jax.Array, weight: jax.Array) -> Metrics:
+    """Per bin of t, its pictures' summed loss and their number, both over the batch's size.
+
+    Their quotient is the bin's mean loss, also after both are averaged over batches.
+    """
+    bins = jax.nn.one_hot(jnp.minimum(t * TIME_BINS, TIME_BINS - 1).astype(int), TIME_BINS)
+    bins *= weight[:, None]
+    return {"bin_losses": jnp.mean(losses[:, None] * bins, 0), "bin_shares": jnp.mean(bins, 0)}

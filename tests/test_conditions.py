@@ -1,0 +1,59 @@
+"""What of the conditions guidance and dropout leave out, and what they keep."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imagen_jax.conditions import NO_CLASS, Conditions, doubled, drop
+from imagen_jax.config import ConditionsConfig
+from imagen_jax.errors import UsageError
+
+TOLD = Conditions(
+    text=jnp.ones((3, 2, 4)), mask=jnp.ones((3, 2), bool), label=jnp.array([4, 0, 7]),
+    pictures={"sketch": jnp.arange(3.0).reshape(3, 1, 1, 1)}, numbers={"w": jnp.arange(3.0)},
+)  # fmt: skip
+
+
+def test_text_and_class_are_dropped_and_pictures_and_numbers_stay():
+    dropped = drop(TOLD, jnp.array([False, True, False]))
+    assert dropped.label.tolist() == [4, NO_CLASS, 7]
+    assert dropped.text.any((1, 2)).tolist() == [True, False, True]
+    assert dropped.mask.tolist() == [[True, True], [True, False], [True, True]]
+    np.testing.assert_array_equal(dropped.pictures["sketch"], TOLD.pictures["sketch"])
+    np.testing.assert_array_equal(dropped.numbers["w"], TOLD.numbers["w"])
+
+
+def test_the_second_half_is_the_first_without_text_and_class():
+    both = doubled(TOLD)
+    assert both.label.tolist() == [4, 0, 7, *[NO_CLASS] * 3]
+    assert both.numbers["w"].tolist() == [0, 1, 2, 0, 1, 2]
+    assert not both.text[3:].any() and both.pictures["sketch"].shape == (6, 1, 1, 1)
+    alone = doubled(Conditions(label=jnp.array([1])))
+    assert alone.text is None and alone.label.tolist() == [1, NO_CLASS]
+
+
+def test_a_config_says_what_a_network_is_built_for():
+    told = ConditionsConfig(text=False, classes=5, pictures=("sketch:1", "map"), numbers=("w",))
+    inputs = told.inputs(16, enlarges=True)
+    assert (inputs.text_width, inputs.classes, inputs.numbers) == (None, 5, ("w",))
+    assert [(x.name, x.channels) for x in inputs.pictures] == [("sketch", 1), ("map", 3)]
+    assert ([x.name for x in inputs.stacked], inputs.levels) == (["low_res"], ("aug_level",))
+    assert inputs.channels == 6 and told.inputs(16, enlarges=False).channels == 3
+    assert ConditionsConfig().inputs(16, enlarges=False).text_width == 16
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"classes": 0}, "conditions.classes is 0; it must lie between 1 and"),
+        ({"pictures": ("sketch:2",)}, "conditions.pictures has 'sketch:2'"),
+        ({"pictures": ("a sketch",)}, "conditions.pictures has 'a sketch'"),
+        ({"pictures": ("low_res",)}, "conditions has the name 'low_res'; it must be"),
+        ({"numbers": ("mask",)}, "conditions has the name 'mask'; it must be"),
+        ({"numbers": ("1",)}, "conditions has the name '1'; it must be"),
+        ({"pictures": ("a",), "numbers": ("a",)}, "conditions has the name 'a' twice"),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused(fields, says):
+    with pytest.raises(UsageError, match=says):
+        ConditionsConfig(**fields)
