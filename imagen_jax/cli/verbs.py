@@ -1,4 +1,4 @@
-"""Commands beside painting and training: exporting, converting, preparing data, drawing curves.
+"""Commands beside painting and training: exporting, converting, preparing data, measuring.
 
     python -m imagen_jax sample "a red apple"
     python -m imagen_jax train tiny_64 --workdir runs/tiny
@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
+from imagen_jax.cli.evaluate import Evaluate, Stats
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.cli.program import package_command
 from imagen_jax.config import DataConfig, StageConfig
@@ -275,7 +276,7 @@ class Embed:
         return [dataclasses.replace(config.data, source=self.dataset, mixture=(), **changes)]
 
 
-Verb = Export | Convert | Pack | Plot | Estimate | Embed
+Verb = Export | Convert | Pack | Plot | Estimate | Embed | Stats | Evaluate
 
 
 def main(arguments: Sequence[str]) -> None:

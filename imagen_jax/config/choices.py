@@ -21,3 +21,7 @@ FeedForwardKind = Literal["gated-gelu", "relu"]
 GeluKind = Literal["quick_gelu", "gelu"]
 Weights = Literal["ema", "raw"]
 """Which parameters of a trained stage: their moving average, or what the optimizer made."""
+Crop = Literal["whole", "centre"]
+"""What of a picture a feature network reads: all of it, or the square in the middle."""
+Resizer = Literal["bilinear", "bicubic-float", "bicubic", "lanczos", "box"]
+FeatureName = Literal["inception", "clip", "dinov2"]

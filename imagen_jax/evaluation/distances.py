@@ -35,17 +35,20 @@ def frechet_distance(x: Moments, y: Moments) -> float:
     Raises:
         UsageError: one side has no more pictures than features, so that its S is singular.
     """
-    for moments in (x, y):
-        if moments.count <= moments.width:
-            raise UsageError(
-                f"A Frechet distance of {moments.width} features takes more than {moments.width} "
-                f"pictures on either side, and there are {moments.count}; kernel distances (KID, "
-                "CMMD) mean something of so few."
-            )
+    check_frechet(min(x.count, y.count), x.width)
     roots = [_root(moments.covariance) for moments in (x, y)]
     trace_of_root = np.linalg.svd(roots[0].T @ roots[1], compute_uv=False).sum()
     traces = np.trace(x.covariance) + np.trace(y.covariance)
     return float(np.square(x.mean - y.mean).sum() + traces - 2 * trace_of_root)
+
+
+def check_frechet(count: int, width: int) -> None:
+    """Raises a UsageError where a Frechet distance means nothing of so few pictures."""
+    if count <= width:
+        raise UsageError(
+            f"A Frechet distance of {width} features takes more than {width} pictures on either "
+            f"side, and there are {count}; kernel distances (KID, CMMD) mean something of so few."
+        )
 
 
 def _root(
@@ -76,7 +79,7 @@ def kernel_inception_distance(
     Raises:
         UsageError: one side has fewer than two pictures.
     """
-    _require(min(len(x), len(y)), 2, "KID")
+    check_count(min(len(x), len(y)), 2, "KID")
     size, rng = min(size, len(x), len(y)), np.random.default_rng(seed)
     found = []
     for _ in range(subsets):
@@ -110,7 +113,7 @@ def clip_mmd(x: Features, y: OtherFeatures) -> float:
     Raises:
         UsageError: there are no pictures on one side.
     """
-    _require(min(len(x), len(y)), 1, "CMMD")
+    check_count(min(len(x), len(y)), 1, "CMMD")
     x, y = _unit(x), _unit(y)
     # Of 1 - k, which is small, so that no digits are lost.
     far = 2 * _mean_gap(x, y) - _mean_gap(x, x) - _mean_gap(y, y)
@@ -148,10 +151,11 @@ def _parts(x: Features) -> Iterator[Float[np.ndarray, "_ features"]]:
     return (x[first : first + _ROWS] for first in range(0, len(x), _ROWS))
 
 
-def _require(count: int, least: int, metric: str) -> None:
+def check_count(count: int, least: int, measure: str) -> None:
+    """Raises a UsageError where there are too few pictures for a measure."""
     if count < least:
         raise UsageError(
-            f"{metric} takes at least {least} pictures on either side, and there are {count}."
+            f"{measure} takes at least {least} pictures on either side, and there are {count}."
         )
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +15,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from imagen_jax.evaluation.reading import Crop, Reading, Resized, Resizer
+from imagen_jax.config.choices import Crop, FeatureName, Resizer
+from imagen_jax.evaluation.reading import Reading, Resized
 from imagen_jax.models.clip import CLIP
 from imagen_jax.models.dinov2 import DINOv2
 from imagen_jax.models.inception import FEATURES, Inception
@@ -25,9 +26,6 @@ from imagen_jax.weights.clip_names import load_clip
 from imagen_jax.weights.dinov2_names import load_dinov2
 from imagen_jax.weights.inception_names import load_inception
 from imagen_jax.weights.tensors import digest
-
-NetworkName = Literal["inception", "clip", "dinov2"]
-NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 
 Features = Float[np.ndarray, "pictures features"]
 Pixels = Float[Array, "batch side side 3"]
@@ -55,13 +53,21 @@ class FeatureNetwork:
         weights: SHA-256 over its parameters.
     """
 
-    name: NetworkName
+    name: FeatureName
     reading: Reading
     width: int
     weights: str
-    _mesh: Mesh
-    _params: Params
+    mesh: Mesh
+    params: Params
     _run: Run
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What must be the same of two sets that are compared."""
+        return {
+            "network": self.name, "weights": self.weights,
+            "reading": dataclasses.asdict(self.reading), "width": self.width,
+        }  # fmt: skip
 
     def __call__(self, pictures: Iterable[Resized], batch_size: int) -> Iterator[Features]:
         """Features of pictures as `reading` gives them, some pictures at a time, float32.
@@ -72,7 +78,7 @@ class FeatureNetwork:
         Args:
             batch_size: rounded up to a multiple of the devices.
         """
-        parts = meshes.batch_parts(self._mesh)
+        parts = meshes.batch_parts(self.mesh)
         size = -(-batch_size // parts) * parts
         batch: list[Resized] = []
         for picture in pictures:
@@ -86,12 +92,12 @@ class FeatureNetwork:
     def _features(self, pictures: list[Resized], size: int) -> Features:
         filled = np.zeros((size, *pictures[0].shape), np.float32)
         filled[: len(pictures)] = pictures
-        placed = jax.device_put(filled, meshes.batch_sharding(self._mesh))
-        return np.asarray(self._run(self._params, placed))[: len(pictures)]
+        placed = jax.device_put(filled, meshes.batch_sharding(self.mesh))
+        return np.asarray(self._run(self.params, placed))[: len(pictures)]
 
 
 def open_network(
-    name: NetworkName, weights: Path, mesh: Mesh, *, crop: Crop, resizer: Resizer
+    name: FeatureName, weights: Path, mesh: Mesh, *, crop: Crop, resizer: Resizer
 ) -> FeatureNetwork:
     """The network called `name` with its weights.
 
@@ -107,7 +113,7 @@ def open_network(
     opened = _OPEN[name](weights, mesh)
     return FeatureNetwork(
         name=name, reading=Reading(crop, resizer, opened.side), width=opened.width,
-        weights=digest(opened.params), _mesh=mesh, _params=opened.params,
+        weights=digest(opened.params), mesh=mesh, params=opened.params,
         _run=_compiled(opened, mesh),
     )  # fmt: skip
 
@@ -155,7 +161,7 @@ def _dinov2(path: Path, mesh: Mesh) -> _Opened:
     )  # fmt: skip
 
 
-_OPEN: dict[NetworkName, Callable[[Path, Mesh], _Opened]] = {
+_OPEN: dict[FeatureName, Callable[[Path, Mesh], _Opened]] = {
     "inception": _inception,
     "clip": _clip,
     "dinov2": _dinov2,

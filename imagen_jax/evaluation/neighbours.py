@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float
 
-from imagen_jax.errors import UsageError
+from imagen_jax.evaluation.distances import check_count
 
 Features = Float[np.ndarray, "pictures features"]
 OtherFeatures = Float[np.ndarray, "others features"]
@@ -31,16 +31,16 @@ def precision_and_recall(
     Raises:
         UsageError: a set has no more features than `neighbours`.
     """
-    for features in (pictures, true):
-        if len(features) <= neighbours:
-            raise UsageError(
-                f"Precision and recall with {neighbours} neighbours take at least "
-                f"{neighbours + 1} pictures on either side, and there are {len(features)}."
-            )
+    check_neighbours(min(len(pictures), len(true)), neighbours)
     return (
         float(_is_near(pictures, true, neighbours).mean()),
         float(_is_near(true, pictures, neighbours).mean()),
     )
+
+
+def check_neighbours(count: int, neighbours: int = NEIGHBOURS) -> None:
+    """Raises a UsageError where so few pictures have no such neighbours."""
+    check_count(count, neighbours + 1, f"Recall with {neighbours} neighbours")
 
 
 def _is_near(x: Features, y: OtherFeatures, neighbours: int) -> Bool[np.ndarray, " pictures"]:

@@ -6,19 +6,18 @@ resizer and size are part of every figure's name.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from imagen_jax.config.choices import Crop, Resizer
 from imagen_jax.errors import UsageError
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Resized = Float[np.ndarray, "side side 3"]
-Resizer = Literal["bilinear", "bicubic-float", "bicubic", "lanczos", "box"]
 RESIZERS: tuple[Resizer, ...] = get_args(Resizer)
-Crop = Literal["whole", "centre"]
 CROPS: tuple[Crop, ...] = get_args(Crop)
 
 

@@ -185,7 +185,13 @@ def test_sample_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
         (["convert", "t5", "nowhere", "x.safetensors"], ["nowhere/config.json cannot be read"]),
         (["convert", "t5", "nowhere", "x.bin"], ["x.bin", ".safetensors"]),
         (["convert", "t6", "nowhere", "x.safetensors"], ["'t6'"]),
+        (["convert", "inception", "nowhere.pth", "x.safetensors"], ["nowhere.pth"]),
         (["plot"], ["at least one training directory"]),
+        (["stats", "nowhere", "out", "--weights", "w"], ["nowhere is no directory of pictures"]),
+        (["stats", ".", "out", "--weights", "w"], [". holds no picture"]),
+        (["stats", ".", "out"], ["--weights"]),
+        (["stats", ".", "out", "--weights", "w", "--resizer", "cubic"], ["'cubic'", "'bicubic'"]),
+        (["evaluate", ".", "out", "--weights", "w", "--reference", "r"], [". holds no picture"]),
         (["plot", "w", "--out", "."], [". cannot be written", ".png"]),
         (["plot", "w", "--out", "/"], ["/ cannot be written", ".png"]),
         (["plot", "w", "--out", "configs/tiny_64.py"], ["tiny_64.py", ".png"]),
@@ -213,6 +219,8 @@ def test_help_is_no_mistake():
         (sample, []),
         (verbs, ["export"]),
         (verbs, ["convert"]),
+        (verbs, ["stats"]),
+        (verbs, ["evaluate"]),
     ):
         result = call(script, *name, "--help")
         assert (result.code, result.err) == (0, "") and len(result.out) > 200

@@ -49,5 +49,5 @@ def test_one_of_two_clusters_is_precise_and_recalls_half():
 def test_too_few_pictures_are_refused():
     x = np.zeros((4, 2))
     assert precision_and_recall(x, x) == (1, 1)
-    with pytest.raises(UsageError, match="3 neighbours take at least 4 .* and there are 3"):
+    with pytest.raises(UsageError, match="3 neighbours takes at least 4 .* and there are 3"):
         precision_and_recall(x[:3], x)

@@ -1,0 +1,99 @@
+"""The verbs that measure pictures: `stats` and `evaluate`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from imagen_jax.config.choices import Crop, FeatureName, Resizer
+from imagen_jax.config.rules import require_positive
+from imagen_jax.parallel.machine import DistributedFlags
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """Make the features of a set of pictures once, for --reference of evaluate. The same command
+    goes on after a kill."""
+
+    pictures: Annotated[Positional[Path], arg(metavar="PICTURES")]
+    """Directory of pictures, or one that sample.py wrote."""
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """Directory for the features: a new one, or that of the same command before."""
+    weights: Path
+    """Of the network: for inception the file that `convert inception` wrote, for clip and dinov2 a
+    directory of Hugging Face."""
+    network: FeatureName = "inception"
+    """Which makes the features: inception for FID, KID, precision and recall; clip for CMMD; dinov2
+    for FD-DINOv2, precision and recall."""
+    crop: Crop = "whole"
+    """What is read of a picture: all of it, brought to a square, or the square in its middle."""
+    resizer: Resizer | None = None
+    """How it comes to the network's size; bilinear (pytorch-fid's) for inception and bicubic for
+    the others. clean-fid's is bicubic-float."""
+    batch_size: int = 32
+    """Pictures that go through the network at once."""
+    distributed: DistributedFlags = DistributedFlags()
+    allow_cpu: bool = False
+    """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
+
+    def run(self) -> None:
+        from imagen_jax.evaluation.feature_files import make_features
+        from imagen_jax.evaluation.measures import named
+        from imagen_jax.evaluation.pictures import open_pictures
+        from imagen_jax.evaluation.run import open_here
+        from imagen_jax.parallel import distributed
+
+        require_positive(self, "batch_size")
+        pictures = open_pictures(self.pictures)
+        distributed.start(self.distributed)
+        distributed.require_accelerator(allow_cpu=self.allow_cpu)
+        resizer = self.resizer or ("bilinear" if self.network == "inception" else "bicubic")
+        network = open_here(self.network, self.weights, self.crop, resizer)
+        made = make_features(pictures, network, self.out, batch_size=self.batch_size)
+        if distributed.leads():
+            print(f"{self.out}: {made.count} pictures, {named(made)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measure pictures against the features of others that stats has made. The same command goes
+    on after a kill."""
+
+    pictures: Annotated[Positional[Path], arg(metavar="PICTURES")]
+    """Directory of pictures, or one that sample.py wrote."""
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """Directory for results.json and for the features of the pictures."""
+    weights: Path
+    """Of the network that the reference is of, as for stats; for the CLIP score CLIP's directory,
+    tokenizer and all."""
+    reference: Path | None = None
+    """Directory that stats has made; it says which network measures, and how it reads."""
+    measures: tuple[str, ...] = ()
+    """Of inception: fid, kid, precision-recall; of clip: cmmd; of dinov2: fd-dinov2,
+    precision-recall. All of them where none is named."""
+    clip_score: bool = False
+    """How well the pictures fit their prompts, which sample.py's manifest.json says. It takes no
+    reference."""
+    batch_size: int = 32
+    """Pictures that go through the network at once."""
+    distributed: DistributedFlags = DistributedFlags()
+    allow_cpu: bool = False
+    """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
+
+    def run(self) -> None:
+        from imagen_jax.evaluation.feature_files import open_features
+        from imagen_jax.evaluation.pictures import open_pictures
+        from imagen_jax.evaluation.run import Work, evaluate
+        from imagen_jax.parallel import distributed
+
+        require_positive(self, "batch_size")
+        work = Work(
+            pictures=open_pictures(self.pictures),
+            reference=open_features(self.reference) if self.reference else None,
+            weights=self.weights, names=self.measures, clip_score=self.clip_score,
+        )  # fmt: skip
+        distributed.start(self.distributed)
+        distributed.require_accelerator(allow_cpu=self.allow_cpu)
+        for name, value in evaluate(work, self.out, batch_size=self.batch_size).items():
+            print(f"{value:12.4f}  {name}")

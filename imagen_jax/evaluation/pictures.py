@@ -1,0 +1,105 @@
+"""The pictures of a directory that are measured: which they are, and in which order."""
+
+import dataclasses
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from imagen_jax.errors import UsageError, reason
+from imagen_jax.evaluation.reading import Picture
+from imagen_jax.pipeline.results import MANIFEST
+from imagen_jax.storage.json_text import read_object, shown
+
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+_MODES = ("RGB", "L")
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureSet:
+    """Picture files in the order in which they are measured.
+
+    Attributes:
+        directory: that they lie in.
+        names: of the files, from there on.
+        prompts: what each was painted for; none where nothing says so.
+    """
+
+    directory: Path
+    names: tuple[str, ...]
+    prompts: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def listing(self) -> str:
+        """SHA-256 over names and sizes of the files, by which a set is known again."""
+        sha = hashlib.sha256()
+        for name in self.names:
+            sha.update(f"{name}\0{(self.directory / name).stat().st_size}\0".encode())
+        return sha.hexdigest()
+
+
+def open_pictures(directory: Path) -> PictureSet:
+    """The pictures of a directory that sample.py wrote, those of the last stage; or all that lie
+    in any other one and below it, by their names.
+
+    Raises:
+        UsageError: there is no such directory, it holds no picture, or the run is unfinished.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is no directory of pictures.")
+    if (directory / MANIFEST).is_file():
+        return _painted(directory, read_object(directory / MANIFEST))
+    files = [path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES]
+    names = sorted(path.relative_to(directory).as_posix() for path in files if path.is_file())
+    if not names:
+        raise UsageError(
+            f"{directory} holds no picture; their names must end with one of {', '.join(SUFFIXES)}."
+        )
+    return PictureSet(directory, tuple(names))
+
+
+def _painted(directory: Path, manifest: dict[str, Any]) -> PictureSet:
+    """By the manifest, which also says the prompts."""
+    pictures, stages = manifest.get("pictures"), manifest.get("stages")
+    if not (isinstance(pictures, list) and isinstance(stages, list) and pictures and stages):
+        raise UsageError(f"{directory / MANIFEST} is not one that sample.py wrote.")
+    names, prompts = [], []
+    for number, picture in enumerate(pictures):
+        files = picture.get("files") if isinstance(picture, dict) else None
+        if not isinstance(files, list) or len(files) != len(stages):
+            raise UsageError(
+                f"{directory} is unfinished: picture {number} has not been painted by all "
+                f"{len(stages)} stages; sample.py --resume goes on with it."
+            )
+        # A name, so that nothing outside of the directory is read.
+        names.append(Path(str(files[-1])).name)
+        prompts.append(str(picture.get("prompt")))
+    return PictureSet(directory, tuple(names), tuple(prompts))
+
+
+def read_picture(path: Path) -> tuple[Picture, bytes]:
+    """A picture as it is stored, not turned, grey ones as RGB; and the bytes of its file.
+
+    Raises:
+        UsageError: it cannot be read, or has an alpha, a palette or another mode of which it is
+            open what colours it shows.
+    """
+    try:
+        data = path.read_bytes()
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image.load()
+    except Exception as error:  # Pillow's plugins raise what they happen to come upon.
+        raise UsageError(f"{path} cannot be read as a picture: {reason(error)}.") from error
+    if image.mode not in _MODES:
+        raise UsageError(
+            f"{path} is a picture of mode {shown(image.mode)}; those that are measured must be one "
+            f"of {', '.join(_MODES)}."
+        )
+    return np.asarray(image.convert("RGB")), data

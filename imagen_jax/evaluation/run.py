@@ -1,0 +1,109 @@
+"""`evaluate`: from pictures and a reference to `results.json`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from imagen_jax.checkpoints.directory import package_versions
+from imagen_jax.config import MeshConfig
+from imagen_jax.config.choices import Crop, FeatureName, Resizer
+from imagen_jax.errors import UsageError
+from imagen_jax.evaluation import measures
+from imagen_jax.evaluation.clip_texts import embed_texts
+from imagen_jax.evaluation.feature_files import FeatureFiles, make_features
+from imagen_jax.evaluation.features import FeatureNetwork, open_network
+from imagen_jax.evaluation.pictures import PictureSet
+from imagen_jax.parallel import distributed
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.storage.files import write_text
+
+RESULTS = "results.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is measured, and by what.
+
+    Attributes:
+        reference: says which network measures, and how it reads; None for the CLIP score alone.
+        weights: of that network.
+        names: of the measures; () for all that the network has.
+        clip_score: whether pictures are held against their own prompts.
+    """
+
+    pictures: PictureSet
+    reference: FeatureFiles | None
+    weights: Path
+    names: tuple[str, ...] = ()
+    clip_score: bool = False
+
+    def __post_init__(self) -> None:
+        if self.reference is None and not self.clip_score:
+            raise UsageError("There is nothing to measure; give --reference or --clip-score.")
+        if self.clip_score and not self.pictures.prompts:
+            raise UsageError(
+                f"{self.pictures.directory} holds no manifest.json of sample.py, so nothing says "
+                "the prompts that the CLIP score is of."
+            )
+        if self.clip_score and self.reference and self.reference.network != "clip":
+            raise UsageError(
+                f"{self.reference.directory} is of {self.reference.network}, and the CLIP score is "
+                "of clip; measure them one after the other, each with an OUT of its own."
+            )
+        if self.reference:
+            measures.check(self.reference, self.names, len(self.pictures))
+
+
+def open_here(name: FeatureName, weights: Path, crop: Crop, resizer: Resizer) -> FeatureNetwork:
+    """A feature network on the devices of this process."""
+    mesh = make_mesh(MeshConfig(), jax.local_devices())
+    return open_network(name, weights, mesh, crop=crop, resizer=resizer)
+
+
+def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
+    """Makes the features of the pictures, measures them and writes `results.json` to `out`.
+
+    Of several processes all must call it, and the first one measures.
+
+    Raises:
+        UsageError: pictures or weights cannot be read, or the reference is of another recipe.
+    """
+    network = _network(work)
+    if work.reference:
+        measures.check_recipe(network.recipe, work.reference)
+    made = make_features(work.pictures, network, out / network.name, batch_size=batch_size)
+    if not distributed.leads():
+        return {}
+    figures: measures.Figures = {}
+    if work.reference:
+        figures |= measures.measure(made, work.reference, work.names)
+    if work.clip_score:
+        prompts = work.pictures.prompts
+        texts = embed_texts(network, work.weights, prompts, batch_size=batch_size)
+        figures |= measures.clip_score(made, texts)
+    write_text(out / RESULTS, json.dumps(_results(figures, made, work.reference), indent=2))
+    return figures
+
+
+def _network(work: Work) -> FeatureNetwork:
+    if work.reference is None:
+        return open_here("clip", work.weights, "centre", "bicubic")
+    reading = work.reference.about["reading"]
+    return open_here(work.reference.network, work.weights, reading["crop"], reading["resizer"])
+
+
+def _results(
+    figures: measures.Figures, made: FeatureFiles, reference: FeatureFiles | None
+) -> dict[str, Any]:
+    """All that another needs to come to the same figures."""
+    sets = {"pictures": made} | ({"reference": reference} if reference else {})
+    described = {
+        name: {**files.about, "pictures_sha256": files.pictures_sha256()}
+        for name, files in sets.items()
+    }
+    return {
+        "figures": figures, **described, "seed": measures.SEED, "versions": package_versions()
+    }  # fmt: skip

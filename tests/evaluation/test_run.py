@@ -1,0 +1,190 @@
+"""`stats` and `evaluate` as from a shell, on tiny networks: the figures, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from scripts import call, refused, tree, verbs
+from text.test_clip_tokenizer import MERGES
+
+from imagen_jax.config import MeshConfig
+from imagen_jax.evaluation import distances, features
+from imagen_jax.evaluation.clip_texts import embed_texts
+from imagen_jax.evaluation.feature_files import open_features
+from imagen_jax.evaluation.neighbours import precision_and_recall
+from imagen_jax.parallel.mesh import make_mesh
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+COUNT = 40
+"""More than the 32 features of the tiny DINOv2."""
+
+
+@pytest.fixture(autouse=True)
+def pictures_of_28_pixels(monkeypatch):
+    monkeypatch.setattr(features, "_DINOV2_SIDE", 28)
+
+
+def save_pictures(directory, seed, count=COUNT):
+    rng = np.random.default_rng(seed)
+    directory.mkdir()
+    for number in range(count):
+        low = rng.integers(0, 256, (3, 3, 3)).astype(np.uint8)
+        Image.fromarray(low).resize((20, 20)).save(directory / f"{number:03}.png")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Two directories of pictures, and the features of the first by each network."""
+    root = tmp_path_factory.mktemp("sets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "_DINOV2_SIDE", 28)
+        save_pictures(root / "true", 0)
+        save_pictures(root / "painted", 1)
+        for network in ("clip", "dinov2"):
+            result = call(
+                verbs, "stats", root / "true", root / network, "--network", network,
+                "--weights", GOLDEN / network, "--crop", "centre",
+            )  # fmt: skip
+            assert (result.code, result.err.count("error")) == (0, 0)
+            assert f"{COUNT} pictures, {network} " in result.out
+    return root
+
+
+def evaluate(pictures, out, network, *flags, reference=None, weights=None):
+    return call(
+        verbs, "evaluate", pictures, out, "--weights", weights or GOLDEN / network,
+        *(("--reference", reference) if reference else ()), *flags,
+    )  # fmt: skip
+
+
+def figures_in(out):
+    return json.loads((out / "results.json").read_text())["figures"]
+
+
+def test_figures_are_those_of_the_features(sets, tmp_path):
+    result = evaluate(sets / "painted", tmp_path, "dinov2", reference=sets / "dinov2")
+    assert result.code == 0
+    ours, true = (open_features(path) for path in (tmp_path / "dinov2", sets / "dinov2"))
+    precision, recall = precision_and_recall(ours.features(), true.features())
+    recipe = f"(dinov2 {true.about['weights'][:8]}, centre, bicubic, 28 pixels)"
+    expected = {
+        f"FD-DINOv2 {recipe}": distances.frechet_distance(ours.moments(), true.moments()),
+        f"precision, 3 neighbours {recipe}": precision,
+        f"recall, 3 neighbours {recipe}": recall,
+    }
+    assert figures_in(tmp_path) == pytest.approx(expected)
+    assert all(name in result.out for name in expected)
+
+
+def test_results_say_what_they_are_of(sets, tmp_path):
+    evaluate(sets / "painted", tmp_path, "clip", "--measures", "cmmd", reference=sets / "clip")
+    results = json.loads((tmp_path / "results.json").read_text())
+    for name, directory in (("pictures", "painted"), ("reference", "true")):
+        about = results[name]
+        assert (about["name"], about["count"]) == (directory, COUNT)
+        assert about["reading"] == {"crop": "centre", "resizer": "bicubic", "side": 20}
+        assert len(about["pictures_sha256"]) == len(about["weights"]) == 64
+    assert results["pictures"]["weights"] == results["reference"]["weights"]
+    assert results["pictures"]["pictures_sha256"] != results["reference"]["pictures_sha256"]
+    assert "jax" in results["versions"]
+
+
+def test_a_set_is_no_distance_from_itself(sets, tmp_path):
+    for network in ("clip", "dinov2"):
+        out = tmp_path / network
+        evaluate(sets / "true", out, network, reference=sets / network)
+        for name, value in figures_in(out).items():
+            assert value == pytest.approx(1 if "neighbours" in name else 0, abs=1e-6), name
+
+
+@pytest.fixture
+def clip_directory(tmp_path):
+    """The golden with a vocabulary of its sizes."""
+    directory = tmp_path / "clip"
+    shutil.copytree(GOLDEN / "clip", directory)
+    letters = [*"abcdefghijklmnopqrstuvwxyz"]
+    pieces = [*letters, *(x + "</w>" for x in letters), "re", "red</w>", "ap", "app", "le</w>"]
+    pieces += ["apple</w>", "<|startoftext|>", "<|endoftext|>"]
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    (directory / "vocab.json").write_text(json.dumps(ids))
+    (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES, ""]))
+    return directory
+
+
+def painted(directory, prompts):
+    """As sample.py leaves them behind."""
+    save_pictures(directory, 2, len(prompts))
+    rows = [{"prompt": text, "files": [f"{n:03}.png"]} for n, text in enumerate(prompts)]
+    (directory / "manifest.json").write_text(json.dumps({"pictures": rows, "stages": [{}]}))
+    return directory
+
+
+def test_the_clip_score_is_of_each_picture_with_its_own_prompt(clip_directory, tmp_path):
+    prompts = ["a red apple", "bananas", "a red apple", "zoo", "x", "y z", "tree", "red"]
+    directory, out = painted(tmp_path / "painted", prompts), tmp_path / "out"
+    flags = ("--clip-score", "--batch-size", "3")
+    assert evaluate(directory, out, "clip", *flags, weights=clip_directory).code == 0
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    clip = features.open_network("clip", clip_directory, mesh, crop="centre", resizer="bicubic")
+    texts = embed_texts(clip, clip_directory, prompts[::-1], batch_size=8)[::-1]
+    pixels = [np.asarray(Image.open(directory / f"{n:03}.png")) for n in range(len(prompts))]
+    (seen,) = clip(map(clip.reading, pixels), 8)
+    cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in zip(seen, texts, strict=True)]
+    ((name, value),) = figures_in(out).items()
+    assert name.startswith("CLIP score (clip ") and name.endswith("centre, bicubic, 20 pixels)")
+    assert value == pytest.approx(np.mean([max(100 * x, 0) for x in cosines]), rel=1e-4)
+    assert 1 < sum(x > 0.01 for x in cosines) < len(prompts)
+
+
+def test_nothing_is_written_where_something_is_wrong(sets, clip_directory, tmp_path):
+    out, before = tmp_path / "out", tree(tmp_path)
+    clip, true = sets / "clip", sets / "true"
+    blank = painted(tmp_path / "blank", ["a", " "])
+    before = tree(tmp_path)
+    for result, *says in (
+        (evaluate(true, out, "clip"), "nothing to measure", "--reference or --clip-score"),
+        (evaluate(true, out, "clip", "--clip-score"), str(true), "no manifest.json"),
+        (evaluate(true, out, "clip", "--measures", "fid", reference=clip), "'fid'", "cmmd"),
+        (evaluate(true, out, "clip", reference=true), "holds no features"),
+        (evaluate(true, out, "dinov2", reference=clip), "model_type 'dinov2'", "'clip'"),
+        (evaluate(tmp_path / "no", out, "clip", reference=clip), "no directory of pictures"),
+        (evaluate(true, out, "clip", "--batch-size", "0", reference=clip), "batch_size", "0"),
+        (
+            evaluate(blank, out, "clip", "--clip-score", reference=sets / "dinov2"),
+            "is of dinov2", "one after the other",
+        ),
+    ):  # fmt: skip
+        refused(result, *says)
+    assert tree(tmp_path) == before
+
+
+def test_other_weights_than_the_references_are_refused(sets, clip_directory, tmp_path):
+    import safetensors.numpy
+
+    path = clip_directory / "model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    tensors["logit_scale"] += 1
+    safetensors.numpy.save_file(tensors, path)
+    out = tmp_path / "out"
+    result = evaluate(
+        sets / "painted", out, "clip", reference=sets / "clip", weights=clip_directory
+    )  # fmt: skip
+    refused(result, "is of another recipe", "weights")
+    assert not out.exists()
+
+
+def test_too_few_pictures_leave_no_results(sets, tmp_path):
+    few = save_pictures(tmp_path / "few", 3, 32)
+    result = evaluate(few, tmp_path / "out", "dinov2", reference=sets / "dinov2")
+    refused(result, "more than 32 pictures", "there are 32", "KID, CMMD")
+    assert not (tmp_path / "out").exists()
+    result = evaluate(
+        few, tmp_path / "out", "dinov2", "--measures", "precision-recall",
+        reference=sets / "dinov2",
+    )  # fmt: skip
+    assert result.code == 0 and len(figures_in(tmp_path / "out")) == 2
