@@ -26,11 +26,12 @@ class Stats:
     network: FeatureName = "inception"
     """Which makes the features: inception for FID, KID, precision and recall; clip for CMMD; dinov2
     for FD-DINOv2, precision and recall."""
-    crop: Crop = "whole"
-    """What is read of a picture: all of it, brought to a square, or the square in its middle."""
+    crop: Crop | None = None
+    """What is read of a picture: the whole, brought to a square, or the square in its centre; the
+    whole if not said, and for clip the centre."""
     resizer: Resizer | None = None
-    """How it comes to the network's size; bilinear (pytorch-fid's) for inception and bicubic for
-    the others. clean-fid's is bicubic-float."""
+    """How it comes to the network's size; if not said bilinear, which is pytorch-fid's, for
+    inception, and bicubic for the others. clean-fid's is bicubic-float."""
     batch_size: int = 32
     """Pictures that go through the network at once."""
     distributed: DistributedFlags = DistributedFlags()
@@ -41,6 +42,7 @@ class Stats:
         from imagen_jax.evaluation.feature_files import make_features
         from imagen_jax.evaluation.measures import named
         from imagen_jax.evaluation.pictures import open_pictures
+        from imagen_jax.evaluation.reading import USUAL
         from imagen_jax.evaluation.run import open_here
         from imagen_jax.parallel import distributed
 
@@ -48,8 +50,10 @@ class Stats:
         pictures = open_pictures(self.pictures)
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)
-        resizer = self.resizer or ("bilinear" if self.network == "inception" else "bicubic")
-        network = open_here(self.network, self.weights, self.crop, resizer)
+        crop, resizer = USUAL[self.network]
+        network = open_here(
+            self.network, self.weights, self.crop or crop, self.resizer or resizer
+        )  # fmt: skip
         made = make_features(pictures, network, self.out, batch_size=self.batch_size)
         if distributed.leads():
             print(f"{self.out}: {made.count} pictures, {named(made)}")

@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 Features = Float[np.ndarray, "pictures features"]
@@ -64,16 +63,3 @@ def moments_of(features: Features) -> Moments:
     x = features.astype(np.float64)
     mean = x.mean(0)
     return Moments(len(x), mean, (x - mean).T @ (x - mean))
-
-
-def over_processes(moments: Moments) -> Moments:
-    """Those of all processes together, in the order of their numbers; all must call it."""
-    numbers = np.concatenate([[float(moments.count)], moments.mean, moments.scatter.ravel()])
-    # As integers of 32 bits: JAX would make float32 of them.
-    gathered = np.asarray(multihost_utils.process_allgather(numbers.view(np.uint32)))
-    total = no_moments(moments.width)
-    for row in np.ascontiguousarray(gathered).view(np.float64).reshape(-1, len(numbers)):
-        count, mean, scatter = np.split(row, [1, 1 + moments.width])
-        square = scatter.reshape(moments.width, moments.width)
-        total = total.merged(Moments(int(count[0]), mean, square))
-    return total

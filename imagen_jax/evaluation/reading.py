@@ -12,13 +12,19 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from imagen_jax.config.choices import Crop, Resizer
+from imagen_jax.config.choices import Crop, FeatureName, Resizer
 from imagen_jax.errors import UsageError
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Resized = Float[np.ndarray, "side side 3"]
 RESIZERS: tuple[Resizer, ...] = get_args(Resizer)
 CROPS: tuple[Crop, ...] = get_args(Crop)
+USUAL: dict[FeatureName, tuple[Crop, Resizer]] = {
+    "inception": ("whole", "bilinear"),
+    "clip": ("centre", "bicubic"),
+    "dinov2": ("whole", "bicubic"),
+}
+"""As pytorch-fid, the code of CMMD and dgm-eval take pictures."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from imagen_jax.evaluation.clip_texts import embed_texts
 from imagen_jax.evaluation.feature_files import FeatureFiles, make_features
 from imagen_jax.evaluation.features import FeatureNetwork, open_network
 from imagen_jax.evaluation.pictures import PictureSet
+from imagen_jax.evaluation.reading import USUAL
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.storage.files import write_text
@@ -90,7 +91,7 @@ def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
 
 def _network(work: Work) -> FeatureNetwork:
     if work.reference is None:
-        return open_here("clip", work.weights, "centre", "bicubic")
+        return open_here("clip", work.weights, *USUAL["clip"])
     reading = work.reference.about["reading"]
     return open_here(work.reference.network, work.weights, reading["crop"], reading["resizer"])
 

@@ -4,9 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from jax.experimental import multihost_utils
 
-from imagen_jax.evaluation.moments import moments_of, no_moments, over_processes
+from imagen_jax.evaluation.moments import moments_of, no_moments
 
 FEATURES = 5
 X = np.random.default_rng(0).normal(3, 2, (23, FEATURES)).astype(np.float32)
@@ -50,27 +49,3 @@ def test_a_small_spread_about_a_large_mean_is_not_lost():
     """Of a sum of squares, 1e14 here, float64 keeps no digit of a variance of 1e-4."""
     x = 1e7 + np.random.default_rng(1).normal(0, 1e-2, (2000, FEATURES))
     np.testing.assert_allclose(by_batches(x, 64).covariance, np.cov(x.T), rtol=1e-4, atol=1e-9)
-
-
-def test_of_one_process_they_are_its_own_to_the_last_bit():
-    moments = moments_of(X)
-    all_of_them = over_processes(moments)
-    assert all_of_them.count == moments.count
-    np.testing.assert_array_equal(all_of_them.mean, moments.mean)
-    np.testing.assert_array_equal(all_of_them.scatter, moments.scatter)
-
-
-def test_those_of_several_processes_are_put_together_in_float64(monkeypatch):
-    """The gathering is faked: each process gives what it has as integers of 32 bits."""
-    parts = [moments_of(x) for x in np.split(X, [3, 20])]
-
-    def gather_all(own):
-        assert own.dtype == np.uint32
-        sent.append(own)
-        return np.stack(sent)
-
-    sent = []
-    monkeypatch.setattr(multihost_utils, "process_allgather", gather_all)
-    for part in parts:
-        total = over_processes(part)
-    assert_those_of(total, X)
