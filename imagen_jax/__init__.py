@@ -15,8 +15,8 @@ __all__ = ["Cascade", "Stage", "load_cascade", "load_stage"]
 _PLACES = {
     "Cascade": "imagen_jax.pipeline.cascade",
     "Stage": "imagen_jax.pipeline.stage",
-    "load_cascade": "imagen_jax.pipeline.cascade",
-    "load_stage": "imagen_jax.pipeline.cascade",
+    "load_cascade": "imagen_jax.pipeline.load",
+    "load_stage": "imagen_jax.pipeline.load",
 }
 
 

@@ -6,6 +6,7 @@ width, Q queries, K keys, N heads, E embedding width.
 
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 
 Images = Float[Array, "batch height width channels"]
@@ -30,8 +31,9 @@ Embedding = Float[Array, "batch embedding"]
 TextEmbeddings = Float[Array, "batch length text_width"]
 TextMask = Bool[Array, "batch length"]
 """True where a token is real, False where it is padding."""
-NullText = tuple[Float[Array, "1 length text_width"], Bool[Array, "1 length"]]
-"""Embeddings and mask of the empty caption, for pictures without a text."""
+_Anywhere = Array | np.ndarray
+NullText = tuple[Float[_Anywhere, "1 length text_width"], Bool[_Anywhere, "1 length"]]
+"""Embeddings and mask of the empty caption, for pictures without a text; on host or devices."""
 TokenIds = Int32[Array, "batch length"]
 Traced = Any
 """A number in a pytree that is an argument of jitted functions: a float or int, or any array,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from imagen_jax.data import captioned_emoji, emoji_concepts, emoji_vectors, transforms
-from imagen_jax.pipeline.cascade import load_cascade
+from imagen_jax.pipeline.load import load_cascade
 from imagen_jax.pipeline.sheets import grid, save_png
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -25,7 +25,7 @@ from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.evaluation import figures
 from imagen_jax.evaluation.cases import ENLARGED, KINDS, Case, all_cases, digest, first_of_each
 from imagen_jax.evaluation.judge import Judge, load_judge
-from imagen_jax.pipeline.cascade import load_cascade
+from imagen_jax.pipeline.load import load_cascade
 from imagen_jax.pipeline.sheets import grid, save_png
 from imagen_jax.pipeline.shipped import STAGES, shipped_stage
 from imagen_jax.storage.files import check_writable, write_text

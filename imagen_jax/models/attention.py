@@ -1,5 +1,9 @@
 """Attention of pictures over themselves and over text."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax.numpy as jnp
 from flax import nnx
 from flax.struct import dataclass
@@ -10,9 +14,30 @@ from imagen_jax.arrays import Embedding, Images, TextEmbeddings, TextMask
 from imagen_jax.config.choices import Pooling, TextNorm
 from imagen_jax.models.blocks import keep
 from imagen_jax.models.layers import GroupNorm, linear
-from imagen_jax.ops.attention import Heads
+from imagen_jax.ops.attention import Heads, attention_weights
 
 KeysValues = tuple[Heads, Heads]
+
+WordWeights = Float[Array, "batch _ _ length"]
+"""The weight that each place (batch, height, width) of a picture gives each token of its text, as
+a mean over the heads. What is left of 1 goes to the picture itself."""
+_RECORD: contextvars.ContextVar[list[WordWeights] | None] = contextvars.ContextVar(
+    "record", default=None
+)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[WordWeights]]:
+    """A list that takes the word weights of every attention that is traced within.
+
+    What is traced must be without remat and scans, which values cannot leave.
+    """
+    weights: list[WordWeights] = []
+    token = _RECORD.set(weights)
+    try:
+        yield weights
+    finally:
+        _RECORD.reset(token)
 
 
 @dataclass
@@ -75,6 +100,9 @@ class ImageAttention(nnx.Module):
             own = self._heads(self.key_value(positions))
             read.append((*own, jnp.ones(positions.shape[:2], bool)))
         keys, values, mask = (jnp.concatenate(parts, axis=1) for parts in zip(*read, strict=True))
+        if (record := _RECORD.get()) is not None and text_keys_values is not None:
+            weights = attention_weights(queries, keys, mask)[..., : text_keys_values[0].shape[1]]
+            record.append(weights.mean(1).reshape(batch, height, width, -1))
         attended = keep(ops.attend(queries, keys, values, mask))
         return x + self.out(attended).reshape(x.shape)
 

@@ -11,6 +11,7 @@ Heads = Float[Array, "batch _ _ _"]
 KeyMask = Bool[Array, "batch keys"]
 Attended = Float[Array, "batch queries width"]
 """The heads beside one another."""
+Weights = Float[Array, "batch heads queries keys"]
 LogitBias = Float[Array, "heads queries keys"]
 
 CHUNK = 256
@@ -43,11 +44,17 @@ def queries_at_a_time(count: int, most: int) -> int:
 
 
 def _attend(queries: Heads, keys: Heads, values: Heads, mask: KeyMask) -> Attended:
+    out = jnp.einsum(
+        "BNQK,BKNH->BQNH", attention_weights(queries, keys, mask).astype(values.dtype), values
+    )
+    return out.reshape(*out.shape[:2], -1)
+
+
+def attention_weights(queries: Heads, keys: Heads, mask: KeyMask) -> Weights:
+    """softmax(q k^T / sqrt(d)) in float32, of all queries at once."""
     logits = jnp.einsum("BQNH,BKNH->BNQK", queries, keys) * queries.shape[-1] ** -0.5
     logits = jnp.where(mask[:, None, None, :], logits.astype(jnp.float32), -1e30)
-    weights = jax.nn.softmax(logits, axis=-1).astype(values.dtype)
-    out = jnp.einsum("BNQK,BKNH->BQNH", weights, values)
-    return out.reshape(*out.shape[:2], -1)
+    return jax.nn.softmax(logits, axis=-1)
 
 
 def attend_with_bias(

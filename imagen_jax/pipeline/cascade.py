@@ -8,7 +8,6 @@ from typing import Any
 from jax.sharding import Mesh
 
 from imagen_jax.config import MeshConfig
-from imagen_jax.config.choices import Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
@@ -28,9 +27,9 @@ from imagen_jax.pipeline.results import Results
 from imagen_jax.pipeline.sizes import stage_sizes
 from imagen_jax.pipeline.stage import Stage
 from imagen_jax.pipeline.told import Asked, Told, tell
+from imagen_jax.pipeline.words import WordMaps, word_maps
 from imagen_jax.progress import StepBar
-from imagen_jax.storage.files import AnyPath, to_path
-from imagen_jax.stored.stages import StoredStage, open_stage
+from imagen_jax.stored.stages import StoredStage
 
 
 class Cascade:
@@ -114,7 +113,7 @@ class Cascade:
         )  # fmt: skip
         painted = list(self._paint(request, Keeper(), callback, progress))
         return Pictures(
-            asked.names, num_images, painted, request.steps, request.told, request.account
+            asked.names, num_images, request.steps, painted, request.told, request.account
         )
 
     def write(
@@ -172,6 +171,26 @@ class Cascade:
         for first in range(0, max(len(prompts), len(classes)), chunk):
             part = slice(first, first + chunk)
             yield self(prompts[part], classes=classes[part], **options)
+
+    def word_maps(
+        self, pictures: Pictures, *, stage: int = 0, time: float = 0.5, seed: int = 0
+    ) -> WordMaps:
+        """Which words of its prompt each place of a stage's pictures attends to.
+
+        The pictures are noised, and the network looks at them once.
+
+        Args:
+            pictures: that this cascade painted.
+            stage: index of the stage, from the base up.
+            time: how much noise, from 0, the picture, to 1.
+            seed: of the noise.
+
+        Raises:
+            UsageError: there is no such stage, it reads no text, or a value is out of range.
+        """
+        if not 0 <= stage < len(self.stages):
+            raise UsageError(f"stage is {stage}; this cascade has {len(self.stages)}, from 0.")
+        return word_maps(self.stages[stage], pictures, stage, time, seed)
 
     def embed(
         self, prompts: str | Sequence[str], *, batch_size: int = 4
@@ -293,43 +312,3 @@ def _with_null(
     text: PromptEmbeddings | None, null: PromptEmbeddings | None
 ) -> PromptEmbeddings | None:
     return None if text is None else dataclasses.replace(text, null=(null.text, null.mask))
-
-
-def load_stage(path: AnyPath | str, weights: Weights | None = None) -> StoredStage:
-    """A trained stage: its config and where its weights are, which are not read yet.
-
-    Args:
-        path: a training directory or an exported file.
-        weights: None takes the EMA of a training directory, and what a file holds.
-
-    Raises:
-        UsageError: there is no stage, or it has no text encoder that fits.
-    """
-    return open_stage(to_path(str(path)), weights)
-
-
-def load_cascade(
-    base: AnyPath | str | None = None,
-    sr256: AnyPath | str | None = None,
-    sr1024: AnyPath | str | None = None,
-    *,
-    keep: Keep | None = None,
-    mesh: Mesh | None = None,
-) -> Cascade:
-    """A cascade of training directories or exported files; without any, the shipped one.
-
-    A cascade ends before the first stage that is not given.
-
-    Args:
-        keep, mesh: as `Cascade` takes them.
-
-    Raises:
-        UsageError: a stage cannot be read or does not take what the one before paints.
-    """
-    paths = (base, sr256, sr1024)
-    if not any(paths):
-        paths = painting.shipped_stages()
-    given = [path is not None for path in paths]
-    if given != sorted(given, reverse=True):
-        raise UsageError("A cascade has no gaps: a stage is given without the one before it.")
-    return Cascade([load_stage(path) for path in paths if path is not None], keep=keep, mesh=mesh)

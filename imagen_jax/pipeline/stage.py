@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from imagen_jax.arrays import Keys, NullText
 from imagen_jax.conditions import Conditions
@@ -17,6 +17,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.sampling import Plan, make_sampler, plan_sampling
+from imagen_jax.pipeline.word_weights import make_word_weights
 from imagen_jax.stored.stages import StoredStage
 from imagen_jax.weights.tensors import digest
 
@@ -52,6 +53,7 @@ class Stage:
         self._params: Params | None = None
         self._sha256: str | None = None
         self._samplers: dict[tuple, Callable] = {}
+        self._weighers: dict[tuple[int, int], Callable] = {}
         self._on_step: OnStep | None = None
         self._on_estimate: OnEstimate | None = None
 
@@ -117,6 +119,25 @@ class Stage:
             painted = meshes.to_host(sample(self.params, numbers, *rows, null))
         jax.effects_barrier()  # Lets the last `on_step` run.
         return painted
+
+    def word_weights(
+        self, pixels: UInt8[np.ndarray, "batch height width 3"], keys: Keys,
+        conditions: Conditions, time: float, aug_level: float,
+    ) -> list[Float[np.ndarray, "batch _ _ length"]]:  # fmt: skip
+        """How much each place of pictures attends to each token, of every attention over text.
+
+        Args:
+            pixels: pictures, which are noised to `time`.
+            keys: of the noise.
+            conditions: as `paint` takes them.
+            time: from 0, the picture, to 1, noise.
+            aug_level: of the low-resolution picture.
+        """
+        size = pixels.shape[1:3]
+        if size not in self._weighers:
+            self._weighers[size] = make_word_weights(self.config, self.mesh, size)
+        rows = meshes.place_rows((pixels, keys, conditions), self.mesh)
+        return meshes.to_host(self._weighers[size](self.params, *rows, time, aug_level))
 
     def _sampler(self, plan: Plan, size: tuple[int, int], steps: bool, estimates: bool) -> Callable:
         key = (plan, size, steps, estimates)

@@ -212,3 +212,33 @@ def test_a_cascade_has_no_gaps_and_its_stages_fit(files):
         imagen_jax.load_cascade(sr256=files["sr256"])
     with pytest.raises(UsageError, match="it comes first"):
         imagen_jax.load_cascade(base=files["sr256"])
+
+
+# Attention over the words.
+
+
+def test_word_maps_are_shares_of_each_places_attention(cascade, pictures):
+    for stage, size in ((0, (16, 16)), (1, (32, 32))):
+        maps = cascade.word_maps(pictures, stage=stage, time=0.3)
+        assert maps.tokens[0] == maps.tokens[1] != maps.tokens[2] and len(maps.tokens) == 4
+        for layer in maps.layers:
+            total = layer.sum(-1)
+            assert layer.shape[0] == 4 and layer.min() >= 0 and total.max() <= 1 + 1e-5
+            # Padding gets nothing, and `</s>` is the last that gets any.
+            assert layer[0][:, :, len(maps.tokens[0]) + 1 :].max() == 0
+        apple = maps.of("apple")
+        assert apple.shape == size and 0 < apple.mean() < 1
+        words = sum(maps.of(word) for word in PROMPTS[0].split())
+        assert words.max() <= 1 + 1e-5
+
+
+def test_word_maps_follow_the_prompt_and_not_the_batch(cascade, pictures):
+    alone = cascade(PROMPTS[0], num_images=2, seed=3)
+    many, one = (cascade.word_maps(p).of("apple") for p in (pictures, alone))
+    np.testing.assert_allclose(many, one, atol=1e-4)
+    with pytest.raises(UsageError, match="has no word 'pear'; its tokens are"):
+        cascade.word_maps(pictures).of("pear")
+    with pytest.raises(UsageError, match="stage is 2; this cascade has 2"):
+        cascade.word_maps(pictures, stage=2)
+    with pytest.raises(UsageError, match="time is 1.5; it must lie between 0 and 1"):
+        cascade.word_maps(pictures, time=1.5)

@@ -16,7 +16,8 @@ from imagen_jax.checkpoints.directory import claim_directory
 from imagen_jax.config import MeshConfig
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import painting
-from imagen_jax.pipeline.cascade import Cascade, load_cascade
+from imagen_jax.pipeline.cascade import Cascade
+from imagen_jax.pipeline.load import load_cascade
 from imagen_jax.stored.stages import StoredNetwork, open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.tensors import digest

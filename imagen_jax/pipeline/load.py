@@ -1,0 +1,51 @@
+"""Stages and cascades to hold, from where they are kept."""
+
+from jax.sharding import Mesh
+
+from imagen_jax.config.choices import Weights
+from imagen_jax.errors import UsageError
+from imagen_jax.pipeline import painting
+from imagen_jax.pipeline.cascade import Cascade
+from imagen_jax.pipeline.memory import Keep
+from imagen_jax.storage.files import AnyPath, to_path
+from imagen_jax.stored.stages import StoredStage, open_stage
+
+
+def load_stage(path: AnyPath | str, weights: Weights | None = None) -> StoredStage:
+    """A trained stage: its config and where its weights are, which are not read yet.
+
+    Args:
+        path: a training directory or an exported file.
+        weights: None takes the EMA of a training directory, and what a file holds.
+
+    Raises:
+        UsageError: there is no stage, or it has no text encoder that fits.
+    """
+    return open_stage(to_path(str(path)), weights)
+
+
+def load_cascade(
+    base: AnyPath | str | None = None,
+    sr256: AnyPath | str | None = None,
+    sr1024: AnyPath | str | None = None,
+    *,
+    keep: Keep | None = None,
+    mesh: Mesh | None = None,
+) -> Cascade:
+    """A cascade of training directories or exported files; without any, the shipped one.
+
+    A cascade ends before the first stage that is not given.
+
+    Args:
+        keep, mesh: as `Cascade` takes them.
+
+    Raises:
+        UsageError: a stage cannot be read or does not take what the one before paints.
+    """
+    paths = (base, sr256, sr1024)
+    if not any(paths):
+        paths = painting.shipped_stages()
+    given = [path is not None for path in paths]
+    if given != sorted(given, reverse=True):
+        raise UsageError("A cascade has no gaps: a stage is given without the one before it.")
+    return Cascade([load_stage(path) for path in paths if path is not None], keep=keep, mesh=mesh)

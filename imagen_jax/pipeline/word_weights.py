@@ -1,0 +1,40 @@
+"""A stage's attention over the words, for pictures at one noise level."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from imagen_jax import ops
+from imagen_jax.arrays import Keys, Pixels, Traced
+from imagen_jax.conditions import Conditions
+from imagen_jax.config import StageConfig
+from imagen_jax.diffusion import process, schedules
+from imagen_jax.diffusion.pixels import to_unit
+from imagen_jax.models.attention import WordWeights, recorded
+from imagen_jax.networks import Params, build_networks, prepare
+from imagen_jax.parallel import mesh as meshes
+
+
+def make_word_weights(config: StageConfig, mesh: Mesh, size: tuple[int, int]) -> Callable:
+    """A jitted function, as `Stage.word_weights` without the stage, but with its parameters."""
+    plain = dataclasses.replace(config, unet=dataclasses.replace(config.unet, remat=()))
+    networks = build_networks(plain, functools.partial(meshes.gather_parameters, mesh=mesh))
+
+    def word_weights(
+        params: Params, pixels: Pixels, keys: Keys, conditions: Conditions, time: Traced,
+        aug_level: Traced,
+    ) -> list[WordWeights]:  # fmt: skip
+        of_z, of_low_res = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        level = jnp.full(keys.shape, aug_level, jnp.float32)
+        told = networks.encode(params, prepare(config, conditions, level, of_low_res, size))
+        log_snr = schedules.log_snr(config.diffusion.schedule, jnp.full(keys.shape, time))
+        z = process.q_sample(to_unit(pixels), process.normal(of_z, (*size, 3)), log_snr)
+        with ops.plain(), recorded() as weights:
+            networks.predict(params, z, log_snr, told)
+        return weights
+
+    return jax.jit(word_weights)
