@@ -121,10 +121,11 @@ def test_scalar_embedding_is_dense_swish_dense():
 
 def test_conditioning_embeds_the_time_itself_and_adds_text_and_aug_level():
     """Of the cosine schedule, whose log-SNR is -2 log tan(pi t / 2)."""
-    module = Conditioning(8, 12, augmented=True, dtype="float32", rngs=nnx.Rngs(0))
+    module = Conditioning(8, 12, levels=["aug_level"], dtype="float32", rngs=nnx.Rngs(0))
     t, level, text = np.array([0.05, 0.4, 0.9]), jnp.array([0.2, 0.0, 1.0]), normal(3, 12)
     expected = module.time(jnp.float32(t)) + module.aug_level(level) + text
-    result = module(jnp.float32(-2 * np.log(np.tan(np.pi / 2 * t))), jnp.asarray(text), level)
+    log_snr = jnp.float32(-2 * np.log(np.tan(np.pi / 2 * t)))
+    result = module(log_snr, jnp.asarray(text), {"aug_level": level})
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -136,7 +136,7 @@ def test_what_no_stage_could_take_is_refused(asked, says):
 
 
 def test_the_shell_says_the_same(files, tmp_path):
-    out = ("--out", tmp_path / "out")
+    out = ("--sr256", "none", "--out", tmp_path / "out")
     paint = lambda stage, *words: call(sample, *words, "--base", files[stage], *out)  # noqa: E731
     refused(paint("classes"), "(tiny) paints classes, 0 to 2; say which.")
     refused(paint("classes", "--classes", "7"), "has no class 7; its classes are 0 to 2.")
