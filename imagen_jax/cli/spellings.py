@@ -41,6 +41,7 @@ SAMPLE = Spellings(
         ),
         **_each("--scheduler", "--sampler"),
         **_each("--aspect-ratio --ar", "--aspect"),
+        **_each("--class --class-label --class-labels --label --labels", "--classes"),
     },
     absent={
         **_DEVICE,

@@ -223,13 +223,13 @@ class Cascade:
     ) -> "_Request":
         """A call's arguments, checked, and its prompts embedded."""
         stored = [stage.stored for stage in self.stages]
-        asked.check(stored)
         if negative_prompt is not None and not asked.prompts:
             raise UsageError(f"negative_prompt is {negative_prompt!r}, but no stage reads text.")
         check_numbers(num_images, batch_size)
+        steps = self._steps(settings, size, aspect)
+        asked.check(stored, [step.size for step in steps])
         pictures = asked.count * num_images
         seed = checked_seed(seed, pictures)
-        steps = self._steps(settings, size, aspect)
         painting.check_order(steps, self.mesh)
         texts = [None] * len(stored)
         if asked.prompts:

@@ -6,17 +6,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
-from PIL import Image
 
 from imagen_jax.arrays import NullText
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import StageConfig
 from imagen_jax.config.conditions import LOW_RES, PictureCondition
+from imagen_jax.config.data import Size
 from imagen_jax.errors import UsageError
+from imagen_jax.pipeline.arguments import checked_prompts
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.stored.stages import StoredStage
-from imagen_jax.text.tokenizer import one_line
 
 _NO_PROMPT = 'There is no prompt; give at least one in quotes, such as "a red apple".'
 _UNCONDITIONAL = "unconditional"
@@ -41,18 +42,14 @@ class Asked:
 
     def __post_init__(self) -> None:
         """Raises a UsageError for what no stage could take."""
-        for prompt in self.prompts:
-            if not isinstance(prompt, str) or not prompt.strip():
-                raise UsageError(f"A prompt is {prompt!r}; it must be text that is not empty.")
-        for label in self.classes:
-            if not isinstance(label, int | np.integer) or isinstance(label, bool):
-                raise UsageError(f"A class is {label!r}; it must be a whole number.")
-        object.__setattr__(self, "prompts", tuple(map(one_line, self.prompts)))
-        object.__setattr__(self, "classes", tuple(map(int, self.classes)))
-        for name, value in self.numbers.items():
-            object.__setattr__(self, "numbers", {**self.numbers, name: _numbers(name, value)})
-        for name, value in self.pictures.items():
-            object.__setattr__(self, "pictures", {**self.pictures, name: _pictures(name, value)})
+        checked = {
+            "prompts": checked_prompts(self.prompts) if self.prompts else (),
+            "classes": tuple(map(_class, self.classes)),
+            "pictures": {name: _pictures(name, value) for name, value in self.pictures.items()},
+            "numbers": {name: _numbers(name, value) for name, value in self.numbers.items()},
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         _ = self.count
 
     @classmethod
@@ -96,10 +93,14 @@ class Asked:
             }
         return said
 
-    def check(self, stages: Sequence[StoredStage]) -> None:
-        """Raises a UsageError unless every stage gets what it takes, and all is taken by some."""
-        for stage in stages:
-            for problem in _missing(self, stage.config):
+    def check(self, stages: Sequence[StoredStage], sizes: Sequence[Size]) -> None:
+        """Raises a UsageError unless every stage gets what it takes, and all is taken by some.
+
+        Args:
+            sizes: (height, width) of what each stage paints.
+        """
+        for stage, size in zip(stages, sizes, strict=True):
+            for problem in _missing(self, stage.config, size):
                 raise UsageError(f"{stage.origin} ({stage.config.name}) {problem}")
         configs = [stage.config for stage in stages]
         if self.prompts and not any(config.conditions.text for config in configs):
@@ -123,40 +124,27 @@ class Told:
 
     Attributes:
         names: what files and errors call them.
-        text: the embedded prompts; None for a stage that reads none.
-        others: all else, a row for each subject.
+        conditions: a row for each subject, pictures as pixels.
+        null: what the unconditional half reads in place of the text, if not zeros.
+        encoder_sha256: of the weights of the text encoder; None where no text is read.
     """
 
     names: tuple[str, ...]
-    text: PromptEmbeddings | None = None
-    others: Conditions = Conditions()
+    conditions: Conditions
+    null: NullText | None = None
+    encoder_sha256: str | None = None
 
     @classmethod
     def prompts(cls, text: PromptEmbeddings) -> "Told":
         """Prompts and nothing else."""
-        return cls(text.prompts, text)
-
-    @property
-    def null(self) -> NullText | None:
-        """What the unconditional half reads in place of the text, if not zeros."""
-        return None if self.text is None else self.text.null
-
-    @property
-    def encoder_sha256(self) -> str | None:
-        """Of the text encoder's weights."""
-        return None if self.text is None else self.text.encoder_sha256
+        conditions = Conditions(text=text.text, mask=text.mask)
+        return cls(text.prompts, conditions, text.null, text.encoder_sha256)
 
     def rows(self, subjects: np.ndarray, low_res: np.ndarray | None) -> Conditions:
         """The conditions of pictures of these subjects, with their low-resolution pictures."""
-        others, pictures = self.others, {} if low_res is None else {LOW_RES: low_res}
-        text = None if self.text is None else self.text.text[subjects]
-        mask = None if self.text is None else self.text.mask[subjects]
-        pictures |= {name: picture[subjects] for name, picture in others.pictures.items()}
-        return Conditions(
-            text=text, mask=mask, pictures=pictures,
-            label=None if others.label is None else others.label[subjects],
-            numbers={name: values[subjects] for name, values in others.numbers.items()},
-        )  # fmt: skip
+        rows = jax.tree.map(lambda x: x[subjects], self.conditions)
+        stacked = {} if low_res is None else {LOW_RES: low_res}
+        return dataclasses.replace(rows, pictures=rows.pictures | stacked)
 
 
 def tell(
@@ -167,24 +155,24 @@ def tell(
     Args:
         texts: the prompts as each stage reads them, None where it reads none.
     """
-    return [
-        Told(asked.names, _for_subjects(text, asked.count), _others(asked, stage.config))
-        for stage, text in zip(stages, texts, strict=True)
-    ]
+
+    def told(stage: StoredStage, text: PromptEmbeddings | None) -> Told:
+        others = _others(asked, stage.config)
+        if text is None:
+            return Told(asked.names, others)
+        rows = np.array(_repeated(range(len(text.prompts)), asked.count))
+        conditions = dataclasses.replace(others, text=text.text[rows], mask=text.mask[rows])
+        return Told(asked.names, conditions, text.null, text.encoder_sha256)
+
+    return [told(*pair) for pair in zip(stages, texts, strict=True)]
 
 
 def _several(given: Any) -> tuple[Any, ...]:
-    several = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str)
+    """One thing, or the entries of a list or array of them."""
+    if isinstance(given, np.ndarray) and given.ndim:
+        return tuple(given.tolist())
+    several = isinstance(given, Sequence) and not isinstance(given, str)
     return tuple(given) if several else (given,)
-
-
-def _for_subjects(text: PromptEmbeddings | None, count: int) -> PromptEmbeddings | None:
-    """One prompt that stands for all subjects, as often as there are."""
-    if text is None or len(text.prompts) == count:
-        return text
-    rows = np.zeros(count, int)
-    prompts = text.prompts * count
-    return dataclasses.replace(text, text=text.text[rows], mask=text.mask[rows], prompts=prompts)
 
 
 def _others(asked: Asked, config: StageConfig) -> Conditions:
@@ -208,7 +196,7 @@ def _shown(config: StageConfig) -> dict[str, PictureCondition]:
     return {picture.name: picture for picture in config.inputs.pictures}
 
 
-def _missing(asked: Asked, config: StageConfig) -> Iterator[str]:
+def _missing(asked: Asked, config: StageConfig, size: Size) -> Iterator[str]:
     """What a stage does not get, or gets as it cannot take it."""
     inputs = config.inputs
     if inputs.text_width is not None and not asked.prompts:
@@ -229,16 +217,27 @@ def _missing(asked: Asked, config: StageConfig) -> Iterator[str]:
                 f"needs the picture {name!r}; a call from Python takes pictures={{{name!r}: ...}}."
             )
             continue
-        for picture in asked.pictures[name]:
-            if picture.shape[2] != condition.channels:
-                yield (
-                    f"takes the picture {name!r} with {condition.channels} channels; one with "
-                    f"{picture.shape[2]} was given."
-                )
+        height, width, channels = asked.pictures[name][0].shape
+        if channels != condition.channels:
+            yield (
+                f"takes the picture {name!r} with {condition.channels} channels; one with "
+                f"{channels} was given."
+            )
+        if height * size[1] != width * size[0]:
+            yield (
+                f"paints {size[0]}x{size[1]} pixels; the picture {name!r} has {height}x{width}, "
+                "which is of another ratio."
+            )
+
+
+def _class(label: Any) -> int:
+    if not isinstance(label, int | np.integer) or isinstance(label, bool):
+        raise UsageError(f"A class is {label!r}; it must be a whole number.")
+    return int(label)
 
 
 def _numbers(name: str, value: Any) -> list[float]:
-    values = list(value) if isinstance(value, Sequence | np.ndarray) else [value]
+    values = _several(value) or [value]
     for one in values:
         if not isinstance(one, int | float | np.number) or not math.isfinite(one):
             raise UsageError(f"The number {name!r} is {one!r}; it must be a finite number.")
@@ -247,9 +246,8 @@ def _numbers(name: str, value: Any) -> list[float]:
 
 def _pictures(name: str, value: Any) -> list[np.ndarray]:
     """uint8 arrays [height, width, channels], all of one size."""
-    array = None if isinstance(value, Image.Image) else getattr(value, "ndim", None)
-    several = array == 4 or isinstance(value, list | tuple)
-    pictures = [np.asarray(picture) for picture in (value if several else [value])]
+    several = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 4
+    pictures = [np.asarray(picture) for picture in (value if several and len(value) else [value])]
     pictures = [x[:, :, None] if x.ndim == 2 else x for x in pictures]
     for picture in pictures:
         if picture.dtype != np.uint8 or picture.ndim != 3 or not picture.size:

@@ -110,11 +110,16 @@ def test_an_exported_stage_without_text_has_no_encoder(files):
             {"classes": (1,), "numbers": {"age": 1}, "pictures": {"sketch": COLOURED}},
             "'sketch' with 1 channels; one with 3",
         ),
+        (
+            "all",
+            {"classes": (1,), "numbers": {"age": 1}, "pictures": {"sketch": SKETCH[:6]}},
+            "paints 16x16 pixels; the picture 'sketch' has 6x8, which is of another ratio",
+        ),
     ],
 )  # fmt: skip
 def test_what_a_stage_is_not_told_or_cannot_take_is_refused(files, stage, asked, says):
     with pytest.raises(UsageError, match=says):
-        Asked(**asked).check([imagen_jax.load_stage(files[stage])])
+        Asked(**asked).check([imagen_jax.load_stage(files[stage])], [(16, 16)])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +129,9 @@ def test_what_a_stage_is_not_told_or_cannot_take_is_refused(files, stage, asked,
         ({"classes": (True,)}, "A class is True"),
         ({"classes": (1, 2, 3), "prompts": ("a", "b")}, "2 of prompts and 3 subjects"),
         ({"numbers": {"age": float("nan")}}, "'age' is nan"),
-        ({"numbers": {"age": "old"}}, "'age' is 'o'"),
+        ({"numbers": {"age": "old"}}, "'age' is 'old'"),
+        ({"numbers": {"age": []}}, r"'age' is \[\]"),
+        ({"pictures": {"sketch": []}}, r"'sketch' is float64 of shape \(0,\)"),
         ({"pictures": {"sketch": SKETCH / 255}}, "'sketch' is float64 of shape"),
         ({"pictures": {"sketch": SKETCH[0]}}, r"'sketch' is uint8 of shape \(8,\)"),
         ({"pictures": {"sketch": [SKETCH, SKETCH[:4]]}}, "have the shapes"),
@@ -139,7 +146,7 @@ def test_the_shell_says_the_same(files, tmp_path):
     out = ("--sr256", "none", "--out", tmp_path / "out")
     paint = lambda stage, *words: call(sample, *words, "--base", files[stage], *out)  # noqa: E731
     refused(paint("classes"), "(tiny) paints classes, 0 to 2; say which.")
-    refused(paint("classes", "--classes", "7"), "has no class 7; its classes are 0 to 2.")
+    refused(paint("classes", "--class-labels", "7"), "has no class 7; its classes are 0 to 2.")
     refused(paint("classes", "--classes", "x"), "--classes", "must be a whole number from 0")
     refused(paint("text", "a", "--classes", "1"), "no stage has classes")
     refused(paint("text"), "reads text. There is no prompt")
