@@ -77,8 +77,16 @@ class Evaluate:
     """Of inception: fid, kid, precision-recall; of clip: cmmd; of dinov2: fd-dinov2,
     precision-recall. All of them where none is named."""
     clip_score: bool = False
-    """How well the pictures fit their prompts, which sample.py's manifest.json says. It takes no
-    reference."""
+    """How well the pictures fit their prompts, which a manifest.json of sample.py or --prompts says.
+    It takes no reference."""
+    prompts: str = ""
+    """Of the pictures in the order of their names: prompts:FILE with one a line; table:FILE, a .csv
+    or .tsv with a column Prompt or Prompts (DrawBench, PartiPrompts); geneval:FILE; coco:FILE with
+    one caption of each picture or coco-all:FILE with all."""
+    count: int | None = None
+    """So many of these prompts, drawn at random."""
+    num_images: int = 1
+    """Pictures of each of these prompts."""
     batch_size: int = 32
     """Pictures that go through the network at once."""
     distributed: DistributedFlags = DistributedFlags()
@@ -88,12 +96,17 @@ class Evaluate:
     def run(self) -> None:
         from imagen_jax.evaluation.feature_files import open_features
         from imagen_jax.evaluation.pictures import open_pictures
+        from imagen_jax.evaluation.prompt_sets import read_prompt_set
         from imagen_jax.evaluation.run import Work, evaluate
         from imagen_jax.parallel import distributed
 
-        require_positive(self, "batch_size")
+        require_positive(self, "batch_size", "num_images")
+        pictures = open_pictures(self.pictures)
+        if self.prompts:
+            prompts = read_prompt_set(self.prompts, self.count)
+            pictures = pictures.with_prompts(prompts, self.num_images)
         work = Work(
-            pictures=open_pictures(self.pictures),
+            pictures=pictures,
             reference=open_features(self.reference) if self.reference else None,
             weights=self.weights, names=self.measures, clip_score=self.clip_score,
         )  # fmt: skip

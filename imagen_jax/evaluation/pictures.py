@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,24 @@ class PictureSet:
         for name in self.names:
             sha.update(f"{name}\0{(self.directory / name).stat().st_size}\0".encode())
         return sha.hexdigest()
+
+    def with_prompts(self, prompts: Sequence[str], num_images: int) -> "PictureSet":
+        """The same pictures, `num_images` after one another of each prompt.
+
+        Raises:
+            UsageError: their prompts are known already, or are of another number.
+        """
+        if self.prompts:
+            raise UsageError(
+                f"{self.directory / MANIFEST} says the pictures' prompts; leave --prompts out."
+            )
+        if len(self) != len(prompts) * num_images:
+            raise UsageError(
+                f"{self.directory} holds {len(self)} pictures; {len(prompts)} prompts with "
+                f"{num_images} pictures each have {len(prompts) * num_images}."
+            )
+        own = tuple(prompt for prompt in prompts for _ in range(num_images))
+        return dataclasses.replace(self, prompts=own)
 
 
 def open_pictures(directory: Path) -> PictureSet:

@@ -19,6 +19,7 @@ from imagen_jax.evaluation.pictures import PictureSet
 from imagen_jax.evaluation.reading import USUAL
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.storage.digests import digest
 from imagen_jax.storage.files import write_text
 
 RESULTS = "results.json"
@@ -46,8 +47,8 @@ class Work:
             raise UsageError("There is nothing to measure; give --reference or --clip-score.")
         if self.clip_score and not self.pictures.prompts:
             raise UsageError(
-                f"{self.pictures.directory} holds no manifest.json of sample.py, so nothing says "
-                "the prompts that the CLIP score is of."
+                f"{self.pictures.directory} holds no manifest.json of sample.py that says the "
+                "prompts which the CLIP score is of; give them with --prompts."
             )
         if self.clip_score and self.reference and self.reference.network != "clip":
             raise UsageError(
@@ -85,7 +86,8 @@ def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
         prompts = work.pictures.prompts
         texts = embed_texts(network, work.weights, prompts, batch_size=batch_size)
         figures |= measures.clip_score(made, texts)
-    write_text(out / RESULTS, json.dumps(_results(figures, made, work.reference), indent=2))
+    results = _results(figures, made, work)
+    write_text(out / RESULTS, json.dumps(results, indent=2))
     return figures
 
 
@@ -96,15 +98,15 @@ def _network(work: Work) -> FeatureNetwork:
     return open_here(work.reference.network, work.weights, reading["crop"], reading["resizer"])
 
 
-def _results(
-    figures: measures.Figures, made: FeatureFiles, reference: FeatureFiles | None
-) -> dict[str, Any]:
+def _results(figures: measures.Figures, made: FeatureFiles, work: Work) -> dict[str, Any]:
     """All that another needs to come to the same figures."""
-    sets = {"pictures": made} | ({"reference": reference} if reference else {})
+    sets = {"pictures": made} | ({"reference": work.reference} if work.reference else {})
     described = {
         name: {**files.about, "pictures_sha256": files.pictures_sha256()}
         for name, files in sets.items()
     }
+    prompts = list(work.pictures.prompts)
     return {
-        "figures": figures, **described, "seed": measures.SEED, "versions": package_versions()
+        "figures": figures, **described, "prompts_sha256": digest({"prompts": prompts}),
+        "seed": measures.SEED, "versions": package_versions(),
     }  # fmt: skip

@@ -141,6 +141,29 @@ def test_the_clip_score_is_of_each_picture_with_its_own_prompt(clip_directory, t
     assert 1 < sum(x > 0.01 for x in cosines) < len(prompts)
 
 
+def test_prompts_may_come_from_a_file(clip_directory, tmp_path):
+    """Two pictures of each prompt, painted by whom it may be."""
+    prompts = ["a red apple", "bananas", "zoo"]
+    save_pictures(tmp_path / "pictures", 2, 6)
+    (tmp_path / "p.csv").write_text("\n".join(["Prompts,Category", *(f"{x},x" for x in prompts)]))
+    ours = painted(tmp_path / "painted", [x for x in prompts for _ in range(2)])
+    flags = ("--clip-score", "--prompts", f"table:{tmp_path / 'p.csv'}", "--num-images", "2")
+    for directory, *own in ((tmp_path / "pictures", *flags), (ours, "--clip-score")):
+        out = tmp_path / f"out-{directory.name}"
+        assert evaluate(directory, out, "clip", *own, weights=clip_directory).code == 0
+    one, other = (
+        json.loads((tmp_path / f"out-{name}" / "results.json").read_text())
+        for name in ("pictures", "painted")
+    )
+    assert one["figures"] == pytest.approx(other["figures"]) and len(one["figures"]) == 1
+    assert one["prompts_sha256"] == other["prompts_sha256"]
+    refused(
+        evaluate(tmp_path / "pictures", tmp_path / "o", "clip", *flags[:3], weights=clip_directory),
+        "holds 6 pictures; 3 prompts with 1 pictures each have 3",
+    )  # fmt: skip
+    refused(evaluate(ours, tmp_path / "o", "clip", *flags, weights=clip_directory), "manifest.json")
+
+
 def test_nothing_is_written_where_something_is_wrong(sets, clip_directory, tmp_path):
     out, before = tmp_path / "out", tree(tmp_path)
     clip, true = sets / "clip", sets / "true"
@@ -148,7 +171,7 @@ def test_nothing_is_written_where_something_is_wrong(sets, clip_directory, tmp_p
     before = tree(tmp_path)
     for result, *says in (
         (evaluate(true, out, "clip"), "nothing to measure", "--reference or --clip-score"),
-        (evaluate(true, out, "clip", "--clip-score"), str(true), "no manifest.json"),
+        (evaluate(true, out, "clip", "--clip-score"), str(true), "no manifest.json", "--prompts"),
         (evaluate(true, out, "clip", "--measures", "fid", reference=clip), "'fid'", "cmmd"),
         (evaluate(true, out, "clip", reference=true), "holds no features"),
         (evaluate(true, out, "dinov2", reference=clip), "model_type 'dinov2'", "'clip'"),
