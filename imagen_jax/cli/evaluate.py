@@ -1,4 +1,4 @@
-"""The verbs that measure pictures: `stats` and `evaluate`."""
+"""The verbs that measure pictures: `paint`, `stats` and `evaluate`."""
 
 import dataclasses
 from pathlib import Path
@@ -6,9 +6,58 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from imagen_jax.cli.sample_flags import PictureFlags, SamplingFlags, StageFlags, stage_paths
 from imagen_jax.config.choices import Crop, FeatureName, Resizer
 from imagen_jax.config.rules import require_positive
+from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
+
+
+@dataclasses.dataclass(frozen=True)
+class Paint:
+    """Paint a set of prompts, any number of them, for evaluate: of each picture the last stage's is
+    kept. The same command goes on after a kill."""
+
+    prompts: Annotated[Positional[str], arg(metavar="PROMPTS")]
+    """prompts:FILE with one a line; table:FILE, a .csv or .tsv with a column Prompt or Prompts
+    (DrawBench, PartiPrompts); geneval:FILE; coco:FILE with one caption of each picture or
+    coco-all:FILE with all."""
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """Directory for the pictures: a new one, or that of the same command before."""
+    count: int | None = None
+    """So many of the prompts, drawn at random."""
+    pictures: Annotated[PictureFlags, arg(name="")] = PictureFlags()
+    stages: Annotated[StageFlags, arg(name="")] = StageFlags()
+    sampling: Annotated[SamplingFlags, arg(name="")] = SamplingFlags()
+    batch_size: int = 4
+    """Pictures painted at once: more need more memory."""
+    distributed: DistributedFlags = DistributedFlags()
+    allow_cpu: bool = False
+    """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
+
+    def run(self) -> None:
+        from imagen_jax.cli.sample import settings_of
+        from imagen_jax.evaluation.painting import paint
+        from imagen_jax.evaluation.prompt_sets import read_prompt_set
+        from imagen_jax.parallel import distributed
+        from imagen_jax.pipeline.cascade import Cascade
+        from imagen_jax.stored.stages import open_stage
+
+        require_positive(self, "batch_size")
+        require_positive(self.pictures, "num_images")
+        if self.stages.embeddings or self.stages.weights:
+            raise UsageError("--embeddings and --weights are for sample.py; leave them out.")
+        prompts, paths = read_prompt_set(self.prompts, self.count), stage_paths(self.stages)
+        distributed.start(self.distributed)
+        distributed.require_accelerator(allow_cpu=self.allow_cpu)
+        made = paint(
+            Cascade([open_stage(path) for path in paths]), prompts, self.out,
+            num_images=self.pictures.num_images, seed=self.pictures.seed,
+            batch_size=self.batch_size, size=self.pictures.size or None,
+            aspect=self.pictures.aspect or None, **settings_of(self.sampling, len(paths)),
+        )  # fmt: skip
+        if distributed.leads():
+            print(f"{self.out}: {made} pictures of {len(prompts)} prompts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +126,7 @@ class Evaluate:
     """Of inception: fid, kid, precision-recall; of clip: cmmd; of dinov2: fd-dinov2,
     precision-recall. All of them where none is named."""
     clip_score: bool = False
-    """How well the pictures fit their prompts, which a manifest.json of sample.py or --prompts says.
+    """How well the pictures fit their prompts, which a manifest.json beside them or --prompts says.
     It takes no reference."""
     prompts: str = ""
     """Of the pictures in the order of their names: prompts:FILE with one a line; table:FILE, a .csv

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from imagen_jax.cli.evaluate import Evaluate, Stats
+from imagen_jax.cli.evaluate import Evaluate, Paint, Stats
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.cli.program import package_command
 from imagen_jax.config import DataConfig, StageConfig
@@ -276,7 +276,7 @@ class Embed:
         return [dataclasses.replace(config.data, source=self.dataset, mixture=(), **changes)]
 
 
-Verb = Export | Convert | Pack | Plot | Estimate | Embed | Stats | Evaluate
+Verb = Export | Convert | Pack | Plot | Estimate | Embed | Paint | Stats | Evaluate
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -15,6 +15,8 @@ from imagen_jax.evaluation.reading import Picture
 from imagen_jax.pipeline.results import MANIFEST
 from imagen_jax.storage.json_text import read_object, shown
 
+LAST_ALONE = "last_stage_alone"
+"""Of a manifest, where no other stage's pictures are kept."""
 _FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _MODES = ("RGB", "L")
@@ -89,13 +91,15 @@ def _painted(directory: Path, manifest: dict[str, Any]) -> PictureSet:
     pictures, stages = manifest.get("pictures"), manifest.get("stages")
     if not (isinstance(pictures, list) and isinstance(stages, list) and pictures and stages):
         raise UsageError(f"{directory / MANIFEST} is not one that sample.py wrote.")
+    kept = 1 if manifest.get(LAST_ALONE) is True else len(stages)
     names, prompts = [], []
     for number, picture in enumerate(pictures):
         files = picture.get("files") if isinstance(picture, dict) else None
-        if not isinstance(files, list) or len(files) != len(stages):
+        if not isinstance(files, list) or len(files) != kept:
             raise UsageError(
                 f"{directory} is unfinished: picture {number} has not been painted by all "
-                f"{len(stages)} stages; sample.py --resume goes on with it."
+                f"{len(stages)} stages; the command that began it, with sample.py's --resume, goes "
+                "on."
             )
         # A name, so that nothing outside of the directory is read.
         names.append(Path(str(files[-1])).name)

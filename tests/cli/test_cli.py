@@ -175,7 +175,9 @@ def test_sample_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
     ("arguments", "says"),
     [
         ([], ["export", "plot"]),
-        (["paint"], ["'paint'", "sample, train, export"]),
+        (["draw"], ["'draw'", "sample, train, export"]),
+        (["paint", "drawbench:x", "out"], ["'drawbench:x'", "prompts, table, geneval, coco"]),
+        (["paint", "table:x.csv", "out"], ["x.csv cannot be read"]),
         (["expor", "w"], ["'expor'", "perhaps you meant export"]),
         (["export", "w"], ["OUT.safetensors is missing"]),
         (["export"], ["WORKDIR", "OUT.safetensors"]),

@@ -1,0 +1,139 @@
+"""Pictures of any number of prompts, some at a time: no more of them are ever in memory.
+
+The directory has a manifest as sample.py's, of the last stage's pictures alone.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from imagen_jax.checkpoints.directory import package_versions
+from imagen_jax.errors import UsageError
+from imagen_jax.evaluation.pictures import LAST_ALONE
+from imagen_jax.parallel import distributed
+from imagen_jax.pipeline.cascade import Cascade
+from imagen_jax.pipeline.pictures import Pictures
+from imagen_jax.pipeline.results import MANIFEST
+from imagen_jax.pipeline.sheets import save_png
+from imagen_jax.storage.digests import digest, sealed, unsealed
+from imagen_jax.storage.files import write_text
+from imagen_jax.storage.json_text import read_object, shown
+
+CHUNK = 256
+"""Prompts that go through the cascade at a time; what a kill undoes at most."""
+
+
+@dataclasses.dataclass
+class _Album:
+    """What has been painted of a plan, and how."""
+
+    directory: Path
+    plan: dict[str, Any]
+    prompts: Sequence[str]
+    num_images: int
+    stages: list[dict[str, Any]]
+    sums: dict[str, str]
+
+    def name(self, row: int) -> str:
+        """File of picture `row`; those of one prompt stand together."""
+        return f"{row // self.num_images:06}-{row % self.num_images:03}.png"
+
+    def rows(self, prompts: range) -> range:
+        return range(prompts.start * self.num_images, prompts.stop * self.num_images)
+
+    def has(self, prompts: range) -> bool:
+        """Whether all pictures of these prompts are there, as the manifest says."""
+        return all(
+            self.name(row) in self.sums and (self.directory / self.name(row)).is_file()
+            for row in self.rows(prompts)
+        )
+
+    def keep(self, prompts: range, pictures: Pictures) -> None:
+        """Writes pictures, and that they are there.
+
+        Raises:
+            UsageError: those before were painted by other weights.
+        """
+        if self.stages and self.stages != _plain(pictures.account):
+            raise UsageError(
+                f"{self.directory} was begun with other weights; name a new directory."
+            )
+        self.stages = _plain(pictures.account)
+        for row, picture in zip(self.rows(prompts), pictures.stages[-1], strict=True):
+            path = self.directory / self.name(row)
+            save_png(picture, path)
+            self.sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        write_text(self.directory / MANIFEST, json.dumps(sealed(self._manifest()), indent=2))
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            LAST_ALONE: True, "plan": self.plan, "pictures": list(self._entries()),
+            "stages": self.stages, "versions": package_versions(),
+        }  # fmt: skip
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        for row in range(len(self.prompts) * self.num_images):
+            there = [self.name(row)] if self.name(row) in self.sums else []
+            yield {
+                "prompt": self.prompts[row // self.num_images], "picture": row % self.num_images,
+                "files": there, "sha256": [self.sums[name] for name in there],
+            }  # fmt: skip
+
+
+def paint(
+    cascade: Cascade, prompts: Sequence[str], out: Path, *, num_images: int, seed: int,
+    **options: Any,
+) -> int:  # fmt: skip
+    """Paints what is not there yet; gives the number of all pictures.
+
+    Of several processes all must call it, and the first one writes.
+
+    Args:
+        options: as `Cascade` takes them.
+
+    Raises:
+        UsageError: as `Cascade`, or what is in `out` is of another command.
+    """
+    plan = {
+        "seed": seed, "num_images": num_images, "prompts_sha256": digest({"prompts": [*prompts]}),
+        "options": {name: x for name, x in options.items() if name != "batch_size"},
+    }  # fmt: skip
+    album = _open(out, json.loads(json.dumps(plan)), prompts, num_images)
+    distributed.wait_for_all("opened the pictures")
+    for first in range(0, len(prompts), CHUNK):
+        chunk = range(first, min(first + CHUNK, len(prompts)))
+        if album.has(chunk):
+            continue
+        texts = [prompts[number] for number in chunk]
+        painted = cascade(texts, num_images=num_images, seed=seed, **options)
+        distributed.leader_does(lambda chunk=chunk, painted=painted: album.keep(chunk, painted))
+    return len(prompts) * num_images
+
+
+def _open(out: Path, plan: dict[str, Any], prompts: Sequence[str], num_images: int) -> _Album:
+    """What an earlier call has left in `out`."""
+    path = out / MANIFEST
+    if not path.is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"{out} holds something else; name a new directory.")
+        return _Album(out, plan, prompts, num_images, [], {})
+    before = unsealed(read_object(path), str(path))
+    if before.get("plan") != plan:
+        raise UsageError(
+            f"{out} was begun by another command: its plan is {shown(before.get('plan'))} and that "
+            f"of this one {shown(plan)}."
+        )
+    sums = {
+        name: sum
+        for picture in before["pictures"]
+        for name, sum in zip(picture["files"], picture["sha256"], strict=True)
+    }
+    return _Album(out, plan, prompts, num_images, before["stages"], sums)
+
+
+def _plain(account: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(account))

@@ -1,0 +1,124 @@
+"""Sets of prompts painted some at a time: the pictures of one call, killed and gone on with."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from scripts import call, refused, tree, verbs
+
+import imagen_jax
+from imagen_jax.evaluation import painting
+from imagen_jax.evaluation.pictures import open_pictures
+from imagen_jax.pipeline.cascade import Cascade
+from imagen_jax.storage.digests import sealed
+from imagen_jax.weights.stage_file import save_stage_file
+
+PROMPTS = ("a red apple", "a cat face", "a dog", "two dogs", "a car")
+CONFIG = tiny.stage(name="tiny_base", sampling={"num_steps": 2})
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("stages")
+    for seed, name in enumerate(("one", "other")):
+        params = tiny.random_params(CONFIG, seed)
+        save_stage_file(directory / f"{name}.safetensors", CONFIG, params, "float32")
+    (directory / "prompts.txt").write_text("\n".join(PROMPTS))
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def two_prompts_at_a_time(monkeypatch):
+    monkeypatch.setattr(painting, "CHUNK", 2)
+
+
+def paint(files, out, *flags, stage="one"):
+    return call(
+        verbs, "paint", f"prompts:{files / 'prompts.txt'}", out, "--base",
+        files / f"{stage}.safetensors", "--sr256", "none", "--num-images", "2", *flags,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def painted(files, tmp_path_factory):
+    out = tmp_path_factory.mktemp("painted") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(painting, "CHUNK", 2)
+        result = paint(files, out, "--seed", "3")
+    assert result.code == 0 and result.out == f"{out}: 10 pictures of 5 prompts\n"
+    return out
+
+
+def test_pictures_are_those_of_one_call_with_their_prompts(files, painted):
+    cascade = imagen_jax.load_cascade(files / "one.safetensors")
+    expected = cascade(PROMPTS, num_images=2, seed=3, batch_size=4).stages[-1]
+    pictures = open_pictures(painted)
+    assert pictures.prompts == tuple(prompt for prompt in PROMPTS for _ in range(2))
+    for name, picture in zip(pictures.names, expected, strict=True):
+        difference = np.asarray(Image.open(painted / name)).astype(int) - picture
+        assert np.abs(difference).max() <= 1  # Batches of other sizes round otherwise.
+
+
+def test_a_killed_run_goes_on_with_what_is_missing(files, painted, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(painted, out)
+    names = open_pictures(out).names
+    (out / names[5]).unlink()
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["sha256"]
+    for picture in manifest["pictures"][8:]:
+        picture["files"], picture["sha256"] = [], []
+    (out / "manifest.json").write_text(json.dumps(sealed(manifest)))
+    refused(call(verbs, "stats", out, tmp_path / "s", "--weights", "w"), "unfinished: picture 8")
+    called, ours = [], Cascade.__call__
+
+    def noting(self, prompts, **options):
+        called.append(prompts)
+        return ours(self, prompts, **options)
+
+    monkeypatch.setattr(Cascade, "__call__", noting)
+    assert paint(files, out, "--seed", "3").code == 0
+    assert called == [["a dog", "two dogs"], ["a car"]]
+    assert tree(out) == tree(painted)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--seed", "4"], "begun by another command"),
+        (["--seed", "3", "--guidance", "2"], "begun by another command"),
+        (["--seed", "3", "--count", "4"], "begun by another command"),
+        (["--num-images", "0"], "num_images is 0"),
+        (["--batch-size", "0"], "batch_size is 0"),
+        (["--weights", "ema"], "--embeddings and --weights are for sample.py"),
+    ],
+)
+def test_another_command_and_bad_flags_are_refused(files, painted, flags, says):
+    before = tree(painted)
+    refused(paint(files, painted, *flags), says)
+    assert tree(painted) == before
+
+
+def test_other_weights_are_refused(files, painted, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(painted, out)
+    (out / open_pictures(out).names[0]).unlink()
+    before = tree(out)
+    result = paint(files, out, "--seed", "3", stage="other")
+    assert result.code == 2 and "was begun with other weights" in result.err
+    assert tree(out) == before
+
+
+def test_a_manifest_that_was_changed_is_refused(files, painted, tmp_path):
+    shutil.copytree(painted, tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(path.read_text().replace("two dogs", "two cats"))
+    refused(paint(files, tmp_path / "out", "--seed", "3"), "does not match its sha256")
+
+
+def test_a_directory_of_something_else_is_left_alone(files, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    refused(paint(files, tmp_path), "holds something else")
