@@ -21,6 +21,9 @@ from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.tokenizer import Tokenizer
 from imagen_jax.weights.tensors import digest
 
+HostNullText = tuple[Float[np.ndarray, "1 length text_width"], Bool[np.ndarray, "1 length"]]
+"""`arrays.NullText` on the host."""
+
 
 @dataclasses.dataclass(frozen=True)
 class PromptEmbeddings:
@@ -36,7 +39,7 @@ class PromptEmbeddings:
 
     text: Float[np.ndarray, "prompts length text_width"]
     mask: Bool[np.ndarray, "prompts length"]
-    null: tuple[Float[np.ndarray, "1 length text_width"], Bool[np.ndarray, "1 length"]] | None
+    null: HostNullText | None
     encoder_sha256: str
     prompts: tuple[str, ...]
 

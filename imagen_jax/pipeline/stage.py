@@ -9,13 +9,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, UInt8
 
-from imagen_jax.arrays import Keys, NullText
+from imagen_jax.arrays import Keys
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.diffusion.samplers import OnEstimate, OnStep
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.pipeline.prompts import HostNullText
 from imagen_jax.pipeline.sampling import Plan, make_sampler, plan_sampling
 from imagen_jax.pipeline.word_weights import make_word_weights
 from imagen_jax.stored.stages import StoredStage
@@ -89,7 +90,7 @@ class Stage:
         settings: SamplingConfig,
         keys: Keys,
         conditions: Conditions,
-        null: NullText | None = None,
+        null: HostNullText | None = None,
         *,
         size: tuple[int, int] | None = None,
         on_step: OnStep | None = None,

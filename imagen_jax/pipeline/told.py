@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from imagen_jax.arrays import NullText
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import StageConfig
 from imagen_jax.config.conditions import LOW_RES, PictureCondition
 from imagen_jax.config.data import Size
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.arguments import checked_prompts
-from imagen_jax.pipeline.prompts import PromptEmbeddings
+from imagen_jax.pipeline.prompts import HostNullText, PromptEmbeddings
 from imagen_jax.stored.stages import StoredStage
 
 _NO_PROMPT = 'There is no prompt; give at least one in quotes, such as "a red apple".'
@@ -131,7 +130,7 @@ class Told:
 
     names: tuple[str, ...]
     conditions: Conditions
-    null: NullText | None = None
+    null: HostNullText | None = None
     encoder_sha256: str | None = None
 
     @classmethod
