@@ -6,6 +6,7 @@ from typing import Any
 
 from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError
+from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.text.tokenizer import one_line
 
 _SETTINGS = [field.name for field in dataclasses.fields(SamplingConfig)]
@@ -39,6 +40,22 @@ def checked_seed(seed: int | Sequence[int], pictures: int) -> int | tuple[int, .
     if len(seeds) != pictures:
         raise UsageError(f"There are {len(seeds)} seeds; give one, or one for each of {pictures}.")
     return seeds
+
+
+def check_embeddings(
+    embeddings: Sequence[PromptEmbeddings | None], prompts: tuple[str, ...], stages: int
+) -> None:
+    """Raises a UsageError unless they are these prompts', as each stage reads them."""
+    if len(embeddings) != stages:
+        raise UsageError(
+            f"prompt_embeds has {len(embeddings)} parts; it must have one for each of {stages} "
+            "stages, as embed gives them."
+        )
+    for text in embeddings:
+        if text is not None and text.prompts != prompts:
+            raise UsageError(
+                f"prompt_embeds is of the prompts {text.prompts!r}; the call is for {prompts!r}."
+            )
 
 
 def changed_settings(

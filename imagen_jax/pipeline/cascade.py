@@ -14,6 +14,7 @@ from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline import painting
 from imagen_jax.pipeline.arguments import (
     changed_settings,
+    check_embeddings,
     check_numbers,
     checked_prompts,
     checked_seed,
@@ -74,7 +75,7 @@ class Cascade:
         size: Sequence[int] | str | None = None,
         aspect: str | None = None,
         negative_prompt: str | None = None,
-        prompt_embeds: Sequence[PromptEmbeddings] | None = None,
+        prompt_embeds: Sequence[PromptEmbeddings | None] | None = None,
         callback: Callback | None = None,
         progress: bool = True,
         **settings: Any,
@@ -156,21 +157,36 @@ class Cascade:
         return distributed.leader_does(lambda: results.finish(last)) or []
 
     def stream(
-        self, prompts: Sequence[str] = (), *, classes: Sequence[int] = (), chunk: int = 64,
+        self,
+        prompts: str | Sequence[str] = (),
+        *,
+        classes: int | Sequence[int] = (),
+        pictures: Mapping[str, Any] | None = None,
+        numbers: Mapping[str, Any] | None = None,
+        chunk: int = 64,
+        num_images: int = 1,
+        seed: int | Sequence[int] = 0,
+        prompt_embeds: Sequence[PromptEmbeddings | None] | None = None,
         **options: Any,
-    ) -> Iterator[Pictures]:  # fmt: skip
-        """The pictures of any number of prompts or classes, `chunk` of them at a time.
+    ) -> Iterator[Pictures]:
+        """The pictures of any number of prompts or other subjects, `chunk` of them at a time.
 
-        They are those of one call with all of them, but no more are in memory than a chunk has.
-
-        Args:
-            options: as a call takes them, but for `seed` a single one, and pictures and numbers
-                that stand for all.
+        They are those of one call with all of them, but nothing is in memory of more than a
+        chunk. Where `keep` is `one`, every chunk reads the weights anew. All other arguments are
+        as a call takes them.
         """
-        check_numbers(chunk)
-        for first in range(0, max(len(prompts), len(classes)), chunk):
+        asked = Asked.of(prompts, classes, pictures, numbers)
+        check_numbers(chunk, num_images)
+        seed = checked_seed(seed, asked.count * num_images)
+        for first in range(0, asked.count, chunk):
             part = slice(first, first + chunk)
-            yield self(prompts[part], classes=classes[part], **options)
+            own = slice(first * num_images, (first + chunk) * num_images)
+            yield self(
+                **asked.of_subjects(part), num_images=num_images,
+                seed=seed if isinstance(seed, int) else seed[own],
+                prompt_embeds=prompt_embeds and [text and text.of(part) for text in prompt_embeds],
+                **options,
+            )  # fmt: skip
 
     def word_maps(
         self, pictures: Pictures, *, stage: int = 0, time: float = 0.5, seed: int = 0
@@ -218,7 +234,7 @@ class Cascade:
         size: Sequence[int] | str | None = None,
         aspect: str | None = None,
         negative_prompt: str | None = None,
-        prompt_embeds: Sequence[PromptEmbeddings] | None = None,
+        prompt_embeds: Sequence[PromptEmbeddings | None] | None = None,
         **settings: Any,
     ) -> "_Request":
         """A call's arguments, checked, and its prompts embedded."""
@@ -233,6 +249,8 @@ class Cascade:
         painting.check_order(steps, self.mesh)
         texts = [None] * len(stored)
         if asked.prompts:
+            if prompt_embeds:
+                check_embeddings(prompt_embeds, asked.prompts, len(steps))
             texts = list(prompt_embeds or self.embed(asked.prompts, batch_size=batch_size))
         starts = meshes.batch_starts(pictures, batch_size, self.mesh)
         account = {
@@ -242,7 +260,7 @@ class Cascade:
         }  # fmt: skip
         if negative_prompt is not None:
             nulls = self.embed(negative_prompt, batch_size=batch_size)
-            texts = [_with_null(text, null) for text, null in zip(texts, nulls, strict=True)]
+            texts = [text and text.with_null(null) for text, null in zip(texts, nulls, strict=True)]
             account["negative_prompt"] = negative_prompt
         told = tell(asked, stored, texts)
         return _Request(
@@ -306,9 +324,3 @@ class _Request:
     told: list[Told]
     account: dict[str, Any]
     keep: Keep
-
-
-def _with_null(
-    text: PromptEmbeddings | None, null: PromptEmbeddings | None
-) -> PromptEmbeddings | None:
-    return None if text is None else dataclasses.replace(text, null=(null.text, null.mask))

@@ -54,6 +54,17 @@ class PromptEmbeddings:
         if self.null is not None and not np.isfinite(self.null[0]).all():
             raise UsageError("The embedding of the empty text holds numbers that are not finite.")
 
+    def of(self, rows: slice) -> "PromptEmbeddings":
+        """Those of some of the prompts; one prompt stands for all."""
+        rows = rows if len(self.prompts) > 1 else slice(None)
+        return dataclasses.replace(
+            self, text=self.text[rows], mask=self.mask[rows], prompts=self.prompts[rows]
+        )
+
+    def with_null(self, null: "PromptEmbeddings") -> "PromptEmbeddings":
+        """The same, guided away from the one prompt of `null`."""
+        return dataclasses.replace(self, null=(null.text, null.mask))
+
 
 def check_prompts(configs: Sequence[StageConfig], prompts: Sequence[str]) -> None:
     """Raises a UsageError for a prompt that some stage cannot read; warns of what is cut off."""

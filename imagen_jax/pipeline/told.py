@@ -80,6 +80,15 @@ class Asked:
         rows = zip(*(_repeated(part, self.count) for part in words if part), strict=True)
         return tuple(map(", ".join, rows)) or (_UNCONDITIONAL,) * self.count
 
+    def of_subjects(self, rows: slice) -> dict[str, Any]:
+        """What is said of some of the subjects, as arguments of a call."""
+        own = lambda part: part[rows] if len(part) > 1 else part  # noqa: E731
+        return {
+            "prompts": own(self.prompts), "classes": own(self.classes),
+            "pictures": {name: own(part) for name, part in self.pictures.items()},
+            "numbers": {name: own(part) for name, part in self.numbers.items()},
+        }  # fmt: skip
+
     def described(self) -> dict[str, Any]:
         """What a manifest says of it beside the names."""
         said = {"classes": list(self.classes)} if self.classes else {}

@@ -1,6 +1,7 @@
 """A cascade held in Python: what a call paints, saves, compiles and reads."""
 
 import json
+import weakref
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from scripts import call, sample, tree
 import imagen_jax
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline import memory
+from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.stage import Stage
 from imagen_jax.stored.network import StoredNetwork
 from imagen_jax.weights.stage_file import save_stage_file
@@ -23,6 +25,11 @@ CONFIGS = {
         name="tiny_32", low_resolution=16, resolution=32, sampling={"num_steps": 2}
     ),
 }
+
+
+EMBEDDED = PromptEmbeddings(
+    np.zeros((1, 8, 16), np.float32), np.ones((1, 8), bool), None, "", ("a rocket",)
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +110,20 @@ def test_a_stream_gives_the_pictures_of_one_call(cascade, pictures):
     assert [part.prompts for part in streamed] == [(PROMPTS[0],), (PROMPTS[1],)]
     together = np.concatenate([part.stages[0] for part in streamed]).astype(int)
     assert np.abs(together - pictures.stages[0]).max() <= 1
+
+
+def test_a_stream_holds_one_chunk_and_takes_what_a_call_takes(cascade, pictures):
+    """Also one seed a picture and embeddings; of what was given away nothing is kept."""
+    options = {"num_images": 2, "prompt_embeds": cascade.embed(PROMPTS), "seed": [3, 4, 5, 6]}
+    stream = cascade.stream(PROMPTS, chunk=1, **options)
+    first = next(stream)
+    held, pixels = weakref.ref(first.stages[0]), first.stages[0].astype(int)
+    del first
+    second = next(stream)
+    assert held() is None
+    together = cascade(PROMPTS, **options).stages[0].astype(int)
+    assert np.abs(np.concatenate([pixels, second.stages[0]]) - together).max() <= 1
+    assert next(cascade.stream(PROMPTS[0] * 10, num_images=2)).prompts == (PROMPTS[0] * 10,)
 
 
 def test_every_stage_follows_the_size_of_the_base(cascade, tmp_path):
@@ -195,6 +216,8 @@ def test_a_callback_hears_of_every_step_with_the_present_estimate(cascade, pictu
         (PROMPTS, {"sampler": "euler"}, "euler"),
         (PROMPTS, {"guidance_scale": float("nan")}, "nan"),
         (PROMPTS, {"num_steps": [4]}, "num_steps has 1 values"),
+        (PROMPTS, {"prompt_embeds": [EMBEDDED]}, "prompt_embeds has 1 parts"),
+        (PROMPTS, {"prompt_embeds": [EMBEDDED] * 2}, "is of the prompts .'a rocket',.; the call"),
         (PROMPTS, {"size": (7, 12)}, "size is 7x12; the height 7 must be a multiple of 2"),
         (PROMPTS, {"size": 16}, "size is 16; it must be two whole numbers"),
         (PROMPTS, {"size": (16, 16), "aspect": "3:2"}, "give one of them"),
