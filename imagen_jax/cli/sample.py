@@ -4,6 +4,7 @@
     python sample.py "a cat face" "a slice of pizza, noto style" --num-images 4 --seed 1
     python sample.py "a rocket" --base runs/base --sr256 runs/sr256
     python sample.py --classes 3,7 --base runs/classes
+    python sample.py "a yellow car" --aspect 3:2
 
 Without stages of your own it uses the small cascade that ships with the package; after a stage
 of your own come only those that you name. Pictures of every stage, a contact sheet and

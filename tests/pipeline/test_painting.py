@@ -185,11 +185,11 @@ def test_hostile_prompts_make_harmless_file_names(stages, tmp_path, monkeypatch)
     assert [picture["prompt"] for picture in written["pictures"]] == said
 
 
-def paint(steps, prompts, *, devices, split_height=1, num_images=1, batch_size=4, seed=3):
+def paint(steps, prompts, *, devices, split_height=1, num_images=1, batch_size=4, seed=3, **size):
     """Pictures of the last stage, on the first `devices` devices."""
     mesh = make_mesh(MeshConfig(spatial=split_height), jax.devices()[:devices])
     cascade = Cascade([step.stage for step in steps], mesh=mesh, keep="one")
-    painted = cascade(prompts, seed=seed, num_images=num_images, batch_size=batch_size)
+    painted = cascade(prompts, seed=seed, num_images=num_images, batch_size=batch_size, **size)
     return painted.stages[-1].astype(int)
 
 
@@ -216,6 +216,15 @@ def test_a_picture_depends_on_its_prompt_seed_and_number_alone(
     assert np.abs(pictures[place] - alone).max() <= 1
     others = [picture for i, picture in enumerate(pictures) if i != place]
     assert all(np.abs(other - alone).max() > 10 for other in others)
+
+
+def test_split_heights_paint_the_same_pictures_of_other_sizes(steps):
+    """24 rows of the second stage's pictures on four devices."""
+    options = {"prompts": PROMPTS[2:], "batch_size": 1, "size": (12, 20)}
+    one = paint(steps[:2], devices=1, **options)
+    split = paint(steps[:2], devices=4, split_height=4, **options)
+    assert split.shape == (1, 24, 40, 3)
+    assert np.abs(split - one).max() <= 1 and np.ptp(one) > 10
 
 
 @pytest.mark.parametrize(
