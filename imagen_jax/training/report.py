@@ -75,6 +75,7 @@ class Reporter:
         Raises:
             TooManySkipped, BrokenParameters: the run must stop.
         """
+        self._stopwatch.step_started(size)
         self._read_pending()
         self._pending = step, metrics, size
 

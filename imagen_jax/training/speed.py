@@ -74,11 +74,15 @@ class Work:
 class Stopwatch:
     """Times runs of steps; starts anew at the end of the first one of a size, which compiles.
 
+    A step may end after the next one was started, and so after that has been compiled: then it
+    does not count either.
+
     What is paused (evaluation, pictures, checkpoints) belongs to no step.
     """
 
     def __init__(self) -> None:
         self._compiled: set[Size] = set()
+        self._compiling: Size | None = None
         self._restart()
 
     @contextlib.contextmanager
@@ -98,13 +102,19 @@ class Stopwatch:
         yield
         self._paused += time.monotonic() - began
 
-    def step_ended(self, size: Size) -> None:
+    def step_started(self, size: Size) -> None:
         """`size`: of the step's pictures."""
-        if size in self._compiled:
-            self._steps[size] += 1
-        else:
+        if size not in self._compiled:
             self._compiled.add(size)
-            self._restart()
+            self._compiling = size
+
+    def step_ended(self, size: Size) -> None:
+        if self._compiling is None:
+            self._steps[size] += 1
+            return
+        self._restart()
+        if size == self._compiling:
+            self._compiling = None
 
     def lap(self, work: Work) -> dict[str, float]:
         """Rates since the last lap, and the share of its time that was `waiting`."""

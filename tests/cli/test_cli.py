@@ -119,7 +119,7 @@ def stages(exported, tmp_path):
         (["tiny_64", "--resolution", "63"], ["resolution is 63", "a multiple of 16"]),
         (["tiny_64", "--data.crop", "24"], ["data.crop is 24", "a multiple of 16"]),
         (["tiny_64", "--data.sizes", "64", "60"], ["data.sizes has 64x60", "multiples of 16"]),
-        (["tiny_64", "--data.sizes", "64"], ["--data.sizes"]),
+        (["tiny_64", "--data.sizes", "64", "64", "32"], ["--data.sizes", "too few or too many"]),
         (["tiny_64", "--data.sizes", "64", "64", "0", "16"], ["data.sizes has 0x16"]),
         (["tiny_64", "--low-resolution", "5"], ["low_resolution is 5", "must divide", "64"]),
         (["tiny_64", "--training.batch-size", "33", "--training.accumulation-steps", "2"],

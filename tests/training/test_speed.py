@@ -35,6 +35,7 @@ def step(*, ended: bool):
 
 def take_steps(clock, stopwatch, count, *, computing=1.5, waiting=0.5, size=SIZE):
     for _ in range(count):
+        stopwatch.step_started(size)
         with stopwatch.waiting(step(ended=True)):
             clock.now += waiting
         clock.now += computing
@@ -68,9 +69,23 @@ def test_the_work_is_that_of_the_true_sizes_and_each_compiles_once(clock):
     assert measured["model_flops_per_second_per_chip"] == 1.4 * 10**12
 
 
+def test_a_step_that_ends_after_the_next_was_compiled_is_not_timed(clock):
+    stopwatch = Stopwatch()
+    take_steps(clock, stopwatch, 3)
+    stopwatch.step_started(SIZE)
+    clock.now += 500.0  # It compiles the next one.
+    stopwatch.step_started(WIDE)
+    stopwatch.step_ended(SIZE)
+    assert stopwatch.lap(WORK) == {}
+    stopwatch.step_ended(WIDE)
+    take_steps(clock, stopwatch, 2)
+    assert stopwatch.lap(WORK)["pictures_per_second"] == 16.0
+
+
 def test_data_that_come_before_the_step_ends_were_not_waited_for(clock):
     stopwatch = Stopwatch()
     for ended in (True, False, True, False, False):
+        stopwatch.step_started(SIZE)
         with stopwatch.waiting(step(ended=ended)):
             clock.now += 0.5
         clock.now += 0.5
