@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from imagen_jax.cli.sample_flags import PictureFlags, SamplingFlags, StageFlags, stage_paths
-from imagen_jax.config.choices import Crop, FeatureName, Resizer
+from imagen_jax.config.choices import Crop, Recipe, Resizer
 from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
@@ -72,15 +72,18 @@ class Stats:
     weights: Path
     """Of the network: for inception the file that `convert inception` wrote, for clip and dinov2 a
     directory of Hugging Face."""
-    network: FeatureName = "inception"
-    """Which makes the features: inception for FID, KID, precision and recall; clip for CMMD; dinov2
-    for FD-DINOv2, precision and recall."""
+    recipe: Recipe = "pytorch-fid"
+    """Which network makes the features, and how pictures are read for it. pytorch-fid and clean-fid
+    are of inception, whole pictures, and differ in the resizer; imagen-fid30k takes their centre,
+    brings larger ones to 256 pixels and goes on as clean-fid. cmmd is of clip and fd-dinov2 of
+    dinov2."""
     crop: Crop | None = None
-    """What is read of a picture: the whole, brought to a square, or the square in its centre; the
-    whole if not said, and for clip the centre."""
+    """Instead of the recipe's: the whole picture, brought to a square, or its centre."""
     resizer: Resizer | None = None
-    """How it comes to the network's size; if not said bilinear, which is pytorch-fid's, for
-    inception, and bicubic for the others. clean-fid's is bicubic-float."""
+    """Instead of the recipe's: how a picture comes to the network's size."""
+    first_side: int | None = None
+    """Instead of the recipe's: pixels to which larger pictures are brought before, by lanczos; with
+    0 they are not."""
     batch_size: int = 32
     """Pictures that go through the network at once."""
     distributed: DistributedFlags = DistributedFlags()
@@ -91,18 +94,19 @@ class Stats:
         from imagen_jax.evaluation.feature_files import make_features
         from imagen_jax.evaluation.measures import named
         from imagen_jax.evaluation.pictures import open_pictures
-        from imagen_jax.evaluation.reading import USUAL
+        from imagen_jax.evaluation.reading import RECIPES
         from imagen_jax.evaluation.run import open_here
         from imagen_jax.parallel import distributed
 
         require_positive(self, "batch_size")
+        name, reading = RECIPES[self.recipe]
+        chosen = {"crop": self.crop, "resizer": self.resizer, "first_side": self.first_side}
+        changes = {field: value for field, value in chosen.items() if value is not None}
+        reading = dataclasses.replace(reading, **changes)
         pictures = open_pictures(self.pictures)
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)
-        crop, resizer = USUAL[self.network]
-        network = open_here(
-            self.network, self.weights, self.crop or crop, self.resizer or resizer
-        )  # fmt: skip
+        network = open_here(name, self.weights, reading)
         made = make_features(pictures, network, self.out, batch_size=self.batch_size)
         if distributed.leads():
             print(f"{self.out}: {made.count} pictures, {named(made)}")

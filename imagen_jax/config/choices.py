@@ -25,3 +25,5 @@ Crop = Literal["whole", "centre"]
 """What of a picture a feature network reads: all of it, or the square in the middle."""
 Resizer = Literal["bilinear", "bicubic-float", "bicubic", "lanczos", "box"]
 FeatureName = Literal["inception", "clip", "dinov2"]
+Recipe = Literal["pytorch-fid", "clean-fid", "imagen-fid30k", "cmmd", "fd-dinov2"]
+"""Which features are made of pictures, and how these are read."""

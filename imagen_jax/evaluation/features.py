@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from imagen_jax.config.choices import Crop, FeatureName, Resizer
+from imagen_jax.config.choices import FeatureName
 from imagen_jax.evaluation.reading import Reading, Resized
 from imagen_jax.models.clip import CLIP
 from imagen_jax.models.dinov2 import DINOv2
@@ -96,23 +96,21 @@ class FeatureNetwork:
         return np.asarray(self._run(self.params, placed))[: len(pictures)]
 
 
-def open_network(
-    name: FeatureName, weights: Path, mesh: Mesh, *, crop: Crop, resizer: Resizer
-) -> FeatureNetwork:
+def open_network(name: FeatureName, weights: Path, mesh: Mesh, reading: Reading) -> FeatureNetwork:
     """The network called `name` with its weights.
 
     Args:
         weights: for inception the published file, or what `convert inception` wrote; for clip and
             dinov2 a directory of Hugging Face.
         mesh: of devices of this process.
-        crop, resizer: how pictures come to the network's size.
+        reading: how pictures come to the network's size, which it need not say.
 
     Raises:
         UsageError: no such weights, damaged ones, or those of another network.
     """
     opened = _OPEN[name](weights, mesh)
     return FeatureNetwork(
-        name=name, reading=Reading(crop, resizer, opened.side), width=opened.width,
+        name=name, reading=dataclasses.replace(reading, side=opened.side), width=opened.width,
         weights=digest(opened.params), mesh=mesh, params=opened.params,
         _run=_compiled(opened, mesh),
     )  # fmt: skip

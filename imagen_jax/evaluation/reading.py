@@ -12,19 +12,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from imagen_jax.config.choices import Crop, FeatureName, Resizer
+from imagen_jax.config.choices import Crop, FeatureName, Recipe, Resizer
 from imagen_jax.errors import UsageError
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Resized = Float[np.ndarray, "side side 3"]
+_LARGEST = 2**14
 RESIZERS: tuple[Resizer, ...] = get_args(Resizer)
 CROPS: tuple[Crop, ...] = get_args(Crop)
-USUAL: dict[FeatureName, tuple[Crop, Resizer]] = {
-    "inception": ("whole", "bilinear"),
-    "clip": ("centre", "bicubic"),
-    "dinov2": ("whole", "bicubic"),
-}
-"""As pytorch-fid, the code of CMMD and dgm-eval take pictures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,32 +29,49 @@ class Reading:
     Attributes:
         crop: `whole` brings both sides to `side`, whatever their ratio; `centre` takes the square
             in the middle whose side is the shorter one.
-        side: in pixels.
+        side: in pixels; 0 for what the network reads.
+        first_side: to which larger pictures are brought before by `first_resizer`, as those that
+            they are compared with were painted; 0 where they are not.
     """
 
     crop: Crop
     resizer: Resizer
-    side: int
+    side: int = 0
+    first_side: int = 0
+    first_resizer: Resizer = "lanczos"
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("resizer", self.resizer, RESIZERS), ("crop", self.crop, CROPS)
+            ("resizer", self.resizer, RESIZERS), ("first_resizer", self.first_resizer, RESIZERS),
+            ("crop", self.crop, CROPS),
         ):  # fmt: skip
             if value not in known:
                 raise UsageError(f"The {name} is {value!r}; it must be one of {', '.join(known)}.")
+        if not 0 <= self.first_side <= _LARGEST:
+            raise UsageError(
+                f"The first_side is {self.first_side}; it must lie between 0 and {_LARGEST}."
+            )
 
     @property
     def name(self) -> str:
-        """As figures have it: "whole, bilinear, 299 pixels"."""
-        return f"{self.crop}, {self.resizer}, {self.side} pixels"
+        """As figures have it: "centre, lanczos to 256, bilinear, 299 pixels"."""
+        first = f"{self.first_resizer} to {self.first_side}, " if self.first_side else ""
+        return f"{self.crop}, {first}{self.resizer}, {self.side} pixels"
 
     def __call__(self, picture: Picture) -> Resized:
         """The picture as the network reads it, float32, 0 to 255."""
         if self.crop == "centre":
             picture = _centre(picture)
-        if picture.shape[:2] == (self.side, self.side):
-            return picture.astype(np.float32)
-        return _RESIZE[self.resizer](picture, self.side)
+        if self.first_side and min(picture.shape[:2]) > self.first_side:
+            first = _resized(picture, self.first_side, self.first_resizer)
+            picture = first.round().astype(np.uint8)
+        return _resized(picture, self.side, self.resizer)
+
+
+def _resized(picture: Picture, side: int, resizer: Resizer) -> Resized:
+    if picture.shape[:2] == (side, side):
+        return picture.astype(np.float32)
+    return _RESIZE[resizer](picture, side)
 
 
 def _centre(picture: Picture) -> UInt8[np.ndarray, "side side 3"]:
@@ -119,3 +131,13 @@ _RESIZE: dict[Resizer, Callable[[Picture, int], Resized]] = {
     "lanczos": _by_pillow(Image.Resampling.LANCZOS),
     "box": _by_pillow(Image.Resampling.BOX),
 }
+
+RECIPES: dict[Recipe, tuple[FeatureName, Reading]] = {
+    "pytorch-fid": ("inception", Reading("whole", "bilinear")),
+    "clean-fid": ("inception", Reading("whole", "bicubic-float")),
+    "imagen-fid30k": ("inception", Reading("centre", "bicubic-float", first_side=256)),
+    "cmmd": ("clip", Reading("centre", "bicubic")),
+    "fd-dinov2": ("dinov2", Reading("whole", "bicubic")),
+}
+"""The paper of `imagen-fid30k` says 256 pixels and the whole validation set, and neither crop nor
+resizer: these are those of GigaGAN's evaluation, the most complete one that is public."""

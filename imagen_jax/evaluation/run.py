@@ -9,14 +9,14 @@ import jax
 
 from imagen_jax.checkpoints.directory import package_versions
 from imagen_jax.config import MeshConfig
-from imagen_jax.config.choices import Crop, FeatureName, Resizer
+from imagen_jax.config.choices import FeatureName
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import measures
 from imagen_jax.evaluation.clip_texts import embed_texts
 from imagen_jax.evaluation.feature_files import FeatureFiles, make_features
 from imagen_jax.evaluation.features import FeatureNetwork, open_network
 from imagen_jax.evaluation.pictures import PictureSet
-from imagen_jax.evaluation.reading import USUAL
+from imagen_jax.evaluation.reading import RECIPES, Reading
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.storage.digests import digest
@@ -59,10 +59,10 @@ class Work:
             measures.check(self.reference, self.names, len(self.pictures))
 
 
-def open_here(name: FeatureName, weights: Path, crop: Crop, resizer: Resizer) -> FeatureNetwork:
+def open_here(name: FeatureName, weights: Path, reading: Reading) -> FeatureNetwork:
     """A feature network on the devices of this process."""
     mesh = make_mesh(MeshConfig(), jax.local_devices())
-    return open_network(name, weights, mesh, crop=crop, resizer=resizer)
+    return open_network(name, weights, mesh, reading)
 
 
 def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
@@ -93,9 +93,10 @@ def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
 
 def _network(work: Work) -> FeatureNetwork:
     if work.reference is None:
-        return open_here("clip", work.weights, *USUAL["clip"])
-    reading = work.reference.about["reading"]
-    return open_here(work.reference.network, work.weights, reading["crop"], reading["resizer"])
+        name, reading = RECIPES["cmmd"]
+        return open_here(name, work.weights, reading)
+    reading = Reading(**work.reference.about["reading"])
+    return open_here(work.reference.network, work.weights, reading)
 
 
 def _results(figures: measures.Figures, made: FeatureFiles, work: Work) -> dict[str, Any]:

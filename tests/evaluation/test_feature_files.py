@@ -15,6 +15,7 @@ from imagen_jax.evaluation import feature_files
 from imagen_jax.evaluation.feature_files import make_features, open_features
 from imagen_jax.evaluation.features import open_network
 from imagen_jax.evaluation.pictures import open_pictures, read_picture
+from imagen_jax.evaluation.reading import Reading
 from imagen_jax.parallel.mesh import make_mesh
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -24,7 +25,7 @@ COUNT = 11
 @pytest.fixture(scope="module")
 def network():
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    return open_network("clip", GOLDEN / "clip", mesh, crop="centre", resizer="bicubic")
+    return open_network("clip", GOLDEN / "clip", mesh, Reading("centre", "bicubic"))
 
 
 @pytest.fixture

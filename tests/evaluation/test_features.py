@@ -13,6 +13,7 @@ from models.test_inception import drawn_params
 from imagen_jax.config import MeshConfig
 from imagen_jax.evaluation import features
 from imagen_jax.evaluation.features import open_network
+from imagen_jax.evaluation.reading import Reading
 from imagen_jax.models.clip import CLIP
 from imagen_jax.parallel.mesh import make_mesh
 
@@ -33,7 +34,7 @@ def test_inception_takes_pictures_as_pytorch_fid_does(monkeypatch):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     params = jax.tree.map(jax.numpy.asarray, drawn_params())
     monkeypatch.setattr(features, "load_inception", lambda *_: params)
-    network = open_network("inception", Path(), mesh, crop="whole", resizer="bilinear")
+    network = open_network("inception", Path(), mesh, Reading("whole", "bilinear"))
     resized = map(network.reading, inception_weights.pictures("resized"))
     (ours,) = network(resized, 1)
     expected = safetensors.numpy.load_file(INCEPTION / "expected.safetensors")["resized"]
@@ -42,7 +43,7 @@ def test_inception_takes_pictures_as_pytorch_fid_does(monkeypatch):
 
 @pytest.fixture(scope="module")
 def clip(mesh):
-    return open_network("clip", GOLDEN / "clip", mesh, crop="centre", resizer="bicubic")
+    return open_network("clip", GOLDEN / "clip", mesh, Reading("centre", "bicubic"))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 10])
@@ -67,7 +68,7 @@ def test_clip_takes_square_pictures_as_transformers_does(monkeypatch, mesh):
     monkeypatch.setattr(
         CLIP, "embed_pictures", lambda self, x, gather: seen.append(x) or x.reshape(len(x), -1)
     )
-    network = open_network("clip", GOLDEN / "clip", mesh, crop="centre", resizer="bicubic")
+    network = open_network("clip", GOLDEN / "clip", mesh, Reading("centre", "bicubic"))
     pictures = some_pictures(2)
     (ours,) = network(map(network.reading, pictures), 2)
     processor = CLIPImageProcessorPil(size={"shortest_edge": 20}, crop_size=20)
@@ -79,6 +80,6 @@ def test_clip_takes_square_pictures_as_transformers_does(monkeypatch, mesh):
 
 
 def test_dinov2_takes_pictures_of_224_pixels(mesh):
-    network = open_network("dinov2", GOLDEN / "dinov2", mesh, crop="centre", resizer="bicubic")
+    network = open_network("dinov2", GOLDEN / "dinov2", mesh, Reading("centre", "bicubic"))
     assert network.reading.name == "centre, bicubic, 224 pixels"
     assert network.width == 32 and len(network.weights) == 64

@@ -1,10 +1,13 @@
 """Resizers against their kernels, sample by sample, and against PyTorch where it is installed."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
+from imagen_jax.config.choices import Recipe
 from imagen_jax.errors import UsageError
-from imagen_jax.evaluation.reading import CROPS, RESIZERS, Reading, bilinear_weights
+from imagen_jax.evaluation.reading import CROPS, RECIPES, RESIZERS, Reading, bilinear_weights
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (13, 9, 3)).astype(np.uint8)
 
@@ -102,8 +105,28 @@ def test_the_name_says_all_that_is_chosen():
     assert Reading("whole", "bilinear", 299).name == "whole, bilinear, 299 pixels"
 
 
+def test_larger_pictures_are_first_brought_to_the_size_of_those_that_were_painted():
+    reading = Reading("whole", "bilinear", 20, first_side=6, first_resizer="bicubic")
+    first = Reading("whole", "bicubic", 6)(PICTURE).astype(np.uint8)
+    expected = Reading("whole", "bilinear", 20)(first)
+    np.testing.assert_array_equal(reading(PICTURE), expected)
+    np.testing.assert_array_equal(reading(first), expected)
+    small = PICTURE[:5, :5]
+    np.testing.assert_array_equal(reading(small), Reading("whole", "bilinear", 20)(small))
+    assert reading.name == "whole, bicubic to 6, bilinear, 20 pixels"
+
+
+def test_recipes_read_each_in_a_way_of_its_own():
+    name, reading = RECIPES["imagen-fid30k"]
+    assert name == "inception"
+    assert (reading.crop, reading.first_side, reading.first_resizer) == ("centre", 256, "lanczos")
+    assert len(set(RECIPES.values())) == len(RECIPES) == len(get_args(Recipe))
+
+
 def test_unknown_names_are_refused(no_type_checks):
     with pytest.raises(UsageError, match="resizer is 'cubic'; it must be one of bilinear, "):
         Reading("whole", "cubic", 9)
     with pytest.raises(UsageError, match="crop is 'left'; it must be one of whole, centre"):
         Reading("left", "box", 9)
+    with pytest.raises(UsageError, match="first_side is -1; it must lie between 0 and 16384"):
+        Reading("whole", "box", 9, first_side=-1)

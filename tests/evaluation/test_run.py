@@ -16,6 +16,7 @@ from imagen_jax.evaluation import distances, features
 from imagen_jax.evaluation.clip_texts import embed_texts
 from imagen_jax.evaluation.feature_files import open_features
 from imagen_jax.evaluation.neighbours import precision_and_recall
+from imagen_jax.evaluation.reading import Reading
 from imagen_jax.parallel.mesh import make_mesh
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -45,9 +46,9 @@ def sets(tmp_path_factory):
         patch.setattr(features, "_DINOV2_SIDE", 28)
         save_pictures(root / "true", 0)
         save_pictures(root / "painted", 1)
-        for network in ("clip", "dinov2"):
+        for network, recipe in (("clip", "cmmd"), ("dinov2", "fd-dinov2")):
             result = call(
-                verbs, "stats", root / "true", root / network, "--network", network,
+                verbs, "stats", root / "true", root / network, "--recipe", recipe,
                 "--weights", GOLDEN / network, "--crop", "centre",
             )  # fmt: skip
             assert (result.code, result.err.count("error")) == (0, 0)
@@ -87,7 +88,10 @@ def test_results_say_what_they_are_of(sets, tmp_path):
     for name, directory in (("pictures", "painted"), ("reference", "true")):
         about = results[name]
         assert (about["name"], about["count"]) == (directory, COUNT)
-        assert about["reading"] == {"crop": "centre", "resizer": "bicubic", "side": 20}
+        assert about["reading"] == {
+            "crop": "centre", "resizer": "bicubic", "side": 20, "first_side": 0,
+            "first_resizer": "lanczos",
+        }  # fmt: skip
         assert len(about["pictures_sha256"]) == len(about["weights"]) == 64
     assert results["pictures"]["weights"] == results["reference"]["weights"]
     assert results["pictures"]["pictures_sha256"] != results["reference"]["pictures_sha256"]
@@ -130,7 +134,7 @@ def test_the_clip_score_is_of_each_picture_with_its_own_prompt(clip_directory, t
     flags = ("--clip-score", "--batch-size", "3")
     assert evaluate(directory, out, "clip", *flags, weights=clip_directory).code == 0
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    clip = features.open_network("clip", clip_directory, mesh, crop="centre", resizer="bicubic")
+    clip = features.open_network("clip", clip_directory, mesh, Reading("centre", "bicubic"))
     texts = embed_texts(clip, clip_directory, prompts[::-1], batch_size=8)[::-1]
     pixels = [np.asarray(Image.open(directory / f"{n:03}.png")) for n in range(len(prompts))]
     (seen,) = clip(map(clip.reading, pixels), 8)
