@@ -6,9 +6,8 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from feature_networks import INCEPTION, drawn_inception
 from golden import inception_weights
-from models.test_inception import GOLDEN as INCEPTION
-from models.test_inception import drawn_params
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.evaluation import features
@@ -32,7 +31,7 @@ def some_pictures(count, side=31):
 def test_inception_takes_pictures_as_pytorch_fid_does(monkeypatch):
     """The golden is of pytorch-fid's own resizing to 299 pixels."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    params = jax.tree.map(jax.numpy.asarray, drawn_params())
+    params = jax.tree.map(jax.numpy.asarray, drawn_inception())
     monkeypatch.setattr(features, "load_inception", lambda *_: params)
     network = open_network("inception", Path(), mesh, Reading("whole", "bilinear"))
     resized = map(network.reading, inception_weights.pictures("resized"))

@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from feature_networks import write_clip_vocabulary
 from PIL import Image
 from scripts import call, refused, tree, verbs
-from text.test_clip_tokenizer import MERGES
 
 from imagen_jax.config import MeshConfig
 from imagen_jax.evaluation import distances, features
@@ -111,12 +111,7 @@ def clip_directory(tmp_path):
     """The golden with a vocabulary of its sizes."""
     directory = tmp_path / "clip"
     shutil.copytree(GOLDEN / "clip", directory)
-    letters = [*"abcdefghijklmnopqrstuvwxyz"]
-    pieces = [*letters, *(x + "</w>" for x in letters), "re", "red</w>", "ap", "app", "le</w>"]
-    pieces += ["apple</w>", "<|startoftext|>", "<|endoftext|>"]
-    ids = {piece: number for number, piece in enumerate(pieces)}
-    (directory / "vocab.json").write_text(json.dumps(ids))
-    (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES, ""]))
+    write_clip_vocabulary(directory)
     return directory
 
 

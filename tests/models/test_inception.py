@@ -1,47 +1,29 @@
 """FID's Inception-v3 against pytorch-fid's, and where it differs from torchvision's."""
 
-import json
-import lzma
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from feature_networks import INCEPTION, drawn_inception
 from flax import nnx
 from golden import inception_weights
 
 from imagen_jax.models import inception
 from imagen_jax.models.inception import FEATURES, Inception
-from imagen_jax.weights.inception_names import inception_names
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "inception"
-SHAPES = json.loads(lzma.decompress((GOLDEN / "shapes.json.xz").read_bytes()))
-
-
-def drawn_params():
-    """The weights that the golden was made with, where they belong; kernels from behind."""
-    params = {}
-    for name, path in inception_names().items():
-        value, target = inception_weights.weights(name, tuple(SHAPES[name])), params
-        for key in path[:-1]:
-            target = target.setdefault(key, {})
-        target[path[-1]] = value.T if path[-1] == "kernel" else value
-    return params
 
 
 @pytest.fixture(scope="module")
 def features_of():
     graph = nnx.graphdef(nnx.eval_shape(lambda: Inception(rngs=nnx.Rngs(0))))
-    params = drawn_params()
+    params = drawn_inception()
     call = jax.jit(lambda params, pictures: nnx.merge(graph, params)(pictures))
     return lambda pictures: np.asarray(call(params, pictures))
 
 
 def test_equals_the_golden_of_pytorch_fid(features_of):
     features = features_of(inception_weights.pictures("alone") / np.float32(127.5) - 1)
-    expected = safetensors.numpy.load_file(GOLDEN / "expected.safetensors")["alone"]
+    expected = safetensors.numpy.load_file(INCEPTION / "expected.safetensors")["alone"]
     assert features.dtype == np.float32 and features.shape == (2, FEATURES)
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)
 

@@ -2,27 +2,26 @@
 
 import json
 import string
-from pathlib import Path
 
 import numpy as np
 import pytest
+from feature_networks import ENDS, write_clip_vocabulary
 
 from imagen_jax.errors import UsageError
 from imagen_jax.text.clip_tokenizer import ClipTokenizer
 
-MERGES = ["r e", "re d</w>", "a p", "ap p", "l e</w>", "app le</w>"]
 LETTERS = [*string.ascii_lowercase, "Ã", "©", "!"]
-PIECES = [*LETTERS, *(x + "</w>" for x in LETTERS), "re", "red</w>", "ap", "app", "le</w>"]
-PIECES += ["apple</w>", "<|startoftext|>", "<|endoftext|>"]
-ID = {piece: number for number, piece in enumerate(PIECES)}
-BEGINNING, END = ID["<|startoftext|>"], ID["<|endoftext|>"]
 
 
 @pytest.fixture
 def directory(tmp_path):
-    (tmp_path / "vocab.json").write_text(json.dumps(ID))
-    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES, ""]))
+    write_clip_vocabulary(tmp_path, LETTERS)
     return tmp_path
+
+
+@pytest.fixture
+def ids(directory):
+    return json.loads((directory / "vocab.json").read_text())
 
 
 @pytest.fixture
@@ -50,20 +49,21 @@ CASES = {
 
 
 @pytest.mark.parametrize("text", CASES)
-def test_pieces_are_merged_in_their_order(directory, text):
+def test_pieces_are_merged_in_their_order(directory, ids, text):
     token_ids, mask = ClipTokenizer(directory)([text], 16)
     assert token_ids.dtype == np.int32 and token_ids.shape == mask.shape == (1, 16)
-    assert rows(token_ids, mask) == [[BEGINNING, *(ID[x] for x in CASES[text]), END]]
+    pieces = [ENDS[0], *CASES[text], ENDS[1]]
+    assert rows(token_ids, mask) == [[ids[piece] for piece in pieces]]
     assert not token_ids[~mask].any()
 
 
-def test_both_forms_of_a_vocabulary_are_read_alike(directory, json_directory):
+def test_both_forms_of_a_vocabulary_are_read_alike(directory, ids, json_directory):
     one, other = ClipTokenizer(directory), ClipTokenizer(json_directory)
     texts = list(CASES)
     for ours, theirs in zip(one(texts, 12), other(texts, 12), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert one.vocab_size == other.vocab_size == len(PIECES)
-    assert one.end_id == other.end_id == END
+    assert one.vocab_size == other.vocab_size == len(ids)
+    assert one.end_id == other.end_id == ids[ENDS[1]]
     assert one.fingerprint != other.fingerprint
 
 
@@ -74,10 +74,11 @@ def test_ids_are_those_of_transformers(directory):
     assert rows(*ClipTokenizer(directory)(list(CASES), 16)) == theirs
 
 
-def test_a_long_text_keeps_its_beginning_and_says_what_it_lost(directory):
+def test_a_long_text_keeps_its_beginning_and_says_what_it_lost(directory, ids):
     with pytest.warns(UserWarning, match=r"has 3 tokens and there is room for 2.*'apple'"):
         token_ids, mask = ClipTokenizer(directory)(["a red apple"], 4)
-    assert rows(token_ids, mask) == [[BEGINNING, ID["a</w>"], ID["red</w>"], END]]
+    pieces = [ENDS[0], "a</w>", "red</w>", ENDS[1]]
+    assert rows(token_ids, mask) == [[ids[piece] for piece in pieces]]
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])
@@ -94,7 +95,7 @@ def test_no_room_and_no_unicode_are_refused(directory):
         tokenizer(["\ud800"], 8)
 
 
-def test_a_directory_without_a_vocabulary_is_refused(directory):
+def test_a_directory_without_a_vocabulary_is_refused(directory, ids):
     (directory / "merges.txt").unlink()
     with pytest.raises(UsageError, match=r"holds neither tokenizer.json nor vocab.json and merges"):
         ClipTokenizer(directory)
@@ -104,13 +105,13 @@ def test_a_directory_without_a_vocabulary_is_refused(directory):
     (directory / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
     with pytest.raises(UsageError, match=r"tokenizer.json lacks <\|startoftext"):
         ClipTokenizer(directory)
-    (directory / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": ID}}))
+    (directory / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": ids}}))
     with pytest.raises(UsageError, match="holds no tokenizer of CLIP"):
         ClipTokenizer(directory)
 
 
-def test_another_vocabulary_is_refused(directory: Path):
-    others = {piece: number for piece, number in ID.items() if "text|>" not in piece}
+def test_another_vocabulary_is_refused(directory, ids):
+    others = {piece: number for piece, number in ids.items() if piece not in ENDS}
     (directory / "vocab.json").write_text(json.dumps(others | {"<s>": 61, "</s>": 62}))
     with pytest.raises(UsageError, match=r"<\|startoftext\|>"):
         ClipTokenizer(directory)

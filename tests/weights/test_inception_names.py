@@ -1,12 +1,12 @@
 """Reading and converting FID's Inception-v3: what is accepted, and what is said of the rest."""
 
-import json
-import lzma
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from feature_networks import INCEPTION
+from feature_networks import INCEPTION_SHAPES as SHAPES
 from golden import inception_weights
 
 from imagen_jax.cli import verbs
@@ -16,8 +16,6 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.weights import inception_names as names
 from imagen_jax.weights.stored import StoredTensor, open_file
 
-GOLDEN = Path(inception_weights.__file__).parent / "inception"
-SHAPES = json.loads(lzma.decompress((GOLDEN / "shapes.json.xz").read_bytes()))
 PUBLISHED = Path("published.safetensors")
 
 
@@ -100,7 +98,7 @@ def test_another_network_is_refused_and_nothing_is_written(publish, tmp_path, ch
 
 def test_a_clip_is_refused(mesh):
     with pytest.raises(UsageError, match="tensors are missing .* and .* are left over"):
-        names.load_inception(GOLDEN.with_name("clip") / "model.safetensors", mesh)
+        names.load_inception(INCEPTION.with_name("clip") / "model.safetensors", mesh)
 
 
 def test_a_text_encoder_is_not_for_it(tmp_path):
