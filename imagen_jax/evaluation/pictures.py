@@ -30,11 +30,13 @@ class PictureSet:
         directory: that they lie in.
         names: of the files, from there on.
         prompts: what each was painted for; none where nothing says so.
+        account: how they were painted, as their manifest says it: seed, stages, samplers, versions.
     """
 
     directory: Path
     names: tuple[str, ...]
     prompts: tuple[str, ...] = ()
+    account: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -104,7 +106,8 @@ def _painted(directory: Path, manifest: dict[str, Any]) -> PictureSet:
         # A name, so that nothing outside of the directory is read.
         names.append(Path(str(files[-1])).name)
         prompts.append(str(picture.get("prompt")))
-    return PictureSet(directory, tuple(names), tuple(prompts))
+    account = {name: x for name, x in manifest.items() if name not in ("pictures", "sha256")}
+    return PictureSet(directory, tuple(names), tuple(prompts), account)
 
 
 def read_picture(path: Path) -> tuple[Picture, bytes]:

@@ -108,6 +108,7 @@ def _results(figures: measures.Figures, made: FeatureFiles, work: Work) -> dict[
     }
     prompts = list(work.pictures.prompts)
     return {
-        "figures": figures, **described, "prompts_sha256": digest({"prompts": prompts}),
+        "figures": figures, **described, "painted": work.pictures.account,
+        "prompts_sha256": digest({"prompts": prompts}),
         "seed": measures.SEED, "versions": package_versions(),
     }  # fmt: skip

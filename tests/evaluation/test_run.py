@@ -119,7 +119,8 @@ def painted(directory, prompts):
     """As sample.py leaves them behind."""
     save_pictures(directory, 2, len(prompts))
     rows = [{"prompt": text, "files": [f"{n:03}.png"]} for n, text in enumerate(prompts)]
-    (directory / "manifest.json").write_text(json.dumps({"pictures": rows, "stages": [{}]}))
+    manifest = {"seed": 5, "pictures": rows, "stages": [{}]}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
     return directory
 
 
@@ -156,6 +157,7 @@ def test_prompts_may_come_from_a_file(clip_directory, tmp_path):
     )
     assert one["figures"] == pytest.approx(other["figures"]) and len(one["figures"]) == 1
     assert one["prompts_sha256"] == other["prompts_sha256"]
+    assert (one["painted"], other["painted"]) == ({}, {"seed": 5, "stages": [{}]})
     refused(
         evaluate(tmp_path / "pictures", tmp_path / "o", "clip", *flags[:3], weights=clip_directory),
         "holds 6 pictures; 3 prompts with 1 pictures each have 3",
