@@ -146,11 +146,11 @@ def table(finished: list[dict]) -> str:
     for row in finished:
         for report in row["reports"]:
             lines.append("| " + " | ".join([row["name"], *cells(report)]) + " |")
-    lines += ["", "## Commands", ""]
+    lines += ["", "The file of each row in `docs/pods/` holds its command and the whole report."]
+    lines += [""] * any(row["failure"] is not None for row in finished)
     for row in finished:
-        lines.append(f"- `{row['command']}`")
         if row["failure"] is not None:
-            lines.append(f"  failed: {row['failure'].splitlines()[0]}")
+            lines.append(f"- {row['name']} failed: {row['failure'].splitlines()[0]}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,9 +1,9 @@
 """How text embeddings lie on disk, and what says so.
 
-    DIR/metadata.json                   what encoded the captions, and the parts; written last
-    DIR/00000/                          a part: the captions of one data set that are in none before
-        high.u64, low.u64, row.u32      the index: hashes of captions in order, and their rows
-        00000-of-00003.array_record     a shard: one record a caption
+    DIR/metadata.json                     what encoded the captions, and the parts; written last
+    DIR/00000/                            a part: captions of one data set that are in none before
+    DIR/00000/high.u64, low.u64, row.u32  the index: hashes of captions in order, and their rows
+    DIR/00000/00000-of-00003.array_record a shard: one record a caption
 
 The hash of a caption says which shard it is in and the index its row there, in 20 bytes a
 caption that are mapped into memory and shared by all processes. A record is the caption's hash, the
