@@ -1,17 +1,23 @@
 """The built package, away from the checkout: configs are inside it and its commands run."""
 
 import configparser
+import email
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from scripts import ROOT
 
+import imagen_jax
+
 SOURCES = ("imagen_jax", "configs", "setup.cfg", "pyproject.toml", "README.md", "LICENSE",
            "THIRD_PARTY_NOTICES.md")  # fmt: skip
+LARGEST = 95_000_000
+"""Bytes of a wheel: what PyPI takes is 100 MB."""
 
 
 def test_setup_lists_every_package():
@@ -26,20 +32,59 @@ def test_setup_lists_every_package():
     )
 
 
+def build(source: Path, kind: str) -> Path:
+    """The archive that setuptools makes of a directory."""
+    hook = f"from setuptools.build_meta import build_{kind}; build_{kind}('built')"
+    (source / "built").mkdir()
+    subprocess.run([sys.executable, "-c", hook], cwd=source, check=True, capture_output=True)
+    [archive] = (source / "built").iterdir()
+    return archive
+
+
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """A directory that holds what the wheel holds."""
+def wheel(tmp_path_factory):
+    """The wheel, made as it is published: from the sdist, which is made from the checkout."""
     pytest.importorskip("setuptools", minversion="77")
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
+    source, unpacked = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("unpacked")
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    build = "from setuptools.build_meta import build_wheel; build_wheel('wheel')"
-    (source / "wheel").mkdir()
-    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
-    [wheel] = (source / "wheel").glob("*.whl")
+    shutil.unpack_archive(build(source, "sdist"), unpacked, filter="data")
+    [top] = unpacked.iterdir()
+    return build(top, "wheel")
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A directory that holds what the wheel holds."""
+    target = tmp_path_factory.mktemp("target")
     zipfile.ZipFile(wheel).extractall(target)
     return target
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    wanted = {f"imagen_jax/{place}" for place in files_below(ROOT / "imagen_jax")}
+    wanted |= {f"imagen_jax/configs/{place}" for place in files_below(ROOT / "configs")}
+    assert held == wanted
+    assert wheel.stat().st_size <= LARGEST
+
+
+def files_below(directory: Path) -> set[str]:
+    paths = [path for path in directory.rglob("*") if path.is_file()]
+    return {p.relative_to(directory).as_posix() for p in paths if "__pycache__" not in p.parts}
+
+
+def test_the_wheel_says_what_it_is(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        said = email.message_from_bytes(archive.read(name))
+        licences = [name for name in archive.namelist() if "/licenses/" in name]
+    assert (said["Name"], said["Version"]) == ("imagen-jax", imagen_jax.__version__)
+    needed = [text for text in said.get_all("Requires-Dist") if "extra ==" not in text]
+    assert not [text for text in needed if text.startswith(("torch", "tensorflow>", "tensorflow="))]
+    assert {Path(name).name for name in licences} >= {"LICENSE", "THIRD_PARTY_NOTICES.md"}
 
 
 @pytest.mark.slow
