@@ -13,8 +13,9 @@ from imagen_jax.checkpoints.directory import check_directory
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.host_memory import in_blocks
+from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.training import loop
-from imagen_jax.training.loop import run
+from imagen_jax.training.loop import Trainer, run
 from imagen_jax.training.metrics_file import read_metrics
 from imagen_jax.training.text_inputs import load_caption_reader
 
@@ -111,7 +112,7 @@ def test_figures_are_of_the_true_sizes(directory, straight, sizes_of_steps):
 def test_samples_of_super_resolution_have_the_size_of_their_targets(tmp_path):
     data = folder(tmp_path / "data", ((8, 24), (8, 24)))
     config = tiny.super_resolution(data=data, sampling={"num_steps": 1})
-    trainer = loop.Trainer(config, loop.meshes.make_mesh(config.mesh))
+    trainer = Trainer(config, make_mesh(config.mesh))
     grid = trainer.sample_grid(load_caption_reader(config), open_source(data))
     sheet, measured = grid(tiny.random_params(config))
     assert sheet.width > 2 * sheet.height and measured["colour_drift"] > 0
@@ -120,7 +121,7 @@ def test_samples_of_super_resolution_have_the_size_of_their_targets(tmp_path):
 def test_the_height_of_every_size_must_divide_over_the_devices(config):
     with pytest.raises(UsageError, match="A picture 10 pixels high does not divide over 4"):
         sizes = tiny.replace(config, data={"sizes": ((16, 16), (10, 24))}, mesh={"spatial": 4})
-        loop.Trainer(sizes, loop.meshes.make_mesh(sizes.mesh))
+        Trainer(sizes, make_mesh(sizes.mesh))
 
 
 def test_other_sizes_are_a_change_of_the_data(config, directory, straight):
