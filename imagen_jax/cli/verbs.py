@@ -62,22 +62,23 @@ class Export:
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Write downloaded weights as one file: an encoder that stages read, a stage, or the network
-    that FID is of."""
+    """Write downloaded weights as one file: an encoder that stages read, a stage, or a network that
+    pictures are measured by."""
 
-    kind: Positional[Literal["t5", "deepfloyd-if", "inception"]]
+    kind: Positional[Literal["t5", "deepfloyd-if", "inception", "clip"]]
     """t5: a T5 text encoder from a Hugging Face directory or file, for text_encoder.source.
     deepfloyd-if: stage I or II of DeepFloyd IF from its pipeline's directory, for sample.py.
-    inception: the network that FID is of, from PyTorch's file, which takes PyTorch."""
+    inception: the network that FID is of, from PyTorch's file, which takes PyTorch.
+    clip: for evaluate, from a Hugging Face directory whose weights are PyTorch's."""
     directory: Annotated[Positional[Path], arg(metavar="DIR")]
-    """For t5 the directory with config.json and the weights, or their file; for deepfloyd-if the
-    pipeline's, with unet, scheduler, text_encoder and tokenizer; for inception the file
-    pt_inception-2015-12-05-6726825d.pth."""
+    """For t5 and clip the directory with config.json and the weights, for t5 also their file; for
+    deepfloyd-if the pipeline's, with unet, scheduler, text_encoder and tokenizer; for inception the
+    file pt_inception-2015-12-05-6726825d.pth."""
     out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
     """File to write; it is replaced whole or left alone."""
     dtype: Dtype = "bfloat16"
     """Of the written weights; bfloat16 takes half the space. A stage of DeepFloyd IF computes in
-    it too. For inception it is always float32, since figures depend on it."""
+    it too. For inception and clip it is always float32, since figures depend on it."""
     text_encoder: Path | None = None
     """For deepfloyd-if: another directory with text_encoder and tokenizer, where DIR has none."""
 
@@ -89,12 +90,19 @@ class Convert:
         if self.kind != "deepfloyd-if" and self.text_encoder is not None:
             raise UsageError(f"--text-encoder is {self.text_encoder}; it is for deepfloyd-if only.")
         convert = {
-            "t5": self._t5, "deepfloyd-if": self._deepfloyd_if, "inception": self._inception
+            "t5": self._t5, "deepfloyd-if": self._deepfloyd_if, "inception": self._inception,
+            "clip": self._clip,
         }  # fmt: skip
         convert[self.kind]()
         from imagen_jax.weights.hugging_face import licence
 
         print(licence(self.directory))
+
+    def _clip(self) -> None:
+        from imagen_jax.weights.clip_names import convert_clip
+
+        convert_clip(self.directory, self.out)
+        print(f"{self.out}: {self.out.stat().st_size / 1e6:.1f} MB")
 
     def _inception(self) -> None:
         from imagen_jax.weights.inception_names import convert_inception

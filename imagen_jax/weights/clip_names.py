@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from flax import nnx
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 
+from imagen_jax.config import json_form
 from imagen_jax.config.choices import GeluKind
 from imagen_jax.config.encoders import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from imagen_jax.errors import UsageError, naming
@@ -25,7 +27,10 @@ from imagen_jax.weights.named import (
     require_values,
     sizes_of,
 )
-from imagen_jax.weights.tensors import StoredParams, place_params
+from imagen_jax.weights.stored import open_file
+from imagen_jax.weights.tensors import StoredParams, fit_params, place_params, write_tensors
+
+_FORMAT = "imagen-jax clip 1"
 
 _SIZES = {
     "width": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
@@ -111,28 +116,49 @@ def _block_names(count: int) -> Names:
     return names
 
 
-def load_clip(directory: Path, mesh: Mesh) -> tuple[CLIPConfig, Params]:
+def load_clip(source: Path, mesh: Mesh) -> tuple[CLIPConfig, Params]:
     """Sizes and parameters of a CLIP, the latter in float32 and as `mesh` shards parameters.
 
     Every process reads only what its own devices hold. Arguments and errors are `open_clip`'s.
     """
-    config, stored = open_clip(directory)
-    abstract = abstract_params(lambda: CLIP(config, rngs=nnx.Rngs(0)), "float32")
-    return config, place_params(stored, abstract, mesh)
+    config, stored = open_clip(source)
+    return config, place_params(stored, _abstract(config), mesh)
 
 
-def open_clip(directory: Path) -> tuple[CLIPConfig, StoredParams]:
+def open_clip(source: Path) -> tuple[CLIPConfig, StoredParams]:
     """Sizes and parameters of a CLIP with both towers; no tensor is read.
 
     Args:
-        directory: one of Hugging Face, `config.json` beside the weights.
+        source: a directory of Hugging Face, `config.json` beside the weights, or a file that
+            `convert_clip` wrote.
 
     Raises:
         UsageError: a file is missing, damaged or not of CLIP.
     """
-    config, tensors = read_clip_config(directory), _open(directory)
-    abstract = abstract_params(lambda: CLIP(config, rngs=nnx.Rngs(0)), "float32")
-    return config, fit_named(tensors, clip_names(config), abstract, directory)
+    if not source.is_file():
+        config, tensors = read_clip_config(source), _open(source)
+        return config, fit_named(tensors, clip_names(config), _abstract(config), source)
+    header, tensors = open_file(source)
+    if header.get("format") != _FORMAT:
+        raise UsageError(f"{source} is not a file that `convert clip` wrote; name a directory.")
+    config = json_form.from_json(header.get("config", ""), f"{source} (header)", CLIPConfig)
+    return config, fit_params(tensors, _abstract(config), source)
+
+
+def convert_clip(directory: Path, out: Path) -> CLIPConfig:
+    """Writes the CLIP of a Hugging Face directory as one file, in float32; returns its sizes.
+
+    Raises:
+        UsageError: as `open_clip`, or the file cannot be written.
+    """
+    config, stored = open_clip(directory)
+    header = {"format": _FORMAT, "config": json_form.to_json(config)}
+    write_tensors(out, unflatten_dict(stored), "float32", header)
+    return config
+
+
+def _abstract(config: CLIPConfig) -> Params:
+    return abstract_params(lambda: CLIP(config, rngs=nnx.Rngs(0)), "float32")
 
 
 def load_clip_text(directory: Path, config: CLIPTextConfig, mesh: Mesh) -> Params:

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
+from imagen_jax.cli import verbs
 from imagen_jax.config import MeshConfig
 from imagen_jax.config.encoders import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from imagen_jax.errors import UsageError
@@ -160,6 +161,28 @@ def test_a_directory_without_clip_is_refused(tmp_path, mesh):
     shutil.copy(GOLDEN / "config.json", tmp_path)
     with pytest.raises(UsageError, match=r"holds neither model.safetensors nor"):
         load_clip(tmp_path, mesh)
+
+
+def test_a_converted_file_is_read_like_its_directory(directory, mesh, tmp_path):
+    out = tmp_path / "clip.safetensors"
+    verbs.Convert("clip", GOLDEN, out).run()
+    (config, params), (wanted, expected) = load_clip(out, mesh), load_clip(GOLDEN, mesh)
+    assert config == wanted
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    with pytest.raises(UsageError, match="is not a file that `convert clip` wrote"):
+        load_clip(directory / WEIGHTS, mesh)
+
+
+def test_weights_of_pytorch_are_converted(directory, mesh, tmp_path_factory):
+    torch = pytest.importorskip("torch")
+    stored = safetensors.numpy.load_file(GOLDEN / WEIGHTS)
+    (directory / WEIGHTS).unlink()
+    state = {name: torch.from_numpy(x) for name, x in stored.items()}
+    torch.save(state, directory / "pytorch_model.bin")
+    out = tmp_path_factory.mktemp("out") / "clip.safetensors"
+    verbs.Convert("clip", directory, out).run()
+    expected = load_clip(GOLDEN, mesh)[1]
+    jax.tree.map(np.testing.assert_array_equal, load_clip(out, mesh)[1], expected)
 
 
 @pytest.mark.parametrize("prefix", ["text_model.", ""])
