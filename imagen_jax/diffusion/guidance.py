@@ -125,15 +125,17 @@ def make_denoise(
     which loses digits at high noise.
     """
 
-    def predict_guided(z: Images, log_snr: LogSNR, step: Int32[Array, ""]) -> Predicted:
+    def predict_guided(z: Images, log_snr: LogSNR, scale: Scalar) -> Predicted:
         doubled = predict(jnp.concatenate([z, z]), jnp.concatenate([log_snr, log_snr]))
         conditional, unconditional = jnp.split(doubled.value.astype(jnp.float32), 2)
         fraction = None if doubled.fraction is None else doubled.fraction[: len(z)]
-        return Predicted(guide(conditional, unconditional, scales[step]), fraction)
+        return Predicted(guide(conditional, unconditional, scale), fraction)
 
     def denoise(z: Images, log_snr: LogSNR, step: Int32[Array, ""]) -> Predicted:
-        guided = scales is not None
-        value, fraction = predict_guided(z, log_snr, step) if guided else predict(z, log_snr)
+        if scales is None:
+            value, fraction = predict(z, log_snr)
+        else:
+            value, fraction = predict_guided(z, log_snr, scales[step])
         x0 = to_x0(value.astype(jnp.float32), z, log_snr, prediction_kind)
         return Predicted(threshold(x0), fraction)
 
