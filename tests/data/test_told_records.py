@@ -56,6 +56,7 @@ def test_a_stage_without_conditions_takes_every_picture_of_a_folder(data):
     assert len(source) == 24 and found[0].keys() == {"name", "caption", "image", "broken"}
 
 
+@pytest.mark.filterwarnings("ignore:left out")
 @pytest.mark.parametrize(
     ("values", "says"),
     [
