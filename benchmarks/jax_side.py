@@ -56,9 +56,9 @@ def load(directory: Path, remat: str, dtype: str) -> tuple[StageConfig, Params]:
 
 def predict(networks: Networks, params: Params, given: Arrays) -> Predicted:
     mask = jnp.ones(given["text"].shape[:2], bool)
-    told = networks.encode(params, Conditions(text=given["text"], mask=mask))
+    encoded = networks.encode(params, Conditions(text=given["text"], mask=mask))
     log_snr = jnp.asarray(chain.LOG_SNRS)[given["step"].astype(int)]
-    return networks.predict(params, given["z"], log_snr, told)
+    return networks.predict(params, given["z"], log_snr, encoded)
 
 
 def forward(config: StageConfig, params: Params, given: Arrays) -> Callable[[], jax.Array]:

@@ -141,9 +141,9 @@ def sampling_speed(
     run = functools.partial(sampler, params, numbers, keys, conditions)
     # XLA counts the body of a loop once, however often it runs: count one step, times steps.
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), conditions)
-    told = jax.jit(networks.encode)(params, twice)
+    encoded = jax.jit(networks.encode)(params, twice)
     z, log_snr = jnp.zeros((2 * len(mask), *size, 3)), jnp.zeros(2 * len(mask))
-    step = jax.jit(networks.predict).lower(params, z, log_snr, told).compile()
+    step = jax.jit(networks.predict).lower(params, z, log_snr, encoded).compile()
     return median_seconds(run, repeats), flops(step) * config.sampling.num_steps
 
 

@@ -82,11 +82,11 @@ class Networks:
         unet = nnx.merge(self.unet, params["unet"])
         return unet.encode(conditions, gather=self.gather_unet)
 
-    def predict(self, params: Params, z: Images, log_snr: LogSNR, told: Encoded) -> Predicted:
+    def predict(self, params: Params, z: Images, log_snr: LogSNR, encoded: Encoded) -> Predicted:
         """The U-Net's prediction from z at noise lambda, and what `encode` gave."""
         unet, config = nnx.merge(self.unet, params["unet"]), self.config.unet
         level = chain.step_of(log_snr) if config.time_input == "step" else log_snr
-        out = unet(z, level, told, gather=self.gather_unet)
+        out = unet(z, level, encoded, gather=self.gather_unet)
         if not config.predicts_variance:
             return Predicted(out)
         value, variance = jnp.split(out, 2, axis=-1)  # The latter in [-1, 1].
@@ -142,9 +142,12 @@ def build_networks(config: StageConfig, gather: GatherAs | None = None) -> Netwo
         return as_they_are if gather is None else functools.partial(gather, dtype=dtype)
 
     return Networks(
-        config, nnx.graphdef(unet), text_encoder, gather_as(config.unet.dtype),
+        config,
+        nnx.graphdef(unet),
+        text_encoder,
+        gather_as(config.unet.dtype),
         gather_as(encoder.dtype),
-    )  # fmt: skip
+    )
 
 
 def init_params(config: StageConfig, key: jax.Array) -> Params:

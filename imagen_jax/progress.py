@@ -11,9 +11,12 @@ class StepBar(tqdm):
     def __init__(self, total: int, what: str = "", **settings: Any) -> None:
         self._what, self._steps = what, False
         super().__init__(
-            total=total, desc=f"{what}: compiling" if what else "compiling", unit="step",
-            dynamic_ncols=True, **settings,
-        )  # fmt: skip
+            total=total,
+            desc=f"{what}: compiling" if what else "compiling",
+            unit="step",
+            dynamic_ncols=True,
+            **settings,
+        )
 
     def step(self) -> None:
         """One more step is done."""

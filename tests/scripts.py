@@ -100,8 +100,8 @@ def paint_nothing(monkeypatch) -> None:
         text, mask = np.zeros((len(prompts), 1, 1), np.float32), np.ones((len(prompts), 1), bool)
         return [PromptEmbeddings(text, mask, None, "", tuple(prompts))] * len(cascade.stages)
 
-    def paint(stages, steps, told, *, num_images, keeper=painting.Keeper(), **_):  # noqa: B008
-        for step, said in zip(steps, told, strict=True):
+    def paint(stages, steps, inputs, *, num_images, keeper=painting.Keeper(), **_):  # noqa: B008
+        for step, said in zip(steps, inputs, strict=True):
             shape = (len(said.names) * num_images, *step.size, 3)
             keeper.begin("")
             keeper.keep(range(shape[0]), np.zeros(shape, np.uint8))

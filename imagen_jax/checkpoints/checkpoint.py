@@ -124,9 +124,13 @@ class Checkpoints:
         self._confirm()
         items = {"params": state.params, "ema": state.ema, "opt_state": state.opt_state}
         about = About(
-            config=config, pictures=pictures, versions=package_versions(), step=int(state.step),
-            checksums={name: checksums(item) for name, item in items.items()}, data=data,
-        )  # fmt: skip
+            config=config,
+            pictures=pictures,
+            versions=package_versions(),
+            step=int(state.step),
+            checksums={name: checksums(item) for name, item in items.items()},
+            data=data,
+        )
         arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         arguments[ABOUT] = ocp.args.JsonSave(about.to_json())
         with self._writing():

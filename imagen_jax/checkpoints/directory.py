@@ -14,12 +14,24 @@ from imagen_jax.storage.digests import sealed, unsealed
 from imagen_jax.storage.files import AnyPath, write_text
 
 _FREE = {
-    "training.num_steps", "training.log_every", "training.checkpoint_every",
-    "training.keep_checkpoints", "training.sample_every", "training.sample_prompts",
-    "training.eval_every", "training.eval_batches", "training.max_skipped_in_a_row",
-    "data.data_dir", "data.num_workers", "data.max_broken_share", "data.embeddings",
-    "data.eval_source", "data.eval_split", "mesh.fsdp", "mesh.spatial",
-}  # fmt: skip
+    "training.num_steps",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "training.sample_every",
+    "training.sample_prompts",
+    "training.eval_every",
+    "training.eval_batches",
+    "training.max_skipped_in_a_row",
+    "data.data_dir",
+    "data.num_workers",
+    "data.max_broken_share",
+    "data.embeddings",
+    "data.eval_source",
+    "data.eval_split",
+    "mesh.fsdp",
+    "mesh.spatial",
+}
 """Fields that change nothing about what is learned."""
 _BY_FLAG = ("optimizer.", "training.", "diffusion.", "data.", "sampling.")
 """So begin fields that change what is learned and leave the networks as they are."""

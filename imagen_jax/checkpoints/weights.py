@@ -35,9 +35,12 @@ def load_directory(
 
 
 def load_networks(
-    workdir: AnyPath, abstract: Params, mesh: jax.sharding.Mesh, weights: Weights,
+    workdir: AnyPath,
+    abstract: Params,
+    mesh: jax.sharding.Mesh,
+    weights: Weights,
     at_most: int | None = None,
-) -> Params:  # fmt: skip
+) -> Params:
     """The parameters of the networks in `abstract`, in its dtypes, on the mesh.
 
     Args:

@@ -51,11 +51,16 @@ class Paint:
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)
         made = paint(
-            Cascade([open_stage(path) for path in paths]), prompts, self.out,
-            num_images=self.pictures.num_images, seed=self.pictures.seed,
-            batch_size=self.batch_size, size=self.pictures.size or None,
-            aspect=self.pictures.aspect or None, **settings_of(self.sampling, len(paths)),
-        )  # fmt: skip
+            Cascade([open_stage(path) for path in paths]),
+            prompts,
+            self.out,
+            num_images=self.pictures.num_images,
+            seed=self.pictures.seed,
+            batch_size=self.batch_size,
+            size=self.pictures.size or None,
+            aspect=self.pictures.aspect or None,
+            **settings_of(self.sampling, len(paths)),
+        )
         if distributed.leads():
             print(f"{self.out}: {made} pictures of {len(prompts)} prompts")
 
@@ -161,8 +166,10 @@ class Evaluate:
         work = Work(
             pictures=pictures,
             reference=open_features(self.reference) if self.reference else None,
-            weights=self.weights, names=self.measures, clip_score=self.clip_score,
-        )  # fmt: skip
+            weights=self.weights,
+            names=self.measures,
+            clip_score=self.clip_score,
+        )
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)
         for name, value in evaluate(work, self.out, batch_size=self.batch_size).items():

@@ -22,13 +22,17 @@ _PLAIN = (
     (r"Error parsing ", ""),
     (r"invalid literal for int\(\) with base 10: (.*)", r"\1 is no whole number"),
     (r"could not convert string to float: (.*)", r"\1 is no number"),
-    (r"invalid choice (.*) for argument '(.*?)'\. Expected one of \((.*)\)\.",
-     r"\2 is \1; it must be one of \3."),
-    (r"Could not find valid parse for arguments: \[(.*)\]",
-     r"\1 is too few or too many values, or of another kind"),
+    (
+        r"invalid choice (.*) for argument '(.*?)'\. Expected one of \((.*)\)\.",
+        r"\2 is \1; it must be one of \3.",
+    ),
+    (
+        r"Could not find valid parse for arguments: \[(.*)\]",
+        r"\1 is too few or too many values, or of another kind",
+    ),
     (r"Missing value for argument '(-.*?)'.*", r"\1 has no value after it"),
     (r"Missing value for argument '(.*?)'.*", r"\1 is missing"),
-)  # fmt: skip
+)
 """What Python and the flag library say, and how it is said here."""
 
 

@@ -18,9 +18,13 @@ _BY_CONFIG = "what each stage's config says"
 
 
 def _flag(
-    kind: Any, parse: Callable[[str], Any], metavar: str, rule: str, default: str = _BY_CONFIG,
+    kind: Any,
+    parse: Callable[[str], Any],
+    metavar: str,
+    rule: str,
+    default: str = _BY_CONFIG,
     each: str = "stage",
-) -> Any:  # fmt: skip
+) -> Any:
     """The type of such a field. `parse` raises a ValueError for what breaks the `rule`."""
 
     def values(texts: list[str]) -> tuple[Any, ...]:

@@ -123,12 +123,18 @@ def run(flags: Flags) -> None:
     if prompts and not needs_encoder:
         embedded = read_prompts(stages, prompts, [EmbeddingCache(d) for d in directories])
     files = cascade.write(
-        flags.output.out, prompts, classes=flags.pictures.classes, resume=flags.output.resume,
+        flags.output.out,
+        prompts,
+        classes=flags.pictures.classes,
+        resume=flags.output.resume,
         prompt_embeds=embedded,
-        num_images=flags.pictures.num_images, seed=flags.pictures.seed,
-        size=flags.pictures.size or None, aspect=flags.pictures.aspect or None,
-        batch_size=flags.devices.batch_size, **settings_of(flags.sampling, len(stages)),
-    )  # fmt: skip
+        num_images=flags.pictures.num_images,
+        seed=flags.pictures.seed,
+        size=flags.pictures.size or None,
+        aspect=flags.pictures.aspect or None,
+        batch_size=flags.devices.batch_size,
+        **settings_of(flags.sampling, len(stages)),
+    )
     print("\n".join(map(str, files)))
 
 

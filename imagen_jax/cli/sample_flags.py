@@ -189,8 +189,11 @@ def tell_of_missing_quotes(prompts: tuple[str, ...]) -> None:
 
 def check(flags: Flags) -> None:
     """Raises a UsageError for what can be said before anything is loaded."""
-    for part, name in ((flags.pictures, "num_images"), (flags.devices, "batch_size"),
-                       (flags.devices, "split_height")):  # fmt: skip
+    for part, name in (
+        (flags.pictures, "num_images"),
+        (flags.devices, "batch_size"),
+        (flags.devices, "split_height"),
+    ):
         if getattr(part, name) < 1:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} is {getattr(part, name)}; it must be at least 1.")

@@ -29,7 +29,8 @@ SAMPLE = Spellings(
         **_each("--guidance-scale --cfg --cfg-scale --scale", "--guidance"),
         **_each(
             "--num-steps --num-inference-steps --inference-steps --sampling-steps "
-            "--num-sampling-steps --ddim-steps", "--steps",
+            "--num-sampling-steps --ddim-steps",
+            "--steps",
         ),
         **_each(
             "--num-images-per-prompt --images-per-prompt --num-samples --n-samples -n",
@@ -37,7 +38,8 @@ SAMPLE = Spellings(
         ),
         **_each(
             "--output --output-dir --output-directory --output-path --out-dir --outdir "
-            "--save-dir -o", "--out",
+            "--save-dir -o",
+            "--out",
         ),
         **_each("--scheduler", "--sampler"),
         **_each("--aspect-ratio --ar", "--aspect"),
@@ -73,7 +75,7 @@ SAMPLE = Spellings(
         ),
         **_each("--eta", "it is the field sampling.eta of a stage's config."),
     },
-)  # fmt: skip
+)
 
 TRAIN = Spellings(
     same={
@@ -129,7 +131,7 @@ TRAIN = Spellings(
             "curves go to WORKDIR/tensorboard and WORKDIR/metrics.jsonl.",
         ),
     },
-)  # fmt: skip
+)
 
 
 def respell(arguments: Sequence[str], spellings: Spellings) -> list[str]:

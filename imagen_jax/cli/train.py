@@ -99,8 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         workdir, profile = to_path(flags.workdir), steps_to_profile(flags.profile)
         try:
             run(
-                flags.config, workdir, init_from, flags.weights, flags.allow_change, profile,
+                flags.config,
+                workdir,
+                init_from,
+                flags.weights,
+                flags.allow_change,
+                profile,
                 allow_changed_data=flags.allow_changed_data,
-            )  # fmt: skip
+            )
         except CannotSave as error:
             end_at_once(error)

@@ -90,9 +90,11 @@ class Convert:
         if self.kind != "deepfloyd-if" and self.text_encoder is not None:
             raise UsageError(f"--text-encoder is {self.text_encoder}; it is for deepfloyd-if only.")
         convert = {
-            "t5": self._t5, "deepfloyd-if": self._deepfloyd_if, "inception": self._inception,
+            "t5": self._t5,
+            "deepfloyd-if": self._deepfloyd_if,
+            "inception": self._inception,
             "clip": self._clip,
-        }  # fmt: skip
+        }
         convert[self.kind]()
         from imagen_jax.weights.hugging_face import licence
 
@@ -122,8 +124,11 @@ class Convert:
 
         sizes = dataclasses.asdict(convert_t5(self.directory, self.out, self.dtype))
         print(f"{self.out}: {self.out.stat().st_size / 1e6:.1f} MB; for a stage that reads it:")
-        flags = [f"--text-encoder.t5.{name.replace('_', '-')} {x}" for name, x in sizes.items()
-                 if name not in ("dtype", "remat")]  # fmt: skip
+        flags = [
+            f"--text-encoder.t5.{name.replace('_', '-')} {x}"
+            for name, x in sizes.items()
+            if name not in ("dtype", "remat")
+        ]
         print(" ".join([f"--text-encoder.source {self.out}", *flags]))
 
 
@@ -251,9 +256,12 @@ class Embed:
             encoder = open_encoder(path) if own else open_frozen_encoder(config, None)
         for data in self._data(config):
             work = Work(
-                config=config, data=data, encoder=encoder, batch_tokens=self.batch_tokens,
+                config=config,
+                data=data,
+                encoder=encoder,
+                batch_tokens=self.batch_tokens,
                 captions_per_shard=self.captions_per_shard,
-            )  # fmt: skip
+            )
             embed(work, self.out)
 
     def _check(self) -> None:
@@ -267,9 +275,10 @@ class Embed:
     def _with_flags(self, config: StageConfig) -> StageConfig:
         """The stage's config with the text encoder that flags name."""
         flags = {
-            "source": self.text_encoder.source, "tokenizer": self.text_encoder.tokenizer,
+            "source": self.text_encoder.source,
+            "tokenizer": self.text_encoder.tokenizer,
             "max_length": self.max_length,
-        }  # fmt: skip
+        }
         changes = {name: value for name, value in flags.items() if value}
         encoder = dataclasses.replace(config.text_encoder, train=False, **changes)
         return dataclasses.replace(config, text_encoder=encoder)

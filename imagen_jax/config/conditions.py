@@ -9,9 +9,18 @@ from imagen_jax.config.rules import require
 LOW_RES, AUG_LEVEL = "low_res", "aug_level"
 """The picture that a super-resolution stage enlarges, and how much noise was added to it."""
 _TAKEN = (
-    LOW_RES, AUG_LEVEL, "broken", "caption", "image", "label", "mask", "name", "text", "token_ids",
+    LOW_RES,
+    AUG_LEVEL,
+    "broken",
+    "caption",
+    "image",
+    "label",
+    "mask",
+    "name",
+    "text",
+    "token_ids",
     "weight",
-)  # fmt: skip
+)
 """Names that a training batch has for something else."""
 _MOST_CLASSES = 2**20
 _GREY, _COLOUR = 1, 3

@@ -21,9 +21,13 @@ LARGEST_SIDE = 2**15
 """Pixels; what is larger is a slip, and would take all memory before it shows."""
 _MOST_SIZES = 255
 _OPERATORS = {
-    ">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne,
-    ">": operator.gt, "<": operator.lt,
-}  # fmt: skip
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,9 +113,14 @@ class UNetConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice(
-            self, dtype=Dtype, activation=Activation, time_input=TimeInput, text_norm=TextNorm,
-            pooling=Pooling, embedding_activation=EmbeddingActivation,
-        )  # fmt: skip
+            self,
+            dtype=Dtype,
+            activation=Activation,
+            time_input=TimeInput,
+            text_norm=TextNorm,
+            pooling=Pooling,
+            embedding_activation=EmbeddingActivation,
+        )
         require_positive(
             self, "embed_dim", "head_dim", "patch_size", "norm_groups", "residual_scale"
         )
@@ -141,10 +146,16 @@ class UNetConfig(Checked):
         require_at_most(self, _MOST_LEVELS, levels=len(self.channel_mult))
         require_at_most(self, _MOST_BLOCKS, num_res_blocks=sum(self.num_res_blocks))
         require_at_most(
-            self, _WIDEST, embed_dim=self.embed_dim, channel_mult=max(self.channel_mult),
-            head_dim=self.head_dim, patch_size=self.patch_size, norm_groups=self.norm_groups,
-            embedding_dim=self.embedding_dim or 0, text_projection=self.text_projection or 0,
-        )  # fmt: skip
+            self,
+            _WIDEST,
+            embed_dim=self.embed_dim,
+            channel_mult=max(self.channel_mult),
+            head_dim=self.head_dim,
+            patch_size=self.patch_size,
+            norm_groups=self.norm_groups,
+            embedding_dim=self.embedding_dim or 0,
+            text_projection=self.text_projection or 0,
+        )
         require_at_most(self, _WIDEST, channels=self.embed_dim * max(self.channel_mult))
 
     @property
@@ -215,9 +226,13 @@ class EfficientUNetConfig(Checked):
         require_at_most(self, _MOST_LEVELS, blocks=len(self.channels))
         require_at_most(self, _MOST_BLOCKS, num_res_blocks=sum(self.num_res_blocks))
         require_at_most(
-            self, _WIDEST, channels=max(self.channels), num_heads=self.num_heads,
-            patch_size=self.patch_size, norm_groups=self.norm_groups,
-        )  # fmt: skip
+            self,
+            _WIDEST,
+            channels=max(self.channels),
+            num_heads=self.num_heads,
+            patch_size=self.patch_size,
+            norm_groups=self.norm_groups,
+        )
         _require_sinusoid(self.channels[0], "EfficientUNetConfig.channels[0]")
         for i, text in enumerate(self.text_attention):
             require(
@@ -268,9 +283,16 @@ class T5Config(Checked):
         super().__post_init__()
         require_choice(self, feed_forward=FeedForwardKind, dtype=Dtype)
         require_positive(
-            self, "vocab_size", "d_model", "num_layers", "num_heads", "d_kv", "d_ff",
-            "relative_attention_num_buckets", "relative_attention_max_distance",
-        )  # fmt: skip
+            self,
+            "vocab_size",
+            "d_model",
+            "num_layers",
+            "num_heads",
+            "d_kv",
+            "d_ff",
+            "relative_attention_num_buckets",
+            "relative_attention_max_distance",
+        )
         require(
             self.relative_attention_num_buckets >= 4,
             f"T5Config.relative_attention_num_buckets is {self.relative_attention_num_buckets}; "
@@ -285,11 +307,15 @@ class T5Config(Checked):
         require_at_most(self, _MOST_BLOCKS, num_layers=self.num_layers)
         require_at_most(self, _MOST_PIECES, vocab_size=self.vocab_size)
         require_at_most(
-            self, _WIDEST, d_model=self.d_model, d_ff=self.d_ff, num_heads=self.num_heads,
+            self,
+            _WIDEST,
+            d_model=self.d_model,
+            d_ff=self.d_ff,
+            num_heads=self.num_heads,
             d_kv=self.d_kv,
             relative_attention_num_buckets=self.relative_attention_num_buckets,
             relative_attention_max_distance=self.relative_attention_max_distance,
-        )  # fmt: skip
+        )
         require_at_most(self, _WIDEST, inner_width=self.num_heads * self.d_kv)
 
 

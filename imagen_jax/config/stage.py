@@ -120,9 +120,16 @@ class TrainingConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(
-            self, "batch_size", "accumulation_steps", "num_steps", "log_every",
-            "checkpoint_every", "keep_checkpoints", "eval_batches", "max_skipped_in_a_row",
-        )  # fmt: skip
+            self,
+            "batch_size",
+            "accumulation_steps",
+            "num_steps",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "eval_batches",
+            "max_skipped_in_a_row",
+        )
         require_fraction(self, "caption_dropout")
         require(
             0 <= self.seed < 2**32,

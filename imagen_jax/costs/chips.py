@@ -29,9 +29,20 @@ class Chip:
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = (
-    "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "4x4x16", "8x8x8", "8x8x12",
-    "8x8x16", "8x16x16", "16x16x16",
-)  # fmt: skip
+    "2x2x1",
+    "2x2x2",
+    "2x2x4",
+    "2x4x4",
+    "4x4x4",
+    "4x4x8",
+    "4x8x8",
+    "4x4x16",
+    "8x8x8",
+    "8x8x12",
+    "8x8x16",
+    "8x16x16",
+    "16x16x16",
+)
 
 # Peaks and slices: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, tables of key specifications.
 # Those pages give the links of v5e and v6e both ways together, 400 and 800 GB/s, and of v5p
@@ -39,22 +50,38 @@ _CUBES = (
 # Bytes of HBM are those of libtpu 0.0.52's own message when a program does not fit.
 CHIPS = {
     "v4": Chip(
-        flops=275e12, hbm_bytes=int(30.75 * GIB), hbm_bandwidth=1228e9, ici_bandwidth=300e9,
-        slices=_CUBES, kind="TPU v4",
+        flops=275e12,
+        hbm_bytes=int(30.75 * GIB),
+        hbm_bandwidth=1228e9,
+        ici_bandwidth=300e9,
+        slices=_CUBES,
+        kind="TPU v4",
     ),
     "v5e": Chip(
-        flops=197e12, hbm_bytes=int(15.75 * GIB), hbm_bandwidth=819e9, ici_bandwidth=200e9,
-        slices=_FLAT, kind="TPU v5 lite",
+        flops=197e12,
+        hbm_bytes=int(15.75 * GIB),
+        hbm_bandwidth=819e9,
+        ici_bandwidth=200e9,
+        slices=_FLAT,
+        kind="TPU v5 lite",
     ),
     "v5p": Chip(
-        flops=459e12, hbm_bytes=int(95.73 * GIB), hbm_bandwidth=2765e9, ici_bandwidth=600e9,
-        slices=(*_CUBES, "16x16x24"), kind="TPU v5",
+        flops=459e12,
+        hbm_bytes=int(95.73 * GIB),
+        hbm_bandwidth=2765e9,
+        ici_bandwidth=600e9,
+        slices=(*_CUBES, "16x16x24"),
+        kind="TPU v5",
     ),
     "v6e": Chip(
-        flops=918e12, hbm_bytes=int(31.24 * GIB), hbm_bandwidth=1638e9, ici_bandwidth=400e9,
-        slices=_FLAT, kind="TPU v6 lite",
+        flops=918e12,
+        hbm_bytes=int(31.24 * GIB),
+        hbm_bandwidth=1638e9,
+        ici_bandwidth=400e9,
+        slices=_FLAT,
+        kind="TPU v6 lite",
     ),
-}  # fmt: skip
+}
 """Generation -> chip."""
 
 

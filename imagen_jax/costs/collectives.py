@@ -7,9 +7,14 @@ from collections import defaultdict
 from imagen_jax.costs.hlo import Instruction, Program, Run
 
 KINDS = (
-    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
-    "collective-permute", "collective-broadcast",
-)  # fmt: skip
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
 _CHAIN = re.compile(r'chain_id="(\d+)"')
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _TILES = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")

@@ -134,9 +134,8 @@ class Program:
         instructions = self._with_fused(condition)
         compares = [i for i in instructions if i.opcode == "compare"]
         bounds = [
-            i for i in instructions
-            if i.opcode == "constant" and re.fullmatch(r"-?\d+", i.literal)
-        ]  # fmt: skip
+            i for i in instructions if i.opcode == "constant" and re.fullmatch(r"-?\d+", i.literal)
+        ]
         counters = [i for i in instructions if i.opcode == "get-tuple-element"]
         if not len(compares) == len(bounds) == len(counters) == 1:
             return None

@@ -10,9 +10,20 @@ from imagen_jax.costs.hlo import Instruction, Program
 Bytes = int | float
 """Whole, or infinite where there is no limit."""
 _FREE = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",
-    "conditional", "after-all", "partition-id", "replica-id", "async-start", "async-update",
-}  # fmt: skip
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "call",
+    "conditional",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "async-start",
+    "async-update",
+}
 """Move nothing themselves."""
 Scope = dict[str, Instruction]
 """The instructions of one computation by their names."""

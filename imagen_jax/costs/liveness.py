@@ -20,11 +20,30 @@ from jax.extend import core
 from imagen_jax.costs.model_flops import inner_jaxpr, scan_parts
 
 _HEAVY = {
-    "dot_general", "conv_general_dilated", "scan", "while", "cond", "gather", "scatter",
-    "scatter-add", "scatter_add", "concatenate", "sort", "cumsum", "random_bits", "threefry2x32",
-    "reduce_sum", "reduce_max", "reduce_min", "argmax", "dynamic_slice", "dynamic_update_slice",
-    "reduce_window_sum", "top_k", "custom_call",
-}  # fmt: skip
+    "dot_general",
+    "conv_general_dilated",
+    "scan",
+    "while",
+    "cond",
+    "gather",
+    "scatter",
+    "scatter-add",
+    "scatter_add",
+    "concatenate",
+    "sort",
+    "cumsum",
+    "random_bits",
+    "threefry2x32",
+    "reduce_sum",
+    "reduce_max",
+    "reduce_min",
+    "argmax",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "reduce_window_sum",
+    "top_k",
+    "custom_call",
+}
 """Their results are stored; all others can be computed inside the operation that uses them."""
 _WORTH_KEEPING = 1.25
 """A cheap value is stored if what it is made from takes more than this times its own bytes."""

@@ -110,9 +110,13 @@ def _convolution(eqn: core.JaxprEqn) -> int:
     taps = math.prod(
         valid_taps(image[i], kernel[k], result[r], stride, before, dilation, tap_dilation)
         for (i, k, r), stride, (before, _), dilation, tap_dilation in zip(
-            axes, params["window_strides"], params["padding"], params["lhs_dilation"],
-            params["rhs_dilation"], strict=True,
+            axes,
+            params["window_strides"],
+            params["padding"],
+            params["lhs_dilation"],
+            params["rhs_dilation"],
+            strict=True,
         )
-    )  # fmt: skip
+    )
     batch, channels = (result[axis] for axis in numbers.out_spec[:2])
     return 2 * batch * channels * kernel[numbers.rhs_spec[1]] * taps

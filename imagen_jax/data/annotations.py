@@ -9,8 +9,17 @@ from typing import Any
 from imagen_jax.data.records import BrokenRecord, ListedCaptions
 
 PICTURE_SUFFIXES = (
-    ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
-)  # fmt: skip
+    ".bmp",
+    ".gif",
+    ".jfif",
+    ".jpe",
+    ".jpeg",
+    ".jpg",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 OTHER_PICTURE_SUFFIXES = (".avif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".psd", ".svg", ".tga")
 """Pictures too, but not read: they are counted."""
 NOT_READ = "format is not read"

@@ -19,11 +19,35 @@ PORTION_SHARE = 0.25
 PORTIONS = ("slice", "bottle", "loaf")
 """Keywords that become "a slice of ..."."""
 NO_ARTICLE = (
-    "bacon", "baguette bread", "bowling", "bread", "broccoli", "butter", "canned food",
-    "cooked rice", "cooking", "coral", "custard", "fire", "flatbread", "fondue", "garlic",
-    "ginger root", "high voltage", "leafy green", "meat on bone", "oden", "popcorn", "sake",
-    "shaved ice", "soap", "spaghetti", "sushi", "tennis", "wood",
-)  # fmt: skip
+    "bacon",
+    "baguette bread",
+    "bowling",
+    "bread",
+    "broccoli",
+    "butter",
+    "canned food",
+    "cooked rice",
+    "cooking",
+    "coral",
+    "custard",
+    "fire",
+    "flatbread",
+    "fondue",
+    "garlic",
+    "ginger root",
+    "high voltage",
+    "leafy green",
+    "meat on bone",
+    "oden",
+    "popcorn",
+    "sake",
+    "shaved ice",
+    "soap",
+    "spaghetti",
+    "sushi",
+    "tennis",
+    "wood",
+)
 SINGULAR_ENDINGS = ("ss", "us", "is", "ceros")
 VOWEL_SOUND_EXCEPTIONS = ("uni", "ewe", "eur", "one", "us")
 """Written with a vowel, spoken with a consonant: a unicorn, a ewe."""

@@ -42,23 +42,52 @@ HELD_OUT_BACKGROUNDS = 0.12
 """Shares of the (concept, colour) and (concept, background) pairs that are held out, in all
 styles."""
 SYNONYMS = {
-    "airplane": ("plane", "aeroplane"), "automobile": ("car", "auto"), "beer mug": ("beer",),
-    "bicycle": ("bike",), "books": ("stack of books",), "bus": ("coach",),
-    "cat face": ("cat", "kitten"), "Christmas tree": ("xmas tree",), "cow face": ("cow",),
-    "crescent moon": ("moon",), "deciduous tree": ("tree",), "delivery truck": ("truck", "lorry"),
-    "dog face": ("dog", "puppy"), "doughnut": ("donut",), "droplet": ("water drop",),
-    "ear of corn": ("corn", "maize"), "eggplant": ("aubergine",), "evergreen tree": ("pine tree",),
-    "fire": ("flame",), "fire engine": ("fire truck",), "flying saucer": ("UFO",),
-    "french fries": ("fries", "chips"), "gem stone": ("diamond", "gem"), "guitar": ("e-guitar",),
-    "hamburger": ("burger",), "high voltage": ("lightning bolt",), "horse face": ("horse",),
-    "hot beverage": ("cup of coffee", "cup of tea"), "jack-o-lantern": ("halloween pumpkin",),
-    "lady beetle": ("ladybug", "ladybird"), "locomotive": ("train", "steam train"),
-    "monkey face": ("monkey",), "mouse face": ("mouse",), "pig face": ("pig",),
-    "pool 8 ball": ("8 ball",), "rabbit face": ("rabbit", "bunny"), "ringed planet": ("saturn",),
-    "soccer ball": ("football",), "spouting whale": ("whale",), "tangerine": ("orange",),
-    "television": ("TV", "telly"), "tiger face": ("tiger",), "top hat": ("hat",),
-    "wine glass": ("glass of wine",), "wrapped gift": ("present", "gift"),
-}  # fmt: skip
+    "airplane": ("plane", "aeroplane"),
+    "automobile": ("car", "auto"),
+    "beer mug": ("beer",),
+    "bicycle": ("bike",),
+    "books": ("stack of books",),
+    "bus": ("coach",),
+    "cat face": ("cat", "kitten"),
+    "Christmas tree": ("xmas tree",),
+    "cow face": ("cow",),
+    "crescent moon": ("moon",),
+    "deciduous tree": ("tree",),
+    "delivery truck": ("truck", "lorry"),
+    "dog face": ("dog", "puppy"),
+    "doughnut": ("donut",),
+    "droplet": ("water drop",),
+    "ear of corn": ("corn", "maize"),
+    "eggplant": ("aubergine",),
+    "evergreen tree": ("pine tree",),
+    "fire": ("flame",),
+    "fire engine": ("fire truck",),
+    "flying saucer": ("UFO",),
+    "french fries": ("fries", "chips"),
+    "gem stone": ("diamond", "gem"),
+    "guitar": ("e-guitar",),
+    "hamburger": ("burger",),
+    "high voltage": ("lightning bolt",),
+    "horse face": ("horse",),
+    "hot beverage": ("cup of coffee", "cup of tea"),
+    "jack-o-lantern": ("halloween pumpkin",),
+    "lady beetle": ("ladybug", "ladybird"),
+    "locomotive": ("train", "steam train"),
+    "monkey face": ("monkey",),
+    "mouse face": ("mouse",),
+    "pig face": ("pig",),
+    "pool 8 ball": ("8 ball",),
+    "rabbit face": ("rabbit", "bunny"),
+    "ringed planet": ("saturn",),
+    "soccer ball": ("football",),
+    "spouting whale": ("whale",),
+    "tangerine": ("orange",),
+    "television": ("TV", "telly"),
+    "tiger face": ("tiger",),
+    "top hat": ("hat",),
+    "wine glass": ("glass of wine",),
+    "wrapped gift": ("present", "gift"),
+}
 """Label of a core concept -> what people call it."""
 COLOUR_FREE = {"red apple": "apple", "green apple": "apple"}
 """Labels that say a colour -> the word that takes another one."""
@@ -131,9 +160,10 @@ def variants(concept: Concept, style: str) -> list[tuple[str, str]]:
     """
     own = emoji_colours.natural_colour(style, concept.key)
     colours = [
-        colour for colour in emoji_colours.HUES
+        colour
+        for colour in emoji_colours.HUES
         if colourable_label(concept) and emoji_colours.turned(style, concept.key, colour)
-    ]  # fmt: skip
+    ]
     grounds = list(emoji_colours.BACKGROUNDS)
 
     def drawn(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:

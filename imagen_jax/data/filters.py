@@ -156,7 +156,9 @@ def _measure(source: Source, index: int, names: Sequence[str]) -> dict[str, floa
         record = source[index]
         size = transforms.size_of(record.image, record.name)
         sides = {
-            SIDE: float(min(size)), ASPECT: max(size) / min(size), RATIO: size[1] / size[0],
-        }  # fmt: skip
+            SIDE: float(min(size)),
+            ASPECT: max(size) / min(size),
+            RATIO: size[1] / size[0],
+        }
         found |= {name: sides[name] for name in sides if name in names}
     return found

@@ -53,8 +53,11 @@ class FolderSource:
         """Of all files, those that are pictures with captions."""
         self.left_out = Tally()
         self._lines = Lines(self._directory, names, self.left_out)
-        beside = {_with_suffix(name, _suffix(name)): PurePosixPath(name).suffix for name in names
-                  if _suffix(name) in (_TEXT, _JSON)}  # fmt: skip
+        beside = {
+            _with_suffix(name, _suffix(name)): PurePosixPath(name).suffix
+            for name in names
+            if _suffix(name) in (_TEXT, _JSON)
+        }
         shown = {_shown_beside(name): name for name in names if self._shows(name)}
         kept, kinds = [], []
         for name in sorted(names, key=lambda name: name.split("/")):

@@ -62,9 +62,12 @@ class Bucketed(Mixture):
     """A mixture, be it of one source, whose records are each trained on at one of several sizes."""
 
     def __init__(
-        self, parts: Sequence[Source], weights: Sequence[float], sizes: Sequence[Size],
+        self,
+        parts: Sequence[Source],
+        weights: Sequence[float],
+        sizes: Sequence[Size],
         ratios: Sequence[Ratios],
-    ):  # fmt: skip
+    ):
         """`ratios`: height / width of each part's records. The nearest size is theirs."""
         super().__init__(parts, weights)
         self.sizes = list(sizes)

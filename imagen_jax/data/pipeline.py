@@ -99,9 +99,13 @@ class _Batches:
     """
 
     def __init__(
-        self, examples: grain.MapDataset, first: int, batch_size: int, rows: Sequence[int],
+        self,
+        examples: grain.MapDataset,
+        first: int,
+        batch_size: int,
+        rows: Sequence[int],
         threads: int,
-    ):  # fmt: skip
+    ):
         self._examples, self._first = examples, first
         self._batch_size, self._rows, self._threads = batch_size, rows, threads
 

@@ -43,8 +43,11 @@ def open_source(
         _select(share.source, config, low_resolution, conditions) for share in config.shares
     ]
     for condition in config.conditions:
-        without = [share.source for share, part in zip(config.shares, selected, strict=True)
-                   if condition in part.unknown]  # fmt: skip
+        without = [
+            share.source
+            for share, part in zip(config.shares, selected, strict=True)
+            if condition in part.unknown
+        ]
         if len(without) == len(selected):
             raise UsageError(f"data.filters has '{condition}'; no record has that number.")
         for source in without:

@@ -31,9 +31,13 @@ class TfdsSource:
     """One split of a prepared tfds data set."""
 
     def __init__(
-        self, name: str, split: str, data_dir: str = "", low_resolution: int | None = None,
+        self,
+        name: str,
+        split: str,
+        data_dir: str = "",
+        low_resolution: int | None = None,
         conditions: ConditionsConfig = _TEXT_ALONE,
-    ):  # fmt: skip
+    ):
         """Opens the split, building the data set first where that has not been done.
 
         Args:

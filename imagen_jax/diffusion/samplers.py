@@ -214,9 +214,11 @@ def make(name: SamplerName, options: object) -> Sampler:
 
 
 def time_grid(
-    schedule: Schedule, num_steps: int, spacing: chain.Spacing = "even",
+    schedule: Schedule,
+    num_steps: int,
+    spacing: chain.Spacing = "even",
     timesteps: Sequence[int] = (),
-) -> LogSNRGrid:  # fmt: skip
+) -> LogSNRGrid:
     """lambda(1 - i / num_steps), i = 0 .. num_steps: uniform steps in time.
 
     On the discrete chain lambda of `timesteps`, or of `num_steps` steps as `spacing` has them;
@@ -237,9 +239,11 @@ def time_grid(
 
 
 def times(
-    schedule: Schedule, num_steps: int, spacing: chain.Spacing = "even",
+    schedule: Schedule,
+    num_steps: int,
+    spacing: chain.Spacing = "even",
     timesteps: Sequence[int] = (),
-) -> Float[np.ndarray, " steps"]:  # fmt: skip
+) -> Float[np.ndarray, " steps"]:
     """t of each step of `time_grid`'s, from 1 (noise) down to, but without, 0."""
     if schedule == "cosine_chain":
         return (np.array(timesteps or chain.spaced(spacing, num_steps)) + 1) / chain.STEPS
@@ -262,10 +266,17 @@ def start(sampler: Sampler, z: Images) -> State:
 
 
 def advance(
-    sampler: Sampler, denoise: Denoise, state: State, log_snrs: LogSNRGrid, keys: Keys, *,
-    first: int = 0, stop: int | None = None, on_step: OnStep | None = None,
+    sampler: Sampler,
+    denoise: Denoise,
+    state: State,
+    log_snrs: LogSNRGrid,
+    keys: Keys,
+    *,
+    first: int = 0,
+    stop: int | None = None,
+    on_step: OnStep | None = None,
     on_estimate: OnEstimate | None = None,
-) -> State:  # fmt: skip
+) -> State:
     """Steps `first` to `stop` - 1 of the grid, from a state at lambda = log_snrs[first].
 
     Any run of steps may be split into several without changing the result. The last update of a

@@ -143,9 +143,12 @@ def write_list(path: Path, captions: Captions, *, read: int, broken: int) -> Non
     """
     ends = np.cumsum([0, *map(len, captions.ids)])
     tensors = {
-        "high": captions.high, "low": captions.low, "lengths": captions.lengths,
-        "ends": ends.astype(np.int64), "ids": np.concatenate(captions.ids),
-    }  # fmt: skip
+        "high": captions.high,
+        "low": captions.low,
+        "lengths": captions.lengths,
+        "ends": ends.astype(np.int64),
+        "ids": np.concatenate(captions.ids),
+    }
     sums = {name: checksum(x.view(np.uint8)) for name, x in tensors.items()}
     shapes = {name: x.shape for name, x in tensors.items()}
     about = with_sums({"read": str(read), "broken": str(broken)}, shapes, sums)

@@ -128,9 +128,11 @@ class UnfinishedPart:
                 in_shards.append(len(captions))
         lengths = np.trim_zeros(counts, "b").tolist()
         sizes = Sizes(
-            captions=lists.read, broken=lists.broken, shards=tuple(in_shards),
+            captions=lists.read,
+            broken=lists.broken,
+            shards=tuple(in_shards),
             lengths=tuple(lengths),
-        )  # fmt: skip
+        )
         write_text(self.directory / "sizes.json", json_form.to_sealed_json(sizes))
 
     @functools.cached_property

@@ -107,20 +107,26 @@ def _open_known(config: StageConfig, out: Path) -> EmbeddingCache | None:
 def _encoding(config: StageConfig, tokenizer: Tokenizer) -> Encoding:
     encoder = config.text_encoder
     return Encoding(
-        t5=encoder.t5, tokenizer=encoder.tokenizer, vocabulary=tokenizer.fingerprint,
-        max_length=encoder.max_length, lowercase=encoder.lowercase,
+        t5=encoder.t5,
+        tokenizer=encoder.tokenizer,
+        vocabulary=tokenizer.fingerprint,
+        max_length=encoder.max_length,
+        lowercase=encoder.lowercase,
         padded=config.unet.reads_padding,
-    )  # fmt: skip
+    )
 
 
 def _plan(work: Work, encoding: Encoding, records: int) -> Plan:
     matters = ("source", "mixture", "filters", "split", "data_dir")
     data = DataConfig(**{name: getattr(work.data, name) for name in matters})
     return Plan(
-        encoding=encoding, data=data, records=records,
+        encoding=encoding,
+        data=data,
+        records=records,
         prompts=work.config.training.sample_prompts,
-        captions_per_shard=work.captions_per_shard, batch_tokens=work.batch_tokens,
-    )  # fmt: skip
+        captions_per_shard=work.captions_per_shard,
+        batch_tokens=work.batch_tokens,
+    )
 
 
 def _begin(part: UnfinishedPart) -> None:

@@ -50,9 +50,10 @@ class Case:
         """Those in which the emoji can be drawn as the prompt says."""
         named = [self.style] if self.style else STYLES
         return [
-            style for style in named
+            style
+            for style in named
             if not self.colour or emoji_colours.turned(style, self.concept, self.colour)
-        ]  # fmt: skip
+        ]
 
     def true_picture(self, style: str, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
         """What the prompt says, drawn from the vector of one of `true_styles`."""
@@ -118,7 +119,7 @@ def _held_out_colours() -> list[Pair]:
         for concept in core
         for colour in emoji_colours.HUES
         if (noun := emoji_concepts.colourable_label(concept)) and is_unseen(noun, colour)
-    ]  # fmt: skip
+    ]
 
 
 def _held_out_backgrounds() -> list[Pair]:

@@ -166,9 +166,13 @@ def _check(out: Path, about: dict[str, Any]) -> None:
 
 
 def _make_part(
-    number: int, pictures: PictureSet, network: FeatureNetwork, out: Path, batch_size: int,
+    number: int,
+    pictures: PictureSet,
+    network: FeatureNetwork,
+    out: Path,
+    batch_size: int,
     bar: tqdm,
-) -> None:  # fmt: skip
+) -> None:
     sha, batches = hashlib.sha256(), []
 
     def read() -> Iterator[Resized]:

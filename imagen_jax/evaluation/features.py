@@ -65,9 +65,11 @@ class FeatureNetwork:
     def recipe(self) -> dict[str, Any]:
         """What must be the same of two sets that are compared."""
         return {
-            "network": self.name, "weights": self.weights,
-            "reading": dataclasses.asdict(self.reading), "width": self.width,
-        }  # fmt: skip
+            "network": self.name,
+            "weights": self.weights,
+            "reading": dataclasses.asdict(self.reading),
+            "width": self.width,
+        }
 
     def __call__(self, pictures: Iterable[Resized], batch_size: int) -> Iterator[Features]:
         """Features of pictures as `reading` gives them, some pictures at a time, float32.
@@ -110,10 +112,14 @@ def open_network(name: FeatureName, weights: Path, mesh: Mesh, reading: Reading)
     """
     opened = _OPEN[name](weights, mesh)
     return FeatureNetwork(
-        name=name, reading=dataclasses.replace(reading, side=opened.side), width=opened.width,
-        weights=digest(opened.params), mesh=mesh, params=opened.params,
+        name=name,
+        reading=dataclasses.replace(reading, side=opened.side),
+        width=opened.width,
+        weights=digest(opened.params),
+        mesh=mesh,
+        params=opened.params,
         _run=_compiled(opened, mesh),
-    )  # fmt: skip
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,25 +144,37 @@ class _Opened:
 def _inception(path: Path, mesh: Mesh) -> _Opened:
     params = load_inception(path, mesh)
     return _Opened(
-        lambda: Inception(rngs=nnx.Rngs(0)), Inception.__call__, params, _INCEPTION_SIDE, FEATURES,
+        lambda: Inception(rngs=nnx.Rngs(0)),
+        Inception.__call__,
+        params,
+        _INCEPTION_SIDE,
+        FEATURES,
         _HALVES,
-    )  # fmt: skip
+    )
 
 
 def _clip(path: Path, mesh: Mesh) -> _Opened:
     config, params = load_clip(path, mesh)
     return _Opened(
-        lambda: CLIP(config, rngs=nnx.Rngs(0)), CLIP.embed_pictures, params, config.vision.side,
-        config.embedding, _CLIP,
-    )  # fmt: skip
+        lambda: CLIP(config, rngs=nnx.Rngs(0)),
+        CLIP.embed_pictures,
+        params,
+        config.vision.side,
+        config.embedding,
+        _CLIP,
+    )
 
 
 def _dinov2(path: Path, mesh: Mesh) -> _Opened:
     config, params = load_dinov2(path, mesh)
     return _Opened(
-        lambda: DINOv2(config, rngs=nnx.Rngs(0)), DINOv2.__call__, params, _DINOV2_SIDE,
-        config.width, _IMAGENET,
-    )  # fmt: skip
+        lambda: DINOv2(config, rngs=nnx.Rngs(0)),
+        DINOv2.__call__,
+        params,
+        _DINOV2_SIDE,
+        config.width,
+        _IMAGENET,
+    )
 
 
 _OPEN: dict[FeatureName, Callable[[Path, Mesh], _Opened]] = {

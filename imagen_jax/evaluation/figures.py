@@ -104,9 +104,7 @@ class Seen:
         """None of one prompt alone."""
         if min(len(set(self.prompts)), len(set(other.prompts))) < 2:
             return None
-        return judge_kernel_distance(
-            self.features, other.features, self.prompts, other.prompts
-        )  # fmt: skip
+        return judge_kernel_distance(self.features, other.features, self.prompts, other.prompts)
 
 
 def figures_of(found: Sequence[Verdict], seen: Seen, true: Seen | None) -> Figures:
@@ -135,11 +133,11 @@ def enlarged_figures(
     prompts = list(range(len(large)))
     seen, true = (Seen(judge(x).features, prompts) for x in (large, true_large))
     distance = None if are_true else seen.distance(true)
+    drift = "drift of the mean colour, {} -> {} pixels, of 255"
     drifts = {
-        f"drift of the mean colour, {small.shape[1]} -> {larger.shape[1]} pixels, of 255":
-            looks.colour_drift(small, larger)
+        drift.format(small.shape[1], larger.shape[1]): looks.colour_drift(small, larger)
         for small, larger in itertools.pairwise(stages)
-    }  # fmt: skip
+    }
     side = large.shape[1]
     return {
         "pictures": len(large),

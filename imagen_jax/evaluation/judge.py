@@ -28,8 +28,15 @@ SHIPPED = PRETRAINED / "judge.safetensors"
 SIDE = 64
 """Of the pictures that it reads."""
 FEATURES = 256
-_CHANNELS = ((3, 24, 2), (24, 48, 2), (48, 48, 1), (48, 96, 2), (96, 96, 1), (96, 192, 2),
-             (192, FEATURES, 1))  # fmt: skip
+_CHANNELS = (
+    (3, 24, 2),
+    (24, 48, 2),
+    (48, 48, 1),
+    (48, 96, 2),
+    (96, 96, 1),
+    (96, 192, 2),
+    (192, FEATURES, 1),
+)
 """Inputs, outputs and stride of each convolution."""
 _GROUPS = 8
 _FORMAT = "imagen-jax judge 1"

@@ -70,23 +70,33 @@ class _Album:
 
     def _manifest(self) -> dict[str, Any]:
         return {
-            LAST_ALONE: True, "plan": self.plan, "pictures": list(self._entries()),
-            "stages": self.stages, "versions": package_versions(),
-        }  # fmt: skip
+            LAST_ALONE: True,
+            "plan": self.plan,
+            "pictures": list(self._entries()),
+            "stages": self.stages,
+            "versions": package_versions(),
+        }
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         for row in range(len(self.prompts) * self.num_images):
             there = [self.name(row)] if self.name(row) in self.sums else []
             yield {
-                "prompt": self.prompts[row // self.num_images], "picture": row % self.num_images,
-                "files": there, "sha256": [self.sums[name] for name in there],
-            }  # fmt: skip
+                "prompt": self.prompts[row // self.num_images],
+                "picture": row % self.num_images,
+                "files": there,
+                "sha256": [self.sums[name] for name in there],
+            }
 
 
 def paint(
-    cascade: Cascade, prompts: Sequence[str], out: Path, *, num_images: int, seed: int,
+    cascade: Cascade,
+    prompts: Sequence[str],
+    out: Path,
+    *,
+    num_images: int,
+    seed: int,
     **options: Any,
-) -> int:  # fmt: skip
+) -> int:
     """Paints what is not there yet; gives the number of all pictures.
 
     Of several processes all must call it, and the first one writes.
@@ -98,9 +108,11 @@ def paint(
         UsageError: as `Cascade`, or what is in `out` is of another command.
     """
     plan = {
-        "seed": seed, "num_images": num_images, "prompts_sha256": digest({"prompts": [*prompts]}),
+        "seed": seed,
+        "num_images": num_images,
+        "prompts_sha256": digest({"prompts": [*prompts]}),
         "options": {name: x for name, x in options.items() if name != "batch_size"},
-    }  # fmt: skip
+    }
     album = _open(out, json.loads(json.dumps(plan)), prompts, num_images)
     distributed.wait_for_all("opened the pictures")
     for first in range(0, len(prompts), CHUNK):

@@ -42,9 +42,10 @@ class Reading:
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("resizer", self.resizer, RESIZERS), ("first_resizer", self.first_resizer, RESIZERS),
+            ("resizer", self.resizer, RESIZERS),
+            ("first_resizer", self.first_resizer, RESIZERS),
             ("crop", self.crop, CROPS),
-        ):  # fmt: skip
+        ):
             if value not in known:
                 raise UsageError(f"The {name} is {value!r}; it must be one of {', '.join(known)}.")
         if not 0 <= self.first_side <= _LARGEST:

@@ -108,7 +108,10 @@ def _results(figures: measures.Figures, made: FeatureFiles, work: Work) -> dict[
     }
     prompts = list(work.pictures.prompts)
     return {
-        "figures": figures, **described, "painted": work.pictures.account,
+        "figures": figures,
+        **described,
+        "painted": work.pictures.account,
         "prompts_sha256": digest({"prompts": prompts}),
-        "seed": measures.SEED, "versions": package_versions(),
-    }  # fmt: skip
+        "seed": measures.SEED,
+        "versions": package_versions(),
+    }

@@ -27,9 +27,16 @@ class Added(nnx.Module):
     """
 
     def __init__(
-        self, inputs: NetworkInputs, *, width: int, embedding: int, patch_size: int,
-        activation: Activation, dtype: str, rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self,
+        inputs: NetworkInputs,
+        *,
+        width: int,
+        embedding: int,
+        patch_size: int,
+        activation: Activation,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
         kwargs = {"zero": True, "dtype": dtype, "rngs": rngs}
         self.patch_size = patch_size
         self.pictures = nnx.Dict(
@@ -47,9 +54,11 @@ class Added(nnx.Module):
         )
 
     def to_embedding(
-        self, embedding: Embedding, numbers: Mapping[str, Float[Array, " batch"]],
+        self,
+        embedding: Embedding,
+        numbers: Mapping[str, Float[Array, " batch"]],
         label: Int32[Array, " batch"] | None,
-    ) -> Embedding:  # fmt: skip
+    ) -> Embedding:
         """The time embedding with numbers and class; a negative label has the null class's."""
         for name, layer in self.numbers.items():
             embedding = embedding + layer(numbers[name])

@@ -66,10 +66,18 @@ class ImageAttention(nnx.Module):
     """
 
     def __init__(
-        self, channels: int, *, text_width: int | None, num_heads: int, head_dim: int,
-        self_attention: bool, norm_groups: int = 32, text_norm: TextNorm = "layer",
-        dtype: str, rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self,
+        channels: int,
+        *,
+        text_width: int | None,
+        num_heads: int,
+        head_dim: int,
+        self_attention: bool,
+        norm_groups: int = 32,
+        text_norm: TextNorm = "layer",
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
         self.num_heads = num_heads
         inner = num_heads * head_dim
         self.norm = GroupNorm(channels, groups=norm_groups, rngs=rngs)
@@ -123,9 +131,15 @@ class AttentionPooling(nnx.Module):
     """
 
     def __init__(
-        self, text_width: int, embedding: int, *, head_dim: int, kind: Pooling = "mean",
-        dtype: str, rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self,
+        text_width: int,
+        embedding: int,
+        *,
+        head_dim: int,
+        kind: Pooling = "mean",
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
         self.num_heads = max(text_width // head_dim, 1)
         inner = self.num_heads * head_dim
         epsilon = {"mean": 1e-6, "token": 1e-5}[kind]

@@ -48,9 +48,15 @@ class PixelHead(nnx.Module):
     """
 
     def __init__(
-        self, channels: int, in_channels: int, out_channels: int,
-        activation: Callable[[jax.Array], jax.Array], *, dtype: str, rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self,
+        channels: int,
+        in_channels: int,
+        out_channels: int,
+        activation: Callable[[jax.Array], jax.Array],
+        *,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
         self.activation = activation
         self.conv_1 = conv(channels + in_channels, channels, dtype=dtype, rngs=rngs)
         self.conv_2 = conv(channels, out_channels, zero=True, dtype=dtype, rngs=rngs)
@@ -74,19 +80,28 @@ class ConditionalUNet(nnx.Module):
     """
 
     def __init__(
-        self, config: UNetConfig | EfficientUNetConfig, inputs: NetworkInputs, *, width: int,
-        head_width: int, pooling_head_dim: int, rngs: nnx.Rngs,
-    ):  # fmt: skip
-        kwargs = {"dtype": config.dtype, "rngs": rngs}
-        embedding = config.embedding_dim or 4 * width
+        self,
+        config: UNetConfig | EfficientUNetConfig,
+        inputs: NetworkInputs,
+        *,
+        width: int,
+        head_width: int,
+        pooling_head_dim: int,
+        rngs: nnx.Rngs,
+    ):
+        kwargs, embedding = {"dtype": config.dtype, "rngs": rngs}, config.embedding_dim or 4 * width
         self.patch_size, self.mask_padding = config.patch_size, config.mask_padding
         self.activation = ACTIVATIONS[config.activation]
         self.activates_embedding = config.embedding_activation == "once"
         self.stacked = tuple(picture.name for picture in inputs.stacked)
         self.conditioning = Conditioning(
-            width, embedding, levels=inputs.levels, time_input=config.time_input,
-            activation=config.activation, **kwargs,
-        )  # fmt: skip
+            width,
+            embedding,
+            levels=inputs.levels,
+            time_input=config.time_input,
+            activation=config.activation,
+            **kwargs,
+        )
         text_width, reads_text = inputs.text_width, inputs.text_width is not None
         self.pooling = (
             AttentionPooling(
@@ -114,12 +129,16 @@ class ConditionalUNet(nnx.Module):
         )
         self.added = (
             Added(
-                inputs, width=width, embedding=embedding, patch_size=config.patch_size,
-                activation=config.activation, **kwargs,
+                inputs,
+                width=width,
+                embedding=embedding,
+                patch_size=config.patch_size,
+                activation=config.activation,
+                **kwargs,
             )
             if inputs.adds
             else None
-        )  # fmt: skip
+        )
 
     def attentions(self) -> Iterable[ImageAttention]:
         """All attentions over the text, in the order in which they run."""
@@ -161,7 +180,7 @@ class ConditionalUNet(nnx.Module):
         return TextState(pooled=pooled, keys_values=keys_values, mask=mask)
 
     def __call__(
-        self, z: Images, noise_level: NoiseLevel, told: Encoded, *, gather: Gather = as_they_are
+        self, z: Images, noise_level: NoiseLevel, encoded: Encoded, *, gather: Gather = as_they_are
     ) -> Features:
         """z_t -> prediction, both (batch, height, width, 3); the result is float32.
 
@@ -170,11 +189,13 @@ class ConditionalUNet(nnx.Module):
         Args:
             z: height and width are multiples of `config.size_divisor`.
             noise_level: log-SNR, or the step's number, as `time_input` says.
-            told: what `encode` gave.
+            encoded: what `encode` gave.
             gather: brings a block's sharded parameters together where the block runs.
         """
-        others = told.others
-        embedding = whole(self.conditioning, gather)(noise_level, told.text.pooled, others.numbers)
+        others = encoded.others
+        embedding = whole(self.conditioning, gather)(
+            noise_level, encoded.text.pooled, others.numbers
+        )
         inputs = [z, *(at_size_of(z, others.pictures[name]) for name in self.stacked)]
         inputs = jnp.concatenate(inputs, axis=-1)
         x = whole(self.conv_in, gather)(ops.space_to_depth(inputs, self.patch_size))
@@ -184,7 +205,7 @@ class ConditionalUNet(nnx.Module):
             x = added.to_features(x, z, others.pictures)
         if self.activates_embedding:
             embedding = self.activation(embedding)
-        x = self.trunk(x, embedding, told.text, gather)
+        x = self.trunk(x, embedding, encoded.text, gather)
         x = whole(self.conv_out, gather)(self.norm_out(x, activation=self.activation))
         x = ops.depth_to_space(x, self.patch_size)
         if self.pixel_head is not None:

@@ -25,10 +25,12 @@ class DINOv2(nnx.Module):
         self.patches = PatchEmbedding(config, bias=True, rngs=rngs)
         self.class_token = nnx.Param(0.02 * normal(rngs.params(), (1, 1, config.width)))
         self.positions = nnx.Param(0.02 * normal(rngs.params(), (1, count, config.width)))
-        self.blocks = nnx.List([
-            Block(config, epsilon=_EPSILON, scaled=True, rngs=rngs)
-            for _ in range(config.num_layers)
-        ])  # fmt: skip
+        self.blocks = nnx.List(
+            [
+                Block(config, epsilon=_EPSILON, scaled=True, rngs=rngs)
+                for _ in range(config.num_layers)
+            ]
+        )
         self.norm = layer_norm(config.width, _EPSILON, rngs)
 
     def __call__(self, pictures: Images, *, gather: Gather = as_they_are) -> Embedding:

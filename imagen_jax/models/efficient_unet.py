@@ -37,18 +37,25 @@ class Block(nnx.Module):
         self.attentions = nnx.List(
             [
                 ImageAttention(
-                    channels, text_width=text_width, num_heads=config.num_heads,
+                    channels,
+                    text_width=text_width,
+                    num_heads=config.num_heads,
                     head_dim=2 * channels // config.num_heads,
-                    self_attention=config.self_attention[index], **kwargs,
+                    self_attention=config.self_attention[index],
+                    **kwargs,
                 )
                 for _ in range(attentions if attends else 0)
             ]
-        )  # fmt: skip
+        )
 
     def run(
-        self, x: Features, embedding: Embedding, text: TextState, keys_values: TextParts,
+        self,
+        x: Features,
+        embedding: Embedding,
+        text: TextState,
+        keys_values: TextParts,
         gather: Gather,
-    ) -> Features:  # fmt: skip
+    ) -> Features:
         """All residual blocks, with attention after each or after the last."""
 
         def attend(attention, x, keys_values):
@@ -76,9 +83,12 @@ class DBlock(Block):
     def __init__(self, index: int, in_channels: int, *, config, text_width, rngs):
         super().__init__(index, config=config, text_width=text_width, rngs=rngs)
         self.conv = conv(
-            in_channels, config.channels[index], stride=config.strides[index],
-            dtype=config.dtype, rngs=rngs,
-        )  # fmt: skip
+            in_channels,
+            config.channels[index],
+            stride=config.strides[index],
+            dtype=config.dtype,
+            rngs=rngs,
+        )
 
     def __call__(self, x, *context):
         *_, gather = context
@@ -114,9 +124,13 @@ class EfficientUNet(ConditionalUNet):
     def __init__(self, config: EfficientUNetConfig, inputs: NetworkInputs, *, rngs: nnx.Rngs):
         width, text_width = config.channels[0], inputs.text_width
         super().__init__(
-            config, inputs, width=width, head_width=width,
-            pooling_head_dim=(text_width or 0) // config.num_heads, rngs=rngs,
-        )  # fmt: skip
+            config,
+            inputs,
+            width=width,
+            head_width=width,
+            pooling_head_dim=(text_width or 0) // config.num_heads,
+            rngs=rngs,
+        )
         outer = [width, *config.channels[:-1]]
         shared = {"config": config, "text_width": text_width, "rngs": rngs}
         self.down = nnx.List([DBlock(i, c, **shared) for i, c in enumerate(outer)])

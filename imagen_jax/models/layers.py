@@ -53,21 +53,37 @@ class Conv(nnx.Conv):
 
 
 def conv(
-    in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1,
-    zero: bool = False, dtype: str, rngs: nnx.Rngs,
-) -> Conv:  # fmt: skip
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    zero: bool = False,
+    dtype: str,
+    rngs: nnx.Rngs,
+) -> Conv:
     """A same-padded convolution; `zero` starts it as the zero map, as the last of a residual."""
     init = nnx.initializers.zeros_init() if zero else nnx.initializers.lecun_normal()
     return Conv(
-        in_channels, out_channels, (kernel, kernel), strides=stride, kernel_init=init,
-        dtype=dtype, rngs=rngs,
-    )  # fmt: skip
+        in_channels,
+        out_channels,
+        (kernel, kernel),
+        strides=stride,
+        kernel_init=init,
+        dtype=dtype,
+        rngs=rngs,
+    )
 
 
 def linear(
-    in_features: int, out_features: int, *, bias: bool = True, zero: bool = False,
-    dtype: str, rngs: nnx.Rngs,
-) -> nnx.Linear:  # fmt: skip
+    in_features: int,
+    out_features: int,
+    *,
+    bias: bool = True,
+    zero: bool = False,
+    dtype: str,
+    rngs: nnx.Rngs,
+) -> nnx.Linear:
     """A dense layer; `zero` starts it as the zero map."""
     init = nnx.initializers.zeros_init() if zero else nnx.initializers.lecun_normal()
     return nnx.Linear(
@@ -107,9 +123,15 @@ class GroupNorm(nnx.Module):
     ) -> Images:
         """activation(GN(x) * (1 + scale) + shift), in x's dtype."""
         return ops.group_norm(
-            x, self.scale[...], self.bias[...], scale, shift,
-            groups=self.groups, epsilon=self.epsilon, activation=activation,
-        )  # fmt: skip
+            x,
+            self.scale[...],
+            self.bias[...],
+            scale,
+            shift,
+            groups=self.groups,
+            epsilon=self.epsilon,
+            activation=activation,
+        )
 
 
 def sinusoid(x: Scalars, width: int) -> Embedding:
@@ -134,9 +156,16 @@ class ScalarEmbedding(nnx.Module):
     """
 
     def __init__(
-        self, width: int, embedding: int, *, time_input: TimeInput = "log_snr",
-        activation: Activation = "swish", zero: bool = False, dtype: str, rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self,
+        width: int,
+        embedding: int,
+        *,
+        time_input: TimeInput = "log_snr",
+        activation: Activation = "swish",
+        zero: bool = False,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
         self.width = width
         self.sinusoid = {"log_snr": sinusoid, "step": step_sinusoid}[time_input]
         self.activation = ACTIVATIONS[activation]
@@ -160,10 +189,16 @@ class Conditioning(nnx.Module):
     """
 
     def __init__(
-        self, width: int, embedding: int, *, levels: Sequence[str],
-        time_input: TimeInput = "log_snr", activation: Activation = "swish", dtype: str,
+        self,
+        width: int,
+        embedding: int,
+        *,
+        levels: Sequence[str],
+        time_input: TimeInput = "log_snr",
+        activation: Activation = "swish",
+        dtype: str,
         rngs: nnx.Rngs,
-    ):  # fmt: skip
+    ):
         kwargs = {"time_input": time_input, "activation": activation, "dtype": dtype, "rngs": rngs}
         self.reads_steps = time_input == "step"
         self.time = ScalarEmbedding(width, embedding, **kwargs)
@@ -172,9 +207,11 @@ class Conditioning(nnx.Module):
             setattr(self, name, ScalarEmbedding(width, embedding, **kwargs))
 
     def __call__(
-        self, noise_level: NoiseLevel, pooled_text: Embedding | None,
+        self,
+        noise_level: NoiseLevel,
+        pooled_text: Embedding | None,
         numbers: Mapping[str, NoiseLevel],
-    ) -> Embedding:  # fmt: skip
+    ) -> Embedding:
         if not self.reads_steps:
             noise_level = 2 / jnp.pi * jnp.arctan(jnp.exp(-noise_level / 2))
         embedding = self.time(noise_level)
@@ -195,11 +232,19 @@ class ResBlock(nnx.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, embedding: int, *,
-        resample: Resample | None = None, norm_groups: int = 32, activation: Activation = "swish",
-        embedding_activation: EmbeddingActivation = "per_block", residual_scale: float = 1.0,
-        dtype: str, rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding: int,
+        *,
+        resample: Resample | None = None,
+        norm_groups: int = 32,
+        activation: Activation = "swish",
+        embedding_activation: EmbeddingActivation = "per_block",
+        residual_scale: float = 1.0,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
         self.activation = ACTIVATIONS[activation]
         self.activates_embedding = embedding_activation == "per_block"
         self.residual_scale = residual_scale

@@ -163,7 +163,11 @@ class T5Encoder(nnx.Module):
         bias = self.position_bias(token_ids.shape[1])
         x = gather(self.token_embedding[...])[token_ids].astype(jnp.float32)
         x = run_blocks(
-            self.blocks, x, [None] * len(self.blocks), lambda block, x, _: block(x, bias, mask),
-            remat=self.config.remat, gather=gather,
-        )[-1]  # fmt: skip
+            self.blocks,
+            x,
+            [None] * len(self.blocks),
+            lambda block, x, _: block(x, bias, mask),
+            remat=self.config.remat,
+            gather=gather,
+        )[-1]
         return self.final_norm(x)

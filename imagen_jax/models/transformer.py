@@ -82,9 +82,13 @@ class Block(nnx.Module):
 
 
 def run_transformer(
-    blocks: Sequence[Block], x: Tokens, bias: LogitBias | None, mask: TextMask,
-    config: TransformerConfig, gather: Gather,
-) -> list[Tokens]:  # fmt: skip
+    blocks: Sequence[Block],
+    x: Tokens,
+    bias: LogitBias | None,
+    mask: TextMask,
+    config: TransformerConfig,
+    gather: Gather,
+) -> list[Tokens]:
     """x, and what each block made of what the one before it gave."""
     run = lambda block, x, _: block(x, bias, mask)  # noqa: E731
     nothing = [None] * len(blocks)

@@ -41,11 +41,16 @@ def _attention(
     config: UNetConfig, channels: int, text_width: int | None, rngs: nnx.Rngs
 ) -> ImageAttention:
     return ImageAttention(
-        channels, text_width=text_width and (config.text_projection or text_width),
-        num_heads=max(channels // config.head_dim, 1), head_dim=config.head_dim,
-        self_attention=True, norm_groups=config.norm_groups, text_norm=config.text_norm,
-        dtype=config.dtype, rngs=rngs,
-    )  # fmt: skip
+        channels,
+        text_width=text_width and (config.text_projection or text_width),
+        num_heads=max(channels // config.head_dim, 1),
+        head_dim=config.head_dim,
+        self_attention=True,
+        norm_groups=config.norm_groups,
+        text_norm=config.text_norm,
+        dtype=config.dtype,
+        rngs=rngs,
+    )
 
 
 class Level(nnx.Module):
@@ -59,10 +64,17 @@ class Level(nnx.Module):
     """
 
     def __init__(
-        self, in_channels: Sequence[int], channels: int, *, attends: bool,
-        resample: Resample | None, remat: Remat, config: UNetConfig, text_width: int | None,
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        *,
+        attends: bool,
+        resample: Resample | None,
+        remat: Remat,
+        config: UNetConfig,
+        text_width: int | None,
         rngs: nnx.Rngs,
-    ):  # fmt: skip
+    ):
         self.blocks = nnx.List(
             [_res_block(config, width, channels, None, rngs) for width in in_channels]
         )
@@ -75,9 +87,14 @@ class Level(nnx.Module):
         self.runs = tuple(len(list(run)) for _, run in itertools.groupby(in_channels))
 
     def __call__(
-        self, x: Features, embedding: Embedding, text: TextState, keys_values: TextParts,
-        gather: Gather, skips: Sequence[Features] | None = None,
-    ) -> list[Features]:  # fmt: skip
+        self,
+        x: Features,
+        embedding: Embedding,
+        text: TextState,
+        keys_values: TextParts,
+        gather: Gather,
+        skips: Sequence[Features] | None = None,
+    ) -> list[Features]:
         """Results of all blocks, the resampling one last; going up, each reads its skip."""
 
         def call(modules, x, given):
@@ -97,9 +114,13 @@ class Level(nnx.Module):
             )
         if self.resample is not None:
             outputs += run_blocks(
-                [self.resample], outputs[-1], [None], lambda block, x, _: block(x, embedding),
-                remat=self.remat, gather=gather,
-            )  # fmt: skip
+                [self.resample],
+                outputs[-1],
+                [None],
+                lambda block, x, _: block(x, embedding),
+                remat=self.remat,
+                gather=gather,
+            )
         return outputs[1:]
 
 
@@ -107,18 +128,27 @@ class Middle(nnx.Module):
     """Block, attention, block at the lowest resolution."""
 
     def __init__(
-        self, channels: int, *, remat: Remat, config: UNetConfig, text_width: int | None,
+        self,
+        channels: int,
+        *,
+        remat: Remat,
+        config: UNetConfig,
+        text_width: int | None,
         rngs: nnx.Rngs,
-    ):  # fmt: skip
+    ):
         self.block_1 = _res_block(config, channels, channels, None, rngs)
         self.attention = _attention(config, channels, text_width, rngs)
         self.block_2 = _res_block(config, channels, channels, None, rngs)
         self.remat = remat
 
     def __call__(
-        self, x: Features, embedding: Embedding, text: TextState,
-        keys_values: KeysValues | None, gather: Gather,
-    ) -> Features:  # fmt: skip
+        self,
+        x: Features,
+        embedding: Embedding,
+        text: TextState,
+        keys_values: KeysValues | None,
+        gather: Gather,
+    ) -> Features:
         def call(modules, x, keys_values):
             block_1, attention, block_2 = modules
             x = attention(block_1(x, embedding), keys_values, text.mask)
@@ -142,18 +172,26 @@ class UNet(ConditionalUNet):
     ):
         widths = [config.embed_dim * mult for mult in config.channel_mult]
         super().__init__(
-            config, inputs, width=config.embed_dim, head_width=widths[0],
-            pooling_head_dim=config.head_dim, rngs=rngs,
-        )  # fmt: skip
+            config,
+            inputs,
+            width=config.embed_dim,
+            head_width=widths[0],
+            pooling_head_dim=config.head_dim,
+            rngs=rngs,
+        )
         remat = config.remat or ("none",) * len(widths)
         shared = {"config": config, "text_width": inputs.text_width, "rngs": rngs}
 
         def level(i: int, in_channels: list[int], resample: Resample | None) -> Level:
             side = resolution // config.patch_size // 2**i
             return Level(
-                in_channels, widths[i], attends=side in config.attention_resolutions,
-                resample=resample, remat=remat[i], **shared,
-            )  # fmt: skip
+                in_channels,
+                widths[i],
+                attends=side in config.attention_resolutions,
+                resample=resample,
+                remat=remat[i],
+                **shared,
+            )
 
         last = len(widths) - 1
         skips, channels = [config.embed_dim], config.embed_dim

@@ -19,10 +19,20 @@ from imagen_jax.ops.normalisation import rms_norm
 from imagen_jax.ops.resampling import depth_to_space, space_to_depth, upsample
 
 __all__ = [
-    "attend", "attend_with_bias", "convolve", "convolve_downsampled", "convolve_upsampled",
-    "depth_to_space", "downsample", "group_norm", "plain", "rms_norm", "space_to_depth", "upsample",
+    "attend",
+    "attend_with_bias",
+    "convolve",
+    "convolve_downsampled",
+    "convolve_upsampled",
+    "depth_to_space",
+    "downsample",
+    "group_norm",
+    "plain",
+    "rms_norm",
+    "space_to_depth",
+    "upsample",
     "written_once",
-]  # fmt: skip
+]
 
 attend = choose(attention.attend, cpu.attend)
 convolve = choose(convolution.convolve, cpu.convolve)

@@ -44,9 +44,12 @@ def downsample(x: Features) -> Features:
 
 
 def group_norm(
-    x: Images, *parameters: jax.Array | float, groups: int, epsilon: float,
+    x: Images,
+    *parameters: jax.Array | float,
+    groups: int,
+    epsilon: float,
     activation: normalisation.Activation | None,
-) -> Images:  # fmt: skip
+) -> Images:
     """Keeps nothing of the activation and what it reads but x for the backward pass.
 
     What XLA's CPU compiler would keep of them takes a pass over memory of its own, to write and to
@@ -125,9 +128,13 @@ def _kernel_gradient(
     edges = [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
     x = jax.lax.pad(x.transpose(3, 1, 2, 0), jnp.zeros((), x.dtype), edges)
     result = jax.lax.conv_general_dilated(
-        x, gradient.transpose(1, 2, 0, 3), (1, 1), "VALID",
-        rhs_dilation=(stride, stride), dimension_numbers=USUAL,
-    )  # fmt: skip
+        x,
+        gradient.transpose(1, 2, 0, 3),
+        (1, 1),
+        "VALID",
+        rhs_dilation=(stride, stride),
+        dimension_numbers=USUAL,
+    )
     return result.transpose(1, 2, 0, 3)
 
 

@@ -18,9 +18,16 @@ _T5_EPSILON = 1e-6
 
 
 def group_norm(
-    x: Images, gain: OfChannels, bias: OfChannels, scale: PerPicture | float,
-    shift: PerPicture | float, *, groups: int, epsilon: float, activation: Activation | None,
-) -> Images:  # fmt: skip
+    x: Images,
+    gain: OfChannels,
+    bias: OfChannels,
+    scale: PerPicture | float,
+    shift: PerPicture | float,
+    *,
+    groups: int,
+    epsilon: float,
+    activation: Activation | None,
+) -> Images:
     """activation(GN(x) (1 + scale) + shift), in x's dtype.
 
     GN(x) = (x - mean) / sqrt(variance + epsilon) * gain + bias, both over the positions and
@@ -31,9 +38,15 @@ def group_norm(
 
 
 def group_norm_map(
-    x: Images, gain: OfChannels, bias: OfChannels, scale: PerPicture | float,
-    shift: PerPicture | float, *, groups: int, epsilon: float,
-) -> tuple[PerChannel, PerChannel]:  # fmt: skip
+    x: Images,
+    gain: OfChannels,
+    bias: OfChannels,
+    scale: PerPicture | float,
+    shift: PerPicture | float,
+    *,
+    groups: int,
+    epsilon: float,
+) -> tuple[PerChannel, PerChannel]:
     """(multiply, add) such that GN(x) (1 + scale) + shift = x multiply + add.
 
     Sums over positions come first and groups are combined on the small (batch, channels)

@@ -26,9 +26,7 @@ _CPU_LINES = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features
 _ONLY_FATAL = "3"
 
 
-def prepare(
-    environ: MutableMapping[str, str] | None = None, *, announce: bool = False
-) -> None:  # fmt: skip
+def prepare(environ: MutableMapping[str, str] | None = None, *, announce: bool = False) -> None:
     """Sets the variables that the commands want, where the user has not; before JAX is imported.
 
     With `announce` it says on stderr that nothing is kept yet, so that compiling takes its time.

@@ -64,8 +64,9 @@ def _giving_up_after(seconds: int) -> Iterator[None]:
         print(
             f"error: The other processes of this run did not come within {seconds} seconds; all "
             "must be started and reach the address of process 0.",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            file=sys.stderr,
+            flush=True,
+        )
         os._exit(2)  # The main thread waits inside JAX and hears no exception.
 
     timer = threading.Timer(seconds, give_up)

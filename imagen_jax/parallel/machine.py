@@ -98,9 +98,11 @@ def _explicit(flags: DistributedFlags) -> dict[str, Any]:
         )
     # A process has all devices of its machine, whatever cluster it may be in.
     return {
-        "coordinator_address": flags.coordinator, "num_processes": count, "process_id": number,
+        "coordinator_address": flags.coordinator,
+        "num_processes": count,
+        "process_id": number,
         "cluster_detection_method": "deactivate",
-    }  # fmt: skip
+    }
 
 
 def _slurm_tasks(environ: Mapping[str, str]) -> int:

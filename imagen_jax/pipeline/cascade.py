@@ -19,7 +19,7 @@ from imagen_jax.pipeline.arguments import (
     checked_prompts,
     checked_seed,
 )
-from imagen_jax.pipeline.listening import Callback, Listener
+from imagen_jax.pipeline.callbacks import Callback, Listener
 from imagen_jax.pipeline.memory import Keep, default_keep
 from imagen_jax.pipeline.painting import Keeper, LeadersKeeper, Painted, SampledStage
 from imagen_jax.pipeline.pictures import Pictures
@@ -27,7 +27,7 @@ from imagen_jax.pipeline.prompts import PromptEmbeddings, TextEncoders
 from imagen_jax.pipeline.results import Results
 from imagen_jax.pipeline.sizes import stage_sizes
 from imagen_jax.pipeline.stage import Stage
-from imagen_jax.pipeline.told import Asked, Told, tell
+from imagen_jax.pipeline.subjects import StageInputs, Subjects, stage_inputs
 from imagen_jax.pipeline.words import WordMaps, word_maps
 from imagen_jax.progress import StepBar
 from imagen_jax.stored.stages import StoredStage
@@ -89,7 +89,7 @@ class Cascade:
             prompts: one or several, where a stage reads text.
             classes: one or several, where a stage has classes; beside prompts one for each. Without
                 either there is one subject, painted `num_images` times.
-            pictures, numbers: name -> what stages that are told it get, as `told.Asked` takes it.
+            pictures, numbers: name -> what stages that are told it get, as `Subjects` takes it.
             num_images: pictures of each prompt.
             seed: of all pictures; or one for each picture.
             batch_size: pictures at once.
@@ -104,17 +104,23 @@ class Cascade:
                 said a stage's own config decides.
 
         Raises:
-            UsageError: a value is out of its range, a stage is not told what it takes, such as a
-                prompt, or no stage takes what is said.
+            UsageError: a value is out of its range, or what is said is not what the stages take.
         """
-        asked = Asked.of(prompts, classes, pictures, numbers)
+        subjects = Subjects.of(prompts, classes, pictures, numbers)
         request = self._request(
-            asked, num_images=num_images, seed=seed, batch_size=batch_size, size=size,
-            aspect=aspect, negative_prompt=negative_prompt, prompt_embeds=prompt_embeds, **settings,
-        )  # fmt: skip
+            subjects,
+            num_images=num_images,
+            seed=seed,
+            batch_size=batch_size,
+            size=size,
+            aspect=aspect,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            **settings,
+        )
         painted = list(self._paint(request, Keeper(), callback, progress))
         return Pictures(
-            asked.names, num_images, request.steps, painted, request.told, request.account
+            subjects.names, num_images, request.steps, painted, request.inputs, request.account
         )
 
     def write(
@@ -145,13 +151,17 @@ class Cascade:
         Raises:
             UsageError: as a call, or a file cannot be written, or what is there is of another run.
         """
-        request = self._request(Asked.of(prompts, classes, pictures, numbers), **options)
+        request = self._request(Subjects.of(prompts, classes, pictures, numbers), **options)
         results = distributed.leader_does(
             lambda: Results(
-                Path(directory), request.asked.names, request.account, request.steps, request.told,
+                Path(directory),
+                request.subjects.names,
+                request.account,
+                request.steps,
+                request.inputs,
                 resume=resume,
             )
-        )  # fmt: skip
+        )
         for painted in self._paint(request, LeadersKeeper(results), callback, progress):
             last = painted.pictures
         return distributed.leader_does(lambda: results.finish(last)) or []
@@ -175,18 +185,19 @@ class Cascade:
         chunk. Where `keep` is `one`, every chunk reads the weights anew. All other arguments are
         as a call takes them.
         """
-        asked = Asked.of(prompts, classes, pictures, numbers)
+        subjects = Subjects.of(prompts, classes, pictures, numbers)
         check_numbers(chunk, num_images)
-        seed = checked_seed(seed, asked.count * num_images)
-        for first in range(0, asked.count, chunk):
+        seed = checked_seed(seed, subjects.count * num_images)
+        for first in range(0, subjects.count, chunk):
             part = slice(first, first + chunk)
             own = slice(first * num_images, (first + chunk) * num_images)
             yield self(
-                **asked.of_subjects(part), num_images=num_images,
+                **subjects.of_subjects(part),
+                num_images=num_images,
                 seed=seed if isinstance(seed, int) else seed[own],
                 prompt_embeds=prompt_embeds and [text and text.of(part) for text in prompt_embeds],
                 **options,
-            )  # fmt: skip
+            )
 
     def word_maps(
         self, pictures: Pictures, *, stage: int = 0, time: float = 0.5, seed: int = 0
@@ -226,7 +237,7 @@ class Cascade:
 
     def _request(
         self,
-        asked: Asked,
+        subjects: Subjects,
         *,
         num_images: int = 1,
         seed: int | Sequence[int] = 0,
@@ -239,38 +250,43 @@ class Cascade:
     ) -> "_Request":
         """A call's arguments, checked, and its prompts embedded."""
         stored = [stage.stored for stage in self.stages]
-        if negative_prompt is not None and not asked.prompts:
+        if negative_prompt is not None and not subjects.prompts:
             raise UsageError(f"negative_prompt is {negative_prompt!r}, but no stage reads text.")
         check_numbers(num_images, batch_size)
         steps = self._steps(settings, size, aspect)
-        asked.check(stored, [step.size for step in steps])
-        pictures = asked.count * num_images
+        subjects.check(stored, [step.size for step in steps])
+        pictures = subjects.count * num_images
         seed = checked_seed(seed, pictures)
         painting.check_order(steps, self.mesh)
         texts = [None] * len(stored)
-        if asked.prompts:
+        if subjects.prompts:
             if prompt_embeds:
-                check_embeddings(prompt_embeds, asked.prompts, len(steps))
-            texts = list(prompt_embeds or self.embed(asked.prompts, batch_size=batch_size))
+                check_embeddings(prompt_embeds, subjects.prompts, len(steps))
+            texts = list(prompt_embeds or self.embed(subjects.prompts, batch_size=batch_size))
         starts = meshes.batch_starts(pictures, batch_size, self.mesh)
         account = {
-            "seed": seed, "num_images": num_images, "batch_size": starts.step,
-            "split_height": self.mesh.shape["spatial"], "devices": self.mesh.size,
-            **asked.described(),
-        }  # fmt: skip
+            "seed": seed,
+            "num_images": num_images,
+            "batch_size": starts.step,
+            "split_height": self.mesh.shape["spatial"],
+            "devices": self.mesh.size,
+            **subjects.described(),
+        }
         if negative_prompt is not None:
             nulls = self.embed(negative_prompt, batch_size=batch_size)
             texts = [text and text.with_null(null) for text, null in zip(texts, nulls, strict=True)]
             account["negative_prompt"] = negative_prompt
-        told = tell(asked, stored, texts)
+        inputs = stage_inputs(subjects, stored, texts)
         return _Request(
-            asked, num_images, seed, starts, steps, told, account, self._keep_for(steps)
-        )  # fmt: skip
+            subjects, num_images, seed, starts, steps, inputs, account, self._keep_for(steps)
+        )
 
     def _steps(
-        self, settings: dict[str, Any], size: Sequence[int] | str | None = None,
+        self,
+        settings: dict[str, Any],
+        size: Sequence[int] | str | None = None,
         aspect: str | None = None,
-    ) -> list[SampledStage]:  # fmt: skip
+    ) -> list[SampledStage]:
         """The stages with their settings, changed by those of a call, and their sizes."""
         configs = [stage.config for stage in self.stages]
         changed = changed_settings([config.sampling for config in configs], settings)
@@ -292,11 +308,16 @@ class Cascade:
         listener = Listener(callback, request.steps)
         shown = progress and distributed.leads()
         stages = painting.paint(
-            self.stages, request.steps, request.told, seed=request.seed,
-            num_images=request.num_images, batch_size=request.starts.step, keeper=keeper,
+            self.stages,
+            request.steps,
+            request.inputs,
+            seed=request.seed,
+            num_images=request.num_images,
+            batch_size=request.starts.step,
+            keeper=keeper,
             on_step=(lambda _: bar.step()) if shown else None,
             on_estimate=listener if callback else None,
-        )  # fmt: skip
+        )
         for stage, step in zip(self.stages, request.steps, strict=True):
             total = len(request.starts) * step.settings.num_steps
             with StepBar(total, f"{step.side} pixels", disable=not shown) as bar:
@@ -316,11 +337,11 @@ class _Request:
         keep: as `Cascade` takes it, for pictures as large as these.
     """
 
-    asked: Asked
+    subjects: Subjects
     num_images: int
     seed: int | tuple[int, ...]
     starts: range
     steps: list[SampledStage]
-    told: list[Told]
+    inputs: list[StageInputs]
     account: dict[str, Any]
     keep: Keep

@@ -17,7 +17,7 @@ from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.sampling import picture_keys
 from imagen_jax.pipeline.shipped import STAGES, shipped_stage
 from imagen_jax.pipeline.stage import Stage
-from imagen_jax.pipeline.told import Told
+from imagen_jax.pipeline.subjects import StageInputs
 from imagen_jax.stored.stages import StoredStage
 
 
@@ -87,9 +87,7 @@ class LeadersKeeper(Keeper):
         distributed.leader_does(lambda: self._keeper.begin(unet_sha256))
 
     def find(self, rows: range) -> np.ndarray | None:
-        return distributed.told_by_leader(
-            distributed.leader_does(lambda: self._keeper.find(rows))
-        )  # fmt: skip
+        return distributed.told_by_leader(distributed.leader_does(lambda: self._keeper.find(rows)))
 
     def keep(self, rows: range, pictures: np.ndarray) -> None:
         distributed.leader_does(lambda: self._keeper.keep(rows, pictures))
@@ -114,7 +112,7 @@ def check_order(steps: Sequence[SampledStage], mesh: Mesh) -> None:
 def paint(
     stages: Sequence[Stage],
     steps: Sequence[SampledStage],
-    told: Sequence[Told],
+    inputs: Sequence[StageInputs],
     *,
     seed: int | Sequence[int],
     num_images: int,
@@ -132,7 +130,7 @@ def paint(
         stages: from the base up, in the order that `check_order` accepts. Where their mesh has a
             `spatial` axis, super-resolution stages split the height of a picture over that.
         steps: the same, with the settings and sizes that they sample with.
-        told: what each stage is told of the subjects.
+        inputs: what each stage is told of the subjects.
         seed: of all pictures; or one for each picture, which is then the first of its seed.
         batch_size: pictures at once, as `meshes.batch_starts` rounds it.
         on_step: called with the step's index after every denoising step of every batch, and as
@@ -146,7 +144,7 @@ def paint(
             with the keeper.
     """
     pictures = None
-    for stage, step, said in zip(stages, steps, told, strict=True):
+    for stage, step, said in zip(stages, steps, inputs, strict=True):
         keys = picture_keys_of(seed, step.side, num_images, len(said.names))
         work = _Work(stage, step, said, pictures, keys, num_images, batch_size)
         painted = _paint_stage(work, keeper, on_step=on_step, on_estimate=on_estimate)
@@ -169,7 +167,7 @@ class _Work:
 
     stage: Stage
     step: SampledStage
-    told: Told
+    inputs: StageInputs
     low_res: np.ndarray | None
     keys: jax.Array
     num_images: int
@@ -196,24 +194,32 @@ def _paint_stage(work: _Work, keeper: Keeper, **watching: Callable | None) -> Pa
 
 
 def _paint_batch(
-    work: _Work, pairs: np.ndarray, count: int, *, on_step: Callable | None,
+    work: _Work,
+    pairs: np.ndarray,
+    count: int,
+    *,
+    on_step: Callable | None,
     on_estimate: Callable | None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """The first `count` of these pictures of all subjects; the rest fills the devices."""
 
     def tell(index: jax.Array, x0: jax.Array) -> None:
         on_estimate(index, x0[:count])
 
-    told, subjects = work.told, pairs // work.num_images
+    inputs, subjects = work.inputs, pairs // work.num_images
     low_res = None if work.low_res is None else work.low_res[pairs]
     pictures, finite = work.stage.paint(
-        work.step.settings, work.keys[pairs], told.rows(subjects, low_res), told.null,
-        size=work.step.size, on_step=on_step,
+        work.step.settings,
+        work.keys[pairs],
+        inputs.rows(subjects, low_res),
+        inputs.null,
+        size=work.step.size,
+        on_step=on_step,
         on_estimate=tell if on_estimate else None,
-    )  # fmt: skip
+    )
     for bad in np.flatnonzero(~finite):
         raise UsageError(
-            f"Picture {pairs[bad] % work.num_images} of {told.names[subjects[bad]]!r} "
+            f"Picture {pairs[bad] % work.num_images} of {inputs.names[subjects[bad]]!r} "
             f"holds numbers that are not finite after {work.stage.stored.origin}; its weights or "
             "the settings of its sampling do not do."
         )

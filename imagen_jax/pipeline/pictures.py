@@ -13,7 +13,7 @@ from PIL import Image
 from imagen_jax.conditions import Conditions
 from imagen_jax.pipeline.painting import Painted, SampledStage
 from imagen_jax.pipeline.results import Results, contact_sheet, described
-from imagen_jax.pipeline.told import Told
+from imagen_jax.pipeline.subjects import StageInputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Pictures:
     num_images: int
     steps: Sequence[SampledStage]
     _painted: Sequence[Painted]
-    _told: Sequence[Told]
+    _inputs: Sequence[StageInputs]
     _settings: dict[str, Any]
 
     @property
@@ -49,13 +49,13 @@ class Pictures:
     @property
     def account(self) -> list[dict[str, Any]]:
         """How each stage painted: its name, its weights' digests and its settings."""
-        pairs = zip(self.steps, self._told, self._painted, strict=True)
-        return [described(s, told) | {"unet_sha256": p.unet_sha256} for s, told, p in pairs]
+        pairs = zip(self.steps, self._inputs, self._painted, strict=True)
+        return [described(s, inputs) | {"unet_sha256": p.unet_sha256} for s, inputs, p in pairs]
 
     def conditions(self, stage: int, rows: np.ndarray) -> Conditions:
         """What a stage was told of these pictures."""
         low_res = self.stages[stage - 1][rows] if stage else None
-        return self._told[stage].rows(rows // self.num_images, low_res)
+        return self._inputs[stage].rows(rows // self.num_images, low_res)
 
     def grid(self) -> Image.Image:
         """The last stage's pictures on one sheet, each above its prompt."""
@@ -70,7 +70,7 @@ class Pictures:
         Raises:
             UsageError: a file cannot be written.
         """
-        results = Results(Path(directory), self.prompts, self._settings, self.steps, self._told)
+        results = Results(Path(directory), self.prompts, self._settings, self.steps, self._inputs)
         for painted in self._painted:
             results.begin(painted.unet_sha256)
             results.keep(range(len(painted.pictures)), painted.pictures)

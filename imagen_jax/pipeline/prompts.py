@@ -174,9 +174,12 @@ class TextEncoders:
         self._readers.clear()
 
     def _embed(
-        self, stage: StoredStage, prompts: Sequence[str], batch_size: int,
+        self,
+        stage: StoredStage,
+        prompts: Sequence[str],
+        batch_size: int,
         embedded: dict[tuple, PromptEmbeddings],
-    ) -> PromptEmbeddings:  # fmt: skip
+    ) -> PromptEmbeddings:
         """Where the encoder is not held, its memory is free when this returns."""
         place = place_of(stage)
         reader = self._readers.get(place) or PromptReader(stage, self._mesh)
@@ -232,9 +235,7 @@ def _stored(config: StageConfig, prompts: Sequence[str], cache: EmbeddingCache) 
 
     null = read([""]) if config.text_encoder.null == "empty" else None
     with naming(cache.directory):
-        return PromptEmbeddings(
-            *read(prompts), null, cache.metadata.encoder_sha256, tuple(prompts)
-        )  # fmt: skip
+        return PromptEmbeddings(*read(prompts), null, cache.metadata.encoder_sha256, tuple(prompts))
 
 
 def reading_of(config: StageConfig) -> tuple:

@@ -20,7 +20,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.file_stem import file_stem
 from imagen_jax.pipeline.painting import Keeper, SampledStage
 from imagen_jax.pipeline.sheets import grid, legible, save_png
-from imagen_jax.pipeline.told import Told
+from imagen_jax.pipeline.subjects import StageInputs
 from imagen_jax.storage.files import absolute, write_text
 from imagen_jax.storage.json_text import read_object, shown
 
@@ -33,9 +33,15 @@ class Results(Keeper):
     """The files of one run, written as its pictures come."""
 
     def __init__(
-        self, out: Path, prompts: Sequence[str], settings: dict[str, int],
-        steps: Sequence[SampledStage], told: Sequence[Told], *, resume: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        out: Path,
+        prompts: Sequence[str],
+        settings: dict[str, int],
+        steps: Sequence[SampledStage],
+        inputs: Sequence[StageInputs],
+        *,
+        resume: bool = False,
+    ) -> None:
         """Writes nothing yet.
 
         Args:
@@ -43,7 +49,7 @@ class Results(Keeper):
             prompts: in the order of the pictures.
             settings: all that decides what is painted and that no stage says: "seed",
                 "num_images", which stand together, and the like.
-            steps, told: the stages and what they are told.
+            steps, inputs: the stages and what they are told.
             resume: finds the pictures that a run with the same manifest has left in `out`.
 
         Raises:
@@ -51,7 +57,7 @@ class Results(Keeper):
         """
         self._out, self._prompts, self._settings = out, prompts, settings
         self._num_images = settings["num_images"]
-        self._stages = [described(*pair) for pair in zip(steps, told, strict=True)]
+        self._stages = [described(*pair) for pair in zip(steps, inputs, strict=True)]
         self._stage = -1
         stems = [
             file_stem(index, prompt, picture)
@@ -127,9 +133,11 @@ class Results(Keeper):
             for row in range(len(self._names[0]))
         ]
         manifest = {
-            **self._settings, "pictures": pictures, "stages": self._stages,
+            **self._settings,
+            "pictures": pictures,
+            "stages": self._stages,
             "versions": package_versions(),
-        }  # fmt: skip
+        }
         return json.dumps(manifest, indent=2)
 
     def _there(self, row: int) -> Iterator[tuple[list[str], list[str]]]:
@@ -157,14 +165,14 @@ def contact_sheet(pictures: np.ndarray, prompts: Sequence[str], num_images: int)
     )
 
 
-def described(step: SampledStage, told: Told) -> dict[str, Any]:
+def described(step: SampledStage, inputs: StageInputs) -> dict[str, Any]:
     """What the manifest says of a stage, as far as it is known before weights are loaded."""
     return {
         "name": step.stage.config.name,
         "origin": absolute(step.stage.origin).name,
         "weights": step.stage.unet.weights,
         "unet_sha256": None,  # Not known before they are loaded.
-        "text_encoder_sha256": told.encoder_sha256,
+        "text_encoder_sha256": inputs.encoder_sha256,
         "size": list(step.size),
         "sampling": dataclasses.asdict(step.settings),
     }

@@ -71,15 +71,18 @@ def plan_sampling(
     schedule, steps = config.diffusion.schedule, settings.num_steps
     grid = samplers.time_grid(schedule, steps, settings.spacing, settings.timesteps)
     scales = guidance.guidance_scales(
-        settings.guidance_scale, samplers.times(schedule, steps, settings.spacing,
-        settings.timesteps), settings.guidance_interval, settings.guidance_oscillates_from,
-    )  # fmt: skip
+        settings.guidance_scale,
+        samplers.times(schedule, steps, settings.spacing, settings.timesteps),
+        settings.guidance_interval,
+        settings.guidance_oscillates_from,
+    )
     numbers = Numbers(
-        samplers.make(settings.sampler, settings), scales,
+        samplers.make(settings.sampler, settings),
+        scales,
         Percentile.of(settings.percentile, 3 * math.prod(size)),
         math.inf if settings.max_threshold is None else settings.max_threshold,
         settings.aug_level,
-    )  # fmt: skip
+    )
     guided = config.conditions.can_be_dropped and bool(np.any(scales != 1))
     return Plan(tuple(np.asarray(grid).tolist()), settings.thresholding, guided), numbers
 
@@ -97,9 +100,14 @@ def make_sampler(
     """`make_image_sampler`, jitted, with pixels as its result, and whether each picture is finite:
     of what is not, pixels are black or grey."""
     sample = make_image_sampler(
-        config, plan, networks, size=size, sharding=sharding, on_step=on_step,
+        config,
+        plan,
+        networks,
+        size=size,
+        sharding=sharding,
+        on_step=on_step,
         on_estimate=on_estimate,
-    )  # fmt: skip
+    )
 
     def sample_pixels(*inputs) -> tuple[Pixels, Bool[Array, " batch"]]:
         images = sample(*inputs)
@@ -144,10 +152,10 @@ def make_image_sampler(
         level = jnp.full(keys.shape, numbers.aug_level, jnp.float32)
         noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
         conditions = prepare(config, conditions, level, noise_keys, size)
-        told = networks.encode(params, doubled(conditions, null) if plan.guided else conditions)
+        encoded = networks.encode(params, doubled(conditions, null) if plan.guided else conditions)
 
         def predict(z: Images, log_snr: LogSNR) -> Predicted:
-            return jax.tree.map(split, networks.predict(params, split(z), log_snr, told))
+            return jax.tree.map(split, networks.predict(params, split(z), log_snr, encoded))
 
         denoise = _make_denoise(config, plan, numbers, predict)
         z = samplers.initial_noise(keys, (*size, 3)) if z is None else z
@@ -163,8 +171,10 @@ def _make_denoise(
     config: StageConfig, plan: Plan, numbers: Numbers, predict: Callable
 ) -> process.Denoise:
     threshold = functools.partial(
-        guidance.threshold, kind=plan.thresholding, percentile=numbers.percentile,
+        guidance.threshold,
+        kind=plan.thresholding,
+        percentile=numbers.percentile,
         cap=numbers.max_threshold,
-    )  # fmt: skip
+    )
     scales = numbers.scales if plan.guided else None
     return guidance.make_denoise(predict, config.diffusion.prediction, scales, threshold)

@@ -122,9 +122,13 @@ class Stage:
         return painted
 
     def word_weights(
-        self, pixels: UInt8[np.ndarray, "batch height width 3"], keys: Keys,
-        conditions: Conditions, time: float, aug_level: float,
-    ) -> list[Float[np.ndarray, "batch _ _ length"]]:  # fmt: skip
+        self,
+        pixels: UInt8[np.ndarray, "batch height width 3"],
+        keys: Keys,
+        conditions: Conditions,
+        time: float,
+        aug_level: float,
+    ) -> list[Float[np.ndarray, "batch _ _ length"]]:
         """How much each place of pictures attends to each token, of every attention over text.
 
         Args:
@@ -146,10 +150,14 @@ class Stage:
             is_base = self.config.low_resolution is None
             sharding = meshes.batch_sharding if is_base else meshes.picture_sharding
             self._samplers[key] = make_sampler(
-                self.config, plan, self._networks, size=size, sharding=sharding(self.mesh),
+                self.config,
+                plan,
+                self._networks,
+                size=size,
+                sharding=sharding(self.mesh),
                 on_step=self._hear_step if steps else None,
                 on_estimate=self._hear_estimate if estimates else None,
-            )  # fmt: skip
+            )
         return self._samplers[key]
 
     @functools.cached_property

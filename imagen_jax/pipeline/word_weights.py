@@ -25,16 +25,20 @@ def make_word_weights(config: StageConfig, mesh: Mesh, size: tuple[int, int]) ->
     networks = build_networks(plain, functools.partial(meshes.gather_parameters, mesh=mesh))
 
     def word_weights(
-        params: Params, pixels: Pixels, keys: Keys, conditions: Conditions, time: Traced,
+        params: Params,
+        pixels: Pixels,
+        keys: Keys,
+        conditions: Conditions,
+        time: Traced,
         aug_level: Traced,
-    ) -> list[WordWeights]:  # fmt: skip
+    ) -> list[WordWeights]:
         of_z, of_low_res = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         level = jnp.full(keys.shape, aug_level, jnp.float32)
-        told = networks.encode(params, prepare(config, conditions, level, of_low_res, size))
+        encoded = networks.encode(params, prepare(config, conditions, level, of_low_res, size))
         log_snr = schedules.log_snr(config.diffusion.schedule, jnp.full(keys.shape, time))
         z = process.q_sample(to_unit(pixels), process.normal(of_z, (*size, 3)), log_snr)
         with ops.plain(), recorded() as weights:
-            networks.predict(params, z, log_snr, told)
+            networks.predict(params, z, log_snr, encoded)
         return weights
 
     return jax.jit(word_weights)

@@ -74,13 +74,23 @@ def training_steps(config: StageConfig, mesh: Mesh) -> Iterator[Call]:
         batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
         pixels = " of {}x{} pixels".format(*size) if config.data.sizes else ""
         yield Call(
-            f"training step{pixels}", config, mesh.size, count, trainer.step,
-            (state, frozen, batch, key), state.params | encoder,
+            f"training step{pixels}",
+            config,
+            mesh.size,
+            count,
+            trainer.step,
+            (state, frozen, batch, key),
+            state.params | encoder,
             functools.partial(
-                step_flops, config, trainer.networks, trainer.objective, state.params, frozen,
+                step_flops,
+                config,
+                trainer.networks,
+                trainer.objective,
+                state.params,
+                frozen,
                 size,
             ),
-        )  # fmt: skip
+        )
 
 
 def embedding(config: StageConfig, batch_size: int, mesh: Mesh) -> Call:
@@ -99,9 +109,15 @@ def embedding(config: StageConfig, batch_size: int, mesh: Mesh) -> Call:
     embed = _networks(config, mesh).embed
     arguments = (params, batch["token_ids"], batch["mask"])
     return Call(
-        "text embedding", config, mesh.size, batch_size, jax.jit(embed), arguments, params,
+        "text embedding",
+        config,
+        mesh.size,
+        batch_size,
+        jax.jit(embed),
+        arguments,
+        params,
         functools.partial(model_flops, embed, *arguments),
-    )  # fmt: skip
+    )
 
 
 def prompt_embeddings(
@@ -123,9 +139,12 @@ def prompt_embeddings(
 
 
 def sampler(
-    config: StageConfig, settings: SamplingConfig, batch_size: int, mesh: Mesh,
+    config: StageConfig,
+    settings: SamplingConfig,
+    batch_size: int,
+    mesh: Mesh,
     picture: Size | None = None,
-) -> Call:  # fmt: skip
+) -> Call:
     """All denoising steps of one stage, as `painting.paint` runs them.
 
     Args:
@@ -148,9 +167,15 @@ def sampler(
         arguments += (_null_text(config, mesh),)
     paint = make_sampler(config, plan, _networks(config, mesh), size=picture, sharding=pictures)
     return Call(
-        f"{settings.num_steps} denoising steps", config, mesh.size, size, paint, arguments, params,
+        f"{settings.num_steps} denoising steps",
+        config,
+        mesh.size,
+        size,
+        paint,
+        arguments,
+        params,
         functools.partial(model_flops, paint, *arguments),
-    )  # fmt: skip
+    )
 
 
 def _networks(config: StageConfig, mesh: Mesh) -> Networks:

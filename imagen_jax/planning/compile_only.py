@@ -50,19 +50,28 @@ def compile_call(call: Call, options: CompileOptions) -> Report:
     traffic, sent = hlo_costs.hbm_bytes(program), collectives(program, call.chips)
     leaves = jax.tree.leaves(call.params)
     return Report(
-        what=call.what, config=call.config.name, topology=options.topology,
-        num_slices=options.num_slices, quick=options.quick, chips=call.chips,
+        what=call.what,
+        config=call.config.name,
+        topology=options.topology,
+        num_slices=options.num_slices,
+        quick=options.quick,
+        chips=call.chips,
         batch_size=call.batch_size,
         parameters={
             name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in call.params.items()
         },
         parameter_bytes=sum(x.size * x.dtype.itemsize for x in leaves),
         memory=_memory(compiled.memory_analysis(), chip.hbm_bytes),
-        compiled_flops=flops, model_flops=model_flops, hbm_traffic=traffic, collectives=sent,
+        compiled_flops=flops,
+        model_flops=model_flops,
+        hbm_traffic=traffic,
+        collectives=sent,
         unknown_loops=len(program.unknown_loops),
         bound=bound(chip, flops, model_flops, traffic, sent),
-        trace_seconds=traced - start, compile_seconds=done - traced, versions=package_versions(),
-    )  # fmt: skip
+        trace_seconds=traced - start,
+        compile_seconds=done - traced,
+        versions=package_versions(),
+    )
 
 
 def _compile(lowered: jax.stages.Lowered, quick: bool) -> jax.stages.Compiled:

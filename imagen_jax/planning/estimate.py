@@ -110,8 +110,9 @@ def _shard_bytes(tree: Any, mesh: AbstractMesh) -> int:
     shardings = meshes.parameter_shardings(tree, mesh)
     shards = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(x.shape), x.dtype),
-        tree, shardings,
-    )  # fmt: skip
+        tree,
+        shardings,
+    )
     return _bytes(shards)
 
 

@@ -57,9 +57,14 @@ class HeldOutLoss:
     """
 
     def __init__(
-        self, config: StageConfig, networks: Networks, objective: Objective,
-        read: ReadCaptions | None, source: Source, mesh: jax.sharding.Mesh,
-    ):  # fmt: skip
+        self,
+        config: StageConfig,
+        networks: Networks,
+        objective: Objective,
+        read: ReadCaptions | None,
+        source: Source,
+        mesh: jax.sharding.Mesh,
+    ):
         """`read`: of captions. `source`: of the held-out records; a small one is gone through
         several times.
         """
@@ -96,9 +101,14 @@ class HeldOutLoss:
 
 
 def _totals(
-    objective: Objective, config: StageConfig, networks: Networks, params: Params, frozen: Params,
-    batch: Batch, keys: jax.Array,
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    objective: Objective,
+    config: StageConfig,
+    networks: Networks,
+    params: Params,
+    frozen: Params,
+    batch: Batch,
+    keys: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
     """Summed loss of a batch's pictures, and their number."""
     losses, _ = objective(config, networks, params, frozen, batch, keys)
     return jnp.sum(batch["weight"] * losses), jnp.sum(batch["weight"])

@@ -29,9 +29,13 @@ class SampleGrid:
     """
 
     def __init__(
-        self, config: StageConfig, networks: Networks, read: ReadCaptions | None, source: Source,
+        self,
+        config: StageConfig,
+        networks: Networks,
+        read: ReadCaptions | None,
+        source: Source,
         replicated: jax.sharding.Sharding,
-    ):  # fmt: skip
+    ):
         """`read`: of captions. `source`: of the training data. `replicated` lays an array on every
         device, so that every process has it.
         """
@@ -91,9 +95,9 @@ def _rows(items) -> Iterator[list]:
 
 def _paints_prompts(config: StageConfig) -> bool:
     """Whether prompts are all that the stage is told, and there are any."""
-    told = config.inputs
-    others = told.stacked or told.adds
-    return told.text_width is not None and not others and bool(config.training.sample_prompts)
+    inputs = config.inputs
+    others = inputs.stacked or inputs.adds
+    return inputs.text_width is not None and not others and bool(config.training.sample_prompts)
 
 
 def _batch_of_data(

@@ -99,9 +99,7 @@ class Trainer:
         )
 
     def held_out_loss(self, read: ReadCaptions | None, source: Source) -> HeldOutLoss:
-        return HeldOutLoss(
-            self.config, self.networks, self.objective, read, source, self.mesh
-        )  # fmt: skip
+        return HeldOutLoss(self.config, self.networks, self.objective, read, source, self.mesh)
 
     def sample_grid(self, read: ReadCaptions | None, source: Source) -> SampleGrid:
         everywhere = meshes.replicated(self.mesh)
@@ -123,11 +121,17 @@ def _check_trainable(config: StageConfig) -> None:
 
 
 def run(
-    config: StageConfig, workdir: AnyPath, init_from: AnyPath | None = None,
-    weights: Weights | None = None, allow_change: Collection[str] = (), profile: range = range(0),
-    *, allow_changed_data: bool = False, objective: Objective = diffusion_loss,
+    config: StageConfig,
+    workdir: AnyPath,
+    init_from: AnyPath | None = None,
+    weights: Weights | None = None,
+    allow_change: Collection[str] = (),
+    profile: range = range(0),
+    *,
+    allow_changed_data: bool = False,
+    objective: Objective = diffusion_loss,
     frozen: Params | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Trains a stage until `training.num_steps`, going on from the newest checkpoint if any.
 
     SIGTERM or Ctrl-C end the run early, with a checkpoint.
@@ -201,9 +205,14 @@ class Saved:
 
 
 def _run(
-    trainer: Trainer, inputs: Inputs, saved: Saved, params: Params | None, workdir: AnyPath,
-    profile: range, preemption: Preemption,
-) -> tuple[int, int]:  # fmt: skip
+    trainer: Trainer,
+    inputs: Inputs,
+    saved: Saved,
+    params: Params | None,
+    workdir: AnyPath,
+    profile: range,
+    preemption: Preemption,
+) -> tuple[int, int]:
     """From the state that there is to the last step; returns the first one and that."""
     training, held_out = trainer.config.training, inputs.held_out
     seed_key, init_key = jax.random.split(jax.random.key(training.seed))
@@ -232,9 +241,13 @@ def _run(
 
 @contextlib.contextmanager
 def _watching(
-    trainer: Trainer, start: Start, work: Work, broken: BrokenRecords, workdir: AnyPath,
+    trainer: Trainer,
+    start: Start,
+    work: Work,
+    broken: BrokenRecords,
+    workdir: AnyPath,
     profile: range,
-) -> Iterator[tuple[Reporter, Profiler]]:  # fmt: skip
+) -> Iterator[tuple[Reporter, Profiler]]:
     leads, training = distributed.leads(), trainer.config.training
     step = int(start.state.step)
     with (
@@ -255,9 +268,15 @@ class Hooks:
 
 
 def _train(
-    trainer: Trainer, start: Start, frozen: Params, feed: DeviceFeed, key: jax.Array,
-    saved: Saved, hooks: Hooks, preemption: Preemption,
-) -> int:  # fmt: skip
+    trainer: Trainer,
+    start: Start,
+    frozen: Params,
+    feed: DeviceFeed,
+    key: jax.Array,
+    saved: Saved,
+    hooks: Hooks,
+    preemption: Preemption,
+) -> int:
     """The loop itself; returns the last step."""
     training, reporter = trainer.config.training, hooks.reporter
     state, pictures, step = start.state, start.pictures, int(start.state.step)
@@ -298,9 +317,13 @@ def _train(
 
 
 def open_reader(
-    trainer: Trainer, source: Source, read: ReadCaptions | None, *, first_picture: int,
+    trainer: Trainer,
+    source: Source,
+    read: ReadCaptions | None,
+    *,
+    first_picture: int,
     broken: BrokenRecords | None = None,
-) -> Iterator[Batch]:  # fmt: skip
+) -> Iterator[Batch]:
     """This process's share of the batches from `first_picture` on, without end.
 
     `broken` counts the records of it that could not be used.

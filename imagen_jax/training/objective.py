@@ -36,9 +36,13 @@ TIME_BINS = 10
 
 
 def diffusion_loss(
-    config: StageConfig, networks: Networks, params: Params, frozen: Params, batch: Batch,
+    config: StageConfig,
+    networks: Networks,
+    params: Params,
+    frozen: Params,
+    batch: Batch,
     keys: jax.Array,
-) -> tuple[jax.Array, Metrics]:  # fmt: skip
+) -> tuple[jax.Array, Metrics]:
     """The paper's objective: each picture's error in what the network predicts of its noise.
 
     Every picture draws its own time, noise, caption dropout and aug_level from its own key. The
@@ -54,11 +58,11 @@ def diffusion_loss(
     conditions = networks.conditions_of(params | frozen, batch)
     conditions = drop(conditions, dropped, frozen.get("null_text"))
     conditions = prepare(config, conditions, level, augmentations, x.shape[1:3])
-    told = networks.encode(params, conditions)
+    encoded = networks.encode(params, conditions)
     log_snr = schedules.log_snr(config.diffusion.schedule, t)
     eps = process.normal(noise, x.shape[1:])
     z = process.q_sample(x, eps, log_snr)
-    prediction, fraction = networks.predict(params, z, log_snr, told)
+    prediction, fraction = networks.predict(params, z, log_snr, encoded)
     kind = config.diffusion.prediction
     losses = process.loss(prediction, x, eps, log_snr, kind, config.diffusion.min_snr_gamma)
     if fraction is not None:
@@ -68,9 +72,14 @@ def diffusion_loss(
 
 
 def mean_loss(
-    objective: Objective, config: StageConfig, networks: Networks, params: Params, frozen: Params,
-    batch: Batch, keys: jax.Array,
-) -> jax.Array:  # fmt: skip
+    objective: Objective,
+    config: StageConfig,
+    networks: Networks,
+    params: Params,
+    frozen: Params,
+    batch: Batch,
+    keys: jax.Array,
+) -> jax.Array:
     """The mean of an objective over a batch's pictures, whose weights need not have mean 1."""
     batch = batch | {"weight": with_mean_1(batch["weight"])}
     losses, _ = objective(config, networks, params, frozen, batch, keys)

@@ -99,9 +99,12 @@ def draw_curves(workdirs: Sequence[AnyPath]) -> Image.Image:
         axis.set_axis_off()
     handles = [Line2D([], [], color=COLOURS[n % len(COLOURS)], lw=2) for n in range(len(runs))]
     figure.legend(
-        handles, _labels(workdirs), loc="outside upper left", ncols=max(2, 2 * columns),
+        handles,
+        _labels(workdirs),
+        loc="outside upper left",
+        ncols=max(2, 2 * columns),
         frameon=False,
-    )  # fmt: skip
+    )
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=110)
     return Image.open(png)

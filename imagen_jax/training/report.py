@@ -36,9 +36,16 @@ class Reporter:
     """
 
     def __init__(
-        self, workdir: AnyPath, first_step: int, pictures: int, training: TrainingConfig,
-        work: Work, broken: BrokenRecords, *, writes: bool,
-    ):  # fmt: skip
+        self,
+        workdir: AnyPath,
+        first_step: int,
+        pictures: int,
+        training: TrainingConfig,
+        work: Work,
+        broken: BrokenRecords,
+        *,
+        writes: bool,
+    ):
         """`pictures`: seen in `first_step` steps. `broken`: counts on while the run reads."""
         self._broken = broken
         self._first_step, self._pictures = first_step, pictures

@@ -20,9 +20,13 @@ from imagen_jax.training.step import abstract_batch
 
 
 def step_flops(
-    config: StageConfig, networks: Networks, objective: Objective, params: Params,
-    frozen: Params, size: Size | None = None,
-) -> int:  # fmt: skip
+    config: StageConfig,
+    networks: Networks,
+    objective: Objective,
+    params: Params,
+    frozen: Params,
+    size: Size | None = None,
+) -> int:
     """The model's work in one training step over all chips.
 
     Args:

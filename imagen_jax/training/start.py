@@ -51,9 +51,12 @@ def abstract_state(config: StageConfig, mesh: Mesh) -> TrainState:
 
 
 def from_checkpoint(
-    checkpoints: Checkpoints, config: StageConfig, mesh: Mesh, abstract: TrainState,
+    checkpoints: Checkpoints,
+    config: StageConfig,
+    mesh: Mesh,
+    abstract: TrainState,
     data: str | None = None,
-) -> Start:  # fmt: skip
+) -> Start:
     """The newest checkpoint that is whole; damaged ones are moved out of the way.
 
     Where the optimizer is another one than the checkpoint's, or other parameters are frozen, so

@@ -33,22 +33,32 @@ from imagen_jax.weights.tensors import StoredParams, fit_params, place_params, w
 _FORMAT = "imagen-jax clip 1"
 
 _SIZES = {
-    "width": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
+    "width": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
     "hidden": "intermediate_size",
-}  # fmt: skip
+}
 _TEXT_SIZES = _SIZES | {"vocab_size": "vocab_size", "max_length": "max_position_embeddings"}
 _VISION_SIZES = _SIZES | {"side": "image_size", "patch": "patch_size"}
 # Left out of configs where they are so; the published ones are of several ages.
 _DEFAULTS = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_channels": 3}
 _TEXT_DEFAULTS = _DEFAULTS | {
-    "hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8,
-    "intermediate_size": 2048, "vocab_size": 49408, "max_position_embeddings": 77,
+    "hidden_size": 512,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "intermediate_size": 2048,
+    "vocab_size": 49408,
+    "max_position_embeddings": 77,
     "eos_token_id": 49407,
-}  # fmt: skip
+}
 _VISION_DEFAULTS = _DEFAULTS | {
-    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "intermediate_size": 3072, "image_size": 224, "patch_size": 32,
-}  # fmt: skip
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "image_size": 224,
+    "patch_size": 32,
+}
 _FIXED = {"layer_norm_eps": 1e-5, "num_channels": 3}
 _WRONG_END = 2
 """What old configs call the end of a text, and no tokenizer does: it is the last piece."""

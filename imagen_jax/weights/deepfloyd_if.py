@@ -36,12 +36,19 @@ _TOP = {
     "pooling.norm_out": "add_embedding.norm2",
 }
 _RES_BLOCK = {
-    "norm_1": "norm1", "conv_1": "conv1", "embedding": "time_emb_proj", "norm_2": "norm2",
-    "conv_2": "conv2", "shortcut": "conv_shortcut",
-}  # fmt: skip
+    "norm_1": "norm1",
+    "conv_1": "conv1",
+    "embedding": "time_emb_proj",
+    "norm_2": "norm2",
+    "conv_2": "conv2",
+    "shortcut": "conv_shortcut",
+}
 _ATTENTION = {
-    "norm": "group_norm", "query": "to_q", "text_norm": "norm_cross", "out": "to_out.0",
-}  # fmt: skip
+    "norm": "group_norm",
+    "query": "to_q",
+    "text_norm": "norm_cross",
+    "out": "to_out.0",
+}
 _PAIRS = {"key_value": ("to_k", "to_v"), "text_key_value": ("add_k_proj", "add_v_proj")}
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 

@@ -31,8 +31,10 @@ _CHAIN = {
 _REVERSE = {"variance_type": "learned_range", "thresholding": True}
 _NEUTRAL = {"trained_betas": None, "rescale_betas_zero_snr": False, "steps_offset": 0}
 _SPACINGS: dict[str, Spacing] = {
-    "leading": "leading", "linspace": "even", "trailing": "trailing",
-}  # fmt: skip
+    "leading": "leading",
+    "linspace": "even",
+    "trailing": "trailing",
+}
 # The defaults of diffusers' pipelines, which their directories do not say.
 _DEFAULTS = {
     "deepfloyd_if_1": {"guidance_scale": 7.0, "num_steps": 100},
@@ -85,10 +87,13 @@ def stage_config(directory: Path, stored: StoredUNet, text_from: Path, dtype: Dt
             text_encoder=text_encoder,
             diffusion=DiffusionConfig(schedule="cosine_chain", augmented="enlarged"),
             sampling=SamplingConfig(
-                sampler="ancestral", thresholding="dynamic", spacing=spacing, **thresholds,
+                sampler="ancestral",
+                thresholding="dynamic",
+                spacing=spacing,
+                **thresholds,
                 **_DEFAULTS[name],
             ),
-        )  # fmt: skip
+        )
 
 
 def _read_scheduler(directory: Path, name: str, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -139,6 +144,10 @@ def _text_encoder(text_from: Path, width: int, dtype: Dtype) -> TextEncoderConfi
             f"text of width {width}."
         )
     return TextEncoderConfig(
-        t5=t5, tokenizer=str(tokenizer.absolute()), source=str(source.absolute()),
-        max_length=_TOKENS, lowercase=True, null="empty",
-    )  # fmt: skip
+        t5=t5,
+        tokenizer=str(tokenizer.absolute()),
+        source=str(source.absolute()),
+        max_length=_TOKENS,
+        lowercase=True,
+        null="empty",
+    )

@@ -25,17 +25,28 @@ from imagen_jax.weights.named import (
 from imagen_jax.weights.tensors import StoredParams, place_params
 
 _SIZES = {
-    "width": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads",
-    "side": "image_size", "patch": "patch_size",
-}  # fmt: skip
+    "width": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "side": "image_size",
+    "patch": "patch_size",
+}
 _DEFAULTS = {
-    "mlp_ratio": 4, "qkv_bias": True, "use_swiglu_ffn": False, "layer_norm_eps": 1e-6,
-    "num_channels": 3, "hidden_act": "gelu",
-}  # fmt: skip
+    "mlp_ratio": 4,
+    "qkv_bias": True,
+    "use_swiglu_ffn": False,
+    "layer_norm_eps": 1e-6,
+    "num_channels": 3,
+    "hidden_act": "gelu",
+}
 _FIXED = {
-    "model_type": "dinov2", "qkv_bias": True, "use_swiglu_ffn": False, "layer_norm_eps": 1e-6,
-    "num_channels": 3, "hidden_act": "gelu",
-}  # fmt: skip
+    "model_type": "dinov2",
+    "qkv_bias": True,
+    "use_swiglu_ffn": False,
+    "layer_norm_eps": 1e-6,
+    "num_channels": 3,
+    "hidden_act": "gelu",
+}
 _MASK_TOKEN = "embeddings.mask_token"
 """In the place of patches that are hidden in training; left out."""
 

@@ -22,9 +22,12 @@ from imagen_jax.weights.torch_file import open_torch_file
 
 _FORMAT = "imagen-jax inception 1"
 _LEAVES = {
-    "kernel": "conv.weight", "scale": "bn.weight", "bias": "bn.bias", "mean": "bn.running_mean",
+    "kernel": "conv.weight",
+    "scale": "bn.weight",
+    "bias": "bn.bias",
+    "mean": "bn.running_mean",
     "variance": "bn.running_var",
-}  # fmt: skip
+}
 _LEFT_OUT = ("fc.", "AuxLogits.")
 _COUNTER = "num_batches_tracked"
 _CLASSES = "fc.weight"

@@ -80,8 +80,10 @@ def _header(shapes: Shapes, dtype: Dtype, metadata: dict[str, str]) -> bytes:
     for name, shape in shapes.items():
         start, end = end, end + math.prod(shape) * jnp.dtype(dtype).itemsize
         header[name] = {
-            "dtype": _FORMAT_NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]
-        }  # fmt: skip
+            "dtype": _FORMAT_NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # Tensors begin at multiples of eight bytes.
     return len(text).to_bytes(8, "little") + text
@@ -115,12 +117,14 @@ def place_params(stored: StoredParams, abstract: Params, mesh: Mesh) -> Params:
     """
     shardings = flatten_dict(parameter_shardings(abstract, mesh))
     turn = itertools.cycle(range(jax.process_count()))
-    return unflatten_dict({
-        path: place(
-            stored[path], x.dtype.name, shardings[path], check=next(turn) == jax.process_index()
-        )
-        for path, x in flatten_dict(abstract).items()
-    })  # fmt: skip
+    return unflatten_dict(
+        {
+            path: place(
+                stored[path], x.dtype.name, shardings[path], check=next(turn) == jax.process_index()
+            )
+            for path, x in flatten_dict(abstract).items()
+        }
+    )
 
 
 def digest(params: Params) -> str:

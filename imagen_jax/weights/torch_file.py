@@ -19,9 +19,15 @@ from imagen_jax.errors import UsageError
 from imagen_jax.weights.stored import Index, StoredTensor
 
 _DAMAGED = (
-    UnpicklingError, RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError,
+    UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
     struct.error,
-)  # fmt: skip
+)
 """What `torch.load` raises for files that are cut short, or are something else."""
 
 

@@ -37,8 +37,8 @@ def make(name, remat, gather=None):
 
     def loss(params):
         text = networks.embed(params, token_ids, batch["mask"])
-        told = networks.encode(params, tiny.conditions({**batch, "text": text}))
-        out = networks.predict(params, batch["z"], batch["log_snr"], told).value
+        encoded = networks.encode(params, tiny.conditions({**batch, "text": text}))
+        out = networks.predict(params, batch["z"], batch["log_snr"], encoded).value
         return jnp.mean(jnp.square(out - batch["z"]))
 
     return tiny.random_params(config), loss

@@ -36,9 +36,9 @@ def run(definition, params, sample, step, text, aug_step=None):
         text=text, mask=jnp.zeros(text.shape[:2], bool), pictures={"low_res": sample[..., 3:]},
         numbers={} if aug_step is None else {"aug_level": aug_step},
     )  # fmt: skip
-    told = unet.encode(conditions)
-    out = unet(sample[..., :3], step, told)
-    return out.transpose(0, 3, 1, 2), unet.text_projection(text), told.text.pooled
+    encoded = unet.encode(conditions)
+    out = unet(sample[..., :3], step, encoded)
+    return out.transpose(0, 3, 1, 2), unet.text_projection(text), encoded.text.pooled
 
 
 def outputs(directory, arrays):

@@ -42,9 +42,11 @@ def mesh(monkeypatch):
 
 
 def predict(networks, params, text, z, batch):
-    told = networks.encode(params, tiny.conditions({**batch, "text": text}))
+    encoded = networks.encode(params, tiny.conditions({**batch, "text": text}))
     # The network's own channels; a variance is a part of them.
-    return jnp.concatenate(jax.tree.leaves(networks.predict(params, z, batch["log_snr"], told)), -1)
+    return jnp.concatenate(
+        jax.tree.leaves(networks.predict(params, z, batch["log_snr"], encoded)), -1
+    )
 
 
 def assert_is_finite_difference(function, *inputs):

@@ -64,6 +64,6 @@ def test_what_is_encoded_once_serves_every_step(model):
     """The state crosses a jit border and gives what encoding inside gives."""
     run, batch = model
     networks, params = build_networks(CONFIG), tiny.random_params(CONFIG)
-    told = jax.jit(networks.encode)(params, tiny.conditions(batch))
-    outside = jax.jit(networks.predict)(params, batch["z"], batch["log_snr"], told).value
+    encoded = jax.jit(networks.encode)(params, tiny.conditions(batch))
+    outside = jax.jit(networks.predict)(params, batch["z"], batch["log_snr"], encoded).value
     np.testing.assert_allclose(outside, run(batch), rtol=1e-5, atol=1e-5)

@@ -61,8 +61,8 @@ def test_accelerators_run_the_plain_form():
     networks, batch = build_networks(config), jax.tree.map(jnp.asarray, tiny.inputs(config))
 
     def loss(params):
-        told = networks.encode(params, tiny.conditions(batch))
-        return jnp.sum(networks.predict(params, batch["z"], batch["log_snr"], told).value ** 2)
+        encoded = networks.encode(params, tiny.conditions(batch))
+        return jnp.sum(networks.predict(params, batch["z"], batch["log_snr"], encoded).value ** 2)
 
     trace = lambda: jax.jit(jax.grad(loss)).trace(tiny.random_params(config))  # noqa: E731
     chosen = trace()

@@ -14,7 +14,7 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import painting, stage
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.results import Results
-from imagen_jax.pipeline.told import Told
+from imagen_jax.pipeline.subjects import StageInputs
 from imagen_jax.stored.stages import StoredNetwork, open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 
@@ -42,8 +42,8 @@ def plain_painting(monkeypatch):
     """Pictures at once that depend on the prompt, the number and the picture below alone."""
 
     def make_sampler(config, *_, size, **__):
-        def paint(params, numbers, keys, told, null):
-            low, text = told.pictures.get("low_res"), told.text
+        def paint(params, numbers, keys, inputs, null):
+            low, text = inputs.pictures.get("low_res"), inputs.text
             below = 0 if low is None else np.asarray(low).mean((1, 2, 3)).round()
             number = np.asarray(jax.random.key_data(keys))[:, 1] + 50 * np.asarray(text)[:, 0, 0]
             value = (np.asarray(number) + below).astype(np.uint8)
@@ -64,7 +64,7 @@ def texts_of(prompts=PROMPTS, encoder="e"):
         (1, 2, 4), np.float32
     )
     embedded = PromptEmbeddings(text, np.ones(text.shape[:2], bool), None, encoder, tuple(prompts))
-    return [Told.prompts(embedded)] * 2
+    return [StageInputs.prompts(embedded)] * 2
 
 
 class Stopped(Exception):

@@ -28,7 +28,7 @@ def conditions(count, seed=0):
     return tuple(jnp.asarray(x) for x in (text.astype(np.float32), batch["mask"], batch["low_res"]))
 
 
-def told(text, mask, low_res, **levels):
+def inputs(text, mask, low_res, **levels):
     return Conditions(text=text, mask=mask, pictures={"low_res": low_res}, numbers=levels)
 
 
@@ -38,7 +38,7 @@ def painter(config, **settings):
     sampler = make_sampler(config, plan, build_networks(config), size=size)
     params = {"unet": tiny.random_params(config)["unet"]}
     return lambda text, mask, low_res, keys, which=0: np.asarray(
-        sampler(params, numbers, keys, told(text, mask, low_res))[which]
+        sampler(params, numbers, keys, inputs(text, mask, low_res))[which]
     )
 
 
@@ -90,7 +90,7 @@ def test_guidance_one_is_the_conditional_model(unguided):
     noised = process.augment_low_res(to_unit(jnp.asarray(low_res)), level, noise_keys, "cosine")
 
     def by_hand(text, mask):
-        encoded = networks.encode(params, told(text, mask, noised, aug_level=level))
+        encoded = networks.encode(params, inputs(text, mask, noised, aug_level=level))
         predict = lambda z, log_snr: networks.predict(params, z, log_snr, encoded)  # noqa: E731
         percentile = Percentile.of(settings.percentile, 3 * SIDE**2)
         denoise = make_denoise(
@@ -154,8 +154,8 @@ def split_over_eight():
     params = {"unet": tiny.random_params(config)["unet"]}
     text = np.random.default_rng(0).normal(size=(1, tiny.LENGTH, tiny.T5.d_model))
     batch = tiny.batch(config, 1)
-    conditions = told(text.astype(np.float32), batch["mask"], batch["low_res"])
-    inputs = (picture_keys(0, 64, 1), conditions)
+    conditions = inputs(text.astype(np.float32), batch["mask"], batch["low_res"])
+    arguments = (picture_keys(0, 64, 1), conditions)
     plan, numbers = plan_sampling(config, settings, (64, 64))
 
     def paint(devices):
@@ -164,7 +164,7 @@ def split_over_eight():
         sampler = make_sampler(
             config, plan, build_networks(config), size=(64, 64), sharding=sharding
         )
-        placed = jax.device_put((params, numbers, *inputs), meshes.replicated(mesh))
+        placed = jax.device_put((params, numbers, *arguments), meshes.replicated(mesh))
         program = sampler.lower(*placed).compile()
         return np.asarray(program(*placed)[0]).astype(int), program.as_text()
 

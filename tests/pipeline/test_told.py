@@ -10,16 +10,16 @@ from scripts import call, refused, sample, verbs
 
 import imagen_jax
 from imagen_jax.errors import UsageError
-from imagen_jax.pipeline.told import Asked
+from imagen_jax.pipeline.subjects import Subjects
 from imagen_jax.weights.stage_file import save_stage_file
 
 GUIDED = {"num_steps": 2, "guidance_scale": 3.0}
 CONFIGS = {
     "text": tiny.stage(sampling=GUIDED),
-    "classes": tiny.replace(tiny.told(classes=3), sampling=GUIDED),
-    "nothing": tiny.replace(tiny.told(), sampling=GUIDED),
+    "classes": tiny.replace(tiny.inputs(classes=3), sampling=GUIDED),
+    "nothing": tiny.replace(tiny.inputs(), sampling=GUIDED),
     "all": tiny.replace(
-        tiny.told(classes=3, pictures=("sketch:1",), numbers=("age",)), sampling=GUIDED
+        tiny.inputs(classes=3, pictures=("sketch:1",), numbers=("age",)), sampling=GUIDED
     ),
 }
 SKETCH = np.random.default_rng(1).integers(0, 256, (8, 8)).astype(np.uint8)
@@ -63,7 +63,7 @@ def test_an_unconditional_stage_needs_no_prompt_and_guidance_changes_nothing(fil
 
 
 @pytest.fixture(scope="module")
-def told(files):
+def inputs(files):
     """(class, sketch, age) -> two pictures."""
     cascade = imagen_jax.load_cascade(base=files["all"])
 
@@ -77,12 +77,12 @@ def told(files):
     return paint
 
 
-def test_class_picture_and_number_each_change_what_is_painted(told):
-    plain = told()
-    np.testing.assert_array_equal(told(sketch=Image.fromarray(SKETCH)), plain)
+def test_class_picture_and_number_each_change_what_is_painted(inputs):
+    plain = inputs()
+    np.testing.assert_array_equal(inputs(sketch=Image.fromarray(SKETCH)), plain)
     for changes in ({"label": 2}, {"sketch": 255 - SKETCH}, {"age": 0.9}):
-        assert np.abs(told(**changes) - plain).max() > 1
-    with_both = told(age=[0.5, 0.9])
+        assert np.abs(inputs(**changes) - plain).max() > 1
+    with_both = inputs(age=[0.5, 0.9])
     assert np.abs(with_both[:2] - plain).max() <= 1 < np.abs(with_both[2:] - plain).max()
 
 
@@ -117,9 +117,9 @@ def test_an_exported_stage_without_text_has_no_encoder(files):
         ),
     ],
 )  # fmt: skip
-def test_what_a_stage_is_not_told_or_cannot_take_is_refused(files, stage, asked, says):
+def test_what_a_stage_is_not_told_or_cannot_take_is_refused(files, stage, subjects, says):
     with pytest.raises(UsageError, match=says):
-        Asked(**asked).check([imagen_jax.load_stage(files[stage])], [(16, 16)])
+        Subjects(**subjects).check([imagen_jax.load_stage(files[stage])], [(16, 16)])
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_what_a_stage_is_not_told_or_cannot_take_is_refused(files, stage, asked,
         ({"pictures": {"sketch": [SKETCH, SKETCH[:4]]}}, "have the shapes"),
     ],
 )
-def test_what_no_stage_could_take_is_refused(asked, says):
+def test_what_no_stage_could_take_is_refused(subjects, says):
     with pytest.raises(UsageError, match=says):
-        Asked(**asked)
+        Subjects(**subjects)
 
 
 def test_the_shell_says_the_same(files, tmp_path):

@@ -131,8 +131,8 @@ def _kill(run: Run, rng: random.Random) -> str:
     with run.started(_ENDLESS) as processes:
         _wait(run, processes, rng)
         # One process alone may be told to end: it tells the others.
-        told = [rng.choice(processes)] if number == signal.SIGTERM else processes
-        for process in told:
+        inputs = [rng.choice(processes)] if number == signal.SIGTERM else processes
+        for process in inputs:
             process.send_signal(number)
         try:
             codes = [process.wait(_END_SECONDS) for process in processes]

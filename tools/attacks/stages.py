@@ -35,7 +35,7 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.painting import SampledStage
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.results import MANIFEST, Results
-from imagen_jax.pipeline.told import Told
+from imagen_jax.pipeline.subjects import StageInputs
 from imagen_jax.stored.stages import load_stage, open_stage
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.training.optim import make_optimizer
@@ -226,8 +226,8 @@ def _results(directory: Path, resume: bool) -> Results:
     embedded = PromptEmbeddings(text, np.ones((len(_PROMPTS), 2), bool), None, "e", _PROMPTS)
     settings = {"seed": 3, "num_images": 2, "batch_size": 2}
     steps = _steps(directory.parent)
-    told = [Told.prompts(embedded)]
-    results = Results(directory / "out", _PROMPTS, settings, steps, told, resume=resume)
+    inputs = [StageInputs.prompts(embedded)]
+    results = Results(directory / "out", _PROMPTS, settings, steps, inputs, resume=resume)
     results.begin("weights")
     return results
 

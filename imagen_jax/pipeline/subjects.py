@@ -23,7 +23,7 @@ _UNCONDITIONAL = "unconditional"
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Subjects:
     """What is to be painted, as a user says it; each part has one entry, or one for each subject.
 
     Attributes:
@@ -53,9 +53,12 @@ class Asked:
 
     @classmethod
     def of(
-        cls, prompts: Any = (), classes: Any = (), pictures: Mapping[str, Any] | None = None,
+        cls,
+        prompts: Any = (),
+        classes: Any = (),
+        pictures: Mapping[str, Any] | None = None,
         numbers: Mapping[str, Any] | None = None,
-    ) -> "Asked":  # fmt: skip
+    ) -> "Subjects":
         """The same where one prompt or class may stand alone, and nothing may be None."""
         return cls(_several(prompts), _several(classes), pictures or {}, numbers or {})
 
@@ -84,10 +87,11 @@ class Asked:
         """What is said of some of the subjects, as arguments of a call."""
         own = lambda part: part[rows] if len(part) > 1 else part  # noqa: E731
         return {
-            "prompts": own(self.prompts), "classes": own(self.classes),
+            "prompts": own(self.prompts),
+            "classes": own(self.classes),
             "pictures": {name: own(part) for name, part in self.pictures.items()},
             "numbers": {name: own(part) for name, part in self.numbers.items()},
-        }  # fmt: skip
+        }
 
     def described(self) -> dict[str, Any]:
         """What a manifest says of it beside the names."""
@@ -127,7 +131,7 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class StageInputs:
     """What one stage is told of every subject; on the host.
 
     Attributes:
@@ -143,7 +147,7 @@ class Told:
     encoder_sha256: str | None = None
 
     @classmethod
-    def prompts(cls, text: PromptEmbeddings) -> "Told":
+    def prompts(cls, text: PromptEmbeddings) -> "StageInputs":
         """Prompts and nothing else."""
         conditions = Conditions(text=text.text, mask=text.mask)
         return cls(text.prompts, conditions, text.null, text.encoder_sha256)
@@ -155,24 +159,24 @@ class Told:
         return dataclasses.replace(rows, pictures=rows.pictures | stacked)
 
 
-def tell(
-    asked: Asked, stages: Sequence[StoredStage], texts: Sequence[PromptEmbeddings | None]
-) -> list[Told]:
-    """What each stage is told, once `Asked.check` has found nothing amiss.
+def stage_inputs(
+    subjects: Subjects, stages: Sequence[StoredStage], texts: Sequence[PromptEmbeddings | None]
+) -> list[StageInputs]:
+    """What each stage is told, once `Subjects.check` has found nothing amiss.
 
     Args:
         texts: the prompts as each stage reads them, None where it reads none.
     """
 
-    def told(stage: StoredStage, text: PromptEmbeddings | None) -> Told:
-        others = _others(asked, stage.config)
+    def inputs(stage: StoredStage, text: PromptEmbeddings | None) -> StageInputs:
+        others = _others(subjects, stage.config)
         if text is None:
-            return Told(asked.names, others)
-        rows = np.array(_repeated(range(len(text.prompts)), asked.count))
+            return StageInputs(subjects.names, others)
+        rows = np.array(_repeated(range(len(text.prompts)), subjects.count))
         conditions = dataclasses.replace(others, text=text.text[rows], mask=text.mask[rows])
-        return Told(asked.names, conditions, text.null, text.encoder_sha256)
+        return StageInputs(subjects.names, conditions, text.null, text.encoder_sha256)
 
-    return [told(*pair) for pair in zip(stages, texts, strict=True)]
+    return [inputs(*pair) for pair in zip(stages, texts, strict=True)]
 
 
 def _several(given: Any) -> tuple[Any, ...]:
@@ -183,14 +187,16 @@ def _several(given: Any) -> tuple[Any, ...]:
     return tuple(given) if several else (given,)
 
 
-def _others(asked: Asked, config: StageConfig) -> Conditions:
-    count, inputs = asked.count, config.inputs
+def _others(subjects: Subjects, config: StageConfig) -> Conditions:
+    count, inputs = subjects.count, config.inputs
     label = None
     if inputs.classes is not None:
-        label = np.array(_repeated(asked.classes, count), np.int32)
-    numbers = {x: np.array(_repeated(asked.numbers[x], count), np.float32) for x in inputs.numbers}
+        label = np.array(_repeated(subjects.classes, count), np.int32)
+    numbers = {
+        x: np.array(_repeated(subjects.numbers[x], count), np.float32) for x in inputs.numbers
+    }
     pictures = {
-        picture.name: np.stack(_repeated(asked.pictures[picture.name], count))
+        picture.name: np.stack(_repeated(subjects.pictures[picture.name], count))
         for picture in inputs.pictures
     }
     return Conditions(label=label, numbers=numbers, pictures=pictures)
@@ -204,28 +210,28 @@ def _shown(config: StageConfig) -> dict[str, PictureCondition]:
     return {picture.name: picture for picture in config.inputs.pictures}
 
 
-def _missing(asked: Asked, config: StageConfig, size: Size) -> Iterator[str]:
+def _missing(subjects: Subjects, config: StageConfig, size: Size) -> Iterator[str]:
     """What a stage does not get, or gets as it cannot take it."""
     inputs = config.inputs
-    if inputs.text_width is not None and not asked.prompts:
+    if inputs.text_width is not None and not subjects.prompts:
         yield f"reads text. {_NO_PROMPT}"
     if inputs.classes is not None:
         known = f"0 to {inputs.classes - 1}"
-        if not asked.classes:
+        if not subjects.classes:
             yield f"paints classes, {known}; say which."
-        for label in asked.classes:
+        for label in subjects.classes:
             if not 0 <= label < inputs.classes:
                 yield f"has no class {label}; its classes are {known}."
     for name in inputs.numbers:
-        if name not in asked.numbers:
+        if name not in subjects.numbers:
             yield f"needs the number {name!r}; a call from Python takes numbers={{{name!r}: ...}}."
     for name, condition in _shown(config).items():
-        if name not in asked.pictures:
+        if name not in subjects.pictures:
             yield (
                 f"needs the picture {name!r}; a call from Python takes pictures={{{name!r}: ...}}."
             )
             continue
-        height, width, channels = asked.pictures[name][0].shape
+        height, width, channels = subjects.pictures[name][0].shape
         if channels != condition.channels:
             yield (
                 f"takes the picture {name!r} with {condition.channels} channels; one with "
