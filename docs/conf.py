@@ -29,6 +29,8 @@ html_theme = "furo"
 html_title = f"imagen-jax {release}"
 html_math_renderer = "mathml"
 html_show_sphinx = False
+# Every page holds the whole contents: with each function in them the build takes twice as long.
+toc_object_entries = False
 exclude_patterns = ["_build", "_extensions"]
 
 myst_enable_extensions = ["dollarmath"]
