@@ -1,6 +1,7 @@
 """The pages in docs/: links lead somewhere, and errors are quoted as the package says them."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -75,3 +76,30 @@ def test_quoted_errors_are_those_of_the_package():
     assert len(texts) > 30
     for text in texts:
         assert all(part.strip().lower() in package for part in text.split("...")), text
+
+
+@pytest.fixture
+def extension(monkeypatch):
+    """Imports one of the site's extensions by its name."""
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_extensions"))
+    return importlib.import_module
+
+
+def test_docstrings_are_shown_as_they_stand(extension):
+    plain = extension("docstrings").plain
+    assert plain("|lambda| of z_ and *x, `a | b_`") == r"\|lambda\| of z\_ and \*x, ``a | b_``"
+    assert plain("log_snr_t of x_{t|s}") == r"log_snr_t of x\_{t\|s}"
+
+
+def test_links_to_modules_lead_to_the_reference(extension):
+    source = ["[the mesh](../imagen_jax/parallel/mesh.py), [ops/](../imagen_jax/ops/__init__.py)"]
+    extension("source_links").replace_links(None, "page", source)
+    assert source == ["{py:mod}`the mesh <imagen_jax.parallel.mesh>`, "
+                      "{py:mod}`ops/ <imagen_jax.ops>`"]  # fmt: skip
+
+
+def test_every_command_is_in_the_reference(extension):
+    module = extension("command_help")
+    assert {"sample", "train", "train tiny_64", "export", "embed"} <= set(module.commands())
+    assert "WORKDIR OUT.safetensors" in module.help_of("export")
