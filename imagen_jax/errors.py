@@ -66,7 +66,7 @@ def one_line(text: str) -> str:
 
 
 def end_at_once(error: UsageError) -> NoReturn:
-    """As `exit_on_usage_error`, where other threads would go on for long, and for nothing."""
+    """Ends as `exit_on_usage_error`, where other threads would go on for long and for nothing."""
     print(f"error: {one_line(str(error))}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(2)

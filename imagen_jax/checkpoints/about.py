@@ -17,7 +17,7 @@ ITEM = "about"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class About(Checked):
-    """Of what run and position a checkpoint is, and what its arrays add up to.
+    """A checkpoint's run and position, and what its arrays add up to.
 
     Attributes:
         config: that it was trained with.
@@ -36,7 +36,7 @@ class About(Checked):
     data: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """With a digest, as `read_about` wants it."""
+        """The values with a digest, which `read_about` checks."""
         return sealed(json.loads(json_form.to_json(self)))
 
 

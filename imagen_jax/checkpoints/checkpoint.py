@@ -103,7 +103,7 @@ class Checkpoints:
         self._confirmed = False
 
     def steps(self) -> list[int]:
-        """Of all checkpoints, whole or damaged, from the newest; as the first process sees them."""
+        """The steps of all checkpoints from the newest, whole or damaged, as the first process has them."""
         steps = sorted(self._manager.all_steps(), reverse=True)[:_LISTED]
         return json.loads(distributed.said_by_all(json.dumps(steps))[0])
 
@@ -168,7 +168,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Also what failed in the background comes out here, at the next save or at the end."""
+        """What failed in the background comes out here too, at the next save or at the end."""
         try:
             yield
         except Exception as error:
@@ -302,6 +302,6 @@ def _is_finite(x: jax.Array) -> jax.Array:
 
 
 def newest_step(workdir: AnyPath) -> int | None:
-    """Of all checkpoints, whole or damaged, as the first process sees them; None without any."""
+    """The newest checkpoint's step, whole or damaged, as the first process has it; else None."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         return next(iter(checkpoints.steps()), None)

@@ -45,7 +45,7 @@ _NEW = {"lost+found"}
 
 
 def package_versions() -> dict[str, str]:
-    """Of the packages that a result depends on."""
+    """The versions of the packages that a result depends on."""
     installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"imagen-jax": imagen_jax.__version__, **installed}
 
@@ -130,7 +130,7 @@ def _require_new(workdir: AnyPath) -> None:
 
 
 def _is_left_over(path: AnyPath) -> bool:
-    """Of a file that a killed run was writing, by `files.replacing`."""
+    """Whether a killed run was writing this file, by `files.replacing`."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 

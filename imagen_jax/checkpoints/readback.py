@@ -14,7 +14,7 @@ _HEADER = ".zarray"
 
 
 def missing(item: AnyPath, names: Collection[str]) -> list[str]:
-    """Of these arrays of an item of a checkpoint, those that lack their header or a part.
+    """The arrays of an item of a checkpoint that lack their header or a part.
 
     It reads the item's index and the arrays' headers: some hundred bytes an array and part.
 

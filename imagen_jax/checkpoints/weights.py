@@ -61,7 +61,7 @@ def load_networks(
 
 
 def _cast(x: jax.Array, abstract: jax.ShapeDtypeStruct) -> jax.Array:
-    """In another dtype, the memory of the old one free again."""
+    """The array in another dtype; the memory of the old one is free again."""
     if x.dtype == abstract.dtype:
         return x
     cast = x.astype(abstract.dtype)

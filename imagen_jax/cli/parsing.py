@@ -73,7 +73,7 @@ def _sentence(box: str) -> str:
 
 
 def _of_unknown(words: list[str], offers: str) -> str:
-    """Of words of a command line that mean nothing, with what may have been meant."""
+    """The error for words that mean nothing, with what may have been meant."""
     flags = [word.partition("=")[0] for word in words if word.startswith("-")]
     if not flags:
         left = " ".join(words)

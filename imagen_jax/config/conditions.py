@@ -126,7 +126,7 @@ class NetworkInputs:
 
     @property
     def channels(self) -> int:
-        """Of z and what is stacked on it."""
+        """The number of channels of z and what is stacked on it."""
         return 3 + sum(picture.channels for picture in self.stacked)
 
     @property

@@ -53,7 +53,7 @@ class Condition:
         return condition
 
     def holds(self, values: Any) -> Any:
-        """Of a number or an array of them."""
+        """Whether a number, or each of an array, fulfils the condition."""
         return _OPERATORS[self.operator](values, self.bound)
 
     def __str__(self) -> str:

@@ -26,7 +26,7 @@ def _name(path: Path) -> str:
 
 
 def config_docstring(path: Path) -> str:
-    """Of a config file. Empty for what is no Python: only who asks for it shall hear of that."""
+    """The docstring of a config file, empty for what is no Python: only who asks hears of that."""
     try:
         return ast.get_docstring(ast.parse(path.read_bytes())) or ""
     except (SyntaxError, ValueError):

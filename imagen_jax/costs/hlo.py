@@ -129,7 +129,7 @@ class Program:
         return 1 if count is None else count
 
     def _counted(self, computation: str, loop: Instruction) -> int | None:
-        """Of a loop `for i in range(start, n)`, as scans are: n - start."""
+        """The number of turns of a loop `for i in range(start, n)`, as scans are: n - start."""
         (condition,) = re.findall(r"\bcondition=%?([\w.\-]+)", loop.attributes)
         instructions = self._with_fused(condition)
         compares = [i for i in instructions if i.opcode == "compare"]

@@ -187,7 +187,7 @@ def _windows(convolution: Instruction) -> list[tuple[int, int, int, int]]:
 def valid_taps(
     size: int, taps: int, results: int, stride: int, before: int, dilation: int, tap_dilation: int
 ) -> int:
-    """Of one axis: how many (result, tap) pairs read a value rather than padding or a gap."""
+    """How many (result, tap) pairs of one axis read a value rather than padding or a gap."""
     last = (size - 1) * dilation
     positions = (
         result * stride - before + tap * tap_dilation

@@ -54,7 +54,7 @@ def _of_16_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """By the profile, where it is one of the picture's own colours."""
+    """The picture in sRGB by its profile, where that is one of the picture's own colours."""
     transform = _transform(profile, image.mode) if image.mode in _SPACES else None
     if transform is None:
         return image.convert("RGB")
@@ -63,7 +63,7 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 @functools.lru_cache(maxsize=32)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """To sRGB; None where the profile is damaged, of other colours, or changes nothing."""
+    """The change to sRGB; None where the profile is damaged, has other colours or changes nothing."""
     try:
         read = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if read.profile.xcolor_space != _SPACES[mode]:

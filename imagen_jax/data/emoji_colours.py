@@ -88,7 +88,7 @@ _ANCHORS = np.stack([to_oklab(from_hex(c)) for c in BACKGROUNDS.values()])
 
 
 def _distances(lab: OKLab) -> Float[np.ndarray, "pixels anchors"]:
-    """Of each pixel, [N, 3], from each colour that backgrounds have."""
+    """The distance of each pixel, [N, 3], from each colour that backgrounds have."""
     squares = np.square(lab[:, None] - _ANCHORS)
     return np.sqrt(squares @ np.array([_LIGHTNESS_WEIGHT, 1.0, 1.0]))
 

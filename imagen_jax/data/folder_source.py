@@ -50,7 +50,7 @@ class FolderSource:
         self._take([str(file.path)[start:] for file in found.files])
 
     def _take(self, names: list[str]) -> None:
-        """Of all files, those that are pictures with captions."""
+        """The files that are pictures with captions."""
         self.left_out = Tally()
         self._lines = Lines(self._directory, names, self.left_out)
         beside = {
@@ -137,7 +137,7 @@ class FolderSource:
     def _captions(
         self, index: int, picture: str, values: Mapping[str, Any] | None
     ) -> ListedCaptions | None:
-        """Of the text file; without one, of `values`, which are read where they are None."""
+        """The captions of the text file; without one, of `values`, read where they are None."""
         if not self._reads_text:
             return None
         text = self._spellings[self._kinds[index]][0]
@@ -148,7 +148,7 @@ class FolderSource:
         return annotations.listed(annotations.read_text(data, picture).split("\n"), picture)
 
     def _values(self, index: int, picture: str) -> Mapping[str, Any]:
-        """Of the JSON file; without one, of the picture's line of `metadata.jsonl`."""
+        """The values of the JSON file; without one, of the picture's line of `metadata.jsonl`."""
         described = self._spellings[self._kinds[index]][1]
         if not described:
             return self._lines.read(index, picture)

@@ -1,4 +1,4 @@
-"""In what order records are read, without end: each source shuffled anew every epoch.
+"""The order in which records are read, without end: each source is shuffled anew every epoch.
 
 Where records have one of several sizes, each batch has those of one, whose turn it is by how many
 records have it. All of this is arithmetic on a position, so that nothing is to be saved of it.
@@ -78,7 +78,7 @@ class Bucketed(Mixture):
         return self.sizes[self._buckets[index]]
 
     def bucket(self, number: int) -> list[tuple[Fraction, Members]]:
-        """Of each part that has any, its records of a size, and their weight among all records."""
+        """The records of a size of each part that has any, and their weight among all records."""
         found = []
         for weight, (start, end) in zip(self.weights, itertools.pairwise(self.starts), strict=True):
             inside = np.flatnonzero(self._buckets[start:end] == number).astype(np.uint32)
@@ -154,7 +154,7 @@ class _OneSizeABatch(_Endless):
 
 
 def shares_of_the_rest(weights: Sequence[Weight]) -> list[Fraction]:
-    """Of each weight, its share in the sum of itself and those after it."""
+    """The share of each weight in the sum of itself and those after it."""
     exact = [Fraction(str(weight)) for weight in weights]
     return [weight / sum(exact[number:]) for number, weight in enumerate(exact)]
 

@@ -93,7 +93,7 @@ def make_dataset(
 
 
 class _Batches:
-    """From `first` on, of every `batch_size` examples those at `rows`.
+    """The examples at `rows` of every `batch_size` of them, from `first` on.
 
     They are loaded by threads of this object's own.
     """
@@ -198,7 +198,7 @@ class LoadExample:
         return transforms.random_crop(pictures, self._cropped(size), rng)
 
     def _low_res(self, record: Record, image: Image.Image, size: Size) -> Image.Image:
-        """Of the whole picture, never of a crop, which lacks surroundings."""
+        """The low-resolution picture of the whole, never of a crop, which lacks surroundings."""
         if LOW_RES in record.pictures:
             image = transforms.decode(record.pictures[LOW_RES], record.name, max(size))
         return transforms.cover(image, size)

@@ -85,5 +85,5 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
     def metadata(self, index: int) -> Metadata:
-        """Of the record `index`, without reading its picture where that can be helped."""
+        """What is known of the record `index`, without its picture where that can be helped."""
         ...

@@ -127,7 +127,7 @@ def _three(files: Files) -> Iterator[tuple[int, int]]:
 
 
 def _groups(shard: FileState, left_out: Tally) -> Iterator[tuple[str, Files]]:
-    """Of each record its name and its files."""
+    """The name and the files of each record."""
     found = ((*_split(member.name), member) for member in _whole_members(shard, left_out))
     seen = (named for named in found if not _is_hidden(named[0]))
     for key, group in itertools.groupby(seen, lambda named: named[0]):

@@ -99,7 +99,7 @@ def _kind_and_size(header: bytes) -> tuple[bytes, int]:
 
 
 def _sum_is_right(header: bytes) -> bool:
-    """As if the sum's own field were blank."""
+    """Whether the header adds up, with the sum's own field taken as blank."""
     total = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
     return total == _octal(header[148:156])
 

@@ -114,7 +114,7 @@ def _known_names() -> list[str]:
 
 
 def _prefix_for(name: str) -> str:
-    """Of the source that a path would be; empty where there is nothing of the kind."""
+    """The prefix of the source that a path would be; empty where there is nothing of the kind."""
     if not name or "://" in name:  # A bucket would ask the network.
         return ""
     path = from_root(name)

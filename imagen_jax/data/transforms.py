@@ -1,4 +1,4 @@
-"""From encoded bytes to the uint8 arrays of a training example."""
+"""Encoded bytes become the uint8 arrays of a training example."""
 
 import io
 import warnings

@@ -316,7 +316,7 @@ def finish(state: State) -> Images:
 def sample(
     sampler: Sampler, denoise: Denoise, z: Images, log_snrs: LogSNRGrid, keys: Keys, **watching: Any
 ) -> Images:
-    """From z at the grid's first time to the picture; `watching` is what `advance` takes."""
+    """The picture that z at the grid's first time leads to; `watching` is what `advance` takes."""
     return finish(advance(sampler, denoise, start(sampler, z), log_snrs, keys, **watching))
 
 

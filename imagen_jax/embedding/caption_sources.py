@@ -74,7 +74,7 @@ def open_captions(config: DataConfig) -> CaptionSource:
 def read_captions(
     source: CaptionSource, records: range, threads: int
 ) -> Iterator[Iterable[str] | None]:
-    """Of each record all captions that may be drawn, None if it is broken."""
+    """All captions that may be drawn of each record, None if it is broken."""
 
     def read(record: int) -> Iterable[str] | None:
         try:

@@ -159,7 +159,7 @@ class UnfinishedPart:
         write_text(self.directory / "encoder_sha256", digest)
 
     def encoder_sha256(self) -> str:
-        """Of the encoder of this part and those before it; once a shard is written."""
+        """The digest of the encoder of this part and those before it, once a shard is written."""
         if self.known is not None:
             return self.known.metadata.encoder_sha256
         return (self.directory / "encoder_sha256").read_text()

@@ -139,7 +139,7 @@ def _begin(part: UnfinishedPart) -> None:
 
 
 def _mine(count: int) -> range:
-    """Of so many, this process's share."""
+    """This process's share of so many."""
     return range(jax.process_index(), count, jax.process_count())
 
 

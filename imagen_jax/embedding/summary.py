@@ -19,7 +19,7 @@ _SHORTEST = 8
 
 
 def size_in_bytes(sizes: Sizes, encoding: Encoding) -> int:
-    """Of all embeddings of a part and its index, before the shards are compressed."""
+    """The size of all embeddings of a part and its index, before the shards are compressed."""
     rows = sizes.tokens(encoding.max_length)
     if encoding.padded:
         rows = sizes.distinct * encoding.max_length

@@ -75,7 +75,7 @@ class FeatureFiles:
         return np.concatenate(list(self.parts()))
 
     def moments(self) -> Moments:
-        """Of all features; no more than one part is in memory."""
+        """The moments of all features; no more than one part is in memory."""
         total = no_moments(self.about["width"])
         for part in self.parts():
             total = total.merged(moments_of(part))

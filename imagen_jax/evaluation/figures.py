@@ -1,4 +1,4 @@
-"""From pictures to figures: what is right about each, then shares, distances and a table."""
+"""Figures of pictures: what is right about each, then shares, distances and a table."""
 
 import dataclasses
 import itertools
@@ -35,7 +35,7 @@ COUNTED = ("concept", "among_several", "style", "colour", "background", "all_rig
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """On one picture: is it what its prompt says? None where the prompt does not say.
+    """Whether one picture is what its prompt says; None where the prompt does not say.
 
     Attributes:
         named: label of the concept that the judge puts first.
@@ -62,7 +62,7 @@ class Verdict:
 def verdicts(
     judge: Judge, cases: Sequence[Case], pictures: Pictures, opinions: Opinions
 ) -> list[Verdict]:
-    """Of each case's picture, with the judge's opinions of these pictures."""
+    """The verdict on each case's picture, from the judge's opinions."""
     ranked = opinions.concepts.argsort(1)[:, ::-1]
     styles = [judge.styles[number] for number in opinions.styles.argmax(1)]
 
@@ -88,7 +88,7 @@ def _has_ground(picture: looks.Picture, name: str) -> bool:
 
 
 def share(values: Sequence[bool | None]) -> float | None:
-    """Of those that are not None; None without any."""
+    """The share of those that are True among all that are not None; None without any."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
@@ -108,7 +108,7 @@ class Seen:
 
 
 def figures_of(found: Sequence[Verdict], seen: Seen, true: Seen | None) -> Figures:
-    """Of the pictures of one kind of prompt.
+    """The figures of the pictures of one kind of prompt.
 
     Args:
         seen: these pictures.
@@ -122,7 +122,7 @@ def figures_of(found: Sequence[Verdict], seen: Seen, true: Seen | None) -> Figur
 def enlarged_figures(
     stages: Sequence[np.ndarray], true_large: LargePictures, judge: Judge, *, are_true: bool
 ) -> Figures:
-    """Of pictures of all stages, from the base up, of the same prompts.
+    """The figures of pictures of all stages, from the base up, of the same prompts.
 
     Args:
         stages: uint8 (pictures, side, side, 3).

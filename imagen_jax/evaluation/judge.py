@@ -57,7 +57,7 @@ class JudgeNetwork(nnx.Module):
         self.style = linear(FEATURES, styles, **kwargs)
 
     def features(self, images: Images) -> Features:
-        """Of pictures of `SIDE` pixels in [-1, 1]."""
+        """The features of pictures of `SIDE` pixels in [-1, 1]."""
         x = images
         for convolution, norm in zip(self.convs, self.norms, strict=True):
             x = norm(convolution(x), activation=nnx.silu)

@@ -84,7 +84,7 @@ def edge_rise(picture: Picture) -> float:
 
 
 def _distance_from_background(picture: Picture) -> Shares:
-    """Of each pixel; 1 is the greatest in the picture. It is linear where an edge is blended."""
+    """How far each pixel is from the background, 1 at most; it is linear where an edge is blended."""
     distance = np.linalg.norm(picture.astype(np.float64) - background(picture), axis=-1)
     return distance / max(distance.max(), 1.0)
 
@@ -118,7 +118,7 @@ def _along_normals(
 
 
 def _rise(profile: Float[np.ndarray, " samples"]) -> float:
-    """From 10 to 90% of the rise through the middle, in pixels; NaN if it is not from the
+    """Pixels from 10 to 90% of the rise through the middle; NaN if it is not from the
     background, or has no end."""
     middle = len(profile) // 2
     falls = np.flatnonzero(np.diff(profile) < 0)

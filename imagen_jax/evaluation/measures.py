@@ -1,4 +1,4 @@
-"""From features of pictures and of a reference to named figures."""
+"""Named figures from the features of pictures and of a reference."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

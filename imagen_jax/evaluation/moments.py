@@ -10,7 +10,7 @@ Features = Float[np.ndarray, "pictures features"]
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Of features seen so far: how many, their mean, and how they spread about it.
+    """How many features were seen so far, their mean, and how they spread about it.
 
     Attributes:
         scatter: the sum of (x - mean) (x - mean)^T.

@@ -147,5 +147,5 @@ def _open(out: Path, plan: dict[str, Any], prompts: Sequence[str], num_images: i
 
 
 def _plain(account: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As it comes back from JSON."""
+    """The value as it comes back from JSON."""
     return json.loads(json.dumps(account))

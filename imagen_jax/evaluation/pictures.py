@@ -89,7 +89,7 @@ def open_pictures(directory: Path) -> PictureSet:
 
 
 def _painted(directory: Path, manifest: dict[str, Any]) -> PictureSet:
-    """By the manifest, which also says the prompts."""
+    """The pictures that a manifest lists, which also says their prompts."""
     pictures, stages = manifest.get("pictures"), manifest.get("stages")
     if not (isinstance(pictures, list) and isinstance(stages, list) and pictures and stages):
         raise UsageError(f"{directory / MANIFEST} is not one that sample.py wrote.")

@@ -55,7 +55,7 @@ class Reading:
 
     @property
     def name(self) -> str:
-        """As figures have it: "centre, lanczos to 256, bilinear, 299 pixels"."""
+        """The name as figures have it: "centre, lanczos to 256, bilinear, 299 pixels"."""
         first = f"{self.first_resizer} to {self.first_side}, " if self.first_side else ""
         return f"{self.crop}, {first}{self.resizer}, {self.side} pixels"
 

@@ -43,7 +43,7 @@ def on_cpus(quick: Callable, otherwise: Callable, *inputs: Any) -> Any:
 
 
 def on_one_cpu(quick: Callable, otherwise: Callable, *inputs: Any) -> Any:
-    """As `on_cpus`, and otherwise(*inputs) on several CPUs.
+    """quick(*inputs) in a program for one CPU, and otherwise(*inputs) in all others.
 
     For a form in which each of several devices would compute all, or read what another has.
     """

@@ -159,14 +159,14 @@ def _matrix_gradient(x: Features, gradient: Features) -> Float[Array, "inputs ou
 def _sides(
     x: tuple[int, ...], kernel: tuple[int, ...], y: tuple[int, ...], stride: int
 ) -> list[tuple[int, int, int, int]]:
-    """Of rows and of columns: taps, padding before, size of x, size of y."""
+    """Taps, padding before, size of x and size of y, of rows and of columns."""
     padding = jax.lax.padtype_to_pads(x[1:3], kernel[:2], (stride, stride), "SAME")
     before = [pair[0] for pair in padding]
     return list(zip(kernel[:2], before, x[1:3], y[1:3], strict=True))
 
 
 def convolve_upsampled(x: Features, kernel: Kernel) -> Features:
-    """By taps of the picture before it is upsampled: 4/9 of the products.
+    """The convolution by taps of the picture before it is upsampled: 4/9 of the products.
 
     Not on several devices: each may have a part of the rows, of which one more than there are is
     not divided.
@@ -234,7 +234,7 @@ def _attend_head(queries: OfQueries, keys: OfKeys, values: OfKeys, mask: HeadMas
 def _attend_head_forward(
     queries: OfQueries, keys: OfKeys, values: OfKeys, mask: HeadMask
 ) -> tuple[OfQueries, tuple[jax.Array, ...]]:
-    """Also keeps log sum exp of each query's logits, from which the weights come again."""
+    """The forward pass, which keeps each query's log sum exp: the weights come again from it."""
     logits = jnp.where(mask, _product(queries * queries.shape[-1] ** -0.5, keys.T), -1e30)
     largest = logits.max(axis=-1, keepdims=True)
     weights = jnp.exp(logits - largest)

@@ -77,7 +77,7 @@ def in_blocks(function: jax.stages.Wrapped, platform: str) -> Callable:
 
 
 def compile_in_blocks(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """As `in_blocks` does. From then on the process keeps of its main heap what it frees."""
+    """Compiles as `in_blocks`. From then on the process keeps of its main heap what it frees."""
     shapes = [shape.split("x")[:-1] for shape in set(_SHAPE.findall(lowered.as_text()))]
     largest = 4 * max((math.prod(map(int, shape)) for shape in shapes), default=1)
     # XLA warns of every array that is larger; those that it pads are a little larger than here.

@@ -129,12 +129,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of tokens, keys and all that has one row a picture: the first axis in parts."""
+    """The sharding of tokens, keys and all that has one row a picture: the first axis in parts."""
     return NamedSharding(mesh, PartitionSpec(_BATCH_AXES))
 
 
 def picture_sharding(mesh: Mesh) -> NamedSharding:
-    """Of pictures, (batch, height, width, channels): the batch in parts, and the height."""
+    """The sharding of pictures, (batch, height, width, channels): batch and height in parts."""
     return NamedSharding(mesh, PartitionSpec(_BATCH_AXES, "spatial"))
 
 

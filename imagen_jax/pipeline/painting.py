@@ -43,7 +43,7 @@ class SampledStage:
 
     @property
     def side(self) -> int:
-        """Of the pictures that it was trained on."""
+        """The side of the pictures that it was trained on."""
         return self.stage.config.resolution
 
 
@@ -74,7 +74,7 @@ class Keeper:
 
 
 class LeadersKeeper(Keeper):
-    """On several processes: what the first of them keeps, so that one writes the files.
+    """What the first of several processes keeps, so that one writes the files.
 
     A UsageError of the first process is raised on all.
     """

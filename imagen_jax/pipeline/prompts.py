@@ -92,7 +92,7 @@ class PromptReader:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of the encoder's weights."""
+        """The digest of the encoder's weights."""
         return digest(self.params)
 
     def __call__(self, prompts: Sequence[str], batch_size: int) -> PromptEmbeddings:
@@ -180,7 +180,7 @@ class TextEncoders:
         batch_size: int,
         embedded: dict[tuple, PromptEmbeddings],
     ) -> PromptEmbeddings:
-        """Where the encoder is not held, its memory is free when this returns."""
+        """Embeds for one stage; an encoder that is not held is gone when this returns."""
         place = place_of(stage)
         reader = self._readers.get(place) or PromptReader(stage, self._mesh)
         if self._held:

@@ -13,7 +13,7 @@ _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 
 
 def parse_size(text: str) -> Size:
-    """Of `64x96`: height x width.
+    """The (height, width) that `64x96` says.
 
     Raises:
         UsageError: it is none.

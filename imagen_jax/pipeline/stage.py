@@ -76,7 +76,7 @@ class Stage:
 
     @property
     def unet_sha256(self) -> str:
-        """Of the U-Net's weights."""
+        """The digest of the U-Net's weights."""
         if self._sha256 is None:
             self._sha256 = digest(self.params["unet"])
         return self._sha256

@@ -69,7 +69,7 @@ def word_maps(stage: Stage, pictures: Pictures, index: int, time: float, seed: i
 
 
 def _tokens(stage: Stage, pictures: Pictures) -> tuple[tuple[str, ...], ...]:
-    """Of each picture's prompt."""
+    """The tokens of each picture's prompt."""
     tokenizer = load_stage_tokenizer(stage.config)
     read = [
         tuple(tokenizer.decode([i]) for i in tokenizer.ids(prompt)) for prompt in pictures.prompts

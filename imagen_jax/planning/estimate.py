@@ -95,7 +95,7 @@ def _abstract_mesh(config: StageConfig, chips: int) -> AbstractMesh:
 
 
 def _activations(config: StageConfig, params: Any, frozen: Any, pictures: int) -> int:
-    """Of one chip's `pictures`, through the loss and its gradient."""
+    """The bytes of one chip's `pictures`, through the loss and its gradient."""
     loss = functools.partial(mean_loss, diffusion_loss, config, build_networks(config))
     batch = abstract_batch(config, pictures)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), pictures))

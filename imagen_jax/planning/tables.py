@@ -68,7 +68,7 @@ class Bound:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """Of one compiled call. Work and traffic are per chip and call, loops counted fully.
+    """What one compiled call takes. Work and traffic are per chip and call, loops counted fully.
 
     Attributes:
         quick: compiled with simpler code for convolutions, which takes fewer bytes.

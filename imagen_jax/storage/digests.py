@@ -11,7 +11,7 @@ Values = dict[str, Any]
 
 
 def digest(values: Values) -> str:
-    """Of the values and not of their spelling: order and spaces do not matter."""
+    """The digest of the values and not of their spelling: order and spaces do not matter."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

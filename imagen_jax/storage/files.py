@@ -46,7 +46,7 @@ def to_path(text: str) -> AnyPath:
 
 
 def absolute(path: AnyPath) -> AnyPath:
-    """From the root; what is in a bucket is already."""
+    """The path from the root; that of what is in a bucket is so already."""
     return path.resolve() if isinstance(path, Path) else path
 
 

@@ -47,7 +47,7 @@ def parse_object(data: bytes | str, origin: str) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> NoReturn:
-    """Of NaN and the infinities, which Python would take."""
+    """Refuses NaN and the infinities, which Python would take."""
     raise ValueError(f"it has {constant}, which is no number of JSON")
 
 

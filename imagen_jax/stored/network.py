@@ -55,7 +55,7 @@ class StoredNetwork:
         return loaded
 
     def fingerprint(self) -> str:
-        """Of the weights, as `weights.tensors.fingerprint`; files are read but in part."""
+        """The weights' fingerprint, as `weights.tensors.fingerprint`; files are read in part."""
         if self.tensors is None:
             mesh = make_mesh(MeshConfig(), jax.local_devices())
             return fingerprint(flatten_dict(self.load(mesh)))

@@ -43,7 +43,7 @@ class StoredStage:
     text_encoder: StoredNetwork | None
 
     def encoder_fingerprint(self) -> str | None:
-        """Of the encoder whose embeddings the stage reads; None where it is not to be found."""
+        """The fingerprint of the encoder that made the stage's embeddings; None without one."""
         if self.text_encoder is not None:
             return self.text_encoder.fingerprint()
         made = trained_on(self.origin)

@@ -81,7 +81,7 @@ class EmbeddingCache:
     def known(
         self, high: Shaped[np.ndarray, " hashes"], low: Shaped[np.ndarray, " hashes"]
     ) -> Shaped[np.ndarray, " hashes"]:
-        """Of each hash, whether its caption has an embedding."""
+        """Whether the caption of each hash has an embedding."""
         known = np.zeros(len(high), bool)
         for index in self._indices:
             known |= index.find(high, low) >= 0

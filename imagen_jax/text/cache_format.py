@@ -91,7 +91,7 @@ class Plan(Checked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes(Checked):
-    """Of the captions of a part.
+    """How many captions and tokens a part has.
 
     Attributes:
         captions: read, with repetitions.
@@ -119,7 +119,7 @@ class Sizes(Checked):
         return max((length for length, count in enumerate(self.lengths) if count), default=0)
 
     def tokens(self, max_length: int) -> int:
-        """Of all captions, once they are cut to `max_length`."""
+        """The tokens of all captions, once they are cut to `max_length`."""
         return sum(min(length, max_length) * count for length, count in enumerate(self.lengths))
 
     def longer(self, max_length: int) -> int:
@@ -138,7 +138,7 @@ class Part(Checked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metadata(Checked):
-    """Of a whole directory.
+    """What a directory of embeddings says of itself.
 
     Attributes:
         encoder: fingerprint of the encoder's weights, `weights.tensors.fingerprint`.

@@ -79,7 +79,7 @@ class ClipTokenizer:
         return token_ids, mask
 
     def _ids(self, text: str, room: int) -> list[int]:
-        """At most `room` ids of a text."""
+        """The first ids of a text, `room` of them at most."""
         read = as_read(text, lowercase=False)
         ids = self._tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"]
         if not ids:

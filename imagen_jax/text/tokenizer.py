@@ -109,7 +109,7 @@ class Tokenizer:
     def padded(
         self, ids: Sequence[Sequence[int]], max_length: int
     ) -> tuple[Int32[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
-        """As `__call__`, of texts that were read already; what does not fit is dropped silently.
+        """Ids and mask of texts that were read already; what does not fit is dropped silently.
 
         Raises:
             UsageError: there is no room for one token.
@@ -157,7 +157,7 @@ class Tokenizer:
         return ids
 
     def read(self, text: str) -> list[int]:
-        """As `ids`, and none for a text that is blank to the vocabulary.
+        """The ids of a text, none where it is blank to the vocabulary.
 
         Raises:
             UsageError: it is not valid Unicode.

@@ -213,7 +213,7 @@ def _run(
     profile: range,
     preemption: Preemption,
 ) -> tuple[int, int]:
-    """From the state that there is to the last step; returns the first one and that."""
+    """Runs from the state that there is to the last step; returns the first one and that."""
     training, held_out = trainer.config.training, inputs.held_out
     seed_key, init_key = jax.random.split(jax.random.key(training.seed))
     start = saved.start(trainer, params, init_key)

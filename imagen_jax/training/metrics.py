@@ -1,4 +1,4 @@
-"""From the metrics of single steps to those of the steps between two logs; and when to give up."""
+"""The metrics of the steps between two logs, from those of single steps; and when to give up."""
 
 import math
 from typing import Any

@@ -62,7 +62,7 @@ def curve(lines: Sequence[Line], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:
-    """Of each value and its neighbours, `_WINDOW` together; fewer at the ends."""
+    """The mean of each value and its neighbours, `_WINDOW` together; fewer at the ends."""
     window = np.ones(max(1, min(_WINDOW, len(values) // 8)))
     counts = np.convolve(np.ones_like(values), window, "same")
     return np.convolve(values, window, "same") / counts

@@ -51,7 +51,7 @@ class Preemption:
 
     @contextlib.contextmanager
     def while_training(self) -> Iterator[None]:
-        """Where there is something to save. Before it, Ctrl-C ends a run as it ends any program."""
+        """A context with something to save. Before it, Ctrl-C ends a run as any program."""
         before = signal.signal(signal.SIGINT, self._interrupt) if self._listens else None
         try:
             yield

@@ -91,7 +91,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def waiting(self, running: jax.Array) -> Iterator[None]:
-        """For data, while the step that computes `running` does.
+        """Waits for data while the step that computes `running` does.
 
         Data that are there before the step ends nobody waited for; else all of the time counts.
         """

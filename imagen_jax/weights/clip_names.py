@@ -75,7 +75,7 @@ _NORMS = {"layer_norm1": "norm_1", "layer_norm2": "norm_2"}
 
 
 def clip_names(config: CLIPConfig) -> Names:
-    """Of each tensor of a CLIP, its path in the parameters of `CLIP`."""
+    """The path in the parameters of `CLIP` of each tensor."""
     towers = {"text": clip_text_names(config.text), "vision": _vision_names(config.vision)}
     return {
         "logit_scale": ("log_scale",),
@@ -90,7 +90,7 @@ def clip_names(config: CLIPConfig) -> Names:
 
 
 def clip_text_names(config: CLIPTextConfig) -> Names:
-    """Of each tensor of a text tower, its path in the parameters of `CLIPText`."""
+    """The path in the parameters of `CLIPText` of each tensor of a text tower."""
     return {
         "embeddings.token_embedding.weight": ("token_embedding",),
         "embeddings.position_embedding.weight": ("positions",),

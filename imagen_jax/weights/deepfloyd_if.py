@@ -54,7 +54,7 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 def stored_names(path: ParamPath) -> tuple[str, ...]:
-    """Of a parameter of `UNet`, the stored tensor, or the two that it holds side by side."""
+    """The stored tensor of a parameter of `UNet`, or the two that it holds side by side."""
     if path == ("pooling", "token"):
         return ("add_embedding.pool.positional_embedding",)
     *module, leaf = path

@@ -71,7 +71,7 @@ _SCALES = {"layer_scale1.lambda1": "scale_1", "layer_scale2.lambda1": "scale_2"}
 
 
 def dinov2_names(config: DINOv2Config) -> Names:
-    """Of each tensor that is read, its path in the parameters of `DINOv2`."""
+    """The path in the parameters of `DINOv2` of each tensor that is read."""
     names = dict(_EMBEDDINGS)
     for block in range(config.num_layers):
         prefix, own = f"encoder.layer.{block}", ("blocks", block)

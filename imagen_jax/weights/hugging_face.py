@@ -54,7 +54,7 @@ def open_weights_file(path: AnyPath) -> Tensors:
 
 
 def _read_index(index: Path) -> dict[str, list[str]]:
-    """Of each file of a copy in shards, the tensors that it must hold."""
+    """The tensors that each file of a copy in shards must hold."""
     places = read_object(index).get("weight_map")
     if not (isinstance(places, dict) and all(isinstance(x, str) and x for x in places.values())):
         raise UsageError(f"{index} has no weight_map; it must name the file of each tensor.")

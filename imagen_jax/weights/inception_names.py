@@ -36,7 +36,7 @@ _PUBLISHED = "pt_inception-2015-12-05-6726825d.pth"
 
 
 def inception_names() -> Names:
-    """Of each tensor that is read, its path in the parameters of `Inception`."""
+    """The path in the parameters of `Inception` of each tensor that is read."""
     return {
         ".".join([*map(str, module), _LEAVES[str(leaf)]]): (*module, leaf)
         for *module, leaf in flatten_dict(_abstract())
@@ -78,7 +78,7 @@ def _open(path: AnyPath) -> StoredParams:
 
 
 def _fit(tensors: Tensors, path: AnyPath) -> StoredParams:
-    """Of tensors under the published names."""
+    """The parameters from tensors under the published names."""
     classes = tensors.get(_CLASSES)
     if classes is not None and classes.stored_shape != (_CLASS_COUNT, FEATURES):
         raise UsageError(

@@ -64,7 +64,7 @@ _WIDENING = {"gated-gelu": ("wi_0", "wi_1"), "relu": ("wi",)}
 
 
 def t5_names(config: T5Config) -> dict[str, ParamPath]:
-    """Of each stored tensor, its path in the parameters of `T5Encoder`.
+    """The path in the parameters of `T5Encoder` of each stored tensor.
 
     A tensor whose path ends with `kernel` is stored transposed, [outputs, inputs].
     """
