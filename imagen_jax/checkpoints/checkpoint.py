@@ -103,7 +103,7 @@ class Checkpoints:
         self._confirmed = False
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints from the newest, whole or damaged, as the first process has them."""
+        """The steps of all checkpoints, whole or damaged, from the newest, on the first process."""
         steps = sorted(self._manager.all_steps(), reverse=True)[:_LISTED]
         return json.loads(distributed.said_by_all(json.dumps(steps))[0])
 

@@ -63,7 +63,7 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 @functools.lru_cache(maxsize=32)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The change to sRGB; None where the profile is damaged, has other colours or changes nothing."""
+    """The change to sRGB; None where the profile is damaged, of other colours or of no effect."""
     try:
         read = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if read.profile.xcolor_space != _SPACES[mode]:

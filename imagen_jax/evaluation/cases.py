@@ -144,7 +144,7 @@ def _differs(concept: Concept, colour: str) -> bool:
 
 
 def _is_held_out(concept: Concept, colour: str = "", background: str = "") -> bool:
-    """Whether it is held out in all styles; one in which the concept is never seen does not count."""
+    """Whether it is held out in all styles in which the concept is seen at all."""
     reasons = {emoji_concepts.held_out(concept, style, colour, background) for style in STYLES}
     return "" not in reasons
 

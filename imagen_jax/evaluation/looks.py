@@ -84,7 +84,7 @@ def edge_rise(picture: Picture) -> float:
 
 
 def _distance_from_background(picture: Picture) -> Shares:
-    """How far each pixel is from the background, 1 at most; it is linear where an edge is blended."""
+    """How far each pixel is from the background, 1 at most; linear where an edge is blended."""
     distance = np.linalg.norm(picture.astype(np.float64) - background(picture), axis=-1)
     return distance / max(distance.max(), 1.0)
 
