@@ -32,7 +32,8 @@ CONFIG = tiny.stage(
 def held_out_loss(source, devices=1, **training):
     config = tiny.replace(CONFIG, training=training)
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-    return HeldOutLoss(config, build_networks(config), load_caption_reader(config), source, mesh)
+    networks, read = build_networks(config), load_caption_reader(config)
+    return HeldOutLoss(config, networks, diffusion_loss, read, source, mesh)
 
 
 @pytest.fixture(scope="module")
