@@ -161,7 +161,7 @@ def test_extreme_estimates_stay_finite_over_the_whole_range_of_log_snr(name):
     """eps = 0 makes x0 = z / alpha, 2e4 at t = 1, as an untrained eps-network does."""
 
     def untrained(z, log_snr, _step):
-        return z / alpha_sigma(over_pixels(log_snr))[0]
+        return Predicted(z / alpha_sigma(over_pixels(log_snr))[0])
 
     assert np.all(np.isfinite(jitted(name, untrained, 25, eta=1.0)(keys_of(2))))
 

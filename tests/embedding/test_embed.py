@@ -163,9 +163,9 @@ def test_a_run_needs_no_encoder(made, embedded, tmp_path, monkeypatch):
     texts = []
 
     def make_sampler(*_, **__):
-        def sample(params, numbers, text, mask, keys, low_res, null):
-            texts.append((params.keys(), np.asarray(text), np.asarray(mask)))
-            return jnp.zeros((len(text), 16, 16, 3), jnp.uint8), jnp.ones(len(text), bool)
+        def sample(params, numbers, keys, conditions, null):
+            texts.append((params.keys(), np.asarray(conditions.text), np.asarray(conditions.mask)))
+            return jnp.zeros((len(keys), 16, 16, 3), jnp.uint8), jnp.ones(len(keys), bool)
 
         return sample
 
