@@ -50,11 +50,11 @@ class Export:
     """Which: ema is what samples are made with, raw what the optimizer made."""
 
     def run(self) -> None:
-        from imagen_jax.stored.stages import load_stage
+        from imagen_jax.stored.stages import load_weights
         from imagen_jax.weights.stage_file import save_stage_file
 
         _require_suffix(self.out, _SUFFIX)
-        stage = load_stage(to_path(self.workdir), self.weights)
+        stage = load_weights(to_path(self.workdir), self.weights)
         save_stage_file(self.out, stage.config, stage.params, self.dtype, stage.weights)
         size = f"{self.out.stat().st_size / 1e6:.1f} MB"
         print(f"{self.out}: {stage.config.name}, {stage.weights} weights, {size}")

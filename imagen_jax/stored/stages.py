@@ -57,7 +57,7 @@ def open_stage(
 
     Args:
         path: of either.
-        weights: as `load_stage` takes it.
+        weights: as `load_weights` takes it.
         needs_encoder: False takes a stage too whose text encoder is nowhere to be found.
 
     Raises:
@@ -104,7 +104,7 @@ class LoadedStage:
     weights: Weights = "ema"
 
 
-def load_stage(
+def load_weights(
     path: AnyPath, weights: Weights | None = None, *, with_encoder: bool = True
 ) -> LoadedStage:
     """A stage from a training directory or an exported file.

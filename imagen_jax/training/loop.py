@@ -140,7 +140,7 @@ def run(
         config: of the stage.
         workdir: training directory; made if it does not exist.
         init_from: a trained stage whose weights a new run starts from.
-        weights: which of them, as `loading.load_stage` takes it.
+        weights: which of them, as `stages.load_weights` takes it.
         allow_change: fields of the config that may differ from those of the run so far.
         allow_changed_data: whether the run may go on with other records than it has seen so far.
         profile: steps to profile, the first one being 1.

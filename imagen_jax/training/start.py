@@ -22,7 +22,7 @@ from imagen_jax.networks import Params, init_params
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.storage.files import AnyPath
-from imagen_jax.stored.stages import load_stage
+from imagen_jax.stored.stages import load_weights
 from imagen_jax.training.optim import make_optimizer, with_schedule_at
 
 Network = UNetConfig | EfficientUNetConfig
@@ -153,13 +153,13 @@ def from_stage(
         config: of the run.
         abstract: its parameters.
         stage: training directory or exported file.
-        weights: which; as `loading.load_stage` takes it.
+        weights: which; as `stages.load_weights` takes it.
 
     Raises:
         UsageError: it is no stage, or one of another U-Net or text encoder.
     """
     origin = f"--init-from {stage}"
-    trained = load_stage(stage, weights, with_encoder="text_encoder" in abstract)
+    trained = load_weights(stage, weights, with_encoder="text_encoder" in abstract)
     ours, theirs = (x.inputs.text_width for x in (config, trained.config))
     if None not in (ours, theirs) and ours != theirs:
         raise UsageError(

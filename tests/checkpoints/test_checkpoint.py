@@ -29,7 +29,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.storage.digests import sealed, unsealed
-from imagen_jax.stored.stages import load_stage
+from imagen_jax.stored.stages import load_weights
 
 CONFIG = tiny.stage()
 
@@ -316,7 +316,7 @@ def test_reading_changes_nothing_also_where_something_is_damaged(workdir):
     zero(largest(workdir / "checkpoints" / "2" / "ema"))
     before = tree(workdir)
     with pytest.warns(UserWarning, match=r"checkpoints/2 is damaged .* step 1 is used"):
-        stage = load_stage(workdir)
+        stage = load_weights(workdir)
     assert_same(stage.params, make_state(CONFIG, 1, seed=1).ema)
     assert tree(workdir) == before
 
@@ -401,11 +401,11 @@ def test_a_directory_without_a_checkpoint_or_config_says_so(tmp_path):
     (tmp_path / "new" / "checkpoints").mkdir()
     assert newest_step(tmp_path / "new") is None
     with pytest.raises(UsageError, match="holds no checkpoint yet"):
-        load_stage(tmp_path / "new")
+        load_weights(tmp_path / "new")
     with pytest.raises(UsageError, match=r"it holds no config\.json"):
         read_config(tmp_path)
     with pytest.raises(UsageError, match="neither a training directory nor an exported stage"):
-        load_stage(tmp_path / "nowhere")
+        load_weights(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.arguments import changed_settings
 from imagen_jax.pipeline.prompts import TextEncoders
 from imagen_jax.pipeline.sampling import make_image_sampler, plan_sampling
-from imagen_jax.stored.stages import load_config, load_stage, open_stage
+from imagen_jax.stored.stages import load_config, load_weights, open_stage
 from imagen_jax.weights.deepfloyd_config import read_unet_config
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, stage_config
 from imagen_jax.weights.hugging_face import licence
@@ -76,7 +76,7 @@ def test_ten_guided_steps_equal_the_pipeline_of_diffusers(name, converted, monke
 
 
 def test_the_header_says_how_to_sample(converted):
-    one, two = (load_stage(converted / f"stage_{i}.safetensors").config for i in (1, 2))
+    one, two = (load_weights(converted / f"stage_{i}.safetensors").config for i in (1, 2))
     shared = {"thresholding": "dynamic", "percentile": 95.0, "spacing": "leading"}
     assert one.sampling == SamplingConfig(
         num_steps=100, guidance_scale=7.0, max_threshold=1.5, **shared

@@ -17,7 +17,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import build_networks
 from imagen_jax.parallel.mesh import make_mesh, parameter_shardings
 from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
-from imagen_jax.stored.stages import load_frozen_encoder, load_stage, open_stage
+from imagen_jax.stored.stages import load_frozen_encoder, load_weights, open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.t5_names import convert_t5
 
@@ -65,7 +65,7 @@ def test_directory_converted_file_and_stage_give_the_same(converted, dtype, tmp_
 def test_a_stage_without_encoder_finds_the_one_that_it_names(tmp_path, converted):
     config = reading(converted)
     save_stage_file(tmp_path / "unet.safetensors", config, tiny.random_params(config), "float32")
-    loaded = load_stage(tmp_path / "unet.safetensors").params["text_encoder"]
+    loaded = load_weights(tmp_path / "unet.safetensors").params["text_encoder"]
     jax.tree.map(np.testing.assert_array_equal, loaded, load(GOLDEN))
 
 
@@ -78,7 +78,7 @@ def test_kernels_are_held_as_they_are_used_and_paint_the_same_pictures(stage, st
     config, path = stage(unet={"dtype": "bfloat16"}), tmp_path / "x.safetensors"
     save_stage_file(path, config, tiny.random_params(config), stored)
     held = open_stage(path).unet.load(make_mesh(MeshConfig()))
-    whole = load_stage(path).params["unet"]
+    whole = load_weights(path).params["unet"]
     dtypes = {(p[-1].key, str(x.dtype)) for p, x in jax.tree.leaves_with_path(held)}
     assert dtypes == {("kernel", "bfloat16"), ("bias", "float32"), ("scale", "float32")}
     assert {str(x.dtype) for x in jax.tree.leaves(whole)} == {"float32"}
@@ -118,4 +118,4 @@ def test_of_a_training_directory_one_network_is_read_at_a_time(tmp_path):
 
 def test_a_converted_encoder_is_no_stage(converted):
     with pytest.raises(UsageError, match="not an exported stage.*'imagen-jax text encoder 1'"):
-        load_stage(converted)
+        load_weights(converted)

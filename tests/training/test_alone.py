@@ -14,7 +14,7 @@ from scripts import ROOT, call, sample, verbs
 from imagen_jax.config import MeshConfig, T5Config
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.stored.stages import load_stage
+from imagen_jax.stored.stages import load_weights
 from imagen_jax.training.loop import run
 from imagen_jax.weights.t5_names import load_t5
 
@@ -76,10 +76,10 @@ def test_it_is_loaded_and_exported_with_its_encoder(workdir, config, directory):
     assert call(verbs, "export", workdir, file, "--dtype", "float32").code == 0
     ema = runs.saved(config, workdir).ema["unet"]
     for origin in (workdir, file):
-        params = load_stage(origin).params
+        params = load_weights(origin).params
         jax.tree.map(np.testing.assert_array_equal, params["text_encoder"], encoder)
         jax.tree.map(np.testing.assert_array_equal, params["unet"], ema)
-    assert load_stage(file).config.text_encoder.source == ""
+    assert load_weights(file).config.text_encoder.source == ""
 
 
 def test_it_starts_another_run(workdir, config, directory):

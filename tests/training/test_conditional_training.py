@@ -12,7 +12,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import build_networks, prepare
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.planning import calls
-from imagen_jax.stored.stages import load_stage
+from imagen_jax.stored.stages import load_weights
 from imagen_jax.training.loop import Trainer, run
 from imagen_jax.training.start import from_stage
 from imagen_jax.training.step import abstract_batch
@@ -40,7 +40,7 @@ def test_classes_pictures_and_numbers_are_learned(source, tmp_path):
     assert len(list((tmp_path / "run" / "samples").iterdir())) == 1
     out = tmp_path / "stage.safetensors"
     assert call(verbs, "export", tmp_path / "run", out).code == 0
-    assert load_stage(out).params.keys() == {"unet"}
+    assert load_weights(out).params.keys() == {"unet"}
 
 
 def test_an_unconditional_stage_trains(source, tmp_path):
@@ -69,7 +69,7 @@ def test_a_stage_that_is_taught_more_begins_as_what_it_came_from(make, tmp_path)
     save_stage_file(tmp_path / "x.safetensors", before, tiny.random_params(before), "float32")
     trainer = Trainer(after, make_mesh(after.mesh, jax.devices()[:1]))
     taught = from_stage(after, trainer.abstract_state.params, tmp_path / "x.safetensors", None)
-    trained, batch = load_stage(tmp_path / "x.safetensors").params, tiny.batch(after, 2)
+    trained, batch = load_weights(tmp_path / "x.safetensors").params, tiny.batch(after, 2)
     batch |= {
         "sketch": batch["image"][..., :1], "age": np.float32([0.1, 0.9]), "label": np.int32([1, -1])
     }  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from imagen_jax.stored.stages import load_stage
+from imagen_jax.stored.stages import load_weights
 from imagen_jax.training.loop import run
 from imagen_jax.weights.stage_file import save_stage_file
 
@@ -38,7 +38,7 @@ def workdir(encoder, tmp_path_factory):
 
 
 def test_the_run_keeps_the_encoder_that_it_was_started_with(workdir, encoder):
-    stage = load_stage(workdir)
+    stage = load_weights(workdir)
     jax.tree.map(np.testing.assert_array_equal, stage.params["text_encoder"], encoder)
 
 

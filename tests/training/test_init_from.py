@@ -18,7 +18,7 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.prompts import TextEncoders
-from imagen_jax.stored.stages import load_stage, open_stage
+from imagen_jax.stored.stages import load_weights, open_stage
 from imagen_jax.training.loop import Trainer, run
 from imagen_jax.training.objective import diffusion_loss
 from imagen_jax.training.start import from_stage
@@ -79,8 +79,8 @@ def test_a_run_starts_from_the_weights_that_it_asks_for(trained, weights, which,
     file = tmp_path / "stage.safetensors"
     flags = ["--weights", weights] if weights else []
     assert call(verbs, "export", workdir, file, "--dtype", "float32", *flags).code == 0
-    assert load_stage(file).weights == (weights or "ema")
-    assert_same(load_stage(workdir, weights).params, wanted)
+    assert load_weights(file).weights == (weights or "ema")
+    assert_same(load_weights(workdir, weights).params, wanted)
     for origin in (workdir, file):
         state = start(tiny.stage(), origin, weights)
         assert_same(state.params, wanted)
@@ -94,7 +94,7 @@ def test_a_file_does_not_pass_for_what_it_does_not_hold(trained, tmp_path):
         result = call(verbs, "export", workdir, file, "--weights", held)
         assert f"{held} weights" in result.out
         with pytest.raises(UsageError, match=f"holds {held} weights only; {other} were"):
-            load_stage(file, other)
+            load_weights(file, other)
 
 
 def test_a_run_starts_from_the_stage_and_goes_on_from_its_own_checkpoint(stage, tmp_path):
@@ -166,7 +166,7 @@ def fine_tuned(file, config, directory):
         sampling={"num_steps": 2},
     )  # fmt: skip
     run(config, directory / "run", file)
-    stages = load_stage(file), load_stage(directory / "run", "raw")
+    stages = load_weights(file), load_weights(directory / "run", "raw")
     assert stages[1].config == config
     before, after = (stage.params["unet"]["conv_out"]["kernel"] for stage in stages)
     lines = (directory / "run" / "metrics.jsonl").read_text().splitlines()

@@ -10,7 +10,7 @@ import safetensors.numpy
 import tiny
 
 from imagen_jax.errors import UsageError
-from imagen_jax.stored.stages import load_config, load_stage
+from imagen_jax.stored.stages import load_config, load_weights
 from imagen_jax.weights.stage_file import load_stage_file, save_stage_file
 from imagen_jax.weights.stored import open_file
 
@@ -52,7 +52,7 @@ def test_the_file_may_be_read_as_any_new_file_and_names_no_directory(tmp_path, p
     other.touch()
     assert path.stat().st_mode == other.stat().st_mode
     assert b"/home/me" not in path.read_bytes()
-    assert load_stage(path).config == tiny.replace(
+    assert load_weights(path).config == tiny.replace(
         config, data={"data_dir": ""}, text_encoder={"source": ""}
     )
 
@@ -71,7 +71,7 @@ def test_a_stage_may_hold_a_frozen_encoder_that_it_did_not_train(tmp_path, param
     config = tiny.replace(CONFIG, text_encoder={"train": False, "source": "elsewhere"})
     path = tmp_path / "frozen.safetensors"
     save_stage_file(path, config, params, "float32")
-    jax.tree.map(np.testing.assert_array_equal, load_stage(path).params, params)
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path).params, params)
 
 
 def test_no_temporary_file_stays(exported):

@@ -36,7 +36,7 @@ from imagen_jax.pipeline.painting import SampledStage
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.results import MANIFEST, Results
 from imagen_jax.pipeline.subjects import StageInputs
-from imagen_jax.stored.stages import load_stage, open_stage
+from imagen_jax.stored.stages import load_weights, open_stage
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.training.optim import make_optimizer
 from imagen_jax.training.start import abstract_state
@@ -139,7 +139,7 @@ def make_stage(directory: Path) -> None:
 
 
 def read_stage(directory: Path) -> Read:
-    stage = load_stage(directory / _STAGE)
+    stage = load_weights(directory / _STAGE)
     return {"config": digest(stage.config)} | of_tree(stage.params)
 
 
