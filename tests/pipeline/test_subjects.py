@@ -16,10 +16,10 @@ from imagen_jax.weights.stage_file import save_stage_file
 GUIDED = {"num_steps": 2, "guidance_scale": 3.0}
 CONFIGS = {
     "text": tiny.stage(sampling=GUIDED),
-    "classes": tiny.replace(tiny.inputs(classes=3), sampling=GUIDED),
-    "nothing": tiny.replace(tiny.inputs(), sampling=GUIDED),
+    "classes": tiny.replace(tiny.told(classes=3), sampling=GUIDED),
+    "nothing": tiny.replace(tiny.told(), sampling=GUIDED),
     "all": tiny.replace(
-        tiny.inputs(classes=3, pictures=("sketch:1",), numbers=("age",)), sampling=GUIDED
+        tiny.told(classes=3, pictures=("sketch:1",), numbers=("age",)), sampling=GUIDED
     ),
 }
 SKETCH = np.random.default_rng(1).integers(0, 256, (8, 8)).astype(np.uint8)
@@ -93,7 +93,7 @@ def test_an_exported_stage_without_text_has_no_encoder(files):
 
 
 @pytest.mark.parametrize(
-    ("stage", "asked", "says"),
+    ("stage", "subjects", "says"),
     [
         ("classes", {}, "paints classes, 0 to 2; say which"),
         ("classes", {"classes": (3,)}, "has no class 3; its classes are 0 to 2"),
@@ -123,7 +123,7 @@ def test_what_a_stage_is_not_told_or_cannot_take_is_refused(files, stage, subjec
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"),
+    ("subjects", "says"),
     [
         ({"classes": ("a",)}, "A class is 'a'"),
         ({"classes": (True,)}, "A class is True"),
