@@ -179,7 +179,7 @@ RUN = """
 import sys
 from pathlib import Path
 import conftest
-from imagen_jax import config_json
+from imagen_jax.config import json_form
 from imagen_jax.errors import exit_on_usage_error
 from imagen_jax.training.loop import run
 
