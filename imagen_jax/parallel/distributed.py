@@ -127,6 +127,8 @@ def leader_does(action: Callable[[], T]) -> T | None:
     Raises:
         UsageError: on all processes, where the first one's does.
     """
+    if jax.process_count() == 1:
+        return action()
     result, problem = None, ""
     if leads():
         try:

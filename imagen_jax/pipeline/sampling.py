@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,26 +89,11 @@ def plan_sampling(
 
 
 def make_sampler(
-    config: StageConfig,
-    plan: Plan,
-    networks: Networks,
-    *,
-    size: tuple[int, int],
-    sharding: jax.sharding.Sharding | None = None,
-    on_step: samplers.OnStep | None = None,
-    on_estimate: samplers.OnEstimate | None = None,
+    *arguments: Any, **options: Any
 ) -> Callable[..., tuple[Pixels, Bool[Array, " batch"]]]:
-    """`make_image_sampler`, jitted, with pixels as its result, and whether each picture is finite:
-    of what is not, pixels are black or grey."""
-    sample = make_image_sampler(
-        config,
-        plan,
-        networks,
-        size=size,
-        sharding=sharding,
-        on_step=on_step,
-        on_estimate=on_estimate,
-    )
+    """`make_image_sampler` of the same arguments, jitted, with pixels as its result, and whether
+    each picture is finite: of what is not, pixels are black or grey."""
+    sample = make_image_sampler(*arguments, **options)
 
     def sample_pixels(*inputs) -> tuple[Pixels, Bool[Array, " batch"]]:
         images = sample(*inputs)

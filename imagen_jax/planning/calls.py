@@ -123,7 +123,7 @@ def embedding(config: StageConfig, batch_size: int, mesh: Mesh) -> Call:
 def prompt_embeddings(
     configs: Sequence[StageConfig], batch_size: int, mesh: Mesh
 ) -> Iterator[Call]:
-    """Each of the stages' text encoders on prompts, as `prompts.embed_prompts` runs them.
+    """Each of the stages' text encoders on prompts, as `prompts.TextEncoders` runs them.
 
     Args:
         batch_size: prompts at once; rounded up to a multiple of the parts of a batch.
