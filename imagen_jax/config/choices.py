@@ -7,6 +7,9 @@ Prediction = Literal["eps", "x0", "v"]
 SamplerName = Literal["ancestral", "ddim", "dpm++", "heun"]
 Spacing = Literal["even", "leading", "trailing"]
 Thresholding = Literal["none", "static", "dynamic"]
+Inpainting = Literal["repaint", "clean"]
+"""How the known part of a picture enters while the rest is painted: noised to the time of each
+step, or without noise."""
 NullTextKind = Literal["zeros", "empty"]
 Augmented = Literal["small", "enlarged"]
 OptimizerName = Literal["adafactor", "adam"]

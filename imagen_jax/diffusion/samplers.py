@@ -47,7 +47,8 @@ class Step(NamedTuple):
     """One step of a grid, from time t (more noise) to s < t."""
 
     index: StepIndex
-    """Of the whole grid, wherever the run began."""
+    """Of the whole grid, wherever the run began; a step that is taken again counts on from the
+    grid's end, so that each draws noise of its own."""
     log_snr_before: Scalar
     """lambda where the step before began; at the grid's first step that of t."""
     log_snr_t: Scalar
@@ -252,12 +253,12 @@ def times(
 
 def initial_noise(keys: Keys, shape: Sequence[int]) -> Images:
     """z_1 ~ N(0, I): `shape` = [height, width, channels] for each picture's own key."""
-    return normal(_fold_in(keys, _INITIAL_NOISE), shape)
+    return normal(fold_in(keys, _INITIAL_NOISE), shape)
 
 
 def noise(keys: Keys, step: Step, z: Images) -> Images:
     """The fresh noise of one step, in the shape of z."""
-    return normal(_fold_in(keys, step.index), z.shape[1:])
+    return normal(fold_in(keys, step.index), z.shape[1:])
 
 
 def start(sampler: Sampler, z: Images) -> State:
@@ -292,20 +293,41 @@ def advance(
     """
 
     def one(state: State, index: StepIndex) -> tuple[State, None]:
-        def estimate(z: Images, log_snr: Scalar) -> Predicted:
-            return denoise(z, jnp.broadcast_to(log_snr, z.shape[:1]), index)
-
-        before = jnp.maximum(index - 1, 0)
-        step = Step(index, log_snrs[before], log_snrs[index], log_snrs[index + 1])
-        state = sampler.update(estimate, state, step, keys)
-        if on_step is not None:
-            jax.debug.callback(on_step, index)
-        if on_estimate is not None:
-            jax.debug.callback(on_estimate, index, state.x0)
+        state = take(sampler, denoise, state, log_snrs, keys, index)
+        tell(index, state, on_step, on_estimate)
         return state, None
 
     stop = len(log_snrs) - 1 if stop is None else stop
     return jax.lax.scan(one, state, jnp.arange(first, stop, dtype=jnp.int32))[0]
+
+
+def take(
+    sampler: Sampler,
+    denoise: Denoise,
+    state: State,
+    log_snrs: LogSNRGrid,
+    keys: Keys,
+    index: StepIndex,
+    again: int | StepIndex = 0,
+) -> State:
+    """The step `index` from a state at its time; it was taken `again` times before."""
+
+    def estimate(z: Images, log_snr: Scalar) -> Predicted:
+        return denoise(z, jnp.broadcast_to(log_snr, z.shape[:1]), index)
+
+    before, drawn = jnp.maximum(index - 1, 0), index + again * (len(log_snrs) - 1)
+    step = Step(drawn, log_snrs[before], log_snrs[index], log_snrs[index + 1])
+    return sampler.update(estimate, state, step, keys)
+
+
+def tell(
+    index: StepIndex, state: State, on_step: OnStep | None, on_estimate: OnEstimate | None
+) -> None:
+    """Tells the host of a step that is done; arguments as in `advance`."""
+    if on_step is not None:
+        jax.debug.callback(on_step, index)
+    if on_estimate is not None:
+        jax.debug.callback(on_estimate, index, state.x0)
 
 
 def finish(state: State) -> Images:
@@ -320,5 +342,6 @@ def sample(
     return finish(advance(sampler, denoise, start(sampler, z), log_snrs, keys, **watching))
 
 
-def _fold_in(keys: Keys, data: int | StepIndex) -> Keys:
+def fold_in(keys: Keys, data: int | StepIndex) -> Keys:
+    """The key of each picture for one more purpose."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)

@@ -1,0 +1,200 @@
+"""Edits: pictures that begin as another one, and keep a part of it.
+
+A run from a picture begins at a later step, from the picture noised to that step's time (SDEdit,
+Meng et al. 2022). Where a part is known it takes the known picture's place in z after every step:
+
+- `clean` puts it there without noise, from the first step on: diffusers' rule for DeepFloyd IF.
+- `repaint` noises it to the time that z has reached, and goes back some steps again and again, so
+  that what is new has time to fit it (Lugmayr et al. 2022, algorithm 1).
+
+The estimate of the picture is never touched: what is known is put over it by whoever knows its
+pixels.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32
+
+from imagen_jax.arrays import Images, Keys, Traced
+from imagen_jax.config.choices import Inpainting
+from imagen_jax.diffusion import samplers
+from imagen_jax.diffusion.process import Denoise, normal, q_sample
+from imagen_jax.diffusion.samplers import LogSNRGrid, Sampler, Scalar, State, StepIndex
+from imagen_jax.diffusion.schedules import alpha_sigma
+
+# Folded into a picture's key before the step's index, for noise that is not the sampler's own.
+_KNOWN_NOISE = 2**31 - 3
+_BACKWARD_NOISE = 2**31 - 4
+
+
+class Visit(NamedTuple):
+    """One step of a run that may go back; its fields are numbers, or arrays of a whole run's."""
+
+    at: int | Int32[Array, "..."]
+    """Place on the grid before it; where that is later than the step, it first goes back."""
+    index: int | Int32[Array, "..."]
+    """Of the step."""
+    again: int | Int32[Array, "..."]
+    """How often it was taken before."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """How a run goes, as far as it decides what is compiled.
+
+    Attributes:
+        first: index of the first step.
+        visits: the steps in the order in which they are taken; none gives the picture back.
+        inpainting: how the known part enters, if there is one.
+    """
+
+    first: int
+    visits: tuple[Visit, ...]
+    inpainting: Inpainting = "repaint"
+
+    @property
+    def goes_back(self) -> bool:
+        return any(visit.at != visit.index for visit in self.visits)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What is edited.
+
+    Attributes:
+        picture: float32 [1 or batch, height, width, 3] in [-1, 1].
+        repaint: bool [height, width, 1], where the picture is not known; None where no part of
+            it stays.
+    """
+
+    picture: Traced
+    repaint: Traced = None
+
+
+def first_step(num_steps: int, strength: float) -> int:
+    """N - floor(N strength), as diffusers has it; but a strength above 0 takes one step at least.
+
+    Args:
+        strength: 0 leaves the picture as it is, and 1 forgets it.
+    """
+    return num_steps - max(int(num_steps * strength), int(strength > 0))
+
+
+def visits(
+    first: int, num_steps: int, *, jump_length: int = 1, resamplings: int = 1
+) -> tuple[Visit, ...]:
+    """RePaint's schedule (Lugmayr et al. 2022, appendix B) on the steps from `first` on.
+
+    With i steps left after the one that was taken, for i = 0, j, 2j, ... below n - j, it goes back
+    j steps, r - 1 times.
+
+    Args:
+        jump_length: j, in steps.
+        resamplings: r, how often each part of the way is gone; 1 goes straight.
+    """
+    lefts = range(0, num_steps - first - jump_length, jump_length)
+    jumps = {num_steps - 1 - left: resamplings - 1 for left in lefts}
+    at, taken = first, [0] * num_steps
+    course = []
+    while at < num_steps:
+        index = at
+        if jumps.get(at):
+            jumps[at] -= 1
+            index -= jump_length
+        course.append(Visit(at, index, taken[index]))
+        taken[index] += 1
+        at = index + 1
+    return tuple(course)
+
+
+def sample(
+    sampler: Sampler,
+    denoise: Denoise,
+    source: Source,
+    course: Course,
+    log_snrs: LogSNRGrid,
+    keys: Keys,
+    *,
+    on_step: Callable | None = None,
+    on_estimate: Callable | None = None,
+) -> Images:
+    """The last estimate of the picture, in all of it.
+
+    `on_step` and `on_estimate` are as `samplers.advance` takes them, but hear how many steps were
+    taken before instead of the step's index. The other arguments are as in `samplers.sample`.
+    """
+    shape = (len(keys), *source.picture.shape[1:])
+    source = dataclasses.replace(source, picture=jnp.broadcast_to(source.picture, shape))
+
+    def one(state: State, visited: tuple[StepIndex, Visit]) -> tuple[State, None]:
+        number, visit = visited
+        if course.goes_back:
+            state = _back(sampler, state, visit, log_snrs, keys)
+        state = samplers.take(sampler, denoise, state, log_snrs, keys, visit.index, visit.again)
+        samplers.tell(number, state, on_step, on_estimate)
+        eps = _noise(keys, _KNOWN_NOISE, visit, log_snrs, state.z)
+        z = with_known(state.z, source, course.inpainting, log_snrs[visit.index + 1], eps)
+        return state._replace(z=z), None
+
+    state = start(sampler, source, course, log_snrs, keys)
+    count = len(course.visits)
+    each = Visit(*np.array(course.visits, np.int32).reshape(count, 3).T)
+    numbers = np.arange(count, dtype=np.int32)
+    return samplers.finish(jax.lax.scan(one, state, (numbers, each))[0])
+
+
+def start(
+    sampler: Sampler, source: Source, course: Course, log_snrs: LogSNRGrid, keys: Keys
+) -> State:
+    """Before the first step: alpha x + sigma eps, but eps alone where the run is a whole one."""
+    eps = samplers.initial_noise(keys, source.picture.shape[1:])
+    z = eps
+    if course.first > 0:
+        log_snr = jnp.broadcast_to(log_snrs[course.first], len(keys))
+        z = q_sample(source.picture, eps, log_snr)
+    if source.repaint is not None and course.inpainting == "clean":
+        z = jnp.where(source.repaint, z, source.picture)
+    return State(z, source.picture, sampler.start(z))
+
+
+def noise_again(z: Images, log_snr_s: Scalar, log_snr_t: Scalar, eps: Images) -> Images:
+    """z_t ~ q(z_t | z_s) = N((alpha_t / alpha_s) z_s, r sigma_t^2), r = 1 - e^{lambda_t - lambda_s}
+    (appendix A); z itself where t is s."""
+    (alpha_t, sigma_t), (alpha_s, _) = alpha_sigma(log_snr_t), alpha_sigma(log_snr_s)
+    r = -jnp.expm1(log_snr_t - log_snr_s)
+    return alpha_t / alpha_s * z + jnp.sqrt(r) * sigma_t * eps
+
+
+def with_known(
+    z: Images, source: Source, inpainting: Inpainting, log_snr: Scalar, eps: Images
+) -> Images:
+    """z with the known part in its place: x without noise, or alpha x + sigma eps."""
+    if source.repaint is None:
+        return z
+    known = source.picture
+    if inpainting == "repaint":
+        known = q_sample(known, eps, jnp.broadcast_to(log_snr, len(z)))
+    return jnp.where(source.repaint, z, known)
+
+
+def _back(sampler: Sampler, state: State, visit: Visit, log_snrs: LogSNRGrid, keys: Keys) -> State:
+    """The state at the time where the step begins; who went back remembers no step before."""
+    eps = _noise(keys, _BACKWARD_NOISE, visit, log_snrs, state.z)
+    z = noise_again(state.z, log_snrs[visit.at], log_snrs[visit.index], eps)
+    went_on = visit.at == visit.index
+    memory = jax.tree.map(
+        lambda kept, fresh: jnp.where(went_on, kept, fresh), state.memory, sampler.start(z)
+    )
+    return State(z, state.x0, memory)
+
+
+def _noise(keys: Keys, purpose: int, visit: Visit, log_snrs: LogSNRGrid, z: Images) -> Images:
+    """Noise of each visit's own, in the shape of z."""
+    drawn = visit.index + visit.again * (len(log_snrs) - 1)
+    return normal(samplers.fold_in(samplers.fold_in(keys, purpose), drawn), z.shape[1:])
