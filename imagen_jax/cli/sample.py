@@ -99,8 +99,10 @@ def run(flags: Flags) -> None:
     import jax
 
     from imagen_jax.parallel import distributed
+    from imagen_jax.pipeline import painting
     from imagen_jax.pipeline.cascade import Cascade
     from imagen_jax.pipeline.prompts import read_prompts
+    from imagen_jax.pipeline.request import sampled_stages
     from imagen_jax.stored.stages import open_stage
     from imagen_jax.text.cache import EmbeddingCache
     from imagen_jax.text.tokenizer import one_line
@@ -116,6 +118,7 @@ def run(flags: Flags) -> None:
         open_stage(path, which, needs_encoder=needs_encoder)
         for path, which in zip(paths, weights, strict=True)
     ]
+    painting.check_order(sampled_stages(stages, {}), mesh)
     cascade = Cascade(stages, mesh=mesh, keep="one")
     prompts = [one_line(prompt) for prompt in flags.prompts]
     tell_what_is_left_out(flags.stages, len(stages))

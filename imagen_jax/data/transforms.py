@@ -36,21 +36,26 @@ _ON_ITS_SIDE = (5, 6, 7, 8)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def decode(data: bytes, name: str, side: int) -> Image.Image:
+def decode(data: bytes, name: str, side: int | None) -> Image.Image:
     """The picture upright, in sRGB, anything transparent on white; of several frames the first.
 
     Args:
         data: a file of any of `FORMATS`.
         name: of the record, for the error.
         side: in pixels; a JPEG both sides of which are much larger is decoded at a fraction of
-            its size.
+            its size. None decodes all of it.
 
     Raises:
         BrokenRecord: the bytes do not decode, or to too much.
     """
-    image = _open(data, name)
+    return plain(_open(data, name), name, side)
+
+
+def plain(image: Image.Image, name: str, side: int | None = None) -> Image.Image:
+    """The same of what Pillow has opened."""
     try:
-        image.draft(None, (2 * side, 2 * side))
+        if side is not None:
+            image.draft(None, (2 * side, 2 * side))
         if image.width * image.height > MAX_PIXELS:
             raise BrokenRecord(name, "picture too large", f"{image.width}x{image.height}")
         image.load()
@@ -103,7 +108,9 @@ def _orientation(image: Image.Image) -> int | None:
         return None
 
 
-def cover(image: Image.Image, size: Size) -> Image.Image:
+def cover(
+    image: Image.Image, size: Size, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
     """The largest centre part of `image` with the ratio of `size`, resized with antialiasing."""
     height, width = size
     if image.size == (width, height):
@@ -111,7 +118,7 @@ def cover(image: Image.Image, size: Size) -> Image.Image:
     left = max(image.width - image.height * width / height, 0) / 2
     top = max(image.height - image.width * height / width, 0) / 2
     box = (left, top, image.width - left, image.height - top)
-    return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    return image.resize((width, height), resample, box=box)
 
 
 def random_crop(

@@ -143,6 +143,8 @@ def sample(
         return state._replace(z=z), None
 
     state = start(sampler, source, course, log_snrs, keys)
+    if not course.visits:  # Nothing of the network is compiled then.
+        return samplers.finish(state)
     count = len(course.visits)
     each = Visit(*np.array(course.visits, np.int32).reshape(count, 3).T)
     numbers = np.arange(count, dtype=np.int32)

@@ -1,15 +1,16 @@
 """What a call of a cascade is given, checked."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError
+from imagen_jax.pipeline.editing import EditSettings
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.text.tokenizer import one_line
 
-_SETTINGS = [field.name for field in dataclasses.fields(SamplingConfig)]
+Settings = TypeVar("Settings", SamplingConfig, EditSettings)
 
 
 def checked_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
@@ -58,22 +59,21 @@ def check_embeddings(
             )
 
 
-def changed_settings(
-    defaults: Sequence[SamplingConfig], settings: dict[str, Any]
-) -> list[SamplingConfig]:
-    """What each stage samples with.
+def changed_settings(defaults: Sequence[Settings], settings: Mapping[str, Any]) -> list[Settings]:
+    """What each stage samples or edits with.
 
     Args:
         defaults: of each stage.
-        settings: field of `SamplingConfig` -> one value for all stages, or a list of one a stage;
-            None leaves what is there.
+        settings: field of `defaults` -> one value for all stages, or a list of one a stage; None
+            leaves what is there.
 
     Raises:
         UsageError: there is no such field, or a value is out of its range.
     """
+    names = [field.name for field in dataclasses.fields(defaults[0])]
     for name in settings:
-        if name not in _SETTINGS:
-            raise UsageError(f"{name!r} is no setting; there are {', '.join(_SETTINGS)}.")
+        if name not in names:
+            raise UsageError(f"{name!r} is no setting; there are {', '.join(names)}.")
     changes: list[dict[str, Any]] = [{} for _ in defaults]
     for name, value in settings.items():
         for change, own in zip(changes, _of_stages(name, value, len(changes)), strict=True):

@@ -17,8 +17,8 @@ class Progress:
 
     Attributes:
         stage: index of the stage, from the base up.
-        step: index of the step.
-        num_steps: of the stage.
+        step: how many the stage took before.
+        num_steps: that the stage takes.
         estimate: the present estimate of the batch's pictures, uint8.
     """
 
@@ -39,5 +39,5 @@ class Listener:
 
     def __call__(self, index: jax.Array, x0: jax.Array) -> None:
         estimate = np.asarray(to_pixels(x0))
-        num_steps = self._steps[self.stage].settings.num_steps
+        num_steps = self._steps[self.stage].num_steps
         self._callback(Progress(self.stage, int(index), num_steps, estimate))

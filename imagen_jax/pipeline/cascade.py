@@ -1,6 +1,5 @@
 """A cascade to hold and to call: prompts in, pictures out."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,21 @@ from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline import painting
 from imagen_jax.pipeline.arguments import (
-    changed_settings,
     check_embeddings,
     check_numbers,
     checked_prompts,
     checked_seed,
 )
 from imagen_jax.pipeline.callbacks import Callback, Listener
+from imagen_jax.pipeline.editing import edit_of
 from imagen_jax.pipeline.memory import Keep, default_keep
 from imagen_jax.pipeline.painting import Keeper, LeadersKeeper, Painted, SampledStage
 from imagen_jax.pipeline.pictures import Pictures
 from imagen_jax.pipeline.prompts import PromptEmbeddings, TextEncoders
+from imagen_jax.pipeline.request import Request, picture_to_enlarge, sampled_stages
 from imagen_jax.pipeline.results import Results
-from imagen_jax.pipeline.sizes import stage_sizes
 from imagen_jax.pipeline.stage import Stage
-from imagen_jax.pipeline.subjects import StageInputs, Subjects, stage_inputs
+from imagen_jax.pipeline.subjects import Subjects, stage_inputs
 from imagen_jax.pipeline.words import WordMaps, word_maps
 from imagen_jax.progress import StepBar
 from imagen_jax.stored.stages import StoredStage
@@ -60,7 +59,7 @@ class Cascade:
         self.keep = keep or default_keep(stages, self.mesh)
         self.stages = [Stage(stage, self.mesh) for stage in stages]
         self._text_encoders = TextEncoders(stages, self.mesh, held=self.keep == "all")
-        painting.check_order(self._steps({}), self.mesh)
+        painting.check_order(sampled_stages(stages, {}), self.mesh, given=True)
 
     def __call__(
         self,
@@ -99,9 +98,10 @@ class Cascade:
             prompt_embeds: what `embed` gave for these prompts: no text encoder is run.
             callback: hears of every step; a picture a step is fetched from the devices for it.
             progress: shows a bar of each stage's steps.
-            settings: fields of `SamplingConfig`, such as guidance_scale, num_steps, sampler,
-                thresholding and aug_level: one value, or a list of one a stage. Where nothing is
-                said a stage's own config decides.
+            settings: `image` and `mask`, as `edit_of` takes them: what every stage edits, or what
+                a first super-resolution stage enlarges. All else is a field of `SamplingConfig`,
+                such as num_steps, or beside an image of `EditSettings`, such as strength: one
+                value, or a list of one a stage; unsaid, a stage's config decides.
 
         Raises:
             UsageError: a value is out of its range, or what is said is not what the stages take.
@@ -119,9 +119,7 @@ class Cascade:
             **settings,
         )
         painted = list(self._paint(request, Keeper(), callback, progress))
-        return Pictures(
-            subjects.names, num_images, request.steps, painted, request.inputs, request.account
-        )
+        return Pictures.of(request, painted)
 
     def write(
         self,
@@ -244,20 +242,23 @@ class Cascade:
         batch_size: int = 4,
         size: Sequence[int] | str | None = None,
         aspect: str | None = None,
+        image: Any = None,
+        mask: Any = None,
         negative_prompt: str | None = None,
         prompt_embeds: Sequence[PromptEmbeddings | None] | None = None,
         **settings: Any,
-    ) -> "_Request":
+    ) -> Request:
         """A call's arguments, checked, and its prompts embedded."""
         stored = [stage.stored for stage in self.stages]
         if negative_prompt is not None and not subjects.prompts:
             raise UsageError(f"negative_prompt is {negative_prompt!r}, but no stage reads text.")
         check_numbers(num_images, batch_size)
-        steps = self._steps(settings, size, aspect)
+        edit = edit_of(image, mask)
+        steps = sampled_stages(stored, settings, size, aspect, edit)
         subjects.check(stored, [step.size for step in steps])
         pictures = subjects.count * num_images
         seed = checked_seed(seed, pictures)
-        painting.check_order(steps, self.mesh)
+        painting.check_order(steps, self.mesh, given=edit is not None)
         texts = [None] * len(stored)
         if subjects.prompts:
             if prompt_embeds:
@@ -271,28 +272,23 @@ class Cascade:
             "split_height": self.mesh.shape["spatial"],
             "devices": self.mesh.size,
             **subjects.described(),
+            **(edit.described() if edit else {}),
         }
         if negative_prompt is not None:
             nulls = self.embed(negative_prompt, batch_size=batch_size)
             texts = [text and text.with_null(null) for text, null in zip(texts, nulls, strict=True)]
             account["negative_prompt"] = negative_prompt
-        inputs = stage_inputs(subjects, stored, texts)
-        return _Request(
-            subjects, num_images, seed, starts, steps, inputs, account, self._keep_for(steps)
+        return Request(
+            subjects,
+            num_images,
+            seed,
+            starts,
+            steps,
+            stage_inputs(subjects, stored, texts),
+            account,
+            self._keep_for(steps),
+            picture_to_enlarge(steps, edit),
         )
-
-    def _steps(
-        self,
-        settings: dict[str, Any],
-        size: Sequence[int] | str | None = None,
-        aspect: str | None = None,
-    ) -> list[SampledStage]:
-        """The stages with their settings, changed by those of a call, and their sizes."""
-        configs = [stage.config for stage in self.stages]
-        changed = changed_settings([config.sampling for config in configs], settings)
-        sizes = stage_sizes(configs, size, aspect)
-        stored = [stage.stored for stage in self.stages]
-        return [SampledStage(*of) for of in zip(stored, changed, sizes, strict=True)]
 
     def _keep_for(self, steps: Sequence[SampledStage]) -> Keep:
         height, width = steps[0].size
@@ -301,7 +297,7 @@ class Cascade:
         return self._keep or default_keep(stored, self.mesh, enlargement)
 
     def _paint(
-        self, request: "_Request", keeper: Keeper, callback: Callback | None, progress: bool
+        self, request: Request, keeper: Keeper, callback: Callback | None, progress: bool
     ) -> Iterator[Painted]:
         if request.keep == "one":
             self.release()
@@ -314,34 +310,15 @@ class Cascade:
             seed=request.seed,
             num_images=request.num_images,
             batch_size=request.starts.step,
+            low_res=request.low_res,
             keeper=keeper,
             on_step=(lambda _: bar.step()) if shown else None,
             on_estimate=listener if callback else None,
         )
         for stage, step in zip(self.stages, request.steps, strict=True):
-            total = len(request.starts) * step.settings.num_steps
+            total = len(request.starts) * step.num_steps
             with StepBar(total, f"{step.side} pixels", disable=not shown) as bar:
                 yield next(stages)
             listener.stage += 1
             if request.keep == "one":
                 stage.release()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """A call of a cascade.
-
-    Attributes:
-        starts: of the batches.
-        account: what the manifest says of it.
-        keep: as `Cascade` takes it, for pictures as large as these.
-    """
-
-    subjects: Subjects
-    num_images: int
-    seed: int | tuple[int, ...]
-    starts: range
-    steps: list[SampledStage]
-    inputs: list[StageInputs]
-    account: dict[str, Any]
-    keep: Keep

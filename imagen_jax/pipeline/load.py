@@ -34,7 +34,8 @@ def load_cascade(
 ) -> Cascade:
     """A cascade of training directories or exported files; without any, the shipped one.
 
-    A cascade ends before the first stage that is not given.
+    A cascade ends before the first stage that is not given. Without a base it begins with a
+    super-resolution stage, and each call brings the picture that this enlarges.
 
     Args:
         keep, mesh: as `Cascade` takes them.
@@ -45,7 +46,6 @@ def load_cascade(
     paths = (base, sr256, sr1024)
     if not any(paths):
         paths = painting.shipped_stages()
-    given = [path is not None for path in paths]
-    if given != sorted(given, reverse=True):
+    if base is not None and sr1024 is not None and sr256 is None:
         raise UsageError("A cascade has no gaps: a stage is given without the one before it.")
     return Cascade([load_stage(path) for path in paths if path is not None], keep=keep, mesh=mesh)

@@ -14,6 +14,7 @@ from imagen_jax.config.data import Size
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.pipeline.editing import StageEdit
 from imagen_jax.pipeline.sampling import picture_keys
 from imagen_jax.pipeline.shipped import STAGES, shipped_stage
 from imagen_jax.pipeline.stage import Stage
@@ -32,11 +33,13 @@ class SampledStage:
 
     Attributes:
         size: (height, width) of its pictures; None becomes what it was trained on.
+        edit: what it edits; None paints anew.
     """
 
     stage: StoredStage
     settings: SamplingConfig
     size: Size | None = None
+    edit: StageEdit | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", self.size or (self.side, self.side))
@@ -45,6 +48,11 @@ class SampledStage:
     def side(self) -> int:
         """The side of the pictures that it was trained on."""
         return self.stage.config.resolution
+
+    @property
+    def num_steps(self) -> int:
+        """The steps that it takes; an edit leaves some out and goes others again."""
+        return self.settings.num_steps if self.edit is None else len(self.edit.course.visits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +101,13 @@ class LeadersKeeper(Keeper):
         distributed.leader_does(lambda: self._keeper.keep(rows, pictures))
 
 
-def check_order(steps: Sequence[SampledStage], mesh: Mesh) -> None:
-    """Raises a UsageError unless each stage takes what the one before paints, in whole rows."""
-    side = size = None
+def check_order(steps: Sequence[SampledStage], mesh: Mesh, *, given: bool = False) -> None:
+    """Raises a UsageError unless each stage takes what the one before paints, in whole rows.
+
+    Args:
+        given: the first stage may take a picture, which a call brings.
+    """
+    side, size = steps[0].stage.config.low_resolution if given else None, None
     for step in steps:
         config = step.stage.config
         if config.low_resolution != side:
@@ -117,6 +129,7 @@ def paint(
     seed: int | Sequence[int],
     num_images: int,
     batch_size: int,
+    low_res: np.ndarray | None = None,
     on_step: Callable | None = None,
     on_estimate: Callable | None = None,
     keeper: Keeper = Keeper(),  # noqa: B008
@@ -133,6 +146,7 @@ def paint(
         inputs: what each stage is told of the subjects.
         seed: of all pictures; or one for each picture, which is then the first of its seed.
         batch_size: pictures at once, as `meshes.batch_starts` rounds it.
+        low_res: uint8 [height, width, 3], which a first super-resolution stage enlarges.
         on_step: called with the step's index after every denoising step of every batch, and as
             often for a batch that the keeper had.
         on_estimate: as `samplers.advance` takes it.
@@ -143,7 +157,7 @@ def paint(
         UsageError: weights are damaged, or a picture is not finite; those of the batches before are
             with the keeper.
     """
-    pictures = None
+    pictures = None if low_res is None else low_res[None]
     for stage, step, said in zip(stages, steps, inputs, strict=True):
         keys = picture_keys_of(seed, step.side, num_images, len(said.names))
         work = _Work(stage, step, said, pictures, keys, num_images, batch_size)
@@ -187,7 +201,7 @@ def _paint_stage(work: _Work, keeper: Keeper, **watching: Callable | None) -> Pa
             pictures = _paint_batch(work, pairs, len(rows), **watching)
             keeper.keep(rows, pictures)
         elif on_step is not None:
-            for index in range(work.step.settings.num_steps):
+            for index in range(work.step.num_steps):
                 on_step(index)
         batches.append(pictures)
     return Painted(np.concatenate(batches), work.stage.unet_sha256)
@@ -207,13 +221,16 @@ def _paint_batch(
         on_estimate(index, x0[:count])
 
     inputs, subjects = work.inputs, pairs // work.num_images
-    low_res = None if work.low_res is None else work.low_res[pairs]
+    low_res = None
+    if work.low_res is not None:
+        low_res = work.low_res[pairs if len(work.low_res) > 1 else np.zeros_like(pairs)]
     pictures, finite = work.stage.paint(
         work.step.settings,
         work.keys[pairs],
         inputs.rows(subjects, low_res),
         inputs.null,
         size=work.step.size,
+        edit=work.step.edit,
         on_step=on_step,
         on_estimate=tell if on_estimate else None,
     )
@@ -223,4 +240,5 @@ def _paint_batch(
             f"holds numbers that are not finite after {work.stage.stored.origin}; its weights or "
             "the settings of its sampling do not do."
         )
-    return pictures[:count]
+    edit = work.step.edit
+    return pictures[:count] if edit is None else edit.put_back(pictures[:count])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from imagen_jax.conditions import Conditions
 from imagen_jax.pipeline.painting import Painted, SampledStage
+from imagen_jax.pipeline.request import Request
 from imagen_jax.pipeline.results import Results, contact_sheet, described
 from imagen_jax.pipeline.subjects import StageInputs
 
@@ -35,6 +36,20 @@ class Pictures:
     _painted: Sequence[Painted]
     _inputs: Sequence[StageInputs]
     _settings: dict[str, Any]
+    _low_res: UInt8[np.ndarray, "height width 3"] | None = None
+
+    @classmethod
+    def of(cls, request: Request, painted: Sequence[Painted]) -> "Pictures":
+        """What the stages made of a call."""
+        return cls(
+            request.subjects.names,
+            request.num_images,
+            request.steps,
+            painted,
+            request.inputs,
+            request.account,
+            request.low_res,
+        )
 
     @property
     def images(self) -> list[Image.Image]:
@@ -54,7 +69,8 @@ class Pictures:
 
     def conditions(self, stage: int, rows: np.ndarray) -> Conditions:
         """What a stage was told of these pictures."""
-        low_res = self.stages[stage - 1][rows] if stage else None
+        low_res = None if self._low_res is None else self._low_res[None].repeat(len(rows), 0)
+        low_res = self.stages[stage - 1][rows] if stage else low_res
         return self._inputs[stage].rows(rows // self.num_images, low_res)
 
     def grid(self) -> Image.Image:

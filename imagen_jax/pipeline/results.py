@@ -167,7 +167,7 @@ def contact_sheet(pictures: np.ndarray, prompts: Sequence[str], num_images: int)
 
 def described(step: SampledStage, inputs: StageInputs) -> dict[str, Any]:
     """What the manifest says of a stage, as far as it is known before weights are loaded."""
-    return {
+    said = {
         "name": step.stage.config.name,
         "origin": absolute(step.stage.origin).name,
         "weights": step.stage.unet.weights,
@@ -176,6 +176,9 @@ def described(step: SampledStage, inputs: StageInputs) -> dict[str, Any]:
         "size": list(step.size),
         "sampling": dataclasses.asdict(step.settings),
     }
+    if step.edit is not None:
+        said["edit"] = dataclasses.asdict(step.edit.settings)
+    return said
 
 
 def _picture(path: Path, sha256: str) -> np.ndarray | None:

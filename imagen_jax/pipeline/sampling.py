@@ -15,9 +15,9 @@ from imagen_jax.arrays import Features, Images, Keys, LogSNR, NullText, Pixels, 
 from imagen_jax.conditions import Conditions, doubled
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.config.choices import Thresholding
-from imagen_jax.diffusion import guidance, process, samplers
+from imagen_jax.diffusion import edits, guidance, process, samplers
 from imagen_jax.diffusion.guidance import Percentile
-from imagen_jax.diffusion.pixels import to_pixels
+from imagen_jax.diffusion.pixels import to_pixels, to_unit
 from imagen_jax.diffusion.process import Predicted
 from imagen_jax.networks import Networks, Params, prepare
 
@@ -41,11 +41,13 @@ class Plan:
     Attributes:
         log_snrs: the grid of `samplers.time_grid`.
         guided: whether an unconditional half is computed too.
+        course: of an edit's steps; None begins with noise and takes all.
     """
 
     log_snrs: tuple[float, ...]
     thresholding: Thresholding
     guided: bool
+    course: edits.Course | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -66,7 +68,10 @@ class Numbers:
 
 
 def plan_sampling(
-    config: StageConfig, settings: SamplingConfig, size: tuple[int, int]
+    config: StageConfig,
+    settings: SamplingConfig,
+    size: tuple[int, int],
+    course: edits.Course | None = None,
 ) -> tuple[Plan, Numbers]:
     """The two halves of how a stage paints pictures of `size` (height, width)."""
     schedule, steps = config.diffusion.schedule, settings.num_steps
@@ -85,7 +90,8 @@ def plan_sampling(
         settings.aug_level,
     )
     guided = config.conditions.can_be_dropped and bool(np.any(scales != 1))
-    return Plan(tuple(np.asarray(grid).tolist()), settings.thresholding, guided), numbers
+    log_snrs = tuple(np.asarray(grid).tolist())
+    return Plan(log_snrs, settings.thresholding, guided, course), numbers
 
 
 def make_sampler(
@@ -114,10 +120,10 @@ def make_image_sampler(
 ) -> Callable[..., Images]:
     """A function that paints `size` (height, width) pictures of a stage, in [-1, 1].
 
-    Its arguments are (params, numbers, keys, conditions, null, z): the numbers of `plan_sampling`,
-    one key per picture, what the stage is told, its pictures as pixels, where the config has the
-    null text `empty` the embedded empty caption (else None), and the z to begin with (None draws
-    it from the keys).
+    Its arguments are (params, numbers, keys, conditions, null, z, source): the numbers of
+    `plan_sampling`, one key per picture, what the stage is told, its pictures as pixels, where the
+    config has the null text `empty` the embedded empty caption (else None), the z to begin with
+    (None draws it from the keys), and where the plan has a course what is edited, as pixels.
 
     `sharding` is how pictures lie on the devices; None leaves it to the arguments. Split
     heights follow from it through all of the network: convolutions fetch the rows that they
@@ -134,6 +140,7 @@ def make_image_sampler(
         conditions: Conditions,
         null: NullText | None = None,
         z: Images | None = None,
+        source: edits.Source | None = None,
     ) -> Images:
         level = jnp.full(keys.shape, numbers.aug_level, jnp.float32)
         noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
@@ -144,11 +151,14 @@ def make_image_sampler(
             return jax.tree.map(split, networks.predict(params, split(z), log_snr, encoded))
 
         denoise = _make_denoise(config, plan, numbers, predict)
-        z = samplers.initial_noise(keys, (*size, 3)) if z is None else z
         grid = jnp.asarray(plan.log_snrs, jnp.float32)
-        return samplers.sample(
-            numbers.sampler, denoise, z, grid, keys, on_step=on_step, on_estimate=on_estimate
-        )
+        watching = {"on_step": on_step, "on_estimate": on_estimate}
+        if plan.course is not None:
+            source = dataclasses.replace(source, picture=to_unit(source.picture))
+            run = (numbers.sampler, denoise, source, plan.course, grid, keys)
+            return edits.sample(*run, **watching)
+        z = samplers.initial_noise(keys, (*size, 3)) if z is None else z
+        return samplers.sample(numbers.sampler, denoise, z, grid, keys, **watching)
 
     return sample
 

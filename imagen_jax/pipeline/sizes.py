@@ -51,7 +51,8 @@ def stage_sizes(
 
     Args:
         configs: of the stages, from the base up.
-        size: (height, width) of the base's pictures, or as text, `64x96`.
+        size: (height, width) of the base's pictures, or of those that a first super-resolution
+            stage is given; or as text, `64x96`.
         aspect: their width : height, instead; their area is about that of those trained on. With
             neither, every stage's are as large as those.
 
@@ -64,7 +65,7 @@ def stage_sizes(
         return [(config.resolution, config.resolution) for config in configs]
     divisor = base_divisor(configs)
     if aspect is not None:
-        height, width = _of_aspect(aspect, configs[0].resolution, divisor)
+        height, width = _of_aspect(aspect, _first_side(configs), divisor)
     else:
         height, width = _whole(size)
     scales = [math.prod(c.upscale for c in configs[: i + 1]) for i in range(len(configs))]
@@ -79,6 +80,21 @@ def stage_sizes(
     return [(height * scale, width * scale) for scale in scales]
 
 
+def size_of_picture(configs: Sequence[StageConfig], picture: Size) -> Size:
+    """The first size of a cascade that suits a picture of this (height, width).
+
+    That is the one at which the last stage's pictures, or those that the first stage takes where
+    it is a super-resolution stage, are as large as the picture, if there is one and its area is at
+    most twice the one trained on; else the nearest ratio.
+    """
+    first, divisor = _first_side(configs), base_divisor(configs)
+    scale = math.prod(c.upscale for c in configs) if configs[0].low_resolution is None else 1
+    whole = all(side % (scale * divisor) == 0 for side in picture)
+    if whole and math.prod(picture) <= 2 * (first * scale) ** 2:
+        return picture[0] // scale, picture[1] // scale
+    return _of_aspect(f"{picture[1]}:{picture[0]}", first, divisor)
+
+
 def base_divisor(configs: Sequence[StageConfig]) -> int:
     """What height and width of the base's pictures must be multiples of, for every stage."""
     scale = divisor = 1
@@ -87,6 +103,11 @@ def base_divisor(configs: Sequence[StageConfig]) -> int:
         own = config.unet.size_divisor
         divisor = math.lcm(divisor, own // math.gcd(own, scale))
     return divisor
+
+
+def _first_side(configs: Sequence[StageConfig]) -> int:
+    """The side of what the base paints, or of what a first super-resolution stage is given."""
+    return configs[0].low_resolution or configs[0].resolution
 
 
 def _whole(size: Sequence[int] | str) -> Size:

@@ -16,6 +16,7 @@ from imagen_jax.diffusion.samplers import OnEstimate, OnStep
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.pipeline.editing import StageEdit
 from imagen_jax.pipeline.prompts import HostNullText
 from imagen_jax.pipeline.sampling import Plan, make_sampler, plan_sampling
 from imagen_jax.pipeline.word_weights import make_word_weights
@@ -93,31 +94,35 @@ class Stage:
         null: HostNullText | None = None,
         *,
         size: tuple[int, int] | None = None,
+        edit: StageEdit | None = None,
         on_step: OnStep | None = None,
         on_estimate: OnEstimate | None = None,
     ) -> Painted:
         """One batch of pictures, on the host.
 
         Only another batch size, size, sampler, number of steps or kind of thresholding, and
-        guidance where there was none, compile anew; all other settings are traced.
+        guidance where there was none, or another course of an edit, compile anew; all other
+        settings are traced.
 
         Args:
             settings: of the sampling.
             keys, conditions, null: as `sampling.make_image_sampler` describes them; the number of
                 pictures divides over the devices.
             size: (height, width); None for what the stage was trained on.
+            edit: of a picture as large; what stays of it is not put back yet.
             on_step, on_estimate: as `samplers.advance` takes them.
 
         Raises:
             UsageError: they do not fit into the devices' memory.
         """
         size = size or (self.config.resolution, self.config.resolution)
-        plan, numbers = plan_sampling(self.config, settings, size)
+        plan, numbers = plan_sampling(self.config, settings, size, edit and edit.course)
         rows = meshes.place_rows((keys, conditions), self.mesh)
         sample = self._sampler(plan, size, on_step is not None, on_estimate is not None)
         self._on_step, self._on_estimate = on_step, on_estimate
         with _fitting(f"{len(keys)} pictures of {size[0]}x{size[1]} pixels"):
-            painted = meshes.to_host(sample(self.params, numbers, *rows, null))
+            source = edit and edit.source
+            painted = meshes.to_host(sample(self.params, numbers, *rows, null, None, source))
         jax.effects_barrier()  # Lets the last `on_step` run.
         return painted
 

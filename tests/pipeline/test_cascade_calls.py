@@ -14,6 +14,7 @@ import imagen_jax
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline import memory
 from imagen_jax.pipeline.prompts import PromptEmbeddings
+from imagen_jax.pipeline.request import sampled_stages
 from imagen_jax.pipeline.stage import Stage
 from imagen_jax.stored.network import StoredNetwork
 from imagen_jax.weights.stage_file import save_stage_file
@@ -146,8 +147,8 @@ def test_the_size_trained_on_is_the_default(cascade, pictures):
 def test_larger_pictures_leave_less_memory_for_networks(files, monkeypatch):
     """Half of this memory holds both networks of pictures as large as those trained on."""
     roomy = imagen_jax.load_cascade(**files)
-    steps = {size: roomy._steps({}, size, None) for size in (None, (16, 64), (8, 8))}
     stored = [stage.stored for stage in roomy.stages]
+    steps = {size: sampled_stages(stored, {}, size) for size in (None, (16, 64), (8, 8))}
     networks = [x for stage in stored for x in (stage.unet, stage.text_encoder)]
     needed = sum(memory._bytes_a_device(network.abstract, roomy.mesh) for network in networks)
     monkeypatch.setattr(memory, "_memory", lambda _: 4 * needed)
@@ -232,9 +233,9 @@ def test_what_is_wrong_is_said_in_a_sentence(cascade, no_type_checks, prompts, o
 
 def test_a_cascade_has_no_gaps_and_its_stages_fit(files):
     with pytest.raises(UsageError, match="no gaps"):
-        imagen_jax.load_cascade(sr256=files["sr256"])
-    with pytest.raises(UsageError, match="it comes first"):
-        imagen_jax.load_cascade(base=files["sr256"])
+        imagen_jax.load_cascade(base=files["base"], sr1024=files["sr256"])
+    with pytest.raises(UsageError, match="the stage before paints 32 pixels"):
+        imagen_jax.load_cascade(sr256=files["sr256"], sr1024=files["sr256"])
 
 
 # Attention over the words.

@@ -42,7 +42,7 @@ def plain_painting(monkeypatch):
     """Pictures at once that depend on the prompt, the number and the picture below alone."""
 
     def make_sampler(config, *_, size, **__):
-        def paint(params, numbers, keys, inputs, null):
+        def paint(params, numbers, keys, inputs, null, *_):
             low, text = inputs.pictures.get("low_res"), inputs.text
             below = 0 if low is None else np.asarray(low).mean((1, 2, 3)).round()
             number = np.asarray(jax.random.key_data(keys))[:, 1] + 50 * np.asarray(text)[:, 0, 0]

@@ -1,0 +1,178 @@
+"""An edit of a picture, carried through the stages: each edits it at its own size."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from scipy import ndimage
+
+from imagen_jax.config import StageConfig
+from imagen_jax.config.checked import Checked
+from imagen_jax.config.choices import Inpainting
+from imagen_jax.config.data import Size
+from imagen_jax.config.rules import require_choice, require_fraction, require_positive
+from imagen_jax.diffusion import edits
+from imagen_jax.errors import UsageError
+from imagen_jax.pipeline.given import Mask, fit, fit_mask, read_mask, read_picture
+
+_STRENGTH = 0.7
+"""Of a picture without a mask, as diffusers has it; of one with a mask it is 1."""
+_RESAMPLINGS = 5
+"""Of the base; super-resolution stages see the whole picture in their low-resolution one."""
+_JUMPS = 25
+"""Going back, a run goes back this share of its steps: 10 of RePaint's 250."""
+_FEATHER = 64
+"""Pictures' shorter sides by the width of the feather."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EditSettings(Checked):
+    """How a stage edits; what is None follows from the picture and the stage.
+
+    Attributes:
+        strength: 0 leaves the picture as it is, and 1 forgets what is repainted.
+        inpainting: how the part that stays enters.
+        resamplings: how often `repaint` goes each part of the way.
+    """
+
+    strength: int | float | None = None
+    inpainting: Inpainting | None = None
+    resamplings: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = {name for name, value in dataclasses.asdict(self).items() if value is not None}
+        for name, kind in (("strength", int | float), ("resamplings", int)):
+            value = getattr(self, name)
+            if name in given and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise UsageError(f"{name} is {value!r}; it must be a number.")
+        require_fraction(self, *given & {"strength"})
+        require_positive(self, *given & {"resamplings"})
+        if self.inpainting is not None:
+            require_choice(self, inpainting=Inpainting)
+        if self.inpainting == "clean" and (self.resamplings or 1) > 1:
+            raise UsageError(
+                f"resamplings is {self.resamplings} and inpainting is 'clean'; only 'repaint' "
+                "goes back."
+            )
+
+
+EDIT_SETTINGS = tuple(field.name for field in dataclasses.fields(EditSettings))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StageEdit:
+    """What one stage edits.
+
+    Attributes:
+        picture: as large as what it paints.
+        repaint: None for all of it.
+        course: of the steps.
+    """
+
+    picture: UInt8[np.ndarray, "height width 3"]
+    repaint: Mask | None
+    course: edits.Course
+    settings: EditSettings
+
+    @property
+    def source(self) -> edits.Source:
+        """The picture as pixels, and where it is repainted."""
+        repaint = None if self.repaint is None else self.repaint[:, :, None]
+        return edits.Source(self.picture[None], repaint)
+
+    def put_back(
+        self, painted: UInt8[np.ndarray, "batch height width 3"]
+    ) -> UInt8[np.ndarray, "batch height width 3"]:
+        """Pictures in which all that stays is the picture's own pixels.
+
+        What the nearest of these pixels differs from the painted one in its place is added to what
+        is repainted, less with every pixel: the colours meet at the border.
+        """
+        if self.repaint is None:
+            return painted
+        distance, nearest = ndimage.distance_transform_edt(self.repaint, return_indices=True)
+        width = 1 + max(1, round(min(self.repaint.shape) / _FEATHER))
+        share = np.maximum(1 - distance / width, 0)[:, :, None]
+        differences = self.picture.astype(int) - painted
+        corrected = painted + share * differences[:, nearest[0], nearest[1]]
+        return corrected.round().clip(0, 255).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Edit:
+    """What a user wants to be edited.
+
+    Attributes:
+        picture: upright, in sRGB.
+        mask: where it is repainted; None for everywhere.
+    """
+
+    picture: Image.Image
+    mask: Mask | None = None
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the picture."""
+        return self.picture.height, self.picture.width
+
+    def of_stage(
+        self, config: StageConfig, num_steps: int, settings: EditSettings, size: Size
+    ) -> StageEdit | None:
+        """What a stage edits that paints `size`; None where it paints as without a picture."""
+        repaint = None if self.mask is None else fit_mask(self.mask, size)
+        settings = self._filled(settings, config, masked=repaint is not None)
+        if repaint is None and settings.strength == 1:
+            return None
+        first = edits.first_step(num_steps, settings.strength)
+        visits = edits.visits(
+            first,
+            num_steps,
+            jump_length=max(1, num_steps // _JUMPS),
+            resamplings=settings.resamplings,
+        )
+        course = edits.Course(first, visits, settings.inpainting)
+        return StageEdit(fit(self.picture, size), repaint, course, settings)
+
+    def described(self) -> dict[str, Any]:
+        """What a manifest says of it."""
+        said = {"image": _digest(np.asarray(self.picture), self.size)}
+        if self.mask is not None:
+            said["mask"] = _digest(self.mask, self.size)
+        return said
+
+    def _filled(self, settings: EditSettings, config: StageConfig, *, masked: bool) -> EditSettings:
+        """The settings where those of the picture and the stage are put for None."""
+        is_chain = config.diffusion.schedule == "cosine_chain"
+        inpainting = settings.inpainting or ("clean" if is_chain else "repaint")
+        goes_back = inpainting == "repaint" and config.low_resolution is None
+        strength = settings.strength
+        if strength is None:
+            strength = _STRENGTH if self.mask is None else 1.0
+        resamplings = settings.resamplings or (_RESAMPLINGS if goes_back else 1)
+        return EditSettings(float(strength), inpainting, resamplings if masked else 1)
+
+
+def edit_of(image: Any, mask: Any = None) -> Edit | None:
+    """What a user wants to be edited; None without an image.
+
+    Args:
+        image: a file, a PIL image or a uint8 array. Where no size is asked for it decides that too.
+        mask: as large; white is repainted, and black stays to the pixel. Also bool.
+
+    Raises:
+        UsageError: they cannot be read or do not fit each other.
+    """
+    if image is None:
+        if mask is not None:
+            raise UsageError("There is a mask, but no image; give the image that it is of too.")
+        return None
+    edit = Edit(read_picture(image))
+    return edit if mask is None else Edit(edit.picture, read_mask(mask, edit.size))
+
+
+def _digest(pixels: np.ndarray, size: Size) -> dict[str, Any]:
+    return {"size": list(size), "pixels_sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}

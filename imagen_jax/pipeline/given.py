@@ -1,0 +1,95 @@
+"""Pictures and masks that a user gives, as files, PIL images or arrays."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
+
+from imagen_jax.config.data import Size
+from imagen_jax.data import transforms
+from imagen_jax.errors import UsageError, reason
+from imagen_jax.storage.files import to_path
+
+Mask = Bool[np.ndarray, "_ _"]
+"""True where a picture is repainted."""
+_CHANNELS = (1, 3, 4)
+
+
+def read_picture(given: Any, what: str = "picture") -> Image.Image:
+    """The picture upright, in sRGB, anything transparent on white.
+
+    Args:
+        given: a path; a PIL image; or uint8 [height, width] or [height, width, 1, 3 or 4].
+        what: names it in errors.
+
+    Raises:
+        UsageError: it is none of these, or cannot be decoded.
+    """
+    named = f"The {what} {given}" if isinstance(given, str | Path) else f"The {what}"
+    if isinstance(given, str | Path):
+        try:
+            data = to_path(str(given)).read_bytes()
+        except OSError as error:
+            raise UsageError(f"{named} cannot be read: {reason(error)}.") from error
+        return transforms.decode(data, named, None)
+    image = given if isinstance(given, Image.Image) else _of_array(given, named)
+    return transforms.plain(image, named)
+
+
+def read_mask(given: Any, size: Size) -> Mask:
+    """Where a picture of this size is repainted: where the mask is white, or where it is True.
+
+    Args:
+        given: as `read_picture` takes it, or bool [height, width].
+        size: (height, width) of the picture.
+
+    Raises:
+        UsageError: the mask is of another size, has no white, or is not black and white alone.
+    """
+    if isinstance(given, np.ndarray) and given.dtype == bool and given.ndim == 2:
+        given = given.astype(np.uint8) * 255
+    pixels = np.asarray(read_picture(given, "mask"))
+    if pixels.shape[:2] != tuple(size):
+        raise UsageError(
+            f"The mask has {pixels.shape[0]}x{pixels.shape[1]} pixels and the picture "
+            f"{size[0]}x{size[1]}; they must have the same height and width."
+        )
+    white = (pixels == 255).all(-1)
+    if not white.any() and not pixels.any():
+        raise UsageError("The mask has no white pixel; white is repainted, and black stays.")
+    for row, column in np.argwhere(~white & pixels.any(-1))[:1]:
+        raise UsageError(
+            f"The mask has the colour {tuple(pixels[row, column].tolist())} in row {row}, column "
+            f"{column}; it must be white, which is repainted, and black, which stays, and nothing "
+            "else."
+        )
+    return white
+
+
+def fit(picture: Image.Image, size: Size) -> UInt8[np.ndarray, "height width 3"]:
+    """The largest centre part with the ratio of `size` (height, width), resized by a bicubic
+    filter."""
+    return np.asarray(transforms.cover(picture, size))
+
+
+def fit_mask(mask: Mask, size: Size) -> Mask | None:
+    """The same part of a mask: a pixel is repainted if any part of it is. None for everywhere."""
+    shares = Image.fromarray(mask.astype(np.float32))
+    repaint = np.asarray(transforms.cover(shares, size, Image.Resampling.BOX)) > 1e-6
+    return None if repaint.all() else repaint
+
+
+def _of_array(given: Any, named: str) -> Image.Image:
+    pixels = np.asarray(given if hasattr(given, "__array__") else None)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or not pixels.size:
+        raise UsageError(
+            f"{named} is {type(given).__name__}, {pixels.dtype} of shape {pixels.shape}; it must "
+            "be a file, a PIL image, or an array of uint8 of shape (height, width, 3)."
+        )
+    if pixels.shape[-1] not in _CHANNELS:
+        raise UsageError(f"{named} has {pixels.shape[-1]} channels; it must have 1, 3 or 4.")
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[-1] == 1 else pixels)
