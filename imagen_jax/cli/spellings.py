@@ -70,9 +70,10 @@ SAMPLE = Spellings(
             "each stage computes in the type that its config names.",
         ),
         **_each(
-            "--image --init-image --init-img --strength --mask --lora",
-            "pictures are painted from prompts alone.",
+            "--image --init-image --init-img --strength --mask",
+            "pictures are edited from Python, where a call takes image, mask and strength.",
         ),
+        **_each("--lora", "there are no adapters."),
         **_each("--eta", "it is the field sampling.eta of a stage's config."),
     },
 )
