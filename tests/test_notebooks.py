@@ -23,6 +23,10 @@ SMALL = {
         "seeds": [0, 1], "guidance_scales": [1.0, 3.0], "size": "16x32", "run_deepfloyd_if": True,
         "stage_1": "stage_1", "stage_2": str(GOLDEN / "stage_2"), "dtype": "float32", "if_steps": 2,
     },
+    "how_imagen_works": {
+        "side": 16, "steps": 2, "large_steps": 1, "largest_steps": 1, "scales": [0.0, 4.0],
+        "levels": [0.0, 0.3],
+    },
 }  # fmt: skip
 """Name -> what the forms say in the tests: few steps, small pictures."""
 

@@ -1,0 +1,272 @@
+# %% [markdown]
+# # How Imagen works
+#
+# Imagen (Saharia et al. 2022, [arXiv:2205.11487](https://arxiv.org/abs/2205.11487)) paints a
+# picture of a text in three steps: a text encoder turns the words into vectors, a diffusion model
+# turns noise into a picture of 64x64 pixels that fits them, and two more diffusion models enlarge
+# it to 256x256 and to 1024x1024.
+#
+# Every sentence here stands beside code that runs. The pictures are painted by the small cascade
+# that the package holds. It knows 174 things, as emoji, so what you see is the method and not the
+# paper's quality.
+
+# %%
+# @title Load the cascade
+# Fewer steps are quicker, and a smaller side too (a multiple of 16). The cascade was trained on 64.
+import matplotlib.pyplot as plt
+import numpy as np
+
+from imagen_jax.pipeline.sheets import grid
+
+prompt = "a red apple"  # @param {type:"string"}
+side = 64  # @param {type:"integer"}
+steps = 30  # @param {type:"integer"}
+seed = 0  # @param {type:"integer"}
+
+cascade = imagen_jax.load_cascade()
+base = imagen_jax.Cascade([cascade.stages[0].stored])
+
+
+def paint(texts, **settings):
+    """The base's pictures of some texts, all from the same noise."""
+    settings = {"num_steps": steps, "size": (side, side), "seed": seed} | settings
+    return base(texts, progress=False, **settings)
+
+
+def show(pictures, captions):
+    """One row of pictures, each above its caption."""
+    return grid([list(pictures)], [[str(caption) for caption in captions]], cell=150)
+
+
+# %% [markdown]
+# ## 1. A text encoder turns words into vectors
+#
+# The tokenizer cuts the text into pieces that it has in its vocabulary.
+
+# %%
+from imagen_jax.stored.encoders import load_stage_tokenizer
+
+config = base.stages[0].config
+tokenizer = load_stage_tokenizer(config)
+[tokenizer.decode([number]) for number in tokenizer.ids(prompt)]
+
+# %% [markdown]
+# The encoder gives one vector for each piece, and one for the end of the text. Texts are filled up
+# to the same length, and a mask says which vectors are real.
+
+# %%
+embedded = base.embed([prompt])[0]
+print("prompts, length, width:", embedded.text.shape)
+print("real vectors:", embedded.mask.sum())
+
+# %% [markdown]
+# The vectors of a word depend on the words around it, because each piece attends to all others.
+# The word `red` has another vector in each of these texts: the cosine between two of its vectors
+# is below 1.
+
+
+# %%
+def vectors(text, word):
+    """The mean vector of a word in a text."""
+    pieces = [tokenizer.decode([number]).strip() for number in tokenizer.ids(text)]
+    return base.embed([text])[0].text[0][pieces.index(word)]
+
+
+def cosine(a, b):
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+reds = [vectors(text, "red") for text in ("a red apple", "a red heart", "a red car")]
+np.round([[cosine(a, b) for a in reds] for b in reds], 3)
+
+# %% [markdown]
+# ### Does the order of words matter?
+#
+# In language it does: "a dog chases a cat" and "a cat chases a dog" have the same words. T5 knows
+# the order by a bias that it adds to its attention, one number for each distance between two
+# pieces. The encoder here has that bias too. But it was trained with the cascade on captions that
+# name one thing each, where the order says nothing. So look at what it learned: first another
+# order, then another word.
+
+# %%
+texts = ["a red apple", "apple red a", "a green apple"]
+means = [base.embed([text])[0] for text in texts]
+means = [each.text[0][each.mask[0]].mean(0) for each in means]
+pictures = paint(texts).stages[0].astype(int)
+for text, mean, picture in zip(texts, means, pictures, strict=True):
+    changed = abs(picture - pictures[0]).mean()
+    print(f"{text:15} cosine {cosine(mean, means[0]):.4f}, pixels differ by {changed:.2f} of 255")
+show(pictures.astype(np.uint8), texts)
+
+# %% [markdown]
+# Another order changes almost nothing, and another word changes the picture. This small encoder
+# has learned a bag of words. It could not paint who chases whom, even if the U-Net could.
+#
+# The paper takes T5-XXL, an encoder that learned from text alone, much more text than there are
+# captions, and keeps it frozen. Its figure 4 says that a larger text encoder improved both the
+# fit to the text and the pictures more than a larger U-Net did. People preferred the pictures of
+# T5-XXL to those of CLIP's text encoder on the paper's set of difficult prompts, DrawBench, though
+# the two scored alike on COCO's simple captions.
+
+# %% [markdown]
+# ## 2. The forward process: a picture becomes noise
+#
+# Take a picture x, and noise eps. The noisy picture at time t is z = alpha x + sigma eps, where
+# alpha falls from 1 to 0 and sigma rises from 0 to 1, and their squares add up to 1. This is no
+# network: it is one line.
+
+# %%
+import jax
+import jax.numpy as jnp
+
+from imagen_jax.diffusion import process, schedules
+from imagen_jax.diffusion.pixels import to_pixels, to_unit
+
+apple = paint([prompt])
+times = np.linspace(0, 1, 7)
+
+
+def noisy(picture, levels, schedule="cosine"):
+    """One picture at several times, with the same noise."""
+    x = to_unit(jnp.asarray(picture))[None].repeat(len(levels), 0)
+    eps = process.normal(jax.random.split(jax.random.key(seed), 1), x.shape[1:])
+    return np.asarray(to_pixels(process.q_sample(x, eps, schedules.log_snr(schedule, levels))))
+
+
+show(noisy(apple.stages[0][0], jnp.asarray(times)), [f"t = {t:.2f}" for t in times])
+
+# %% [markdown]
+# The schedule says how fast this goes. The paper's base has the cosine schedule.
+
+# %%
+ts = jnp.linspace(0.001, 0.999, 100)
+alpha, sigma = schedules.alpha_sigma(schedules.log_snr("cosine", ts))
+plt.figure(figsize=(5, 3))
+plt.plot(ts, alpha, label="alpha, of the picture")
+plt.plot(ts, sigma, label="sigma, of the noise")
+plt.xlabel("t")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## 3. The reverse process: noise becomes a picture
+#
+# The U-Net sees z, t and the text, and predicts what is noise in z, which is the same as an
+# estimate of the picture x. The sampler takes a small step towards that estimate and asks again.
+# A callback hears of every step. At first the estimate is a blur, the mean of all pictures that
+# might come of this noise, and then details appear.
+
+# %%
+estimates = []
+final = paint([prompt], callback=lambda progress: estimates.append(progress.estimate[0]))
+chosen = np.unique(np.linspace(0, len(estimates) - 1, 7).round().astype(int))
+show([estimates[i] for i in chosen], [f"step {i + 1} of {len(estimates)}" for i in chosen])
+
+# %% [markdown]
+# ## 4. How the text enters
+#
+# The text enters the U-Net in two ways. The mean of its vectors is added to the embedding of the
+# time, so that every layer knows what the picture is of. And at some layers every place of the
+# picture attends to the single vectors: it weighs them by how well they fit what is there, and
+# adds their weighted sum. These weights can be shown: bright places attend to the word.
+
+# %%
+maps = base.word_maps(final, time=0.5, seed=seed)
+shown = [word for word in prompt.split() if word not in ("a", "an", "the")]
+figure, axes = plt.subplots(1, len(shown) + 1, figsize=(3 * (len(shown) + 1), 3))
+axes[0].imshow(final.stages[0][0])
+axes[0].set_title(prompt)
+for axis, word in zip(axes[1:], shown, strict=True):
+    weights = maps.of(word)
+    axis.imshow(final.stages[0][0])
+    axis.imshow(weights, cmap="inferno", alpha=0.7)
+    axis.set_title(f"{word}: {weights.min():.2f} to {weights.max():.2f}")
+for axis in axes:
+    axis.axis("off")
+plt.show()
+
+# %% [markdown]
+# ## 5. Guidance makes the text count
+#
+# In training a tenth of the captions is dropped, so one network knows both: what a picture looks
+# like with this text, and what any picture looks like. Guidance takes
+# w eps(with text) + (1 - w) eps(without text). At w = 0 the text has no say, at 1 the answer is the
+# network's own, and above 1 it leads away from what any picture looks like.
+
+# %%
+scales = [0.0, 1.0, 2.0, 4.0, 7.0, 10.0]  # @param {type:"raw"}
+
+guided = [paint([prompt], guidance_scale=w).stages[0][0] for w in scales]
+show(guided, [f"w = {w:g}" for w in scales])
+
+# %% [markdown]
+# ## 6. Thresholding keeps strong guidance in the range of pictures
+#
+# A picture lies between -1 and 1. With a large w the estimate of x leaves this range, and the
+# error grows from step to step. Static thresholding clips the estimate to the range. Dynamic
+# thresholding, which is the paper's, takes a high percentile s of the estimate's size, clips to
+# -s and s, and divides by s where s is above 1: fewer pixels are stuck at the ends.
+
+# %%
+strong = 10.0  # @param {type:"number"}
+
+kinds = ["none", "static", "dynamic"]
+ends = [
+    paint([prompt], guidance_scale=strong, thresholding=kind, percentile=95.0).stages[0][0]
+    for kind in kinds
+]
+stuck = [((picture == 0) | (picture == 255)).mean() for picture in ends]
+show(ends, [f"{kind}: {s:.0%} at the ends" for kind, s in zip(kinds, stuck, strict=True)])
+
+# %% [markdown]
+# Emoji stand on a plain white ground, so many values are at the end of the range in a good picture
+# too. In photographs the difference is larger.
+
+# %% [markdown]
+# ## 7. Noise conditioning augmentation: do not trust the small picture
+#
+# The second model enlarges the base's picture. It was trained on true small pictures, and the
+# base's are not quite like them. So noise is added to the small picture, in training by a random
+# amount, and the network is told how much (`aug_level`). It learns to take the outline from the
+# small picture and to paint the details itself. Above: the small picture as the second model sees
+# it. Below: what it paints.
+
+# %%
+levels = [0.0, 0.1, 0.3, 0.5]  # @param {type:"raw"}
+large_steps = 16  # @param {type:"integer"}
+
+two = imagen_jax.Cascade([stage.stored for stage in cascade.stages[:2]])
+settings = {"num_steps": [steps, large_steps], "size": (side, side), "seed": seed}
+enlarged = [
+    two(prompt, aug_level=[0.0, level], progress=False, **settings).stages for level in levels
+]
+seen = noisy(enlarged[0][0][0], jnp.asarray(levels))
+captions = [[f"aug_level {level:g}" for level in levels], ["enlarged"] * len(levels)]
+grid([list(seen), [pictures[1][0] for pictures in enlarged]], captions, cell=200)
+
+# %% [markdown]
+# ## 8. From 64 to 256 to 1024 pixels
+#
+# The base decides what is in the picture and where. The second model sharpens the edges and paints
+# what 64 pixels cannot hold. The third one, which has no self-attention since the picture is too
+# large for it, sharpens once more. Above: the three pictures. Below: the same middle part of each.
+
+# %%
+largest_steps = 8  # @param {type:"integer"}
+
+settings = {"num_steps": [steps, large_steps, largest_steps], "size": (side, side), "seed": seed}
+whole = [stage[0] for stage in cascade(prompt, progress=False, **settings).stages]
+
+
+def middle(picture):
+    """A quarter of a picture's height and width."""
+    height, width = (3 * length // 8 for length in picture.shape[:2])
+    return picture[height : -height or None, width : -width or None]
+
+
+sizes = [f"{picture.shape[1]} pixels" for picture in whole]
+grid([whole, [middle(picture) for picture in whole]], [sizes, ["middle"] * len(whole)], cell=300)
+
+# %% [markdown]
+# The equations beside the code that computes them are in `docs/concepts.md`, and what differs from
+# the paper in `docs/paper.md`.
