@@ -151,10 +151,10 @@ plt.show()
 # %% [markdown]
 # ## 3. The reverse process: noise becomes a picture
 #
-# The U-Net sees z, t and the text, and predicts what is noise in z, which is the same as an
-# estimate of the picture x. The sampler takes a small step towards that estimate and asks again.
-# A callback hears of every step. At first the estimate is a blur, the mean of all pictures that
-# might come of this noise, and then details appear.
+# The U-Net sees z, t and the text, and estimates the picture x. (The paper's networks predict the
+# noise and this cascade's predict x; since z is known, each gives the other.) The sampler takes a
+# small step towards the estimate and asks again. A callback hears of every step. The first
+# estimate is a blur, near the mean of all pictures of this text, and then details appear.
 
 # %%
 estimates = []
@@ -165,10 +165,10 @@ show([estimates[i] for i in chosen], [f"step {i + 1} of {len(estimates)}" for i 
 # %% [markdown]
 # ## 4. How the text enters
 #
-# The text enters the U-Net in two ways. The mean of its vectors is added to the embedding of the
-# time, so that every layer knows what the picture is of. And at some layers every place of the
-# picture attends to the single vectors: it weighs them by how well they fit what is there, and
-# adds their weighted sum. These weights can be shown: bright places attend to the word.
+# The text enters the U-Net in two ways. Its vectors are pooled into one, which is added to the
+# embedding of the time, so that every block knows what the picture is of. And in some blocks every
+# place of the picture attends to the single vectors: it weighs them by how well they fit what is
+# there, and adds their weighted sum. These weights can be shown: bright places attend to the word.
 
 # %%
 maps = base.word_maps(final, time=0.5, seed=seed)
@@ -191,7 +191,8 @@ plt.show()
 # In training a tenth of the captions is dropped, so one network knows both: what a picture looks
 # like with this text, and what any picture looks like. Guidance takes
 # w eps(with text) + (1 - w) eps(without text). At w = 0 the text has no say, at 1 the answer is the
-# network's own, and above 1 it leads away from what any picture looks like.
+# network's own, and above 1 it leads away from what any picture looks like. Too large a scale breaks
+# the picture up, as the last one shows.
 
 # %%
 scales = [0.0, 1.0, 2.0, 4.0, 7.0, 10.0]  # @param {type:"raw"}
@@ -205,7 +206,8 @@ show(guided, [f"w = {w:g}" for w in scales])
 # A picture lies between -1 and 1. With a large w the estimate of x leaves this range, and the
 # error grows from step to step. Static thresholding clips the estimate to the range. Dynamic
 # thresholding, which is the paper's, takes a high percentile s of the estimate's size, clips to
-# -s and s, and divides by s where s is above 1: fewer pixels are stuck at the ends.
+# -s and s, and divides by s where s is above 1. The captions say which share of the values is
+# stuck at an end of the range.
 
 # %%
 strong = 10.0  # @param {type:"number"}
@@ -217,10 +219,6 @@ ends = [
 ]
 stuck = [((picture == 0) | (picture == 255)).mean() for picture in ends]
 show(ends, [f"{kind}: {s:.0%} at the ends" for kind, s in zip(kinds, stuck, strict=True)])
-
-# %% [markdown]
-# Emoji stand on a plain white ground, so many values are at the end of the range in a good picture
-# too. In photographs the difference is larger.
 
 # %% [markdown]
 # ## 7. Noise conditioning augmentation: do not trust the small picture
@@ -249,7 +247,7 @@ grid([list(seen), [pictures[1][0] for pictures in enlarged]], captions, cell=200
 #
 # The base decides what is in the picture and where. The second model sharpens the edges and paints
 # what 64 pixels cannot hold. The third one, which has no self-attention since the picture is too
-# large for it, sharpens once more. Above: the three pictures. Below: the same middle part of each.
+# large for it, sharpens once more. Above: the three pictures. Below: the same part of each.
 
 # %%
 largest_steps = 8  # @param {type:"integer"}
@@ -258,14 +256,14 @@ settings = {"num_steps": [steps, large_steps, largest_steps], "size": (side, sid
 whole = [stage[0] for stage in cascade(prompt, progress=False, **settings).stages]
 
 
-def middle(picture):
-    """A quarter of a picture's height and width."""
-    height, width = (3 * length // 8 for length in picture.shape[:2])
-    return picture[height : -height or None, width : -width or None]
+def part(picture):
+    """A quarter of a picture's height and width, left of the middle and above it."""
+    height, width = (length // 8 for length in picture.shape[:2])
+    return picture[height : 3 * height, 2 * width : 4 * width]
 
 
 sizes = [f"{picture.shape[1]} pixels" for picture in whole]
-grid([whole, [middle(picture) for picture in whole]], [sizes, ["middle"] * len(whole)], cell=300)
+grid([whole, [part(picture) for picture in whole]], [sizes, ["a part"] * len(whole)], cell=300)
 
 # %% [markdown]
 # The equations beside the code that computes them are in `docs/concepts.md`, and what differs from
