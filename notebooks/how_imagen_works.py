@@ -191,8 +191,8 @@ plt.show()
 # In training a tenth of the captions is dropped, so one network knows both: what a picture looks
 # like with this text, and what any picture looks like. Guidance takes
 # w eps(with text) + (1 - w) eps(without text). At w = 0 the text has no say, at 1 the answer is the
-# network's own, and above 1 it leads away from what any picture looks like. Too large a scale breaks
-# the picture up, as the last one shows.
+# network's own, and above 1 it leads away from what any picture looks like. Too large a scale
+# breaks the picture up, as the last one shows.
 
 # %%
 scales = [0.0, 1.0, 2.0, 4.0, 7.0, 10.0]  # @param {type:"raw"}

@@ -2,9 +2,10 @@
 # # Train on your own pictures
 #
 # This notebook trains a base model of 64x64 pixels on a folder of pictures with captions, shows
-# the curves and the samples, and writes the result as one file. The small network learns shapes
-# and colours in some minutes. Whether pictures of your own come out well depends on how many there
-# are and on how long you train.
+# the curves and the samples, and writes the result as one file. After 150 steps of 16 pictures the
+# smallest network had learned where things are and in which colours, and its pictures were still
+# full of noise. Whether yours come out well depends on how many there are, on the config and on how
+# long you train.
 #
 # It has been run on a CPU alone. The code is the same on a TPU and on a GPU.
 
