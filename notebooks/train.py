@@ -51,8 +51,8 @@ print(len(list(Path(folder).rglob("*.txt"))), "captions in", folder)
 
 # %%
 # @title The config
-# A stage is one config. `tiny_64` is the smallest; `emoji_base_64` is that of the shipped cascade,
-# which took 62,500 steps. Set a device's batch size by its memory.
+# A stage is one config. `tiny_64` is the smallest; `emoji_base_64` is larger, and asks for 62,500
+# steps by itself. Choose the batch size by the memory of the device.
 import dataclasses
 
 from imagen_jax.cli.train import load_config

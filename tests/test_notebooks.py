@@ -31,12 +31,6 @@ SMALL = {
 }  # fmt: skip
 """Name -> what the forms say in the tests: few steps, small pictures."""
 
-SETTINGS = (
-    "jax_disable_most_optimizations", "jax_compilation_cache_dir",
-    "jax_persistent_cache_min_compile_time_secs",
-)  # fmt: skip
-"""Of tests/conftest.py, which a kernel has too."""
-
 
 @pytest.fixture
 def make():
@@ -85,8 +79,9 @@ def test_every_cell_runs_on_a_cpu(source, make, tmp_path, monkeypatch):
     prepare(tmp_path)
     places = [str(Path(imagen_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))
-    for name in SETTINGS:
-        monkeypatch.setenv(name.upper(), str(getattr(jax.config, name)))
+    # As tests/conftest.py has it, for the kernel.
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir or "")
     notebook = make(source)
     fill(notebook, SMALL[source.stem])
     client = nbclient.NotebookClient(

@@ -4,7 +4,7 @@
     python tools/make_notebooks.py
 
 Edit the .py and run this. Every notebook gets the badge, and after its first cell the cells that
-install the package and show the devices, from notebooks/shared/setup.py. Outputs are not kept.
+install the package and show the devices, from notebooks/common/setup.py. Outputs are not kept.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 REPOSITORY = "OWNER/imagen-jax"
 """On GitHub; OWNER is a placeholder until the project is published."""
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-SETUP = NOTEBOOKS / "shared" / "setup.py"
+SETUP = NOTEBOOKS / "common" / "setup.py"
 METADATA = {
     "colab": {"provenance": []},
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
