@@ -18,6 +18,7 @@ from PIL import Image
 from imagen_jax.checkpoints.directory import package_versions
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.file_stem import file_stem
+from imagen_jax.pipeline.inscription import KEY, inscription
 from imagen_jax.pipeline.painting import Keeper, SampledStage
 from imagen_jax.pipeline.sheets import grid, legible, save_png
 from imagen_jax.pipeline.subjects import StageInputs
@@ -112,7 +113,7 @@ class Results(Keeper):
         """Writes pictures of the stage, and that they are there."""
         for row, picture in zip(rows, pictures, strict=True):
             path = self._out / self._names[self._stage][row]
-            save_png(picture, path)
+            save_png(picture, path, {KEY: self._inscription(row)})
             self._sums[self._stage][row] = hashlib.sha256(path.read_bytes()).hexdigest()
         write_text(self._out / MANIFEST, self._manifest())
 
@@ -139,6 +140,11 @@ class Results(Keeper):
             "versions": package_versions(),
         }
         return json.dumps(manifest, indent=2)
+
+    def _inscription(self, row: int) -> str:
+        """What the file of one of the present stage's pictures says of it."""
+        prompt, stages = self._prompts[row // self._num_images], self._stages[: self._stage + 1]
+        return inscription(self._settings, prompt, row, stages)
 
     def _there(self, row: int) -> Iterator[tuple[list[str], list[str]]]:
         """Names and sums of the stages that have painted a picture."""

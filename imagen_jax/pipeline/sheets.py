@@ -2,13 +2,14 @@
 
 import functools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from imagen_jax.storage.files import AnyPath, replacing
 
@@ -67,12 +68,20 @@ def _letters() -> frozenset[int]:
     return frozenset(FT2Font(str(_FONT)).get_charmap())
 
 
-def save_png(image: Image.Image | np.ndarray, path: AnyPath) -> None:
+def save_png(
+    image: Image.Image | np.ndarray, path: AnyPath, texts: Mapping[str, str] | None = None
+) -> None:
     """Writes a PNG whole or not at all; makes its directory.
+
+    Args:
+        texts: keyword -> ASCII text, which the file holds beside the picture.
 
     Raises:
         UsageError: the file cannot be written, and why.
     """
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    info = PngInfo()
+    for keyword, text in (texts or {}).items():
+        info.add_text(keyword, text)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        image.save(file, format="PNG")
+        image.save(file, format="PNG", pnginfo=info)

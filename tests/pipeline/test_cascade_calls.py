@@ -68,6 +68,17 @@ def test_what_is_saved_is_what_sample_py_leaves(pictures, files, tmp_path):
     assert [path.name.rpartition("-")[2] for path in saved] == ["32.png"] * 4
 
 
+def test_each_png_says_how_it_was_made(pictures, tmp_path):
+    pictures.save(tmp_path)
+    for side, stages in ((16, pictures.account[:1]), (32, pictures.account)):
+        with Image.open(tmp_path / f"01-a-cat-face-1-{side}.png") as image:
+            said = json.loads(image.text["imagen-jax"])
+        assert (said["prompt"], said["seed"], said["picture"]) == (PROMPTS[1], 3, 1)
+        assert said["stages"] == json.loads(json.dumps(stages))
+        assert len(said["stages"][0]["unet_sha256"]) == 64
+    assert list(Image.open(tmp_path / "contact_sheet.png").text) == []
+
+
 def test_a_notebook_shows_the_grid(pictures, tmp_path):
     (tmp_path / "grid.png").write_bytes(pictures._repr_png_())
     assert Image.open(tmp_path / "grid.png").size == pictures.grid().size
