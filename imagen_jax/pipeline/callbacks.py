@@ -1,7 +1,8 @@
 """What a callback hears while a cascade paints."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -34,10 +35,34 @@ Callback = Callable[[Progress], object]
 class Listener:
     """Tells a callback of each step's estimate, as `samplers.advance` does on the host."""
 
-    def __init__(self, callback: Callback | None, steps: Sequence[SampledStage]):
-        self._callback, self._steps, self.stage = callback, steps, 0
+    def __init__(
+        self, callback: Callback | None, steps: Sequence[SampledStage], *, alone: bool = True
+    ):
+        """`alone`: whether one device paints. Several wait for each other, and must end a stage."""
+        self._callback, self._steps, self._alone = callback, steps, alone
+        self._error: Exception | None = None
+        self.stage = 0
 
     def __call__(self, index: jax.Array, x0: jax.Array) -> None:
+        if self._error is not None:
+            return
         estimate = np.asarray(to_pixels(x0))
         num_steps = self._steps[self.stage].num_steps
-        self._callback(Progress(self.stage, int(index), num_steps, estimate))
+        try:
+            self._callback(Progress(self.stage, int(index), num_steps, estimate))
+        except Exception as error:  # Whatever the caller's function raises is the caller's.
+            self._error = error
+            if self._alone:
+                raise
+
+    @contextlib.contextmanager
+    def of_stage(self) -> Iterator[None]:
+        """Listens to one stage; what the callback raised meanwhile comes through as it was."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:
+            if self._error is None:
+                raise
+        if self._error is not None:
+            raise self._error
+        self.stage += 1

@@ -1,5 +1,6 @@
 """A cascade to hold and to call: prompts in, pictures out."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ class Cascade:
             aspect: width : height of the pictures, such as "3:2", instead of their size.
             negative_prompt: takes the place of the null text, away from which guidance leads.
             prompt_embeds: what `embed` gave for these prompts: no text encoder is run.
-            callback: hears of every step; a picture a step is fetched from the devices for it.
+            callback: hears of every step; a picture a step is fetched from the devices for it. What
+                it raises ends the call, on several devices once they have painted the stage.
             progress: shows a bar of each stage's steps.
             settings: `image` and `mask`, as `edit_of` takes them: what every stage edits, or what
                 a first super-resolution stage enlarges. All else is a field of `SamplingConfig`,
@@ -227,6 +229,19 @@ class Cascade:
         """
         return self._text_encoders(checked_prompts(prompts), batch_size)
 
+    def first(self, count: int) -> "Cascade":
+        """The cascade that ends after `count` stages; both share what is loaded and compiled.
+
+        Raises:
+            UsageError: there are not so many.
+        """
+        if not 1 <= count <= len(self.stages):
+            raise UsageError(f"A cascade of {len(self.stages)} stages has no first {count}.")
+        part = copy.copy(self)
+        part.stages = self.stages[:count]
+        part._text_encoders = self._text_encoders.first(count)
+        return part
+
     def release(self) -> None:
         """Frees the devices' memory; a later call reads weights again and compiles nothing anew."""
         self._text_encoders.release()
@@ -301,7 +316,7 @@ class Cascade:
     ) -> Iterator[Painted]:
         if request.keep == "one":
             self.release()
-        listener = Listener(callback, request.steps)
+        listener = Listener(callback, request.steps, alone=self.mesh.size == 1)
         shown = progress and distributed.leads()
         stages = painting.paint(
             self.stages,
@@ -317,8 +332,11 @@ class Cascade:
         )
         for stage, step in zip(self.stages, request.steps, strict=True):
             total = len(request.starts) * step.num_steps
-            with StepBar(total, f"{step.side} pixels", disable=not shown) as bar:
-                yield next(stages)
-            listener.stage += 1
+            with (
+                StepBar(total, f"{step.side} pixels", disable=not shown) as bar,
+                listener.of_stage(),
+            ):
+                painted = next(stages)
+            yield painted
             if request.keep == "one":
                 stage.release()

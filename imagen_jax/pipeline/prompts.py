@@ -1,5 +1,6 @@
 """Prompts as the stages of a cascade read them: embedded before any U-Net is loaded."""
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -168,6 +169,12 @@ class TextEncoders:
             embedded[place_of(stage)] if reads else None
             for stage, reads in zip(self._stages, reads_text, strict=True)
         ]
+
+    def first(self, count: int) -> "TextEncoders":
+        """Those of the first `count` stages; both share what is loaded."""
+        part = copy.copy(self)
+        part._stages = self._stages[:count]
+        return part
 
     def release(self) -> None:
         """Frees the devices' memory; weights are read again when needed."""

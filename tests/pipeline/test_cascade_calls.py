@@ -11,7 +11,9 @@ from PIL import Image
 from scripts import call, sample, tree
 
 import imagen_jax
+from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
+from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import memory
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.request import sampled_stages
@@ -213,6 +215,38 @@ def test_a_callback_hears_of_every_step_with_the_present_estimate(cascade, pictu
     ]
     assert heard[0].estimate.shape == (4, 16, 16, 3)
     np.testing.assert_array_equal(heard[1].estimate, pictures.stages[0])
+
+
+class Enough(Exception):
+    pass
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_what_a_callback_raises_ends_the_call_and_the_next_one_paints(devices, files):
+    """One device stops at the step; several wait for each other until the stage is painted."""
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    held, heard = imagen_jax.load_cascade(files["base"], mesh=mesh), []
+
+    def stop(progress):
+        heard.append(progress.step)
+        raise Enough
+
+    with pytest.raises(Enough):
+        held(PROMPTS[0], callback=stop, num_steps=4)
+    assert heard == [0]
+    again = []
+    held(PROMPTS[0], callback=again.append, num_steps=4)
+    assert [progress.step for progress in again] == [0, 1, 2, 3]
+
+
+def test_the_first_stages_paint_alone_and_share_all(cascade, pictures, monkeypatch):
+    monkeypatch.setattr(StoredNetwork, "load", None)
+    base = cascade.first(1)(PROMPTS, num_images=2, seed=3)
+    assert len(base.stages) == 1
+    np.testing.assert_array_equal(base.stages[0], pictures.stages[0])
+    for count in (0, 3):
+        with pytest.raises(UsageError, match=f"of 2 stages has no first {count}"):
+            cascade.first(count)
 
 
 @pytest.mark.parametrize(
