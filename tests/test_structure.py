@@ -21,7 +21,7 @@ LAYERS = (
     {"weights", "checkpoints"},
     {"stored"},
     {"pipeline"},
-    {"embedding", "evaluation", "training"},
+    {"embedding", "evaluation", "serve", "training"},
     {"planning"},
     {"cli"},
     {"__main__"},

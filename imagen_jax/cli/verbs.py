@@ -15,10 +15,13 @@ import tyro
 from tyro.conf import Positional, arg
 
 from imagen_jax.cli.evaluate import Evaluate, Paint, Stats
+from imagen_jax.cli.export import Export
+from imagen_jax.cli.outputs import require_empty, require_suffix
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.cli.program import package_command
+from imagen_jax.cli.serve import Serve
 from imagen_jax.config import DataConfig, StageConfig
-from imagen_jax.config.choices import Dtype, Weights
+from imagen_jax.config.choices import Dtype
 from imagen_jax.config.python_file import stage_or_config
 from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError, exit_on_usage_error
@@ -28,36 +31,6 @@ from imagen_jax.storage.files import to_path
 
 _SUFFIX = ".safetensors"
 _STAGE = "stage"
-
-
-def _require_suffix(out: Path, suffix: str) -> None:
-    """A slip must not replace a config or a picture."""
-    if out.suffix != suffix or out.is_dir():
-        raise UsageError(f"{out} cannot be written; name a file that ends with {suffix}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Export:
-    """Write the newest weights of a training directory as one file, config in its header."""
-
-    workdir: Annotated[Positional[str], arg(metavar="WORKDIR")]
-    """Training directory of one stage, which may lie in a bucket (gs://...)."""
-    out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
-    """File to write; it is replaced whole or left alone."""
-    dtype: Dtype = "bfloat16"
-    """Of the stored weights; bfloat16 takes half the space."""
-    weights: Weights = "ema"
-    """Which: ema is what samples are made with, raw what the optimizer made."""
-
-    def run(self) -> None:
-        from imagen_jax.stored.stages import load_weights
-        from imagen_jax.weights.stage_file import save_stage_file
-
-        _require_suffix(self.out, _SUFFIX)
-        stage = load_weights(to_path(self.workdir), self.weights)
-        save_stage_file(self.out, stage.config, stage.params, self.dtype, stage.weights)
-        size = f"{self.out.stat().st_size / 1e6:.1f} MB"
-        print(f"{self.out}: {stage.config.name}, {stage.weights} weights, {size}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +56,7 @@ class Convert:
     """For deepfloyd-if: another directory with text_encoder and tokenizer, where DIR has none."""
 
     def run(self) -> None:
-        _require_suffix(self.out, _SUFFIX)
+        require_suffix(self.out, _SUFFIX)
         out = self.out.resolve()
         if self.directory.resolve() in (out, *out.parents):
             raise UsageError(f"{self.out} lies in what is read; name another place.")
@@ -147,7 +120,7 @@ class Plot:
 
         if not self.workdirs:
             raise UsageError("There is nothing to plot; name at least one training directory.")
-        _require_suffix(self.out, ".png")
+        require_suffix(self.out, ".png")
         save_png(draw_curves([to_path(workdir) for workdir in self.workdirs]), self.out)
         print(self.out)
 
@@ -166,8 +139,7 @@ class Pack:
         from imagen_jax.data.pack import pack_source
         from imagen_jax.data.sources import open_source
 
-        if self.out.exists() and any(self.out.iterdir()):
-            raise UsageError(f"{self.out} is not empty; choose a new directory.")
+        require_empty(self.out)
         require_positive(self, "shard_records")
         count, left_out = pack_source(open_source(self.data), self.out, self.shard_records)
         print(f"{self.out}: {count} records; for training: --data.source arrayrecord:{self.out}")
@@ -293,7 +265,7 @@ class Embed:
         return [dataclasses.replace(config.data, source=self.dataset, mixture=(), **changes)]
 
 
-Verb = Export | Convert | Pack | Plot | Estimate | Embed | Paint | Stats | Evaluate
+Verb = Export | Convert | Pack | Plot | Estimate | Embed | Paint | Stats | Evaluate | Serve
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 
 from imagen_jax.checkpoints.checkpoint import newest_step
@@ -130,6 +131,16 @@ def load_weights(
         encoder = load_frozen_encoder(config, workdir, make_mesh(MeshConfig()))
         params = {**params, "text_encoder": encoder}
     return LoadedStage(path, config, params, weights)
+
+
+def open_unet_params(path: AnyPath, weights: Weights | None = None) -> tuple[StageConfig, Params]:
+    """Config and U-Net of a stage; of a file no tensor is read, a training directory's are in
+    float32. Arguments and errors are those of `load_weights`."""
+    if path.is_file():
+        stage = open_stage(path, weights, needs_encoder=False)
+        return stage.config, unflatten_dict(stage.unet.tensors)
+    loaded = load_weights(path, weights, with_encoder=False)
+    return loaded.config, loaded.params["unet"]
 
 
 def _held_weights(path: AnyPath, weights: Weights | None) -> Weights:

@@ -1,4 +1,4 @@
-"""What diffusers' `config.json` says of a U-Net of DeepFloyd IF: `UNetConfig` from it.
+"""What diffusers' `config.json` says of a U-Net of DeepFloyd IF: `UNetConfig` from it, and back.
 
 Sizes are read; everything else must be what stages I and II have, or the file is refused.
 """
@@ -61,7 +61,12 @@ def read_unet_config(path: Path) -> StoredUNet:
     Raises:
         UsageError: no such file, or not of stage I or II of DeepFloyd IF.
     """
-    stored = _Stored(path, read_object(path))
+    return parse_unet_config(read_object(path), path)
+
+
+def parse_unet_config(values: dict[str, Any], path: Path) -> StoredUNet:
+    """The same of what a `config.json` holds; errors name its `path`."""
+    stored = _Stored(path, values)
     for name, value in _FIXED.items():
         stored.require_value(name, value)
     for name, value in _FIXED_IF_THERE.items():
@@ -92,6 +97,37 @@ def read_unet_config(path: Path) -> StoredUNet:
     with naming(path):
         config = UNetConfig(**sizes)
     return StoredUNet(config, resolution, text_width, low_res)
+
+
+def unet_values(unet: StoredUNet) -> dict[str, Any]:
+    """What `parse_unet_config` reads this network from, as the `config.json` has it."""
+    config, levels = unet.config, range(len(unet.config.channel_mult))
+    attends = [unet.resolution // 2**level in config.attention_resolutions for level in levels]
+    once = config.embedding_activation == "once"
+    return _FIXED | {
+        "addition_embed_type_num_heads": unet.text_width // config.head_dim,
+        "attention_head_dim": config.head_dim,
+        "block_out_channels": [config.embed_dim * factor for factor in config.channel_mult],
+        "class_embed_type": "timestep" if unet.low_res else None,
+        "cross_attention_dim": config.text_projection,
+        "down_block_types": _types("Down", attends),
+        "encoder_hid_dim": unet.text_width,
+        "encoder_hid_dim_type": _FIXED_IF_THERE["encoder_hid_dim_type"],
+        "in_channels": 6 if unet.low_res else 3,
+        "layers_per_block": list(config.num_res_blocks),
+        "mid_block_scale_factor": 1 / config.residual_scale,
+        "norm_num_groups": config.norm_groups,
+        "resnet_out_scale_factor": 1 / config.residual_scale,
+        "resnet_skip_time_act": once,
+        "sample_size": unet.resolution,
+        "time_embedding_act_fn": "gelu" if once else None,
+        "time_embedding_dim": config.embedding_dim,
+        "up_block_types": _types("Up", attends[::-1]),
+    }
+
+
+def _types(way: str, attends: list[bool]) -> list[str]:
+    return [(_ATTENDING if attending else _PLAIN).format(way) for attending in attends]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ from imagen_jax.models.unet import UNet
 from imagen_jax.networks import Params
 from imagen_jax.weights.deepfloyd_config import StoredUNet, read_unet_config
 from imagen_jax.weights.hugging_face import DIFFUSERS, open_weights
-from imagen_jax.weights.stored import StoredTensor, check_fit
-from imagen_jax.weights.tensors import ParamPath
+from imagen_jax.weights.stored import Stored, StoredTensor, check_fit
+from imagen_jax.weights.tensors import ParamPath, on_host
 
 _TOP = {
     "conv_in": "conv_in",
@@ -130,6 +130,37 @@ class Assembled:
         elif len(self.shape) == 2:
             parts = [part.T for part in parts]
         return np.ascontiguousarray(np.concatenate(parts, axis=-1).reshape(self.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Disassembled:
+    """A tensor as diffusers stores it: a parameter of `UNet`, or one of two parts of it."""
+
+    path: ParamPath
+    parameter: Stored | np.ndarray
+    part: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return stored_shape(self.path, self.parameter.shape)
+
+    def whole(self, dtype: Dtype) -> np.ndarray:
+        value = on_host(self.parameter, dtype)
+        value = np.split(value, len(stored_names(self.path)), axis=-1)[self.part]
+        if value.ndim == 4:
+            value = value.transpose(3, 2, 0, 1)
+        elif value.ndim == 2:
+            value = value.T
+        return np.ascontiguousarray(value.reshape(self.shape))
+
+
+def disassembled(params: Params) -> dict[str, Disassembled]:
+    """The parameters of a `UNet` as diffusers stores them, by name; none is read."""
+    return {
+        name: Disassembled(path, parameter, part)
+        for path, parameter in flatten_dict(params).items()
+        for part, name in enumerate(stored_names(path))
+    }
 
 
 def open_unet(directory: Path) -> tuple[StoredUNet, Params]:

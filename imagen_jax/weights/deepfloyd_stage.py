@@ -5,18 +5,31 @@ encoder and the tokenizer stay where they are, and the header names their direct
 is larger than both stages.
 """
 
+import contextlib
 import dataclasses
+import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from imagen_jax.config import DiffusionConfig, SamplingConfig, StageConfig, TextEncoderConfig
+from imagen_jax.config import (
+    DiffusionConfig,
+    SamplingConfig,
+    StageConfig,
+    TextEncoderConfig,
+    UNetConfig,
+)
 from imagen_jax.config.choices import Dtype, Spacing
 from imagen_jax.errors import UsageError, naming
+from imagen_jax.networks import Params
+from imagen_jax.storage.files import write_text
 from imagen_jax.storage.json_text import is_number, read_object, shown
-from imagen_jax.weights.deepfloyd_config import StoredUNet
-from imagen_jax.weights.deepfloyd_if import open_unet
+from imagen_jax.weights.deepfloyd_config import StoredUNet, parse_unet_config, unet_values
+from imagen_jax.weights.deepfloyd_if import disassembled, open_unet
+from imagen_jax.weights.hugging_face import DIFFUSERS, PIPELINE_INDEX
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.t5_names import read_t5_config
+from imagen_jax.weights.tensors import write_tensors
 
 _TOKENS = 77
 _ENLARGEMENT = 4
@@ -35,6 +48,10 @@ _SPACINGS: dict[str, Spacing] = {
     "linspace": "even",
     "trailing": "trailing",
 }
+_VERSION = "0.35.1"
+"""Of diffusers, whose form this is."""
+_ABSENT = ("text_encoder", "tokenizer", "feature_extractor", "safety_checker", "watermarker")
+"""Parts of a pipeline that are not written."""
 # The defaults of diffusers' pipelines, which their directories do not say.
 _DEFAULTS = {
     "deepfloyd_if_1": {"guidance_scale": 7.0, "num_steps": 100},
@@ -94,6 +111,70 @@ def stage_config(directory: Path, stored: StoredUNet, text_from: Path, dtype: Dt
                 **_DEFAULTS[name],
             ),
         )
+
+
+def export_deepfloyd_if(directory: Path, config: StageConfig, unet: Params, dtype: Dtype) -> None:
+    """Writes the U-Net and the schedulers of a stage as the directory that `convert` reads.
+
+    Text encoder and tokenizer are not among them, and diffusers is told that there are none.
+
+    Args:
+        directory: a new one, or empty.
+        unet: its parameters, arrays or `Stored`.
+        dtype: of the written weights.
+
+    Raises:
+        UsageError: the stage is not in the form of DeepFloyd IF's stages I and II, or a file cannot
+            be written.
+    """
+    stored = unet_in_their_form(config)
+    text = json.dumps(_class("UNet2DConditionModel") | unet_values(stored), indent=2)
+    write_text(directory / "unet" / "config.json", text)
+    schedulers = {_SCHEDULER: _CHAIN | _REVERSE | _thresholds(config)}
+    schedulers |= {_NOISING: _CHAIN} if stored.low_res else {}
+    for name, values in schedulers.items():
+        text = json.dumps(_class("DDPMScheduler") | _NEUTRAL | values, indent=2)
+        write_text(directory / name / "scheduler_config.json", text)
+    write_text(directory / PIPELINE_INDEX, json.dumps(_index(schedulers), indent=2))
+    weights = directory / "unet" / f"{DIFFUSERS['.safetensors']}.safetensors"
+    write_tensors(weights, disassembled(unet), dtype, {"format": "pt"})
+
+
+def unet_in_their_form(config: StageConfig) -> StoredUNet:
+    """The network as diffusers' config says it."""
+    text, low_res = config.text_encoder.t5.d_model, config.low_resolution is not None
+    if isinstance(config.unet, UNetConfig) and config.diffusion.schedule == "cosine_chain":
+        stored = StoredUNet(config.unet, config.resolution, text, low_res)
+        with contextlib.suppress(UsageError):
+            read = parse_unet_config(unet_values(stored), Path(config.name))
+            ours = dataclasses.replace(config.unet, dtype=read.config.dtype, remat=())
+            if dataclasses.replace(stored, config=ours) == read:
+                return stored
+    raise UsageError(
+        f"{config.name} is not in the form of a stage of DeepFloyd IF; only such a stage can be "
+        "written for diffusers."
+    )
+
+
+def _thresholds(config: StageConfig) -> dict[str, Any]:
+    spacings = {ours: theirs for theirs, ours in _SPACINGS.items()}
+    return {
+        "dynamic_thresholding_ratio": config.sampling.percentile / 100,
+        "sample_max_value": config.sampling.max_threshold,
+        "timestep_spacing": spacings[config.sampling.spacing],
+    }
+
+
+def _class(name: str) -> dict[str, str]:
+    return {"_class_name": name, "_diffusers_version": _VERSION}
+
+
+def _index(schedulers: Collection[str]) -> dict[str, Any]:
+    pipeline = "IFSuperResolutionPipeline" if _NOISING in schedulers else "IFPipeline"
+    nothing = {name: [None, None] for name in _ABSENT}
+    parts = {name: ["diffusers", "DDPMScheduler"] for name in schedulers}
+    unet = {"unet": ["diffusers", "UNet2DConditionModel"], "requires_safety_checker": False}
+    return _class(pipeline) | parts | unet | nothing
 
 
 def _read_scheduler(directory: Path, name: str, wanted: dict[str, Any]) -> dict[str, Any]:

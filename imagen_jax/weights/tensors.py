@@ -65,7 +65,7 @@ def _write(file: io.IOBase, params: Params, dtype: Dtype, about: dict[str, str])
     sums = dict.fromkeys(tensors, checksum(b""))
     file.write(_header(shapes, dtype, with_sums(about, shapes, sums)))
     for name, x in tensors.items():
-        value = _on_host(x, dtype)
+        value = on_host(x, dtype)
         require_finite(value, name)
         data = value.reshape(-1).view(np.uint8)
         sums[name] = checksum(data)
@@ -89,7 +89,8 @@ def _header(shapes: Shapes, dtype: Dtype, metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _on_host(x: jax.Array | np.ndarray | Stored, dtype: Dtype) -> np.ndarray:
+def on_host(x: jax.Array | np.ndarray | Stored, dtype: Dtype) -> np.ndarray:
+    """A parameter as an array of this type, wherever it is."""
     if isinstance(x, Stored):
         return x.whole(dtype)
     return np.ascontiguousarray(np.asarray(x).astype(jnp.dtype(dtype), copy=False))
@@ -146,7 +147,7 @@ def fingerprint(params: dict[ParamPath, jax.Array | StoredTensor]) -> str:
     for name, x in sorted((_dotted(path), x) for path, x in params.items()):
         index = tuple(slice(0, _CORNER) for _ in x.shape)
         corner = x.part(index, "bfloat16") if isinstance(x, StoredTensor) else x[index]
-        sha.update(f"{name} {tuple(x.shape)} ".encode() + _on_host(corner, "bfloat16").tobytes())
+        sha.update(f"{name} {tuple(x.shape)} ".encode() + on_host(corner, "bfloat16").tobytes())
     return sha.hexdigest()
 
 

@@ -1,0 +1,47 @@
+"""The command that serves the page."""
+
+import dataclasses
+from typing import Annotated
+
+from tyro.conf import arg
+
+from imagen_jax.cli.per_stage import for_stages
+from imagen_jax.cli.sample_flags import SHIPPED, StageFlags, stage_paths
+from imagen_jax.errors import UsageError
+from imagen_jax.pipeline.shipped import STAGES
+from imagen_jax.serve.limits import Limits
+
+
+@dataclasses.dataclass(frozen=True)
+class Serve:
+    """Serve a page where prompts are tried in a browser; it needs the extra `ui`."""
+
+    stages: Annotated[StageFlags, arg(name="")] = StageFlags()
+    limits: Annotated[Limits, arg(name="")] = Limits()
+    host: str = "127.0.0.1"
+    """Name or address of this machine to listen at; 0.0.0.0 lets others reach the page, which asks
+    for no password."""
+    port: int = 7860
+    """0 takes any that is free."""
+    hosts: tuple[str, ...] = ()
+    """Names by which browsers may call the server, such as pictures.example.org. Unsaid, a page
+    that only this machine reaches takes this machine's names, and another one any."""
+    allow_cpu: bool = False
+    """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
+
+    def run(self) -> None:
+        if self.stages.embeddings:
+            raise UsageError("--embeddings holds prompts that are known; the page takes any.")
+        from imagen_jax.parallel import distributed
+        from imagen_jax.pipeline.cascade import Cascade
+        from imagen_jax.pipeline.load import load_stage
+        from imagen_jax.serve.command import Given
+        from imagen_jax.serve.run import serve
+
+        distributed.require_accelerator(allow_cpu=self.allow_cpu)
+        paths = stage_paths(self.stages)
+        weights = for_stages("--weights", self.stages.weights, len(paths))
+        cascade = Cascade([load_stage(*pair) for pair in zip(paths, weights, strict=True)])
+        names = {name: getattr(self.stages, name) or SHIPPED for name in STAGES[: len(paths)]}
+        given = Given(names, weights if self.stages.weights else ())
+        serve(cascade, given, self.limits, host=self.host, port=self.port, hosts=self.hosts)

@@ -1,0 +1,1 @@
+"""The page where a prompt is tried in a browser: `python -m imagen_jax serve`."""

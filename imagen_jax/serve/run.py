@@ -1,0 +1,130 @@
+"""Starts the page's server and stays until it is stopped."""
+
+import contextlib
+import ipaddress
+import socket
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from imagen_jax.errors import UsageError, reason
+from imagen_jax.pipeline.cascade import Cascade
+from imagen_jax.serve.command import Given
+from imagen_jax.serve.limits import ASPECTS, STEPS, STRENGTHS, Limits
+
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
+_MOST_CONNECTIONS = 64
+
+
+def serve(
+    cascade: Cascade,
+    given: Given,
+    limits: Limits,
+    *,
+    host: str,
+    port: int,
+    hosts: Sequence[str] = (),
+) -> None:
+    """Serves the page until Ctrl-C; says where on stdout.
+
+    Args:
+        given: the cascade's stages as a command names them.
+        host: name or address of this machine to listen at.
+        port: 0 takes any that is free.
+        hosts: names by which browsers may call the server; none are those of this machine where
+            nobody else reaches it, and else any.
+
+    Raises:
+        UsageError: the extra `ui` is not installed, the cascade paints from more than prompts, or
+            nothing can listen there.
+    """
+    try:
+        import uvicorn
+
+        from imagen_jax.serve.app import make_app
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f'The page needs {error.name}; install this package with its extra "ui".'
+        ) from error
+    from imagen_jax.serve.jobs import Queue
+    from imagen_jax.serve.painter import CascadePainter
+
+    limits.check()
+    check_cascade(cascade)
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(_listen(host, port))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imagen-page-")))
+        queue = Queue(CascadePainter(cascade), directory, limits)
+        names = page_names(host, hosts)
+        app = make_app(queue, describe(cascade, limits), given, limits, names)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            server_header=False,
+            limit_concurrency=_MOST_CONNECTIONS,
+            timeout_graceful_shutdown=1,
+        )
+        print(f"The page is at {_address(listening)}; Ctrl-C ends it.", flush=True)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def check_cascade(cascade: Cascade) -> None:
+    """Raises a UsageError where a stage must be told more than a prompt."""
+    for stage in cascade.stages:
+        conditions = stage.config.conditions
+        if conditions.classes is not None or conditions.pictures or conditions.numbers:
+            raise UsageError(
+                f"{stage.stored.origin} ({stage.config.name}) is told more than a text; the page "
+                "paints from prompts."
+            )
+
+
+def describe(cascade: Cascade, limits: Limits) -> dict[str, Any]:
+    """What the page needs to know: stages with what their configs say, limits and choices."""
+    configs = [stage.config for stage in cascade.stages]
+    return {
+        "stages": [
+            {
+                "name": config.name,
+                "side": config.resolution,
+                "steps": config.sampling.num_steps,
+                "guidance_scale": config.sampling.guidance_scale,
+            }
+            for config in configs
+        ],
+        "reads_text": any(config.conditions.text for config in configs),
+        "max_images": limits.max_images,
+        "max_letters": limits.max_letters,
+        "aspects": ASPECTS,
+        "steps": STEPS,
+        "strengths": STRENGTHS,
+    }
+
+
+def page_names(host: str, hosts: Sequence[str]) -> Sequence[str]:
+    """By which names browsers may call the server; arguments as in `serve`."""
+    if hosts:
+        return hosts
+    return (*_LOCAL_NAMES, host) if is_local(host) else ("*",)
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"Nothing can listen at {host}:{port}: {reason(error)}.") from error
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
