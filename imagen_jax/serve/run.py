@@ -2,7 +2,9 @@
 
 import contextlib
 import ipaddress
+import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +68,8 @@ def serve(
             timeout_graceful_shutdown=1,
         )
         print(f"The page is at {_address(listening)}; Ctrl-C ends it.", flush=True)
+        # So a container is stopped; the directory must go then too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -74,10 +74,10 @@ function fillForm() {
   const sides = about.stages.map((stage) => stage.side);
   $("model").textContent = `${about.stages.map((stage) => stage.name).join(" → ")}`;
   options($("count"), Array.from({ length: about.max_images }, (_, i) => [i + 1, i + 1]));
-  options($("size"), sides.map((side, i) => [i + 1, `${side} pixels`]));
+  options($("size"), sides.map((side, i) => [i + 1, side]));
   $("size").value = sides.length;
-  options($("aspect"), [["", "as trained"], ...about.aspects.map((aspect) => [aspect, aspect])]);
-  options($("strength"), [["", "by itself"], ...about.strengths.map((x) => [x, x])]);
+  options($("aspect"), [["", "auto"], ...about.aspects.map((aspect) => [aspect, aspect])]);
+  options($("strength"), [["", "auto"], ...about.strengths.map((x) => [x, x])]);
   $("stages").replaceChildren(...about.stages.map(stageRow));
   $("seed").value = newSeed();
 }
@@ -93,7 +93,7 @@ function stageRow(stage, index) {
   guidance.id = `guidance-${index}`;
   steps.setAttribute("aria-label", `Steps at ${stage.side} pixels`);
   guidance.setAttribute("aria-label", `Guidance at ${stage.side} pixels`);
-  for (const content of [`${stage.side} pixels`, steps, guidance]) row.insertCell().append(content);
+  for (const content of [stage.side, steps, guidance]) row.insertCell().append(content);
   return row;
 }
 
@@ -237,8 +237,17 @@ function showCurrent() {
   const done = job.state === "done";
   showPictures(done ? job.shown.map((name) => fileOf(job, name)) : job.preview, job, done);
   $("actions").hidden = !done;
-  $("command").textContent = done ? job.command : "";
+  showCommand(done ? job.command : "");
   if (done) $("download").href = `${fileOf(job, "pictures.zip")}?download`;
+}
+
+// A line may break before a flag, and within a long prompt.
+function showCommand(command) {
+  const parts = command ? command.split(/ (?=--)/) : [];
+  $("command").replaceChildren(...parts.flatMap((part, i) => {
+    const span = Object.assign(document.createElement("span"), { textContent: part });
+    return i ? [" ", span] : [span];
+  }));
 }
 
 function showPictures(addresses, job, done) {

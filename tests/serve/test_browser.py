@@ -1,0 +1,176 @@
+"""The page in Debian's Chromium, with a tiny cascade behind it.
+
+apt-get install chromium && pip install ".[browser]" && pytest -m browser tests/serve
+"""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import served
+from PIL import Image
+
+CHROMIUM = shutil.which("chromium")
+_MILLISECONDS = 120_000
+_DONE = "#actions:not([hidden])"
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not on this machine."),
+]
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    files = served.save_stages(tmp_path_factory.mktemp("stages"))
+    cascade = served.load(files)
+    with served.serving(cascade, files, tmp_path_factory.mktemp("page")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as tools:
+        # As root Chromium starts without its sandbox only.
+        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, client):
+    """The page in a window of its own; nothing may be wrong in it, or come from elsewhere."""
+    context = browser.new_context()
+    page, wrong = context.new_page(), []
+    page.set_default_timeout(_MILLISECONDS)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda r: r.url.startswith((client.address, "data:")) or wrong.append(r.url))
+    open_page(page, client)
+    yield page
+    context.close()
+    assert wrong == []
+
+
+def open_page(page, client):
+    page.goto(client.address)
+    page.wait_for_selector("#stages tr", state="attached")
+
+
+def paint(page, prompt, **choices):
+    page.fill("#prompt", prompt)
+    for name, value in choices.items():
+        page.select_option(f"#{name}", value)
+    page.keyboard.press("Control+Enter")
+    page.get_by_role("heading", name=prompt, exact=True).wait_for()
+
+
+def sizes(page):
+    """Natural sizes of the pictures that are shown."""
+    page.wait_for_selector(_DONE)
+    images = page.locator("#pictures img")
+    return [
+        images.nth(i).evaluate("async x => (await x.decode(), [x.naturalWidth, x.naturalHeight])")
+        for i in range(images.count())
+    ]
+
+
+def message(page):
+    page.wait_for_selector("#message:not([hidden])")
+    return page.inner_text("#message")
+
+
+def test_a_prompt_becomes_pictures_that_stay_after_a_reload(page, client):
+    paint(page, "a red apple", count="2")
+    assert sizes(page) == [[32, 32]] * 2
+    assert "sample 'a red apple' --seed" in page.inner_text("#command")
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename == "pictures.zip"
+    open_page(page, client)
+    assert sizes(page) == [[32, 32]] * 2
+    assert page.locator("#history li").count() == 1
+    page.click("#history .forget")
+    page.wait_for_selector("#empty:not([hidden])")
+    assert page.locator("#history li").count() == 0
+
+
+def test_a_picture_is_seen_as_it_clears_and_can_be_cancelled(page):
+    page.evaluate("document.querySelectorAll('details').forEach(x => { x.open = true; })")
+    page.select_option("#steps-0", "256")
+    page.select_option("#steps-1", "256")
+    paint(page, "a long one", count="2")
+    page.wait_for_selector("#pictures img[src^='data:image/jpeg']")
+    page.click("#cancel")
+    page.get_by_text("Cancelled.").wait_for()
+    assert page.locator("#pictures img").count() == 0
+    page.select_option("#steps-0", "4")
+    page.select_option("#steps-1", "4")
+    paint(page, "a short one", size="1")
+    assert sizes(page) == [[16, 16]] * 2
+
+
+def test_two_jobs_of_two_windows_are_both_painted(page, client):
+    other = page.context.new_page()
+    open_page(other, client)
+    paint(page, "the first")
+    paint(other, "the second")
+    assert sizes(page) == sizes(other) == [[32, 32]]
+
+
+def test_a_closed_window_ends_nothing(page, client):
+    paint(page, "left alone")
+    page.close()
+    later = page.context.new_page()
+    open_page(later, client)
+    later.get_by_role("heading", name="left alone").wait_for()
+    later.wait_for_selector(_DONE, timeout=_MILLISECONDS)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["<img src=x onerror=alert(1)>", "'; rm -rf / #", "红 🚀 \u202e"]
+)
+def test_a_prompt_is_text_wherever_it_is_shown(prompt, page):
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    paint(page, prompt, size="1")
+    page.wait_for_selector(_DONE)
+    assert page.inner_text("#history .words") == page.inner_text("#title")
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_what_is_too_long_is_refused_and_seen_before(page):
+    page.fill("#prompt", "x" * 100_000)
+    assert page.inner_text("#letters") == "100,000 / 200"
+    page.click("#paint")
+    assert message(page) == "The prompt has 100,000 letters; it may have 200."
+    paint(page, "short again", size="1")
+    page.wait_for_selector(_DONE)
+    assert page.is_hidden("#message")
+
+
+def test_a_video_named_png_is_refused_and_a_picture_is_edited(page, client, tmp_path):
+    (tmp_path / "video.png").write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" * 99)
+    picture = np.full((16, 16, 3), (200, 30, 30), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "red.png")
+    page.click("#edit summary")
+    page.set_input_files("#file", tmp_path / "video.png")
+    assert message(page) == "video.png is no picture that this browser can read."
+    page.set_input_files("#file", tmp_path / "red.png")
+    page.wait_for_selector("#canvases:not([hidden])")
+    page.focus("#mask")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press(" ")
+    paint(page, "under the brush", size="1")
+    page.wait_for_selector(_DONE)
+    job = client.job(json.loads(page.evaluate("localStorage['imagen-jax jobs']"))[-1])
+    assert job["edits"] == ["image", "mask"]
+    answer = client.file(job, "mask.png").body
+    (tmp_path / "mask.png").write_bytes(answer)
+    mask = np.asarray(Image.open(tmp_path / "mask.png"))
+    assert mask.shape == (16, 16) and 0 < (mask == 255).sum() < 100 and mask[8, 8] == 255
+
+
+def test_a_phone_sees_all_of_it(page):
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.evaluate("document.querySelectorAll('details').forEach(x => { x.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
