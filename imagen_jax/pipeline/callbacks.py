@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -29,6 +30,8 @@ class Progress:
     estimate: UInt8[np.ndarray, "batch height width 3"]
 
 
+_LOG = logging.getLogger("jax._src.debugging")
+"""Where JAX writes what a callback raised, which comes through here besides."""
 Callback = Callable[[Progress], object]
 
 
@@ -58,11 +61,17 @@ class Listener:
     @contextlib.contextmanager
     def of_stage(self) -> Iterator[None]:
         """Listens to one stage; what the callback raised meanwhile comes through as it was."""
+        _LOG.addFilter(self._is_news)
         try:
             yield
         except jax.errors.JaxRuntimeError:
             if self._error is None:
                 raise
+        finally:
+            _LOG.removeFilter(self._is_news)
         if self._error is not None:
             raise self._error
         self.stage += 1
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        return self._error is None or (record.exc_info or (None, None))[1] is not self._error

@@ -23,6 +23,8 @@ from imagen_jax.pipeline.word_weights import make_word_weights
 from imagen_jax.stored.stages import StoredStage
 from imagen_jax.weights.tensors import digest
 
+_MOST_SAMPLERS = 16
+"""Compiled ones that a stage holds; who asks for ever others must not fill the memory."""
 Painted = tuple[UInt8[np.ndarray, "batch height width 3"], Bool[np.ndarray, " batch"]]
 """Pictures, and whether each of them is finite."""
 
@@ -151,7 +153,11 @@ class Stage:
 
     def _sampler(self, plan: Plan, size: tuple[int, int], steps: bool, estimates: bool) -> Callable:
         key = (plan, size, steps, estimates)
-        if key not in self._samplers:
+        if key in self._samplers:
+            self._samplers[key] = self._samplers.pop(key)  # The latest is the last.
+        else:
+            if len(self._samplers) >= _MOST_SAMPLERS:
+                del self._samplers[next(iter(self._samplers))]
             is_base = self.config.low_resolution is None
             sharding = meshes.batch_sharding if is_base else meshes.picture_sharding
             self._samplers[key] = make_sampler(

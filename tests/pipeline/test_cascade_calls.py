@@ -222,7 +222,7 @@ class Enough(Exception):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_what_a_callback_raises_ends_the_call_and_the_next_one_paints(devices, files):
+def test_what_a_callback_raises_ends_the_call_and_the_next_one_paints(devices, files, caplog):
     """One device stops at the step; several wait for each other until the stage is painted."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
     held, heard = imagen_jax.load_cascade(files["base"], mesh=mesh), []
@@ -233,10 +233,22 @@ def test_what_a_callback_raises_ends_the_call_and_the_next_one_paints(devices, f
 
     with pytest.raises(Enough):
         held(PROMPTS[0], callback=stop, num_steps=4)
-    assert heard == [0]
+    assert heard == [0] and "callback failed" not in caplog.text
     again = []
     held(PROMPTS[0], callback=again.append, num_steps=4)
     assert [progress.step for progress in again] == [0, 1, 2, 3]
+
+
+def test_what_was_compiled_for_longest_unused_is_let_go(files, monkeypatch):
+    monkeypatch.setattr("imagen_jax.pipeline.stage._MOST_SAMPLERS", 2)
+    held = imagen_jax.load_cascade(files["base"])
+    monkeypatch.setattr("imagen_jax.pipeline.stage.make_sampler", lambda config, plan, *_, **__: (
+        lambda params, *_: (np.zeros((8, 16, 16, 3), np.uint8), np.ones(8, bool))))  # fmt: skip
+    used = []
+    for steps in (2, 3, 2, 4):
+        held(PROMPTS[0], num_steps=steps)
+        used.append([len(plan.log_snrs) - 1 for plan, *_ in held.stages[0]._samplers])
+    assert used == [[2], [2, 3], [3, 2], [2, 4]]
 
 
 def test_the_first_stages_paint_alone_and_share_all(cascade, pictures, monkeypatch):
