@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from imagen_jax.config.choices import SamplerName, Thresholding, Weights
+from imagen_jax.config.choices import Inpainting, SamplerName, Thresholding, Weights
 from imagen_jax.errors import UsageError
 
 Value = TypeVar("Value")
@@ -49,8 +49,10 @@ def _flag(
 
 def _steps(text: str) -> int | str:
     """A number of steps, or the name of a set of them."""
-    if text.isidentifier():
-        return text
+    return text if text.isidentifier() else _count(text)
+
+
+def _count(text: str) -> int:
     count = int(text)
     if count < 1:
         raise ValueError
@@ -99,6 +101,11 @@ Steps = _flag(int | str, _steps, "N", "a whole number of at least 1")
 Scale = _flag(float, _finite, "W", "a finite number")
 Fraction = _flag(float, _fraction, "A", "a number between 0 and 1")
 Samplers = _choice(SamplerName)
+Strengths = _flag(
+    float, _fraction, "S", "a number between 0 and 1", "0.7, with a mask or more pixels 1"
+)
+Inpaintings = _choice(Inpainting, "repaint, of DeepFloyd IF's stages clean")
+Resamplings = _flag(int, _count, "N", "a whole number of at least 1", "5 in the base, else 1")
 Thresholdings = _choice(Thresholding)
 WhichWeights = _choice(Weights, "ema, or what an exported file holds")
 Classes = _flag(int, _class, "N", "a whole number from 0", "none", each="subject")

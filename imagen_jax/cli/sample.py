@@ -5,6 +5,8 @@
     python sample.py "a rocket" --base runs/base --sr256 runs/sr256
     python sample.py --classes 3,7 --base runs/classes
     python sample.py "a yellow car" --aspect 3:2
+    python sample.py "a green apple" --image apple.png --strength 0.6
+    python sample.py --image small.png --base none
 
 Without stages of your own it uses the small cascade that ships with the package; after a stage
 of your own come only those that you name. Pictures of every stage, a contact sheet and
@@ -29,6 +31,7 @@ from imagen_jax.cli.sample_flags import (
     Flags,
     SamplingFlags,
     check,
+    stage_names,
     stage_paths,
     tell_of_missing_quotes,
     tell_what_is_left_out,
@@ -99,10 +102,8 @@ def run(flags: Flags) -> None:
     import jax
 
     from imagen_jax.parallel import distributed
-    from imagen_jax.pipeline import painting
     from imagen_jax.pipeline.cascade import Cascade
     from imagen_jax.pipeline.prompts import read_prompts
-    from imagen_jax.pipeline.request import sampled_stages
     from imagen_jax.stored.stages import open_stage
     from imagen_jax.text.cache import EmbeddingCache
     from imagen_jax.text.tokenizer import one_line
@@ -110,7 +111,8 @@ def run(flags: Flags) -> None:
     distributed.start(flags.distributed)
     distributed.require_accelerator(allow_cpu=flags.devices.allow_cpu)
     mesh = make_mesh(flags, jax.devices())
-    paths = stage_paths(flags.stages)
+    enlarges = bool(flags.edit.image)
+    paths = stage_paths(flags.stages, enlarges=enlarges)
     directories = for_stages("--embeddings", flags.stages.embeddings, len(paths))
     weights = for_stages("--weights", flags.stages.weights, len(paths))
     needs_encoder = not flags.stages.embeddings
@@ -118,10 +120,9 @@ def run(flags: Flags) -> None:
         open_stage(path, which, needs_encoder=needs_encoder)
         for path, which in zip(paths, weights, strict=True)
     ]
-    painting.check_order(sampled_stages(stages, {}), mesh)
     cascade = Cascade(stages, mesh=mesh, keep="one")
     prompts = [one_line(prompt) for prompt in flags.prompts]
-    tell_what_is_left_out(flags.stages, len(stages))
+    tell_what_is_left_out(flags.stages, stage_names(flags.stages, enlarges=enlarges)[-1])
     embedded = None
     if prompts and not needs_encoder:
         embedded = read_prompts(stages, prompts, [EmbeddingCache(d) for d in directories])
@@ -136,6 +137,9 @@ def run(flags: Flags) -> None:
         size=flags.pictures.size or None,
         aspect=flags.pictures.aspect or None,
         batch_size=flags.devices.batch_size,
+        image=flags.edit.image or None,
+        mask=flags.edit.mask or None,
+        **flags.edit.settings(len(stages)),
         **settings_of(flags.sampling, len(stages)),
     )
     print("\n".join(map(str, files)))
@@ -149,7 +153,7 @@ def compile_only(flags: Flags) -> int:
     from imagen_jax.planning.compile_only import run
     from imagen_jax.stored.stages import load_config
 
-    configs = [load_config(path) for path in stage_paths(flags.stages)]
+    configs = [load_config(path) for path in stage_paths(flags.stages, enlarges=True)]
     defaults = [config.sampling for config in configs]
     settings = changed_settings(defaults, settings_of(flags.sampling, len(configs)))
     sizes = stage_sizes(configs, flags.pictures.size or None, flags.pictures.aspect or None)

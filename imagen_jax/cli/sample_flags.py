@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from imagen_jax.cli import per_stage
+from imagen_jax.cli.edit_flags import EditFlags
 from imagen_jax.config.python_file import stage_or_config
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
@@ -53,7 +54,8 @@ class StageFlags:
     """Which networks paint, from the smallest picture to the largest."""
 
     base: Annotated[str, tyro.conf.arg(metavar="STAGE")] = SHIPPED
-    """The stage that paints 64 pixels: a training directory or an exported file."""
+    """The stage that paints 64 pixels: a training directory or an exported file; `none` enlarges an
+    --image by the stages after it."""
     sr256: _Follower = ""
     """The stage from 64 to 256 pixels; `none` stops before it, and `shipped` is the one that ships
     with the package."""
@@ -130,49 +132,63 @@ class Flags:
     pictures: Annotated[PictureFlags, _PLAIN] = PictureFlags()
     stages: Annotated[StageFlags, _PLAIN] = StageFlags()
     sampling: Annotated[SamplingFlags, _PLAIN] = SamplingFlags()
+    edit: Annotated[EditFlags, _PLAIN] = EditFlags()
     output: Annotated[OutputFlags, _PLAIN] = OutputFlags()
     devices: Annotated[DeviceFlags, _PLAIN] = DeviceFlags()
     compiling: Annotated[CompilingFlags, _PLAIN] = CompilingFlags()
     distributed: DistributedFlags = DistributedFlags()
 
 
-def stage_paths(flags: StageFlags) -> list[AnyPath]:
-    """The files or directories of the stages to run, from the base up.
+def stage_names(flags: StageFlags, *, enlarges: bool = False) -> tuple[str, ...]:
+    """Which of `STAGES` run.
 
     A shipped stage is a small network that knows what it follows: unasked, none follows a
     stage of the user's own.
+
+    Args:
+        enlarges: the first stage may be given a picture, so that those before it may be missing.
     """
-    paths = []
-    for name in STAGES:
-        value = getattr(flags, name) or _default_stage(flags, name)
-        if value == NONE:
-            break
-        paths.append(shipped_stage(name) if value == SHIPPED else stage_or_config(value))
-    if not paths:
-        raise UsageError(f"--base is {NONE!r}; a cascade starts with a base stage.")
-    for name in STAGES[len(paths) + 1 :]:
+    unused = [_stage_of(flags, name) == NONE for name in STAGES]
+    first = unused.index(False) if enlarges and False in unused else 0
+    end = next((i for i in range(first, len(STAGES)) if unused[i]), len(STAGES))
+    names, after = STAGES[first:end], STAGES[end:]
+    if not names:
+        raise UsageError(
+            f"--base is {NONE!r}; a cascade starts with a base stage, unless sample.py enlarges an "
+            "--image with another one."
+        )
+    for name in after[1:]:
         if getattr(flags, name) not in (NONE, ""):
-            end = STAGES[len(paths)]
-            ended = f"is {NONE!r}" if getattr(flags, end) else "is missing"
+            ended = f"is {NONE!r}" if getattr(flags, after[0]) else "is missing"
             raise UsageError(
-                f"--{name} is {getattr(flags, name)!r}, but --{end} {ended}, which ends the "
+                f"--{name} is {getattr(flags, name)!r}, but --{after[0]} {ended}, which ends the "
                 "cascade before it."
             )
-    return paths
+    return names
 
 
-def _default_stage(flags: StageFlags, name: str) -> str:
-    """What a stage is that no flag names."""
+def stage_paths(flags: StageFlags, *, enlarges: bool = False) -> list[AnyPath]:
+    """The files or directories of the stages to run; arguments as in `stage_names`."""
+    values = {name: _stage_of(flags, name) for name in stage_names(flags, enlarges=enlarges)}
+    return [
+        shipped_stage(name) if value == SHIPPED else stage_or_config(value)
+        for name, value in values.items()
+    ]
+
+
+def _stage_of(flags: StageFlags, name: str) -> str:
+    """What a stage is, where no flag names it too."""
     before = {getattr(flags, other) for other in STAGES[: STAGES.index(name)]}
-    return SHIPPED if before <= {SHIPPED, ""} else NONE
+    return getattr(flags, name) or (SHIPPED if before <= {SHIPPED, NONE, ""} else NONE)
 
 
-def tell_what_is_left_out(flags: StageFlags, count: int) -> None:
-    """Says on stderr that the cascade ends after `count` stages though nobody said `none`."""
-    if count < len(STAGES) and not getattr(flags, STAGES[count]):
+def tell_what_is_left_out(flags: StageFlags, last: str) -> None:
+    """Says on stderr that the cascade ends with stage `last` though nobody said `none`."""
+    after = STAGES[STAGES.index(last) + 1 :]
+    if after and not getattr(flags, after[0]):
         print(
-            f"The last stage is --{STAGES[count - 1]}: the stages that ship with this package do "
-            f"not follow your own. Name one with --{STAGES[count]} to go on.",
+            f"The last stage is --{last}: the stages that ship with this package do not follow "
+            f"your own. Name one with --{after[0]} to go on.",
             file=sys.stderr,
         )
 
@@ -204,11 +220,14 @@ def check(flags: Flags) -> None:
     if flags.compiling.compile_only:
         if flags.stages.embeddings:
             raise UsageError("--compile-only embeds no prompts; leave --embeddings out.")
+        if flags.edit != EditFlags():
+            raise UsageError("--compile-only edits no picture; leave --image and its flags out.")
         return
     if flags.compiling.what != "steps":
         raise UsageError(
             f"--what {flags.compiling.what} belongs to --compile-only, which is missing."
         )
+    flags.edit.check()
     _check_prompts(flags)
     out = flags.output.out
     check_writable(out, f"--out is {out}")
@@ -227,7 +246,9 @@ def _check_size(flags: PictureFlags) -> None:
 
 def _check_prompts(flags: Flags) -> None:
     """Shipped stages read text; of other stages it is known once they are opened."""
-    if not flags.prompts and flags.stages.base == SHIPPED:
+    if not flags.prompts and flags.edit.image and flags.stages.embeddings:
+        raise UsageError("--embeddings holds prompts, but there is none; leave it out.")
+    if not flags.prompts and flags.stages.base == SHIPPED and not flags.edit.image:
         raise UsageError('There is no prompt; give at least one in quotes, such as "a red apple".')
     for prompt in flags.prompts:
         if not prompt.strip():

@@ -43,6 +43,10 @@ SAMPLE = Spellings(
         ),
         **_each("--scheduler", "--sampler"),
         **_each("--aspect-ratio --ar", "--aspect"),
+        **_each("--init-image --init-img --input-image --source-image", "--image"),
+        **_each("--mask-image --init-mask --inpaint-mask", "--mask"),
+        **_each("--denoising-strength --denoise --image-strength", "--strength"),
+        **_each("--noise-level --noise-conditioning-level", "--aug-level"),
         **_each("--class --class-label --class-labels --label --labels", "--classes"),
     },
     absent={
@@ -68,10 +72,6 @@ SAMPLE = Spellings(
         **_each(
             "--dtype --torch-dtype --precision --mixed-precision --fp16 --bf16 --half",
             "each stage computes in the type that its config names.",
-        ),
-        **_each(
-            "--image --init-image --init-img --strength --mask",
-            "pictures are edited from Python, where a call takes image, mask and strength.",
         ),
         **_each("--lora", "there are no adapters."),
         **_each("--eta", "it is the field sampling.eta of a stage's config."),

@@ -265,20 +265,21 @@ class Cascade:
     ) -> Request:
         """A call's arguments, checked, and its prompts embedded."""
         stored = [stage.stored for stage in self.stages]
-        if negative_prompt is not None and not subjects.prompts:
+        if negative_prompt is not None and not any(s.config.conditions.text for s in stored):
             raise UsageError(f"negative_prompt is {negative_prompt!r}, but no stage reads text.")
         check_numbers(num_images, batch_size)
         edit = edit_of(image, mask)
         steps = sampled_stages(stored, settings, size, aspect, edit)
-        subjects.check(stored, [step.size for step in steps])
+        painting.check_order(steps, self.mesh, given=edit is not None)
+        subjects.check(stored, [step.size for step in steps], given=edit is not None)
         pictures = subjects.count * num_images
         seed = checked_seed(seed, pictures)
-        painting.check_order(steps, self.mesh, given=edit is not None)
-        texts = [None] * len(stored)
         if subjects.prompts:
             if prompt_embeds:
                 check_embeddings(prompt_embeds, subjects.prompts, len(steps))
             texts = list(prompt_embeds or self.embed(subjects.prompts, batch_size=batch_size))
+        else:
+            texts = self._text_encoders.without_prompt(batch_size)
         starts = meshes.batch_starts(pictures, batch_size, self.mesh)
         account = {
             "seed": seed,

@@ -5,7 +5,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 from scipy import ndimage
 
@@ -71,18 +71,31 @@ class StageEdit:
         picture: as large as what it paints.
         repaint: None for all of it.
         course: of the steps.
+        coarse: the picture as small as what the stage enlarges, where it begins with the colours
+            of that; None where it begins with the picture itself.
     """
 
     picture: UInt8[np.ndarray, "height width 3"]
     repaint: Mask | None
     course: edits.Course
     settings: EditSettings
+    coarse: UInt8[np.ndarray, "_ _ 3"] | None = None
 
-    @property
-    def source(self) -> edits.Source:
-        """The picture as pixels, and where it is repainted."""
+    def source(self, low_res: UInt8[np.ndarray, "batch _ _ 3"] | None = None) -> edits.Source:
+        """What a batch begins with, as pixels, and where it is repainted.
+
+        Args:
+            low_res: what the stage before painted. What this differs from the picture in is added:
+                so details are the picture's and colours those of the edit.
+        """
         repaint = None if self.repaint is None else self.repaint[:, :, None]
-        return edits.Source(self.picture[None], repaint)
+        if self.coarse is None or low_res is None:
+            return edits.Source(self.picture[None], repaint)
+        change = _enlarged(low_res.astype(np.float32) - self.coarse, self.picture.shape[:2])
+        changed = (self.picture + change).round().clip(0, 255).astype(np.uint8)
+        return edits.Source(
+            changed if repaint is None else np.where(repaint, changed, self.picture), repaint
+        )
 
     def put_back(
         self, painted: UInt8[np.ndarray, "batch height width 3"]
@@ -135,7 +148,10 @@ class Edit:
             resamplings=settings.resamplings,
         )
         course = edits.Course(first, visits, settings.inpainting)
-        return StageEdit(fit(self.picture, size), repaint, course, settings)
+        coarse = None
+        if first and config.low_resolution is not None and not _is_chain(config):
+            coarse = fit(self.picture, (size[0] // config.upscale, size[1] // config.upscale))
+        return StageEdit(fit(self.picture, size), repaint, course, settings, coarse)
 
     def described(self) -> dict[str, Any]:
         """What a manifest says of it."""
@@ -146,8 +162,7 @@ class Edit:
 
     def _filled(self, settings: EditSettings, config: StageConfig, *, masked: bool) -> EditSettings:
         """The settings where those of the picture and the stage are put for None."""
-        is_chain = config.diffusion.schedule == "cosine_chain"
-        inpainting = settings.inpainting or ("clean" if is_chain else "repaint")
+        inpainting = settings.inpainting or ("clean" if _is_chain(config) else "repaint")
         goes_back = inpainting == "repaint" and config.low_resolution is None
         strength = settings.strength
         if strength is None:
@@ -172,6 +187,18 @@ def edit_of(image: Any, mask: Any = None) -> Edit | None:
         return None
     edit = Edit(read_picture(image))
     return edit if mask is None else Edit(edit.picture, read_mask(mask, edit.size))
+
+
+def _is_chain(config: StageConfig) -> bool:
+    """Whether it is of DeepFloyd IF, which edits as diffusers does."""
+    return config.diffusion.schedule == "cosine_chain"
+
+
+def _enlarged(x: Float32[np.ndarray, "batch _ _ 3"], size: Size) -> Float32[np.ndarray, "..."]:
+    """Enlarged to `size` (height, width) by a bicubic filter."""
+    planes = np.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:3])
+    large = [Image.fromarray(p).resize(size[::-1], Image.Resampling.BICUBIC) for p in planes]
+    return np.moveaxis(np.stack(list(map(np.asarray, large))).reshape(-1, 3, *size), 1, -1)
 
 
 def _digest(pixels: np.ndarray, size: Size) -> dict[str, Any]:

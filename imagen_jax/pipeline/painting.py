@@ -21,6 +21,8 @@ from imagen_jax.pipeline.stage import Stage
 from imagen_jax.pipeline.subjects import StageInputs
 from imagen_jax.stored.stages import StoredStage
 
+_FIRST = "it comes first, and there is no image that it could enlarge"
+
 
 def shipped_stages() -> list[Path]:
     """The files of the shipped cascade, from the base up."""
@@ -114,7 +116,7 @@ def check_order(steps: Sequence[SampledStage], mesh: Mesh, *, given: bool = Fals
             takes = (
                 f"{config.low_resolution}-pixel pictures" if config.low_resolution else "no picture"
             )
-            paints = f"the stage before paints {side} pixels" if side else "it comes first"
+            paints = f"the stage before paints {side} pixels" if side else _FIRST
             raise UsageError(f"{step.stage.origin} ({config.name}) takes {takes}, but {paints}.")
         if size is not None:
             meshes.check_height(size[0], mesh)

@@ -34,7 +34,7 @@ class PromptEmbeddings:
         text: float32.
         mask: True where a token is real.
         null: embeddings and mask of the empty caption; None where no text is zeros.
-        encoder_sha256: of the encoder's weights.
+        encoder_sha256: of the encoder's weights; empty where none ran.
         prompts: themselves.
     """
 
@@ -113,6 +113,16 @@ class PromptReader:
         with naming(self._stored.text_encoder.origin):
             return PromptEmbeddings(text[:count], mask[:count], null, self.sha256, tuple(prompts))
 
+    def without_prompt(self, batch_size: int) -> PromptEmbeddings:
+        """The null text as if it were one prompt; only where that is text the encoder runs."""
+        encoder = self._stored.config.text_encoder
+        token_ids, mask = self._tokenizer.empty(encoder.max_length)
+        if encoder.null == "zeros":
+            text = np.zeros((*mask.shape, encoder.t5.d_model), np.float32)
+            return PromptEmbeddings(text, mask, None, "", ("",))
+        text = self._embed(token_ids, mask, batch_size)
+        return PromptEmbeddings(text, mask, (text, mask), self.sha256, ("",))
+
     def _embed(self, token_ids: np.ndarray, mask: np.ndarray, batch_size: int) -> np.ndarray:
         count = len(mask)
         starts = meshes.batch_starts(count, batch_size, self._mesh)
@@ -176,6 +186,17 @@ class TextEncoders:
         part._stages = self._stages[:count]
         return part
 
+    def without_prompt(self, batch_size: int) -> list[PromptEmbeddings | None]:
+        """What each stage reads where there is no prompt; arguments as in a call."""
+        nothing: dict[tuple, PromptEmbeddings] = {}
+        for stage in filter(lambda stage: stage.config.conditions.text, self._stages):
+            if place_of(stage) not in nothing:
+                nothing[place_of(stage)] = self._reader(stage).without_prompt(batch_size)
+        return [
+            nothing[place_of(stage)] if stage.config.conditions.text else None
+            for stage in self._stages
+        ]
+
     def release(self) -> None:
         """Frees the devices' memory; weights are read again when needed."""
         self._readers.clear()
@@ -188,14 +209,17 @@ class TextEncoders:
         embedded: dict[tuple, PromptEmbeddings],
     ) -> PromptEmbeddings:
         """Embeds for one stage; an encoder that is not held is gone when this returns."""
-        place = place_of(stage)
-        reader = self._readers.get(place) or PromptReader(stage, self._mesh)
-        if self._held:
-            self._readers[place] = reader
+        reader = self._reader(stage)
         same = (reader.sha256, reading_of(stage.config))
         if same not in embedded:
             embedded[same] = reader(prompts, batch_size)
         return embedded[same]
+
+    def _reader(self, stage: StoredStage) -> PromptReader:
+        reader = self._readers.get(place_of(stage)) or PromptReader(stage, self._mesh)
+        if self._held:
+            self._readers[place_of(stage)] = reader
+        return reader
 
 
 def place_of(stage: StoredStage) -> tuple:

@@ -84,13 +84,13 @@ def size_of_picture(configs: Sequence[StageConfig], picture: Size) -> Size:
     """The first size of a cascade that suits a picture of this (height, width).
 
     That is the one at which the last stage's pictures, or those that the first stage takes where
-    it is a super-resolution stage, are as large as the picture, if there is one and its area is at
-    most twice the one trained on; else the nearest ratio.
+    it is a super-resolution stage, are as large as the picture, if there is one and its area is
+    from half to twice the one trained on; else the nearest ratio.
     """
     first, divisor = _first_side(configs), base_divisor(configs)
     scale = math.prod(c.upscale for c in configs) if configs[0].low_resolution is None else 1
     whole = all(side % (scale * divisor) == 0 for side in picture)
-    if whole and math.prod(picture) <= 2 * (first * scale) ** 2:
+    if whole and 0.5 <= math.prod(picture) / (first * scale) ** 2 <= 2:
         return picture[0] // scale, picture[1] // scale
     return _of_aspect(f"{picture[1]}:{picture[0]}", first, divisor)
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from imagen_jax.arrays import Keys
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import SamplingConfig, StageConfig
+from imagen_jax.config.conditions import LOW_RES
 from imagen_jax.diffusion.samplers import OnEstimate, OnStep
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params, build_networks
@@ -123,7 +124,7 @@ class Stage:
         sample = self._sampler(plan, size, on_step is not None, on_estimate is not None)
         self._on_step, self._on_estimate = on_step, on_estimate
         with _fitting(f"{len(keys)} pictures of {size[0]}x{size[1]} pixels"):
-            source = edit and edit.source
+            source = edit and edit.source(conditions.pictures.get(LOW_RES))
             painted = meshes.to_host(sample(self.params, numbers, *rows, null, None, source))
         jax.effects_barrier()  # Lets the last `on_step` run.
         return painted

@@ -105,13 +105,18 @@ class Subjects:
             }
         return said
 
-    def check(self, stages: Sequence[StoredStage], sizes: Sequence[Size]) -> None:
+    def check(
+        self, stages: Sequence[StoredStage], sizes: Sequence[Size], *, given: bool = False
+    ) -> None:
         """Raises a UsageError unless every stage gets what it takes, and all is taken by some.
 
         Args:
             sizes: (height, width) of what each stage paints.
+            given: there is a picture to begin with, so that prompts may be missing.
         """
         for stage, size in zip(stages, sizes, strict=True):
+            if stage.config.conditions.text and not (self.prompts or given):
+                raise UsageError(f"{stage.origin} ({stage.config.name}) reads text. {_NO_PROMPT}")
             for problem in _missing(self, stage.config, size):
                 raise UsageError(f"{stage.origin} ({stage.config.name}) {problem}")
         configs = [stage.config for stage in stages]
@@ -174,7 +179,7 @@ def stage_inputs(
             return StageInputs(subjects.names, others)
         rows = np.array(_repeated(range(len(text.prompts)), subjects.count))
         conditions = dataclasses.replace(others, text=text.text[rows], mask=text.mask[rows])
-        return StageInputs(subjects.names, conditions, text.null, text.encoder_sha256)
+        return StageInputs(subjects.names, conditions, text.null, text.encoder_sha256 or None)
 
     return [inputs(*pair) for pair in zip(stages, texts, strict=True)]
 
@@ -213,8 +218,6 @@ def _shown(config: StageConfig) -> dict[str, PictureCondition]:
 def _missing(subjects: Subjects, config: StageConfig, size: Size) -> Iterator[str]:
     """What a stage does not get, or gets as it cannot take it."""
     inputs = config.inputs
-    if inputs.text_width is not None and not subjects.prompts:
-        yield f"reads text. {_NO_PROMPT}"
     if inputs.classes is not None:
         known = f"0 to {inputs.classes - 1}"
         if not subjects.classes:

@@ -161,7 +161,7 @@ def test_a_stage_alone_takes_any_size_and_needs_a_picture(files):
     alone = imagen_jax.load_cascade(sr256=files["sr256"])
     wide = alone(PROMPT, image=PICTURE[:12, :24], **ASKED)
     assert wide.stages[0].shape == (2, 24, 48, 3)
-    with pytest.raises(UsageError, match="takes 16-pixel pictures, but it comes first"):
+    with pytest.raises(UsageError, match="comes first, and there is no image"):
         alone(PROMPT, **ASKED)
     with pytest.raises(UsageError, match="strength is 0.5, but the first stage, .*tiny_32"):
         alone(PROMPT, image=PICTURE, strength=0.5, **ASKED)
@@ -220,3 +220,33 @@ def test_what_is_painted_right_is_left_as_it_is():
     painted[0][repaint] = 255 - painted[0][repaint]
     np.testing.assert_array_equal(stage_edit(picture, repaint).put_back(painted), painted)
     np.testing.assert_array_equal(stage_edit(picture, None).put_back(painted), painted)
+
+
+# Where a super-resolution stage begins.
+
+
+def begun(low_res, repaint=None):
+    coarse = fit(read_picture(PICTURE), (8, 8))
+    edit = StageEdit(PICTURE, repaint, Course(1, ()), EditSettings(), coarse)
+    return edit.source(low_res[None]).picture[0], coarse
+
+
+def test_a_stage_begins_with_the_colours_of_what_it_enlarges():
+    """The low-resolution picture, darker, darkens all; its own colours change nothing."""
+    coarse = fit(read_picture(PICTURE), (8, 8))
+    np.testing.assert_array_equal(begun(coarse)[0], PICTURE)
+    darker, _ = begun((coarse - np.minimum(coarse, 40)).astype(np.uint8))
+    changed = PICTURE.astype(int) - darker
+    assert 35 <= changed[PICTURE > 90].mean() <= 45
+    known, _ = begun(coarse // 2, MASK)
+    np.testing.assert_array_equal(known[~MASK], PICTURE[~MASK])
+    assert np.any(known[MASK] != PICTURE[MASK])
+
+
+def test_a_changed_base_changes_the_picture_below_it(cascade):
+    """Though the last stage takes no step, its picture is of the colours that the base gave it."""
+    edited = cascade(PROMPT, image=PICTURE, strength=[1.0, 0.0], **ASKED)
+    small = fit(read_picture(edited.stages[-1][0]), (16, 16)).astype(int)
+    to_base = np.abs(small - edited.stages[0][0]).mean()
+    to_picture = np.abs(small - fit(read_picture(PICTURE), (16, 16))).mean()
+    assert to_base < 0.7 * to_picture
