@@ -1,14 +1,36 @@
-"""The flags of `sample` for painting from a picture. No JAX here."""
+"""The flags of `sample` for painting from a picture, and for steering. No JAX here."""
 
 import dataclasses
 from typing import Annotated, Any
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from imagen_jax.cli import per_stage
 from imagen_jax.errors import UsageError
 
 _File = Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")]
+
+
+def _sides_and_pixels(texts: list[str]) -> dict[str, int]:
+    sides, pixels = texts
+    try:
+        return dict.fromkeys(filter(None, sides.split(",")), int(pixels))
+    except ValueError:
+        raise ValueError(f"{pixels!r} is no whole number of pixels") from None
+
+
+Extension = Annotated[
+    dict[str, int],
+    PrimitiveConstructorSpec(
+        nargs=2,
+        metavar="SIDE[,SIDE...] PIXELS",
+        instance_from_str=_sides_and_pixels,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [",".join(value), str(next(iter(value.values()), 0))],
+    ),
+    tyro.conf.arg(help_behavior_hint="(default: none)"),
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +49,11 @@ class EditFlags:
     noise."""
     resamplings: per_stage.Resamplings = ()
     """How often repaint goes each part of the way: more fit better and take longer."""
+    extend: Extension = dataclasses.field(default_factory=dict)
+    """Paint beyond these sides of --image, so many of its pixels: left,right 128. Sides are left,
+    right, top and bottom."""
+    variations: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: none)")] = 0
+    """So many pictures like --image: with it the same as --num-images."""
 
     def settings(self, stages: int) -> dict[str, list[Any]]:
         """Field of `EditSettings` -> its value for each stage, of those that were given."""
@@ -39,9 +66,24 @@ class EditFlags:
 
     def check(self) -> None:
         """Raises a UsageError for flags that have nothing to belong to."""
-        for name in ("mask", "strength", "inpainting", "resamplings"):
+        for name in ("mask", "extend", "strength", "inpainting", "resamplings", "variations"):
             if getattr(self, name) and not self.image:
                 raise UsageError(f"--{name} is of a picture; name that by --image FILE.")
         for name in ("inpainting", "resamplings"):
-            if getattr(self, name) and not self.mask:
+            if getattr(self, name) and not (self.mask or self.extend):
                 raise UsageError(f"--{name} is of a mask; name that by --mask FILE.")
+        if self.variations < 0:
+            raise UsageError(f"--variations is {self.variations}; it must be at least 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SteerFlags:
+    """Steering."""
+
+    negative_prompt: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: no text)")] = ""
+    """What guidance leads away from."""
+    prompts_file: _File = ""
+    """Instead of prompts: one a line; or a .csv with a column prompt, and settings of each row in
+    others: seed, negative_prompt, guidance_scale, num_steps, ..."""
+    init_noise: _File = ""
+    """A .npy file that the first stage begins with: height, width, 3, or one for each picture."""

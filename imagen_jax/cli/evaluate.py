@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from imagen_jax.cli.sample_flags import PictureFlags, SamplingFlags, StageFlags, stage_paths
 from imagen_jax.config.choices import Crop, Recipe, Resizer
@@ -26,9 +26,9 @@ class Paint:
     """Directory for the pictures: a new one, or that of the same command before."""
     count: int | None = None
     """So many of the prompts, drawn at random."""
-    pictures: Annotated[PictureFlags, arg(name="")] = PictureFlags()
-    stages: Annotated[StageFlags, arg(name="")] = StageFlags()
-    sampling: Annotated[SamplingFlags, arg(name="")] = SamplingFlags()
+    pictures: OmitArgPrefixes[PictureFlags] = PictureFlags()
+    stages: OmitArgPrefixes[StageFlags] = StageFlags()
+    sampling: OmitArgPrefixes[SamplingFlags] = SamplingFlags()
     batch_size: int = 4
     """Pictures painted at once: more need more memory."""
     distributed: DistributedFlags = DistributedFlags()

@@ -27,6 +27,7 @@ import tyro
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.cli.per_stage import for_stages
 from imagen_jax.cli.program import command, with_command
+from imagen_jax.cli.prompts_file import read_prompts_file
 from imagen_jax.cli.sample_flags import (
     Flags,
     SamplingFlags,
@@ -86,6 +87,26 @@ def settings_of(flags: SamplingFlags, stages: int) -> dict[str, list[Any]]:
     return changes
 
 
+def call_of(flags: Flags, stages: int) -> dict[str, Any]:
+    """What a call of a cascade takes beside its prompts."""
+    edit, steering = flags.edit, flags.steering
+    return {
+        "classes": flags.pictures.classes,
+        "num_images": edit.variations or flags.pictures.num_images,
+        "seed": flags.pictures.seed,
+        "size": flags.pictures.size or None,
+        "aspect": flags.pictures.aspect or None,
+        "batch_size": flags.devices.batch_size,
+        "image": edit.image or None,
+        "mask": edit.mask or None,
+        "extend": edit.extend or None,
+        "negative_prompt": steering.negative_prompt or None,
+        "init_noise": steering.init_noise or None,
+        **edit.settings(stages),
+        **settings_of(flags.sampling, stages),
+    }
+
+
 def make_mesh(flags: Flags, devices: list) -> Any:
     """The devices, as --split-height divides them."""
     from imagen_jax.config import MeshConfig
@@ -121,7 +142,10 @@ def run(flags: Flags) -> None:
         for path, which in zip(paths, weights, strict=True)
     ]
     cascade = Cascade(stages, mesh=mesh, keep="one")
-    prompts = [one_line(prompt) for prompt in flags.prompts]
+    prompts, each = flags.prompts, None
+    if flags.steering.prompts_file:
+        prompts, each = read_prompts_file(flags.steering.prompts_file)
+    prompts = list(map(one_line, prompts))
     tell_what_is_left_out(flags.stages, stage_names(flags.stages, enlarges=enlarges)[-1])
     embedded = None
     if prompts and not needs_encoder:
@@ -129,18 +153,10 @@ def run(flags: Flags) -> None:
     files = cascade.write(
         flags.output.out,
         prompts,
-        classes=flags.pictures.classes,
         resume=flags.output.resume,
         prompt_embeds=embedded,
-        num_images=flags.pictures.num_images,
-        seed=flags.pictures.seed,
-        size=flags.pictures.size or None,
-        aspect=flags.pictures.aspect or None,
-        batch_size=flags.devices.batch_size,
-        image=flags.edit.image or None,
-        mask=flags.edit.mask or None,
-        **flags.edit.settings(len(stages)),
-        **settings_of(flags.sampling, len(stages)),
+        each=each,
+        **call_of(flags, len(stages)),
     )
     print("\n".join(map(str, files)))
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from tyro.conf import OmitArgPrefixes
 
 from imagen_jax.cli import per_stage
-from imagen_jax.cli.edit_flags import EditFlags
+from imagen_jax.cli.edit_flags import EditFlags, SteerFlags
 from imagen_jax.config.python_file import stage_or_config
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
@@ -118,10 +119,6 @@ class CompilingFlags(CompileOptions):
     prompts."""
 
 
-_PLAIN = tyro.conf.arg(name="")
-"""A group of flags whose names are not preceded by the group's."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
     prompts: Annotated[
@@ -129,13 +126,14 @@ class Flags:
         tyro.conf.arg(metavar='"PROMPT" ...', help_behavior_hint=""),
     ]
     """What to paint, each prompt in quotes."""
-    pictures: Annotated[PictureFlags, _PLAIN] = PictureFlags()
-    stages: Annotated[StageFlags, _PLAIN] = StageFlags()
-    sampling: Annotated[SamplingFlags, _PLAIN] = SamplingFlags()
-    edit: Annotated[EditFlags, _PLAIN] = EditFlags()
-    output: Annotated[OutputFlags, _PLAIN] = OutputFlags()
-    devices: Annotated[DeviceFlags, _PLAIN] = DeviceFlags()
-    compiling: Annotated[CompilingFlags, _PLAIN] = CompilingFlags()
+    pictures: OmitArgPrefixes[PictureFlags] = PictureFlags()
+    stages: OmitArgPrefixes[StageFlags] = StageFlags()
+    sampling: OmitArgPrefixes[SamplingFlags] = SamplingFlags()
+    edit: OmitArgPrefixes[EditFlags] = EditFlags()
+    steering: OmitArgPrefixes[SteerFlags] = SteerFlags()
+    output: OmitArgPrefixes[OutputFlags] = OutputFlags()
+    devices: OmitArgPrefixes[DeviceFlags] = DeviceFlags()
+    compiling: OmitArgPrefixes[CompilingFlags] = CompilingFlags()
     distributed: DistributedFlags = DistributedFlags()
 
 
@@ -220,8 +218,10 @@ def check(flags: Flags) -> None:
     if flags.compiling.compile_only:
         if flags.stages.embeddings:
             raise UsageError("--compile-only embeds no prompts; leave --embeddings out.")
-        if flags.edit != EditFlags():
-            raise UsageError("--compile-only edits no picture; leave --image and its flags out.")
+        if (flags.edit, flags.steering) != (EditFlags(), SteerFlags()):
+            raise UsageError(
+                "--compile-only paints nothing; leave out the flags of an --image and of steering."
+            )
         return
     if flags.compiling.what != "steps":
         raise UsageError(
@@ -246,10 +246,15 @@ def _check_size(flags: PictureFlags) -> None:
 
 def _check_prompts(flags: Flags) -> None:
     """Shipped stages read text; of other stages it is known once they are opened."""
-    if not flags.prompts and flags.edit.image and flags.stages.embeddings:
+    given = bool(flags.prompts or flags.steering.prompts_file)
+    if flags.prompts and flags.steering.prompts_file:
+        raise UsageError("There are prompts and --prompts-file; give one of them.")
+    if not given and flags.edit.image and flags.stages.embeddings:
         raise UsageError("--embeddings holds prompts, but there is none; leave it out.")
-    if not flags.prompts and flags.stages.base == SHIPPED and not flags.edit.image:
+    if not given and flags.stages.base == SHIPPED and not flags.edit.image:
         raise UsageError('There is no prompt; give at least one in quotes, such as "a red apple".')
     for prompt in flags.prompts:
         if not prompt.strip():
             raise UsageError(f"A prompt is {prompt!r}; it must not be empty.")
+    if flags.edit.variations and flags.pictures.num_images != 1:
+        raise UsageError("--variations and --num-images say the same; give one of them.")

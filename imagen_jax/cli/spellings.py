@@ -43,6 +43,10 @@ SAMPLE = Spellings(
         ),
         **_each("--scheduler", "--sampler"),
         **_each("--aspect-ratio --ar", "--aspect"),
+        **_each("--negative --uncond --neg-prompt", "--negative-prompt"),
+        **_each("--prompt-file --from-file --prompts-from-file", "--prompts-file"),
+        **_each("--latents --init-latents --noise-file", "--init-noise"),
+        **_each("--outpaint --expand", "--extend"),
         **_each("--init-image --init-img --input-image --source-image", "--image"),
         **_each("--mask-image --init-mask --inpaint-mask", "--mask"),
         **_each("--denoising-strength --denoise --image-strength", "--strength"),
@@ -53,11 +57,6 @@ SAMPLE = Spellings(
         **_DEVICE,
         **_each(
             "--prompt --prompts --text --caption -p", "write the prompt in quotes without a flag."
-        ),
-        **_each(
-            "--negative-prompt --negative --uncond",
-            "guidance leads away from no text at all, and --guidance says how far; from Python a "
-            "call takes negative_prompt.",
         ),
         **_each(
             "--height --width --resolution --image-size -H -W",

@@ -121,11 +121,13 @@ def sample(
     log_snrs: LogSNRGrid,
     keys: Keys,
     *,
+    noise: Images | None = None,
     on_step: Callable | None = None,
     on_estimate: Callable | None = None,
 ) -> Images:
     """The last estimate of the picture, in all of it.
 
+    `noise` is what the picture is noised with first; None draws it from the keys.
     `on_step` and `on_estimate` are as `samplers.advance` takes them, but hear how many steps were
     taken before instead of the step's index. The other arguments are as in `samplers.sample`.
     """
@@ -142,7 +144,8 @@ def sample(
         z = with_known(state.z, source, course.inpainting, log_snrs[visit.index + 1], eps)
         return state._replace(z=z), None
 
-    state = start(sampler, source, course, log_snrs, keys)
+    noise = samplers.initial_noise(keys, shape[1:]) if noise is None else noise
+    state = start(sampler, source, course, log_snrs, noise)
     if not course.visits:  # Nothing of the network is compiled then.
         return samplers.finish(state)
     count = len(course.visits)
@@ -152,13 +155,12 @@ def sample(
 
 
 def start(
-    sampler: Sampler, source: Source, course: Course, log_snrs: LogSNRGrid, keys: Keys
+    sampler: Sampler, source: Source, course: Course, log_snrs: LogSNRGrid, eps: Images
 ) -> State:
     """Before the first step: alpha x + sigma eps, but eps alone where the run is a whole one."""
-    eps = samplers.initial_noise(keys, source.picture.shape[1:])
     z = eps
     if course.first > 0:
-        log_snr = jnp.broadcast_to(log_snrs[course.first], len(keys))
+        log_snr = jnp.broadcast_to(log_snrs[course.first], len(eps))
         z = q_sample(source.picture, eps, log_snr)
     if source.repaint is not None and course.inpainting == "clean":
         z = jnp.where(source.repaint, z, source.picture)

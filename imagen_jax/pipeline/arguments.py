@@ -31,16 +31,34 @@ def check_numbers(*numbers: int) -> None:
             )
 
 
-def checked_seed(seed: int | Sequence[int], pictures: int) -> int | tuple[int, ...]:
+def checked_seed(seed: int | Sequence[int], subjects: int, pictures: int) -> int | tuple[int, ...]:
+    """One seed for all; or one for each of the subjects, or one for each of the pictures."""
     seeds = (seed,) if isinstance(seed, int) else tuple(seed)
     for one in seeds:
         if not isinstance(one, int) or not 0 <= one < 2**32:
             raise UsageError(f"The seed is {one!r}; it must lie between 0 and {2**32 - 1}.")
     if isinstance(seed, int):
         return seed
-    if len(seeds) != pictures:
+    if len(seeds) not in (subjects, pictures):
         raise UsageError(f"There are {len(seeds)} seeds; give one, or one for each of {pictures}.")
     return seeds
+
+
+def checked_each(
+    each: Sequence[Mapping[str, Any]] | None, subjects: int
+) -> Sequence[Mapping[str, Any]]:
+    """Settings of each subject's own; empty where there are none."""
+    if each is None:
+        return [{}] * subjects
+    if len(each) != subjects:
+        raise UsageError(
+            f"each has {len(each)} entries; it must have one for each of {subjects} subjects."
+        )
+    for own in each:
+        text = own.get("negative_prompt")
+        if text is not None and not isinstance(text, str):
+            raise UsageError(f"negative_prompt is {text!r}; it must be text.")
+    return each
 
 
 def check_embeddings(

@@ -22,12 +22,14 @@ class Progress:
         step: how many the stage took before.
         num_steps: that the stage takes.
         estimate: the present estimate of the batch's pictures, uint8.
+        pictures: their numbers in the call.
     """
 
     stage: int
     step: int
     num_steps: int
     estimate: UInt8[np.ndarray, "batch height width 3"]
+    pictures: tuple[int, ...] = ()
 
 
 _LOG = logging.getLogger("jax._src.debugging")
@@ -36,23 +38,38 @@ Callback = Callable[[Progress], object]
 
 
 class Listener:
-    """Tells a callback of each step's estimate, as `samplers.advance` does on the host."""
+    """Tells a callback of each step's estimate, as `painting.paint` hears of it.
+
+    Attributes:
+        stage: index of the stage that paints.
+    """
 
     def __init__(
-        self, callback: Callback | None, steps: Sequence[SampledStage], *, alone: bool = True
+        self,
+        callback: Callback | None,
+        steps: Sequence[SampledStage],
+        rows: Sequence[int],
+        *,
+        alone: bool = True,
     ):
-        """`alone`: whether one device paints. Several wait for each other, and must end a stage."""
-        self._callback, self._steps, self._alone = callback, steps, alone
+        """
+        Args:
+            steps: of the part of a call that is painted.
+            rows: numbers that the part's pictures have in the call.
+            alone: whether one device paints. Several wait for each other, and must end a stage.
+        """
+        self._callback, self._steps, self._rows, self._alone = callback, steps, rows, alone
         self._error: Exception | None = None
         self.stage = 0
 
-    def __call__(self, index: jax.Array, x0: jax.Array) -> None:
+    def __call__(self, index: jax.Array, x0: jax.Array, pictures: np.ndarray) -> None:
         if self._error is not None:
             return
         estimate = np.asarray(to_pixels(x0))
         num_steps = self._steps[self.stage].num_steps
+        numbers = tuple(self._rows[number] for number in pictures)
         try:
-            self._callback(Progress(self.stage, int(index), num_steps, estimate))
+            self._callback(Progress(self.stage, int(index), num_steps, estimate, numbers))
         except Exception as error:  # Whatever the caller's function raises is the caller's.
             self._error = error
             if self._alone:

@@ -12,22 +12,17 @@ from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline import painting
-from imagen_jax.pipeline.arguments import (
-    check_embeddings,
-    check_numbers,
-    checked_prompts,
-    checked_seed,
-)
+from imagen_jax.pipeline.arguments import check_numbers, checked_prompts, checked_seed
 from imagen_jax.pipeline.callbacks import Callback, Listener
-from imagen_jax.pipeline.editing import edit_of
 from imagen_jax.pipeline.memory import Keep, default_keep
 from imagen_jax.pipeline.painting import Keeper, LeadersKeeper, Painted, SampledStage
 from imagen_jax.pipeline.pictures import Pictures
 from imagen_jax.pipeline.prompts import PromptEmbeddings, TextEncoders
-from imagen_jax.pipeline.request import Request, picture_to_enlarge, sampled_stages
+from imagen_jax.pipeline.request import Call, Cast, Request, make_request
 from imagen_jax.pipeline.results import Results
 from imagen_jax.pipeline.stage import Stage
-from imagen_jax.pipeline.subjects import Subjects, stage_inputs
+from imagen_jax.pipeline.steps import sampled_stages
+from imagen_jax.pipeline.subjects import Subjects
 from imagen_jax.pipeline.words import WordMaps, word_maps
 from imagen_jax.progress import StepBar
 from imagen_jax.stored.stages import StoredStage
@@ -76,6 +71,7 @@ class Cascade:
         aspect: str | None = None,
         negative_prompt: str | None = None,
         prompt_embeds: Sequence[PromptEmbeddings | None] | None = None,
+        each: Sequence[Mapping[str, Any]] | None = None,
         callback: Callback | None = None,
         progress: bool = True,
         **settings: Any,
@@ -91,19 +87,22 @@ class Cascade:
                 either there is one subject, painted `num_images` times.
             pictures, numbers: name -> what stages that are told it get, as `Subjects` takes it.
             num_images: pictures of each prompt.
-            seed: of all pictures; or one for each picture.
+            seed: of all pictures; or one for each subject, or one for each picture.
             batch_size: pictures at once.
             size: (height, width) of the base's pictures; the stages after it enlarge them.
             aspect: width : height of the pictures, such as "3:2", instead of their size.
             negative_prompt: takes the place of the null text, away from which guidance leads.
             prompt_embeds: what `embed` gave for these prompts: no text encoder is run.
+            each: what each subject has in place of the call's: a seed, a negative_prompt, or
+                fields of `settings`.
             callback: hears of every step; a picture a step is fetched from the devices for it. What
                 it raises ends the call, on several devices once they have painted the stage.
             progress: shows a bar of each stage's steps.
-            settings: `image` and `mask`, as `edit_of` takes them: what every stage edits, or what
-                a first super-resolution stage enlarges. All else is a field of `SamplingConfig`,
-                such as num_steps, or beside an image of `EditSettings`, such as strength: one
-                value, or a list of one a stage; unsaid, a stage's config decides.
+            settings: `image`, `mask` and `extend`, as `edit_of` takes them: what every stage edits,
+                or what a first super-resolution stage enlarges; `init_noise`, as `read_noise` does.
+                All else is a field of `SamplingConfig`, such as num_steps, or beside an image of
+                `EditSettings`, such as strength: one value, or a list of one a stage; unsaid, a
+                stage's config decides.
 
         Raises:
             UsageError: a value is out of its range, or what is said is not what the stages take.
@@ -118,6 +117,7 @@ class Cascade:
             aspect=aspect,
             negative_prompt=negative_prompt,
             prompt_embeds=prompt_embeds,
+            each=each,
             **settings,
         )
         painted = list(self._paint(request, Keeper(), callback, progress))
@@ -177,6 +177,7 @@ class Cascade:
         num_images: int = 1,
         seed: int | Sequence[int] = 0,
         prompt_embeds: Sequence[PromptEmbeddings | None] | None = None,
+        each: Sequence[Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> Iterator[Pictures]:
         """The pictures of any number of prompts or other subjects, `chunk` of them at a time.
@@ -187,15 +188,17 @@ class Cascade:
         """
         subjects = Subjects.of(prompts, classes, pictures, numbers)
         check_numbers(chunk, num_images)
-        seed = checked_seed(seed, subjects.count * num_images)
+        seed = checked_seed(seed, subjects.count, subjects.count * num_images)
+        a_subject = 1 if isinstance(seed, int) or len(seed) == subjects.count else num_images
         for first in range(0, subjects.count, chunk):
             part = slice(first, first + chunk)
-            own = slice(first * num_images, (first + chunk) * num_images)
+            own = slice(first * a_subject, (first + chunk) * a_subject)
             yield self(
                 **subjects.of_subjects(part),
                 num_images=num_images,
                 seed=seed if isinstance(seed, int) else seed[own],
                 prompt_embeds=prompt_embeds and [text and text.of(part) for text in prompt_embeds],
+                each=each and each[part],
                 **options,
             )
 
@@ -248,63 +251,11 @@ class Cascade:
         for stage in self.stages:
             stage.release()
 
-    def _request(
-        self,
-        subjects: Subjects,
-        *,
-        num_images: int = 1,
-        seed: int | Sequence[int] = 0,
-        batch_size: int = 4,
-        size: Sequence[int] | str | None = None,
-        aspect: str | None = None,
-        image: Any = None,
-        mask: Any = None,
-        negative_prompt: str | None = None,
-        prompt_embeds: Sequence[PromptEmbeddings | None] | None = None,
-        **settings: Any,
-    ) -> Request:
+    def _request(self, subjects: Subjects, **options: Any) -> Request:
         """A call's arguments, checked, and its prompts embedded."""
         stored = [stage.stored for stage in self.stages]
-        if negative_prompt is not None and not any(s.config.conditions.text for s in stored):
-            raise UsageError(f"negative_prompt is {negative_prompt!r}, but no stage reads text.")
-        check_numbers(num_images, batch_size)
-        edit = edit_of(image, mask)
-        steps = sampled_stages(stored, settings, size, aspect, edit)
-        painting.check_order(steps, self.mesh, given=edit is not None)
-        subjects.check(stored, [step.size for step in steps], given=edit is not None)
-        pictures = subjects.count * num_images
-        seed = checked_seed(seed, pictures)
-        if subjects.prompts:
-            if prompt_embeds:
-                check_embeddings(prompt_embeds, subjects.prompts, len(steps))
-            texts = list(prompt_embeds or self.embed(subjects.prompts, batch_size=batch_size))
-        else:
-            texts = self._text_encoders.without_prompt(batch_size)
-        starts = meshes.batch_starts(pictures, batch_size, self.mesh)
-        account = {
-            "seed": seed,
-            "num_images": num_images,
-            "batch_size": starts.step,
-            "split_height": self.mesh.shape["spatial"],
-            "devices": self.mesh.size,
-            **subjects.described(),
-            **(edit.described() if edit else {}),
-        }
-        if negative_prompt is not None:
-            nulls = self.embed(negative_prompt, batch_size=batch_size)
-            texts = [text and text.with_null(null) for text, null in zip(texts, nulls, strict=True)]
-            account["negative_prompt"] = negative_prompt
-        return Request(
-            subjects,
-            num_images,
-            seed,
-            starts,
-            steps,
-            stage_inputs(subjects, stored, texts),
-            account,
-            self._keep_for(steps),
-            picture_to_enlarge(steps, edit),
-        )
+        cast = Cast(stored, self.mesh, self.embed, self._text_encoders.without_prompt)
+        return make_request(cast, subjects, Call.of(options))
 
     def _keep_for(self, steps: Sequence[SampledStage]) -> Keep:
         height, width = steps[0].size
@@ -315,29 +266,35 @@ class Cascade:
     def _paint(
         self, request: Request, keeper: Keeper, callback: Callback | None, progress: bool
     ) -> Iterator[Painted]:
-        if request.keep == "one":
+        """What each stage paints of all parts, in turn."""
+        keep, shown = self._keep_for(request.steps), progress and distributed.leads()
+        if keep == "one":
             self.release()
-        listener = Listener(callback, request.steps, alone=self.mesh.size == 1)
-        shown = progress and distributed.leads()
-        stages = painting.paint(
-            self.stages,
-            request.steps,
-            request.inputs,
-            seed=request.seed,
-            num_images=request.num_images,
-            batch_size=request.starts.step,
-            low_res=request.low_res,
-            keeper=keeper,
-            on_step=(lambda _: bar.step()) if shown else None,
-            on_estimate=listener if callback else None,
-        )
-        for stage, step in zip(self.stages, request.steps, strict=True):
-            total = len(request.starts) * step.num_steps
-            with (
-                StepBar(total, f"{step.side} pixels", disable=not shown) as bar,
-                listener.of_stage(),
-            ):
-                painted = next(stages)
-            yield painted
-            if request.keep == "one":
+        alone = self.mesh.size == 1
+        listeners = [Listener(callback, p.steps, p.rows, alone=alone) for p in request.parts]
+        runs = [
+            painting.paint(
+                self.stages,
+                part.steps,
+                part.inputs,
+                seed=part.seed,
+                num_images=request.num_images,
+                batch_size=request.batch_size,
+                low_res=request.low_res,
+                noise=part.noise,
+                keeper=painting.PartKeeper(keeper, part.rows, begins=part is request.parts[0]),
+                on_step=(lambda _: bar.step()) if shown else None,
+                on_estimate=listener if callback else None,
+            )
+            for part, listener in zip(request.parts, listeners, strict=True)
+        ]
+        for number, (stage, step) in enumerate(zip(self.stages, request.steps, strict=True)):
+            total = sum(p.num_steps(number, request.batch_size, self.mesh) for p in request.parts)
+            painted = []
+            with StepBar(total, f"{step.side} pixels", disable=not shown) as bar:
+                for run, listener in zip(runs, listeners, strict=True):
+                    with listener.of_stage():
+                        painted.append(next(run))
+            yield request.together(painted)
+            if keep == "one":
                 stage.release()

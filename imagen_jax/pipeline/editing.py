@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from imagen_jax.config.data import Size
 from imagen_jax.config.rules import require_choice, require_fraction, require_positive
 from imagen_jax.diffusion import edits
 from imagen_jax.errors import UsageError
+from imagen_jax.pipeline.extending import extended
 from imagen_jax.pipeline.given import Mask, fit, fit_mask, read_mask, read_picture
 
 _STRENGTH = 0.7
@@ -122,10 +124,12 @@ class Edit:
     Attributes:
         picture: upright, in sRGB.
         mask: where it is repainted; None for everywhere.
+        said: what a manifest says of it.
     """
 
     picture: Image.Image
     mask: Mask | None = None
+    said: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def size(self) -> Size:
@@ -153,13 +157,6 @@ class Edit:
             coarse = fit(self.picture, (size[0] // config.upscale, size[1] // config.upscale))
         return StageEdit(fit(self.picture, size), repaint, course, settings, coarse)
 
-    def described(self) -> dict[str, Any]:
-        """What a manifest says of it."""
-        said = {"image": _digest(np.asarray(self.picture), self.size)}
-        if self.mask is not None:
-            said["mask"] = _digest(self.mask, self.size)
-        return said
-
     def _filled(self, settings: EditSettings, config: StageConfig, *, masked: bool) -> EditSettings:
         """The settings where those of the picture and the stage are put for None."""
         inpainting = settings.inpainting or ("clean" if _is_chain(config) else "repaint")
@@ -171,22 +168,33 @@ class Edit:
         return EditSettings(float(strength), inpainting, resamplings if masked else 1)
 
 
-def edit_of(image: Any, mask: Any = None) -> Edit | None:
+def edit_of(image: Any, mask: Any = None, extend: Mapping[str, int] | None = None) -> Edit | None:
     """What a user wants to be edited; None without an image.
 
     Args:
         image: a file, a PIL image or a uint8 array. Where no size is asked for it decides that too.
         mask: as large; white is repainted, and black stays to the pixel. Also bool.
+        extend: of the sides left, right, top and bottom, how many pixels of the image's own are
+            painted beyond it.
 
     Raises:
         UsageError: they cannot be read or do not fit each other.
     """
     if image is None:
-        if mask is not None:
-            raise UsageError("There is a mask, but no image; give the image that it is of too.")
+        for name, given in (("a mask", mask), ("something to extend", extend)):
+            if given is not None:
+                raise UsageError(f"There is {name}, but no image; give the image that it is of.")
         return None
-    edit = Edit(read_picture(image))
-    return edit if mask is None else Edit(edit.picture, read_mask(mask, edit.size))
+    picture = read_picture(image)
+    size = (picture.height, picture.width)
+    said = {"image": _digest(np.asarray(picture), size)}
+    repaint = None if mask is None else read_mask(mask, size)
+    if repaint is not None:
+        said["mask"] = _digest(repaint, size)
+    if extend is not None:
+        said["extend"] = dict(extend)
+        picture, repaint = extended(picture, repaint, extend)
+    return Edit(picture, repaint, said)
 
 
 def _is_chain(config: StageConfig) -> bool:

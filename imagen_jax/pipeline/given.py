@@ -1,10 +1,12 @@
-"""Pictures and masks that a user gives, as files, PIL images or arrays."""
+"""Pictures, masks and noise that a user gives, as files, PIL images or arrays."""
 
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from imagen_jax.config.data import Size
@@ -14,6 +16,8 @@ from imagen_jax.storage.files import to_path
 
 Mask = Bool[np.ndarray, "_ _"]
 """True where a picture is repainted."""
+Noise = Float32[np.ndarray, "_ height width 3"]
+"""z to begin with: one for all pictures, or one for each."""
 _CHANNELS = (1, 3, 4)
 
 
@@ -29,11 +33,7 @@ def read_picture(given: Any, what: str = "picture") -> Image.Image:
     """
     named = f"The {what} {given}" if isinstance(given, str | Path) else f"The {what}"
     if isinstance(given, str | Path):
-        try:
-            data = to_path(str(given)).read_bytes()
-        except OSError as error:
-            raise UsageError(f"{named} cannot be read: {reason(error)}.") from error
-        return transforms.decode(data, named, None)
+        return transforms.decode(_read(given, named), named, None)
     image = given if isinstance(given, Image.Image) else _of_array(given, named)
     return transforms.plain(image, named)
 
@@ -68,6 +68,39 @@ def read_mask(given: Any, size: Size) -> Mask:
     return white
 
 
+def read_noise(given: Any, size: Size, pictures: int) -> Noise | None:
+    """The noise that the first stage begins with in place of that of its seed; None without.
+
+    Args:
+        given: a .npy file or an array, float [height, width, 3], or one for each picture.
+        size: (height, width) of what the first stage paints.
+        pictures: how many there are.
+
+    Raises:
+        UsageError: it cannot be read, is of another shape, or is not finite.
+    """
+    if given is None:
+        return None
+    named = f"The noise {given}" if isinstance(given, str | Path) else "The noise"
+    noise = _array_of(given, named)
+    shape, dtype = noise.shape, noise.dtype
+    noise = noise[None] if noise.ndim == 3 else noise
+    if noise.shape[1:] != (*size, 3) or len(noise) not in (1, pictures):
+        raise UsageError(
+            f"{named} has the shape {shape}; it must be {(*size, 3)}, or {(pictures, *size, 3)} "
+            "with one for each picture."
+        )
+    if not np.issubdtype(dtype, np.floating) or not np.isfinite(noise).all():
+        raise UsageError(f"{named} is {dtype}; it must be finite numbers of a floating type.")
+    return noise.astype(np.float32)
+
+
+def digest_of(array: np.ndarray) -> dict[str, Any]:
+    """What a manifest says of an array."""
+    data = np.ascontiguousarray(array).tobytes()
+    return {"shape": list(array.shape), "sha256": hashlib.sha256(data).hexdigest()}
+
+
 def fit(picture: Image.Image, size: Size) -> UInt8[np.ndarray, "height width 3"]:
     """The largest centre part with the ratio of `size` (height, width), resized by a bicubic
     filter."""
@@ -79,6 +112,22 @@ def fit_mask(mask: Mask, size: Size) -> Mask | None:
     shares = Image.fromarray(mask.astype(np.float32))
     repaint = np.asarray(transforms.cover(shares, size, Image.Resampling.BOX)) > 1e-6
     return None if repaint.all() else repaint
+
+
+def _read(path: str | Path, named: str) -> bytes:
+    try:
+        return to_path(str(path)).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{named} cannot be read: {reason(error)}.") from error
+
+
+def _array_of(given: Any, named: str) -> np.ndarray:
+    if not isinstance(given, str | Path):
+        return np.asarray(given)
+    try:
+        return np.load(io.BytesIO(_read(given, named)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UsageError(f"{named} is no .npy file of numbers: {reason(error)}.") from error
 
 
 def _of_array(given: Any, named: str) -> Image.Image:

@@ -76,10 +76,10 @@ class Keeper:
     def begin(self, unet_sha256: str) -> None:
         """The next stage begins, with these weights; a UsageError if it may not."""
 
-    def find(self, rows: range) -> np.ndarray | None:
+    def find(self, rows: Sequence[int]) -> np.ndarray | None:
         """Pictures of the stage that need not be painted; None if one of them is not there."""
 
-    def keep(self, rows: range, pictures: np.ndarray) -> None:
+    def keep(self, rows: Sequence[int], pictures: np.ndarray) -> None:
         """Takes pictures that were painted."""
 
 
@@ -96,11 +96,34 @@ class LeadersKeeper(Keeper):
     def begin(self, unet_sha256: str) -> None:
         distributed.leader_does(lambda: self._keeper.begin(unet_sha256))
 
-    def find(self, rows: range) -> np.ndarray | None:
+    def find(self, rows: Sequence[int]) -> np.ndarray | None:
         return distributed.told_by_leader(distributed.leader_does(lambda: self._keeper.find(rows)))
 
-    def keep(self, rows: range, pictures: np.ndarray) -> None:
+    def keep(self, rows: Sequence[int], pictures: np.ndarray) -> None:
         distributed.leader_does(lambda: self._keeper.keep(rows, pictures))
+
+
+class PartKeeper(Keeper):
+    """What keeps the pictures of a part of a call among those of the whole one."""
+
+    def __init__(self, keeper: Keeper, rows: Sequence[int], *, begins: bool):
+        """
+        Args:
+            keeper: of the whole call.
+            rows: numbers that the part's pictures have in it.
+            begins: whether it is the first part.
+        """
+        self._keeper, self._rows, self._begins = keeper, rows, begins
+
+    def begin(self, unet_sha256: str) -> None:
+        if self._begins:
+            self._keeper.begin(unet_sha256)
+
+    def find(self, rows: Sequence[int]) -> np.ndarray | None:
+        return self._keeper.find([self._rows[row] for row in rows])
+
+    def keep(self, rows: Sequence[int], pictures: np.ndarray) -> None:
+        self._keeper.keep([self._rows[row] for row in rows], pictures)
 
 
 def check_order(steps: Sequence[SampledStage], mesh: Mesh, *, given: bool = False) -> None:
@@ -132,6 +155,7 @@ def paint(
     num_images: int,
     batch_size: int,
     low_res: np.ndarray | None = None,
+    noise: np.ndarray | None = None,
     on_step: Callable | None = None,
     on_estimate: Callable | None = None,
     keeper: Keeper = Keeper(),  # noqa: B008
@@ -146,12 +170,15 @@ def paint(
             `spatial` axis, super-resolution stages split the height of a picture over that.
         steps: the same, with the settings and sizes that they sample with.
         inputs: what each stage is told of the subjects.
-        seed: of all pictures; or one for each picture, which is then the first of its seed.
+        seed: of all pictures; or one for each subject; or one for each picture, which is then the
+            first of its seed.
         batch_size: pictures at once, as `meshes.batch_starts` rounds it.
         low_res: uint8 [height, width, 3], which a first super-resolution stage enlarges.
+        noise: float32 [1 or pictures, height, width, 3] that the first stage begins with; None
+            takes that of the seed.
         on_step: called with the step's index after every denoising step of every batch, and as
             often for a batch that the keeper had.
-        on_estimate: as `samplers.advance` takes it.
+        on_estimate: called as `samplers.advance` calls it, and with the numbers of the pictures.
         keeper: is given the pictures of each batch, and asked for them before. A batch is painted
             whole or not at all, so that its pictures are the same to the byte.
 
@@ -162,10 +189,10 @@ def paint(
     pictures = None if low_res is None else low_res[None]
     for stage, step, said in zip(stages, steps, inputs, strict=True):
         keys = picture_keys_of(seed, step.side, num_images, len(said.names))
-        work = _Work(stage, step, said, pictures, keys, num_images, batch_size)
+        work = _Work(stage, step, said, pictures, noise, keys, num_images, batch_size)
         painted = _paint_stage(work, keeper, on_step=on_step, on_estimate=on_estimate)
         yield painted
-        pictures = painted.pictures
+        pictures, noise = painted.pictures, None
 
 
 def picture_keys_of(
@@ -174,6 +201,8 @@ def picture_keys_of(
     """The key of every picture, those of one subject together; arguments as in `paint`."""
     if isinstance(seed, int):
         return picture_keys(seed, stream, num_images)[np.tile(np.arange(num_images), subjects)]
+    if len(seed) == subjects:
+        return jnp.concatenate([picture_keys(one, stream, num_images) for one in seed])
     return jnp.concatenate([picture_keys(one, stream, 1) for one in seed])
 
 
@@ -185,6 +214,7 @@ class _Work:
     step: SampledStage
     inputs: StageInputs
     low_res: np.ndarray | None
+    noise: np.ndarray | None
     keys: jax.Array
     num_images: int
     batch_size: int
@@ -220,17 +250,16 @@ def _paint_batch(
     """The first `count` of these pictures of all subjects; the rest fills the devices."""
 
     def tell(index: jax.Array, x0: jax.Array) -> None:
-        on_estimate(index, x0[:count])
+        on_estimate(index, x0[:count], pairs[:count])
 
     inputs, subjects = work.inputs, pairs // work.num_images
-    low_res = None
-    if work.low_res is not None:
-        low_res = work.low_res[pairs if len(work.low_res) > 1 else np.zeros_like(pairs)]
+    low_res, noise = (_rows(of_pictures, pairs) for of_pictures in (work.low_res, work.noise))
     pictures, finite = work.stage.paint(
         work.step.settings,
         work.keys[pairs],
         inputs.rows(subjects, low_res),
         inputs.null,
+        noise,
         size=work.step.size,
         edit=work.step.edit,
         on_step=on_step,
@@ -244,3 +273,10 @@ def _paint_batch(
         )
     edit = work.step.edit
     return pictures[:count] if edit is None else edit.put_back(pictures[:count])
+
+
+def _rows(of_pictures: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    """Those of some pictures; one stands for all."""
+    if of_pictures is None:
+        return None
+    return of_pictures[rows if len(of_pictures) > 1 else np.zeros_like(rows)]

@@ -62,10 +62,6 @@ class PromptEmbeddings:
             self, text=self.text[rows], mask=self.mask[rows], prompts=self.prompts[rows]
         )
 
-    def with_null(self, null: "PromptEmbeddings") -> "PromptEmbeddings":
-        """The same, guided away from the one prompt of `null`."""
-        return dataclasses.replace(self, null=(null.text, null.mask))
-
 
 def check_prompts(configs: Sequence[StageConfig], prompts: Sequence[str]) -> None:
     """Raises a UsageError for a prompt that some stage cannot read; warns of what is cut off."""

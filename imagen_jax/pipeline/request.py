@@ -1,21 +1,55 @@
-"""A call of a cascade: how each stage paints, and what the manifest says of it."""
+"""A call of a cascade: what it is given, checked, and what the manifest says of it."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import UInt8
 
 from imagen_jax.errors import UsageError
-from imagen_jax.pipeline.arguments import changed_settings
-from imagen_jax.pipeline.editing import EDIT_SETTINGS, Edit, EditSettings
-from imagen_jax.pipeline.given import fit
-from imagen_jax.pipeline.memory import Keep
-from imagen_jax.pipeline.painting import SampledStage
-from imagen_jax.pipeline.sizes import size_of_picture, stage_sizes
-from imagen_jax.pipeline.subjects import StageInputs, Subjects
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.pipeline import painting
+from imagen_jax.pipeline.arguments import (
+    check_embeddings,
+    check_numbers,
+    checked_each,
+    checked_seed,
+)
+from imagen_jax.pipeline.editing import edit_of
+from imagen_jax.pipeline.given import Noise, digest_of, read_noise
+from imagen_jax.pipeline.painting import Painted, SampledStage
+from imagen_jax.pipeline.prompts import PromptEmbeddings
+from imagen_jax.pipeline.steps import picture_to_enlarge, sampled_stages
+from imagen_jax.pipeline.subjects import StageInputs, Subjects, stage_inputs
 from imagen_jax.stored.stages import StoredStage
+
+Texts = list[PromptEmbeddings | None]
+"""The prompts as each stage reads them, None for one that reads no text."""
+_NO_SETTINGS = ("seed", "negative_prompt")
+"""What a subject may have of its own beside settings of stages."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Subjects that are painted in the same way.
+
+    Attributes:
+        rows: numbers of their pictures in the call.
+        noise: what the first stage begins with, as `painting.paint` takes it.
+    """
+
+    rows: list[int]
+    seed: int | tuple[int, ...]
+    steps: list[SampledStage]
+    inputs: list[StageInputs]
+    noise: Noise | None = None
+
+    def num_steps(self, stage: int, batch_size: int, mesh: Mesh) -> int:
+        """Of all batches of a stage together."""
+        batches = meshes.batch_starts(len(self.rows), batch_size, mesh)
+        return len(batches) * self.steps[stage].num_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,92 +57,195 @@ class Request:
     """A call of a cascade.
 
     Attributes:
-        starts: of the batches.
+        steps, inputs: of all subjects, with the settings of the call.
         account: what the manifest says of it.
-        keep: as `Cascade` takes it, for pictures as large as these.
+        parts: of the work, each subject in one of them.
         low_res: what a first super-resolution stage enlarges.
     """
 
     subjects: Subjects
     num_images: int
-    seed: int | tuple[int, ...]
-    starts: range
+    batch_size: int
     steps: list[SampledStage]
     inputs: list[StageInputs]
     account: dict[str, Any]
-    keep: Keep
+    parts: list[Part]
     low_res: UInt8[np.ndarray, "height width 3"] | None = None
 
+    def together(self, painted: Sequence[Painted]) -> Painted:
+        """What a stage painted of all parts, in the order of the call."""
+        if len(painted) == 1:
+            return painted[0]
+        order = np.argsort([row for part in self.parts for row in part.rows])
+        pictures = np.concatenate([one.pictures for one in painted])
+        return Painted(pictures[order], painted[0].unet_sha256)
 
-def sampled_stages(
-    stages: Sequence[StoredStage],
-    settings: Mapping[str, Any],
-    size: Sequence[int] | str | None = None,
-    aspect: str | None = None,
-    edit: Edit | None = None,
-) -> list[SampledStage]:
-    """The stages with their settings, changed by those of a call, their sizes and edits.
 
-    Args:
+@dataclasses.dataclass(frozen=True)
+class Cast:
+    """What a call is made of: stages, where they run, and what reads prompts for them.
+
+    Attributes:
+        embed: (prompts, batch_size=) -> what each stage reads.
+        without_prompt: (batch_size) -> the same of no prompt.
+    """
+
+    stages: Sequence[StoredStage]
+    mesh: Mesh
+    embed: Callable[..., Texts]
+    without_prompt: Callable[[int], Texts]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Call:
+    """The arguments of a call beside its subjects, as `Cascade` takes them.
+
+    Attributes:
         settings: fields of `SamplingConfig` and `EditSettings`.
-        size, aspect: as `stage_sizes` takes them; with neither, those of the edit's picture.
+    """
+
+    num_images: int = 1
+    seed: Any = 0
+    batch_size: int = 4
+    size: Sequence[int] | str | None = None
+    aspect: str | None = None
+    image: Any = None
+    mask: Any = None
+    extend: Mapping[str, int] | None = None
+    init_noise: Any = None
+    negative_prompt: str | None = None
+    prompt_embeds: Sequence[PromptEmbeddings | None] | None = None
+    each: Sequence[Mapping[str, Any]] | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "Call":
+        """Arguments by name; what is none of them is a setting."""
+        names = {field.name for field in dataclasses.fields(cls)} - {"settings"}
+        own = {name: value for name, value in options.items() if name in names}
+        return cls(**own, settings={n: v for n, v in options.items() if n not in names})
+
+
+class _Making:
+    """A request on its way."""
+
+    def __init__(self, cast: Cast, subjects: Subjects, call: Call):
+        check_numbers(call.num_images, call.batch_size)
+        self.cast, self.subjects, self.call = cast, subjects, call
+        self.edit = edit_of(call.image, call.mask, call.extend)
+        self.each = checked_each(call.each, subjects.count)
+        self.steps = self._steps({})
+        self._check()
+        self.seed = self._seed()
+        pictures = subjects.count * call.num_images
+        self.noise = read_noise(call.init_noise, self.steps[0].size, pictures)
+
+    def request(self) -> Request:
+        """The same, once the prompts are embedded."""
+        ways = [(self._steps(own), own, members) for own, members in _grouped(self.each)]
+        inputs = stage_inputs(self.subjects, self.cast.stages, self._texts())
+        parts = [self._part(inputs, *way) for way in ways]
+        return Request(
+            self.subjects,
+            self.call.num_images,
+            self.call.batch_size,
+            self.steps,
+            inputs,
+            self._account(),
+            parts,
+            picture_to_enlarge(self.steps, self.edit),
+        )
+
+    def _steps(self, own: Mapping[str, Any]) -> list[SampledStage]:
+        """How the stages paint with settings of some subjects' own."""
+        own = {name: value for name, value in own.items() if name not in _NO_SETTINGS}
+        settings = self.call.settings | own
+        stages, call = self.cast.stages, self.call
+        return sampled_stages(stages, settings, call.size, call.aspect, self.edit)
+
+    def _check(self) -> None:
+        given, stages = self.edit is not None, self.cast.stages
+        painting.check_order(self.steps, self.cast.mesh, given=given)
+        self.subjects.check(stages, [step.size for step in self.steps], given=given)
+        if not any(stage.config.conditions.text for stage in stages):
+            for text in filter(None, map(self._negative_prompt, self.each)):
+                raise UsageError(f"negative_prompt is {text!r}, but no stage reads text.")
+
+    def _negative_prompt(self, own: Mapping[str, Any]) -> str | None:
+        return own.get("negative_prompt", self.call.negative_prompt)
+
+    def _seed(self) -> int | tuple[int, ...]:
+        count, seed = self.subjects.count, self.call.seed
+        seed = checked_seed(seed, count, count * self.call.num_images)
+        if not any("seed" in own for own in self.each):
+            return seed
+        if not isinstance(seed, int):
+            raise UsageError("There are seeds and seeds of each; give one of them.")
+        return checked_seed([own.get("seed", seed) for own in self.each], count, count)
+
+    def _texts(self) -> Texts:
+        prompts, call = self.subjects.prompts, self.call
+        if not prompts:
+            return self.cast.without_prompt(call.batch_size)
+        if call.prompt_embeds:
+            check_embeddings(call.prompt_embeds, prompts, len(self.cast.stages))
+            return list(call.prompt_embeds)
+        return self.cast.embed(prompts, batch_size=call.batch_size)
+
+    def _part(
+        self,
+        inputs: list[StageInputs],
+        steps: list[SampledStage],
+        own: Mapping[str, Any],
+        members: list[int],
+    ) -> Part:
+        number, seed, noise = self.call.num_images, self.seed, self.noise
+        rows = [number * member + picture for member in members for picture in range(number)]
+        if not isinstance(seed, int):
+            seed = tuple(seed[i] for i in (members if len(seed) == self.subjects.count else rows))
+        if noise is not None and len(noise) > 1:
+            noise = noise[rows]
+        inputs = [one.of(members) for one in inputs]
+        negative = self._negative_prompt(own)
+        if negative is not None:
+            nulls = self.cast.embed([negative], batch_size=1)
+            inputs = [x.away_from(null) for x, null in zip(inputs, nulls, strict=True)]
+        return Part(rows, seed, steps, inputs, noise)
+
+    def _account(self) -> dict[str, Any]:
+        mesh, call = self.cast.mesh, self.call
+        pictures = self.subjects.count * call.num_images
+        said = {
+            "seed": self.seed,
+            "num_images": call.num_images,
+            "batch_size": meshes.batch_starts(pictures, call.batch_size, mesh).step,
+            "split_height": mesh.shape["spatial"],
+            "devices": mesh.size,
+            **self.subjects.described(),
+            **(self.edit.said if self.edit else {}),
+        }
+        if call.negative_prompt is not None:
+            said["negative_prompt"] = call.negative_prompt
+        if any(self.each):
+            said["each"] = [dict(own) for own in self.each]
+        if self.noise is not None:
+            said["init_noise"] = digest_of(self.noise)
+        return said
+
+
+def make_request(cast: Cast, subjects: Subjects, call: Call) -> Request:
+    """A call's arguments, checked, and its prompts embedded.
 
     Raises:
-        UsageError: a value is out of its range, or there is nothing that it belongs to.
+        UsageError: a value is out of its range, or what is said is not what the stages take.
     """
-    configs = [stage.config for stage in stages]
-    own = {name: value for name, value in settings.items() if name not in EDIT_SETTINGS}
-    changed = changed_settings([config.sampling for config in configs], own)
-    editing = {name: value for name, value in settings.items() if name in EDIT_SETTINGS}
-    _check_editing(stages, editing, edit)
-    if edit is not None and size is None and aspect is None:
-        size = size_of_picture(configs, edit.size)
-    sizes = stage_sizes(configs, size, aspect)
-    steps = [SampledStage(*of) for of in zip(stages, changed, sizes, strict=True)]
-    if edit is None or configs[0].low_resolution is not None:
-        return steps
-    each = changed_settings([EditSettings()] * len(steps), editing)
-    return [_editing(step, edit, own) for step, own in zip(steps, each, strict=True)]
+    return _Making(cast, subjects, call).request()
 
 
-def picture_to_enlarge(
-    steps: Sequence[SampledStage], edit: Edit | None
-) -> UInt8[np.ndarray, "height width 3"] | None:
-    """What a first super-resolution stage is given; None where a base comes first."""
-    upscale = steps[0].stage.config.upscale
-    if edit is None or steps[0].stage.config.low_resolution is None:
-        return None
-    return fit(edit.picture, (steps[0].size[0] // upscale, steps[0].size[1] // upscale))
-
-
-def _editing(step: SampledStage, edit: Edit, settings: EditSettings) -> SampledStage:
-    config, num_steps = step.stage.config, step.settings.num_steps
-    own = edit.of_stage(config, num_steps, settings, step.size)
-    return dataclasses.replace(step, edit=own)
-
-
-def _check_editing(
-    stages: Sequence[StoredStage], editing: Mapping[str, Any], edit: Edit | None
-) -> None:
-    """Raises a UsageError for settings of an edit where nothing is edited."""
-    given = {name: value for name, value in editing.items() if value is not None}
-    if edit is None:
-        for name, value in given.items():
-            raise UsageError(
-                f"{name} is {value!r}, but there is no image; it says how one is edited."
-            )
-        return
-    first = stages[0]
-    if first.config.low_resolution is None:
-        if edit.mask is None:
-            for name in given.keys() - {"strength"}:
-                raise UsageError(f"{name} is {given[name]!r}, but there is no mask.")
-        return
-    alone = (
-        f"the first stage, {first.origin} ({first.config.name}), enlarges the picture; a base must "
-        "come first for an edit."
-    )
-    if edit.mask is not None:
-        raise UsageError(f"There is a mask, but {alone}")
-    for name, value in given.items():
-        raise UsageError(f"{name} is {value!r}, but {alone}")
+def _grouped(each: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], list[int]]]:
+    """Settings, and the numbers of the subjects that have them; a seed is none of them."""
+    groups: dict[str, tuple[Mapping[str, Any], list[int]]] = {}
+    for number, own in enumerate(each):
+        key = repr(sorted((name, x) for name, x in own.items() if name != "seed"))
+        groups.setdefault(key, (own, []))[1].append(number)
+    return list(groups.values())

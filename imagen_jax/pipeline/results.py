@@ -102,14 +102,14 @@ class Results(Keeper):
             )
         stage["unet_sha256"] = unet_sha256
 
-    def find(self, rows: range) -> np.ndarray | None:
+    def find(self, rows: Sequence[int]) -> np.ndarray | None:
         """These pictures of the stage, if all are there as they were written."""
         names, sums = self._names[self._stage], self._sums[self._stage]
         found = [_picture(self._out / names[row], sums[row]) for row in rows if sums[row]]
         there = [picture for picture in found if picture is not None]
         return np.stack(there) if len(there) == len(rows) else None
 
-    def keep(self, rows: range, pictures: np.ndarray) -> None:
+    def keep(self, rows: Sequence[int], pictures: np.ndarray) -> None:
         """Writes pictures of the stage, and that they are there."""
         for row, picture in zip(rows, pictures, strict=True):
             path = self._out / self._names[self._stage][row]

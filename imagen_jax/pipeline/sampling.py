@@ -120,9 +120,9 @@ def make_image_sampler(
 ) -> Callable[..., Images]:
     """A function that paints `size` (height, width) pictures of a stage, in [-1, 1].
 
-    Its arguments are (params, numbers, keys, conditions, null, z, source): the numbers of
+    Its arguments are (params, numbers, keys, conditions, null, noise, source): the numbers of
     `plan_sampling`, one key per picture, what the stage is told, its pictures as pixels, where the
-    config has the null text `empty` the embedded empty caption (else None), the z to begin with
+    config has the null text `empty` the embedded empty caption (else None), the noise to begin with
     (None draws it from the keys), and where the plan has a course what is edited, as pixels.
 
     `sharding` is how pictures lie on the devices; None leaves it to the arguments. Split
@@ -139,7 +139,7 @@ def make_image_sampler(
         keys: Keys,
         conditions: Conditions,
         null: NullText | None = None,
-        z: Images | None = None,
+        noise: Images | None = None,
         source: edits.Source | None = None,
     ) -> Images:
         level = jnp.full(keys.shape, numbers.aug_level, jnp.float32)
@@ -156,8 +156,8 @@ def make_image_sampler(
         if plan.course is not None:
             source = dataclasses.replace(source, picture=to_unit(source.picture))
             run = (numbers.sampler, denoise, source, plan.course, grid, keys)
-            return edits.sample(*run, **watching)
-        z = samplers.initial_noise(keys, (*size, 3)) if z is None else z
+            return edits.sample(*run, noise=noise, **watching)
+        z = samplers.initial_noise(keys, (*size, 3)) if noise is None else noise
         return samplers.sample(numbers.sampler, denoise, z, grid, keys, **watching)
 
     return sample

@@ -18,6 +18,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.editing import StageEdit
+from imagen_jax.pipeline.given import Noise
 from imagen_jax.pipeline.prompts import HostNullText
 from imagen_jax.pipeline.sampling import Plan, make_sampler, plan_sampling
 from imagen_jax.pipeline.word_weights import make_word_weights
@@ -95,6 +96,7 @@ class Stage:
         keys: Keys,
         conditions: Conditions,
         null: HostNullText | None = None,
+        noise: Noise | None = None,
         *,
         size: tuple[int, int] | None = None,
         edit: StageEdit | None = None,
@@ -109,8 +111,8 @@ class Stage:
 
         Args:
             settings: of the sampling.
-            keys, conditions, null: as `sampling.make_image_sampler` describes them; the number of
-                pictures divides over the devices.
+            keys, conditions, null, noise: as `sampling.make_image_sampler` describes them; the
+                number of pictures divides over the devices.
             size: (height, width); None for what the stage was trained on.
             edit: of a picture as large; what stays of it is not put back yet.
             on_step, on_estimate: as `samplers.advance` takes them.
@@ -120,12 +122,12 @@ class Stage:
         """
         size = size or (self.config.resolution, self.config.resolution)
         plan, numbers = plan_sampling(self.config, settings, size, edit and edit.course)
-        rows = meshes.place_rows((keys, conditions), self.mesh)
+        *rows, noise = meshes.place_rows((keys, conditions, noise), self.mesh)
         sample = self._sampler(plan, size, on_step is not None, on_estimate is not None)
         self._on_step, self._on_estimate = on_step, on_estimate
         with _fitting(f"{len(keys)} pictures of {size[0]}x{size[1]} pixels"):
             source = edit and edit.source(conditions.pictures.get(LOW_RES))
-            painted = meshes.to_host(sample(self.params, numbers, *rows, null, None, source))
+            painted = meshes.to_host(sample(self.params, numbers, *rows, null, noise, source))
         jax.effects_barrier()  # Lets the last `on_step` run.
         return painted
 

@@ -157,6 +157,17 @@ class StageInputs:
         conditions = Conditions(text=text.text, mask=text.mask)
         return cls(text.prompts, conditions, text.null, text.encoder_sha256)
 
+    def of(self, subjects: Sequence[int]) -> "StageInputs":
+        """Those of some of the subjects."""
+        rows = np.array(subjects)
+        conditions = jax.tree.map(lambda x: x[rows], self.conditions)
+        names = tuple(self.names[subject] for subject in subjects)
+        return dataclasses.replace(self, names=names, conditions=conditions)
+
+    def away_from(self, text: PromptEmbeddings | None) -> "StageInputs":
+        """The same, guided away from the one prompt of `text`, where text is read."""
+        return self if text is None else dataclasses.replace(self, null=(text.text, text.mask))
+
     def rows(self, subjects: np.ndarray, low_res: np.ndarray | None) -> Conditions:
         """The conditions of pictures of these subjects, with their low-resolution pictures."""
         rows = jax.tree.map(lambda x: x[subjects], self.conditions)

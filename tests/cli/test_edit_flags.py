@@ -162,3 +162,45 @@ def test_what_cannot_be_edited_ends_with_a_sentence(
     prompt = [] if "--compile-only" in arguments else ["a red apple"]
     refused(run(*prompt, *arguments), says)
     assert tree(tmp_path) == before
+
+
+# Beyond the picture.
+
+
+def test_what_is_extended_keeps_the_picture_and_paints_beside_it(edit, tmp_path):
+    result = edit("a red apple", "--extend", "left,right", "16")
+    assert result.code == 0, result.err
+    found = painted(tmp_path / "out", "00-a-red-apple-0-32.png")
+    assert found.shape == (32, 64, 3)
+    np.testing.assert_array_equal(found[:, 16:48], PICTURE)
+    beside = np.delete(found, range(16, 48), axis=1)
+    edges = np.pad(PICTURE, ((0, 0), (16, 16), (0, 0)), mode="edge")
+    assert np.abs(beside.astype(int) - np.delete(edges, range(16, 48), axis=1)).mean() > 5
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["extend"] == {"left": 16, "right": 16}
+    assert manifest["image"]["size"] == [32, 32]
+
+
+def test_variations_need_no_prompt_and_differ(edit, tmp_path):
+    result = edit("--variations", "2")
+    assert result.code == 0, result.err
+    one, two = (painted(tmp_path / "out", f"00-unconditional-{i}-32.png") for i in range(2))
+    assert np.any(one != two)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [stage["edit"]["strength"] for stage in manifest["stages"]] == [0.7, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--extend", "left", "many"], "'many' is no whole number of pixels"),
+        (["--extend", "north", "8"], "extend has the side 'north'; there are left, right, top"),
+        (["--extend", "left", "0"], "extend has 0 pixels; it must be a whole number from 1"),
+        (["--extend", "left", "99999"], "none may become larger than"),
+        (["--variations", "-1"], "--variations is -1; it must be at least 1"),
+        (["--variations", "2", "--num-images", "2"], "--variations and --num-images say the same"),
+    ],
+)
+@pytest.mark.usefixtures("no_type_checks")
+def test_room_that_there_cannot_be_is_refused(arguments, says, edit):
+    refused(edit("a red apple", *arguments), says)

@@ -25,7 +25,6 @@ def test_values_for_stages_are_typed():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--negative-prompt", "red"], ["no --negative-prompt", "no text at all"]),
         (["--height", "512"], ["no --height", "--size HEIGHTxWIDTH", "--sr1024 none"]),
         (["--prompt", "a"], ["no --prompt", "in quotes"]),
         (["a", "--guidanc", "3"], ["no --guidanc", "perhaps you meant --guidance"]),

@@ -16,8 +16,8 @@ from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import memory
 from imagen_jax.pipeline.prompts import PromptEmbeddings
-from imagen_jax.pipeline.request import sampled_stages
 from imagen_jax.pipeline.stage import Stage
+from imagen_jax.pipeline.steps import sampled_stages
 from imagen_jax.stored.network import StoredNetwork
 from imagen_jax.weights.stage_file import save_stage_file
 

@@ -13,7 +13,7 @@ from imagen_jax.diffusion.edits import Course
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.cascade import Cascade
-from imagen_jax.pipeline.editing import Edit, EditSettings, StageEdit
+from imagen_jax.pipeline.editing import EditSettings, StageEdit, edit_of
 from imagen_jax.pipeline.given import fit, fit_mask, read_picture
 from imagen_jax.stored.stages import open_stage
 from imagen_jax.weights.stage_file import save_stage_file
@@ -121,7 +121,7 @@ def test_the_manifest_holds_what_was_edited_and_how(inpainted, unedited, tmp_pat
     edited, plain = (
         json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("edited", "plain")
     )
-    said = Edit(read_picture(PICTURE), MASK).described()
+    said = edit_of(PICTURE, MASK).said
     assert {name: edited[name] for name in ("image", "mask")} == said
     assert said["image"]["size"] == [32, 32] and len(said["mask"]["pixels_sha256"]) == 64
     assert [stage["edit"] for stage in edited["stages"]] == [
@@ -165,7 +165,7 @@ def test_a_stage_alone_takes_any_size_and_needs_a_picture(files):
         alone(PROMPT, **ASKED)
     with pytest.raises(UsageError, match="strength is 0.5, but the first stage, .*tiny_32"):
         alone(PROMPT, image=PICTURE, strength=0.5, **ASKED)
-    with pytest.raises(UsageError, match="There is a mask, but the first stage"):
+    with pytest.raises(UsageError, match="There is a part to repaint, but the first stage"):
         alone(PROMPT, image=PICTURE, mask=MASK, **ASKED)
 
 

@@ -1,0 +1,191 @@
+"""Steering by `sample.py`: each picture is that of a plain call with the same settings."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from scripts import call, refused, sample, tree
+
+import imagen_jax
+from imagen_jax.cli.prompts_file import read_prompts_file
+from imagen_jax.errors import UsageError
+from imagen_jax.weights.stage_file import save_stage_file
+
+CONFIGS = {
+    "base": tiny.stage(name="tiny_base", sampling={"num_steps": 3, "guidance_scale": 2.0}),
+    "sr256": tiny.super_resolution(
+        name="tiny_32", low_resolution=16, resolution=32,
+        sampling={"num_steps": 2, "guidance_scale": 2.0},
+    ),
+}  # fmt: skip
+TABLE = """prompt,seed,guidance_scale,negative_prompt
+a red apple,,,
+a cat face,7,"[3, 1]",
+a red apple,,,a pear
+a rocket,,"[3, 1]",
+"""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("steered")
+    for seed, (name, config) in enumerate(CONFIGS.items()):
+        params = tiny.random_params(config, seed)
+        save_stage_file(directory / f"{name}.safetensors", config, params, "float32")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def cascade(directory):
+    stages = {name: directory / f"{name}.safetensors" for name in CONFIGS}
+    return functools.partial(imagen_jax.load_cascade(**stages), progress=False)
+
+
+@pytest.fixture
+def run(directory, tmp_path):
+    """`sample.py` with both stages, in the directory `out`."""
+    stages = [part for name in CONFIGS for part in (f"--{name}", directory / f"{name}.safetensors")]
+    flags = (*stages, "--sr1024", "none", "--out", tmp_path / "out", "--seed", "3")
+    return functools.partial(call, sample, *flags)
+
+
+def picture(out, name):
+    return np.asarray(Image.open(out / f"{name}-32.png"))
+
+
+def close(ours, theirs):
+    """Batches of another size round in another way."""
+    return np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_a_negative_prompt_is_that_of_python(run, cascade, tmp_path):
+    result = run("a red apple", "--negative-prompt", "a pear")
+    assert result.code == 0, result.err
+    wanted = cascade("a red apple", seed=3, negative_prompt="a pear").stages[-1][0]
+    plain = cascade("a red apple", seed=3).stages[-1][0]
+    found = picture(tmp_path / "out", "00-a-red-apple-0")
+    np.testing.assert_array_equal(found, wanted)
+    assert not close(found, plain)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["negative_prompt"] == "a pear"
+
+
+def test_each_row_of_a_table_is_painted_with_its_settings(run, cascade, tmp_path):
+    (tmp_path / "prompts.csv").write_text(TABLE)
+    result = run("--prompts-file", tmp_path / "prompts.csv", "--num-images", "2")
+    assert result.code == 0, result.err
+    rows = [
+        ("00-a-red-apple", "a red apple", {}),
+        ("01-a-cat-face", "a cat face", {"seed": 7, "guidance_scale": [3.0, 1.0]}),
+        ("02-a-red-apple", "a red apple", {"negative_prompt": "a pear"}),
+        ("03-a-rocket", "a rocket", {"guidance_scale": [3.0, 1.0]}),
+    ]
+    for stem, prompt, own in rows:
+        wanted = cascade(prompt, num_images=2, **{"seed": 3, **own}).stages[-1]
+        for number in range(2):
+            assert close(picture(tmp_path / "out", f"{stem}-{number}"), wanted[number]), stem
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["each"][1] == {"seed": 7, "guidance_scale": [3, 1]}
+    assert manifest["seed"] == [3, 7, 3, 3]
+    before = tree(tmp_path / "out")
+    (tmp_path / "out" / "03-a-rocket-1-32.png").unlink()
+    again = run(
+        "--prompts-file", tmp_path / "prompts.csv", "--num-images", "2", "--resume"
+    )  # fmt: skip
+    assert again.code == 0, again.err
+    assert tree(tmp_path / "out") == before
+
+
+def test_lines_are_prompts(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red  apple\n\n a, cat\n")
+    assert read_prompts_file(str(tmp_path / "prompts.txt")) == (["a red  apple", "a, cat"], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("p.txt", "\n \n", "has no prompt"),
+        ("p.csv", "prompt\n", "has no prompt"),
+        ("p.csv", "text\na\n", "no column 'prompt'"),
+        ("p.csv", "", "no column 'prompt'"),
+        ("p.csv", "prompt,seed\n,3\n", "line 2, has no prompt"),
+        ("p.csv", "prompt,seed\na,3,4\n", "line 2, has more cells"),
+        ("p.csv", 'prompt\n"a\n', "is no table"),
+        ("none.txt", None, "cannot be read: No such file"),
+    ],
+)
+def test_files_without_prompts_are_refused(name, text, says, tmp_path):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=says):
+        read_prompts_file(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        ("seed\na,-1\n", "The seed is -1"),
+        ("seed\na,x\n", "The seed is 'x'"),
+        ("colour\na,red\n", "'colour' is no setting"),
+        ("guidance_scale\na,much\n", "guidance_scale is 'much'"),
+        ("num_steps\na,0\n", "num_steps is 0"),
+        ("size\na,64x64\n", "'size' is no setting"),
+        ("strength\na,0.5\n", "strength is 0.5, but there is no image"),
+    ],
+)
+@pytest.mark.usefixtures("no_type_checks")
+def test_settings_of_a_row_that_mean_nothing_are_refused(cells, says, run, tmp_path):
+    (tmp_path / "p.csv").write_text(f"prompt,{cells}")
+    refused(run("--prompts-file", tmp_path / "p.csv"), says)
+    refused(run("a", "--prompts-file", tmp_path / "p.csv"), "prompts and --prompts-file; give one")
+
+
+def test_noise_of_ones_own_takes_the_place_of_the_seeds(run, cascade, tmp_path):
+    noise = np.random.default_rng(0).normal(size=(16, 16, 3))
+    np.save(tmp_path / "noise.npy", noise)
+    result = run("a red apple", "--init-noise", tmp_path / "noise.npy")
+    assert result.code == 0, result.err
+    found = picture(tmp_path / "out", "00-a-red-apple-0")
+    wanted = cascade("a red apple", seed=3, init_noise=noise)
+    np.testing.assert_array_equal(found, wanted.stages[-1][0])
+    assert not close(found, cascade("a red apple", seed=3).stages[-1][0])
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert len(manifest["init_noise"]["sha256"]) == 64
+    both = np.stack([noise, -noise])
+    pair = cascade("a red apple", seed=3, init_noise=both, num_images=2).stages[-1]
+    assert close(pair[0], found) and not close(pair[1], found)
+
+
+def test_noise_that_a_seed_would_draw_changes_nothing(cascade):
+    """The noise of the ancestral steps stays the seed's."""
+    from imagen_jax.diffusion.samplers import initial_noise
+    from imagen_jax.pipeline.sampling import picture_keys
+
+    drawn = np.asarray(initial_noise(picture_keys(3, 16, 1), (16, 16, 3)))
+    ours = cascade("a red apple", seed=3, init_noise=drawn).stages[-1]
+    assert close(ours, cascade("a red apple", seed=3).stages[-1])
+    image = np.zeros((32, 32, 3), np.uint8)
+    edit = {"image": image, "strength": 0.6, "seed": 3}
+    edited = cascade("a red apple", init_noise=drawn, **edit).stages[-1]
+    assert close(edited, cascade("a red apple", **edit).stages[-1])
+
+
+@pytest.mark.parametrize(
+    ("noise", "says"),
+    [
+        (np.zeros((8, 8, 3)), "has the shape (8, 8, 3); it must be (16, 16, 3)"),
+        (np.zeros((16, 16, 3), int), "is int64; it must be finite numbers of a floating type"),
+        (np.full((16, 16, 3), np.nan), "must be finite"),
+        (np.array([None]), "is no .npy file of numbers"),
+        (None, "is no .npy file of numbers"),
+    ],
+)
+def test_noise_that_does_not_do_is_refused(noise, says, run, tmp_path):
+    if noise is None:
+        (tmp_path / "noise.npy").write_bytes(b"")
+    else:
+        np.save(tmp_path / "noise.npy", noise, allow_pickle=True)
+    refused(run("a red apple", "--init-noise", tmp_path / "noise.npy"), says)
