@@ -17,7 +17,7 @@ from imagen_jax.data import transforms
 from imagen_jax.data.broken import Broken, BrokenRecords
 from imagen_jax.data.order import Bucketed, shuffled
 from imagen_jax.data.records import BrokenRecord, Record, Source
-from imagen_jax.data.workers import end_with_parent
+from imagen_jax.data.workers import end_with_parent, out_of_shared_memory
 from imagen_jax.storage.files import threads_for
 
 Batch = dict[str, np.ndarray]
@@ -134,7 +134,7 @@ def _prefetched(batches: grain.MapDataset, num_workers: int) -> grain.IterDatase
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags.
     one_by_one = batches.to_iter_dataset(grain.ReadOptions(1, prefetch_buffer_size=1))
     options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=BATCHES_AHEAD)
-    return one_by_one.mp_prefetch(options, end_with_parent)
+    return one_by_one.mp_prefetch(options, end_with_parent).map(out_of_shared_memory)
 
 
 class LoadExample:

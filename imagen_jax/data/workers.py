@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import threading
+from typing import Any
+
+import numpy as np
 
 
 def end_with_parent(_index: int, _count: int) -> None:
@@ -16,3 +19,12 @@ def end_with_parent(_index: int, _count: int) -> None:
 def _wait_for_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)  # Nobody is left to tell, and its work may wait for the parent for ever.
+
+
+def out_of_shared_memory(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch that a worker sent, in this process's own memory.
+
+    What is held in shared memory when a process ends is not unlinked in time, and Python's resource
+    tracker warns of it. JAX may hold an array of a batch without a copy.
+    """
+    return {k: np.array(x) if isinstance(x, np.ndarray) else x for k, x in batch.items()}

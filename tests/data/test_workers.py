@@ -1,10 +1,11 @@
-"""Worker processes end when their parent is gone."""
+"""Worker processes end when their parent is gone, and leave nothing behind."""
 
 import contextlib
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 PARENT = """
 import multiprocessing, time
@@ -23,6 +24,23 @@ if __name__ == "__main__":
     ours.recv()
     print(process.pid, flush=True)
     time.sleep(600)
+"""
+
+READER = """
+import sys
+import tiny
+from pathlib import Path
+from imagen_jax.data.pipeline import make_dataset
+from imagen_jax.data.sources import open_source
+
+if __name__ == "__main__":
+    data = tiny.folder(Path(sys.argv[1]))
+    config = tiny.stage(data=data, text_encoder={"train": False}, conditions={"text": False})
+    config = tiny.replace(config, data={"num_workers": 1})
+    batches = iter(make_dataset(open_source(config.data), config, None, batch_size=8, seed=0))
+    kept = next(batches)
+    batches.close()
+    print(kept["image"].shape, flush=True)
 """
 
 
@@ -45,3 +63,14 @@ def test_a_worker_ends_with_a_parent_that_was_killed(tmp_path):
     while is_there(worker):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_batch_that_is_held_at_the_end_leaves_no_shared_memory(tmp_path):
+    """Python's resource tracker says on stderr what it has to clean up."""
+    (tmp_path / "reader.py").write_text(READER)
+    command = [sys.executable, str(tmp_path / "reader.py"), str(tmp_path / "data")]
+    places = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": places, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "(8, 16, 16, 3)\n", done.stderr
+    assert "shared_memory" not in done.stderr
