@@ -45,7 +45,7 @@ from imagen_jax.errors import exit_on_usage_error
 from imagen_jax.networks import Params, init_text_encoder
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
-from imagen_jax.training.loop import Trainer
+from imagen_jax.training.trainer import Trainer
 
 TEXT_ENCODER = TextEncoderConfig(
     t5=T5Config(vocab_size=2048, d_model=192, num_layers=1, num_heads=3, d_ff=384), max_length=24

@@ -25,6 +25,7 @@ from imagen_jax.config.conditions import AUG_LEVEL, LOW_RES
 from imagen_jax.diffusion import chain, process
 from imagen_jax.diffusion.pixels import to_unit
 from imagen_jax.diffusion.process import Predicted
+from imagen_jax.models import low_rank
 from imagen_jax.models.blocks import Gather, as_they_are
 from imagen_jax.models.conditional import Encoded
 from imagen_jax.models.efficient_unet import EfficientUNet
@@ -32,8 +33,10 @@ from imagen_jax.models.t5 import T5Encoder
 from imagen_jax.models.unet import UNet
 
 Params = dict[str, Any]
-"""Nested dicts of arrays, one entry per network: "unet" and "text_encoder". What a training step
-holds fixed may also have "null_text": the embedded empty caption, as `arrays.NullText`."""
+"""Nested dicts of arrays, one entry per network: "unet" and "text_encoder"; or "adapter" alone, of
+a stage that trains one of these. What a training step holds fixed may also have "null_text": the
+embedded empty caption, as `arrays.NullText`."""
+ADAPTER = "adapter"
 
 
 GatherAs = Callable[[Params, Dtype], Params]
@@ -151,12 +154,40 @@ def build_networks(config: StageConfig, gather: GatherAs | None = None) -> Netwo
 
 
 def init_params(config: StageConfig, key: jax.Array) -> Params:
-    """Fresh parameters of what this stage trains: the U-Net and, if `train`, its encoder."""
+    """Fresh parameters of what this stage trains: its networks, or an adapter of these alone."""
+    if config.adapter.rank:
+        return {ADAPTER: low_rank.init(config.adapter, abstract_adapted(config), key)}
+    return init_networks(config, key)
+
+
+def init_networks(config: StageConfig, key: jax.Array) -> Params:
+    """Fresh parameters of the U-Net and, if the stage trains it, of its encoder."""
     unet_key, encoder_key = jax.random.split(key)
     params = {"unet": _pure(build_unet(config, nnx.Rngs(unet_key)))}
     if config.text_encoder.train:
         params["text_encoder"] = init_text_encoder(config, encoder_key)
     return params
+
+
+def abstract_adapted(config: StageConfig) -> Params:
+    """The networks that the stage's adapter may add to, held fixed: shapes and dtypes."""
+    made = jax.eval_shape(lambda: {"unet": _pure(build_unet(config, nnx.Rngs(0)))})
+    if config.adapter.adapts("text_encoder"):
+        made["text_encoder"] = abstract_frozen_encoder(config.text_encoder.t5)
+    return made
+
+
+def with_adapter(config: StageConfig, params: Params, frozen: Params) -> tuple[Params, Params]:
+    """(trained, fixed) parameters -> those of the networks that the adapter changes, and others.
+
+    Without an adapter they are what they were.
+    """
+    if ADAPTER not in params:
+        return params, frozen
+    adapted = {name: frozen[name] for name in params[ADAPTER]}
+    networks = low_rank.merge(adapted, params[ADAPTER], config.adapter.scale)
+    others = {name: x for name, x in frozen.items() if name not in ("unet", *networks)}
+    return {"unet": frozen["unet"]} | networks, others
 
 
 def init_text_encoder(config: StageConfig, key: jax.Array) -> Params:

@@ -31,7 +31,7 @@ its own layer."""
 ONLY = {
     "ops": {"arrays"},
     "diffusion": {"arrays", "config.choices", "errors"},
-    "models": {"arrays", "conditions", "config", "ops"},
+    "models": {"arrays", "conditions", "config", "errors", "ops"},
     "conditions": {"arrays"},
     "costs": set(),
 }

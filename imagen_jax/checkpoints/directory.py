@@ -31,6 +31,7 @@ _FREE = {
     "data.eval_split",
     "mesh.fsdp",
     "mesh.spatial",
+    "adapter.base",
 }
 """Fields that change nothing about what is learned."""
 _BY_FLAG = ("optimizer.", "training.", "diffusion.", "data.", "sampling.")

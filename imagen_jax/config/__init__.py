@@ -5,6 +5,7 @@ overridden by typed flags, and travels as JSON with every checkpoint and exporte
 beyond the paper say so and are off by default.
 """
 
+from imagen_jax.config.adapter import AdapterConfig
 from imagen_jax.config.conditions import ConditionsConfig, NetworkInputs
 from imagen_jax.config.data import DataConfig
 from imagen_jax.config.network import EfficientUNetConfig, T5Config, UNetConfig
@@ -19,6 +20,7 @@ from imagen_jax.config.stage import (
 from imagen_jax.config.text import TextEncoderConfig
 
 __all__ = [
+    "AdapterConfig",
     "ConditionsConfig",
     "DataConfig",
     "DiffusionConfig",

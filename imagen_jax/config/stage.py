@@ -7,6 +7,7 @@ from typing import Annotated
 
 import pydantic
 
+from imagen_jax.config.adapter import AdapterConfig
 from imagen_jax.config.checked import Checked
 from imagen_jax.config.choices import (
     Augmented,
@@ -248,6 +249,7 @@ class StageConfig(Checked):
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
     mesh: MeshConfig = MeshConfig()
+    adapter: AdapterConfig = AdapterConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -279,6 +281,28 @@ class StageConfig(Checked):
             "embeddings of an encoder that is trained change.",
         )
         self._check_text()
+        self._check_adapter()
+
+    def _check_adapter(self) -> None:
+        """Only the adapter is trained, and an encoder that it changes runs in each step."""
+        encoder, adapter = self.text_encoder, self.adapter
+        require(
+            not adapter.rank or bool(adapter.base),
+            f"adapter.rank is {adapter.rank} and adapter.base is empty; name the stage that is "
+            "adapted.",
+        )
+        require(
+            not (adapter.rank and encoder.train),
+            f"adapter.rank is {adapter.rank} and text_encoder.train is on; to adapt the encoder, "
+            "choose kernels of it with adapter.targets.",
+        )
+        fixed = {"data.embeddings": self.data.embeddings, "text_encoder.null": encoder.null}
+        for name, value in fixed.items():
+            require(
+                not adapter.adapts("text_encoder") or value in ("", "zeros"),
+                f"{name} is {value!r} and adapter.targets is {adapter.targets}; the embeddings of "
+                "an encoder that is adapted change.",
+            )
 
     def _check_text(self) -> None:
         """A stage without text names no encoder: it would be neither trained nor read."""

@@ -18,15 +18,16 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import (
     Networks,
     Params,
+    abstract_adapted,
     abstract_frozen_encoder,
     abstract_sampled_unet,
     build_networks,
 )
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.sampling import make_sampler, plan_sampling
-from imagen_jax.training.loop import Trainer
 from imagen_jax.training.speed import step_flops
 from imagen_jax.training.step import abstract_batch
+from imagen_jax.training.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +63,12 @@ def training_steps(config: StageConfig, mesh: Mesh) -> Iterator[Call]:
     """
     trainer = Trainer(config, mesh)
     state, encoder, null = trainer.abstract_state, {}, {}
+    adapted = {"unet": _placed_unet(config, mesh)} if config.adapter.rank else {}
     if config.runs_frozen_encoder:
         encoder = {"text_encoder": _placed_encoder(config, mesh)}
     if _has_null_text(config):
         null = {"null_text": _null_text(config, mesh)}
-    frozen = encoder | null
+    frozen = adapted | encoder | null
     count = config.training.batch_size
     key = _all_at(jax.eval_shape(lambda: jax.random.key(0)), meshes.replicated(mesh))
     for size in sorted(config.training_sizes, key=math.prod, reverse=True):
@@ -80,7 +82,7 @@ def training_steps(config: StageConfig, mesh: Mesh) -> Iterator[Call]:
             count,
             trainer.step,
             (state, frozen, batch, key),
-            state.params | encoder,
+            state.params | adapted | encoder,
             functools.partial(
                 step_flops,
                 config,
@@ -185,6 +187,12 @@ def _networks(config: StageConfig, mesh: Mesh) -> Networks:
 def _placed_encoder(config: StageConfig, mesh: Mesh) -> Params:
     encoder = abstract_frozen_encoder(config.text_encoder.t5)
     return meshes.with_shardings(encoder, meshes.parameter_shardings(encoder, mesh))
+
+
+def _placed_unet(config: StageConfig, mesh: Mesh) -> Params:
+    """That an adapter is trained beside."""
+    unet = abstract_adapted(config)["unet"]
+    return meshes.with_shardings(unet, meshes.parameter_shardings(unet, mesh))
 
 
 def _null_text(config: StageConfig, mesh: Mesh) -> tuple:

@@ -14,8 +14,9 @@ from imagen_jax.checkpoints.state import init_state
 from imagen_jax.config import StageConfig
 from imagen_jax.costs.liveness import peak_bytes
 from imagen_jax.errors import UsageError
-from imagen_jax.networks import abstract_frozen_encoder, build_networks
+from imagen_jax.networks import abstract_adapted, abstract_frozen_encoder, build_networks
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.training.adapting import of_adapter
 from imagen_jax.training.objective import diffusion_loss, mean_loss
 from imagen_jax.training.optim import make_optimizer
 from imagen_jax.training.step import abstract_batch
@@ -33,7 +34,7 @@ class Estimate:
         activations: what the backward pass needs of the forward pass and whatever else is
             there at the same time, by `liveness.py`.
         batch: pictures and tokens.
-        text_encoder: a frozen one's shards.
+        frozen: shards of what is held fixed, such as a text encoder.
     """
 
     parameters: int
@@ -42,7 +43,7 @@ class Estimate:
     gradients: int
     activations: int
     batch: int
-    text_encoder: int
+    frozen: int
 
     @property
     def total(self) -> int:
@@ -62,7 +63,7 @@ def estimate(config: StageConfig, chips: int) -> Estimate:
     state = jax.eval_shape(
         functools.partial(init_state, config, make_optimizer(config.optimizer)), key
     )
-    frozen = {}
+    frozen = {"unet": abstract_adapted(config)["unet"]} if config.adapter.rank else {}
     if config.runs_frozen_encoder:
         frozen["text_encoder"] = abstract_frozen_encoder(config.text_encoder.t5)
     shard_bytes = functools.partial(_shard_bytes, mesh=mesh)
@@ -75,7 +76,7 @@ def estimate(config: StageConfig, chips: int) -> Estimate:
         gradients=shard_bytes(state.params) * (1 if parts == 1 else 2),
         activations=_activations(config, state.params, frozen, here // parts) // rows,
         batch=_bytes(abstract_batch(config, here)) // rows,
-        text_encoder=shard_bytes(frozen),
+        frozen=shard_bytes(frozen),
     )
 
 
@@ -96,7 +97,8 @@ def _abstract_mesh(config: StageConfig, chips: int) -> AbstractMesh:
 
 def _activations(config: StageConfig, params: Any, frozen: Any, pictures: int) -> int:
     """The bytes of one chip's `pictures`, through the loss and its gradient."""
-    loss = functools.partial(mean_loss, diffusion_loss, config, build_networks(config))
+    objective = of_adapter(diffusion_loss) if config.adapter.rank else diffusion_loss
+    loss = functools.partial(mean_loss, objective, config, build_networks(config))
     batch = abstract_batch(config, pictures)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), pictures))
     jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(params, frozen, batch, keys).jaxpr

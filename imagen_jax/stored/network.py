@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
@@ -36,6 +37,11 @@ class StoredNetwork:
     tensors: StoredParams | None
     weights: Weights = "ema"
     step: int | None = None
+
+    def in_float32(self) -> "StoredNetwork":
+        """The same, held in float32."""
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), self.abstract)
+        return dataclasses.replace(self, abstract=abstract)
 
     def load(self, mesh: Mesh) -> Params:
         """The parameters, read straight into their shards on the mesh.

@@ -1,6 +1,7 @@
 """Trained stages and text encoders, from wherever a user keeps them."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
@@ -16,6 +17,7 @@ from imagen_jax.networks import Params, abstract_frozen_encoder, abstract_sample
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh, to_host
 from imagen_jax.storage.files import AnyPath, to_path
+from imagen_jax.stored.adapters import StoredAdapter, adapted, holds_adapter, open_adapter
 from imagen_jax.stored.encoders import ENCODER_COPY, trained_on
 from imagen_jax.stored.network import StoredNetwork
 from imagen_jax.weights.hugging_face import PIPELINE_INDEX
@@ -30,18 +32,22 @@ from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.t5_names import open_t5
 from imagen_jax.weights.tensors import fit_params, write_tensors
 
+WeightedAdapter = tuple[StoredAdapter, float]
+
 
 @dataclasses.dataclass(frozen=True)
 class StoredStage:
     """A trained stage where it is kept: its config and headers are read, its weights are not.
 
-    `text_encoder` is None for a stage that reads no text, and where nobody needs it.
+    `text_encoder` is None for a stage that reads no text, and where nobody needs it. `adapters`
+    are where those lie that were added to it, with their weights.
     """
 
     origin: AnyPath
     config: StageConfig
     unet: StoredNetwork
     text_encoder: StoredNetwork | None
+    adapters: tuple[tuple[AnyPath, float], ...] = ()
 
     def encoder_fingerprint(self) -> str | None:
         """The fingerprint of the encoder that made the stage's embeddings; None without one."""
@@ -52,18 +58,43 @@ class StoredStage:
 
 
 def open_stage(
-    path: AnyPath, weights: Weights | None = None, *, needs_encoder: bool = True
+    path: AnyPath,
+    weights: Weights | None = None,
+    *,
+    needs_encoder: bool = True,
+    adapters: Sequence[WeightedAdapter] = (),
 ) -> StoredStage:
     """A stage to sample from, in a training directory or an exported file.
+
+    The training directory of an adapter is the stage that it adapts, with the adapter.
 
     Args:
         path: of either.
         weights: as `load_weights` takes it.
         needs_encoder: False takes a stage too whose text encoder is nowhere to be found.
+        adapters: what is added to it, each with its weight.
 
     Raises:
-        UsageError: neither, without what its config says, or without a text encoder that fits.
+        UsageError: neither, without what its config says, without a text encoder that fits, or
+            with an adapter of another stage.
     """
+    if holds_adapter(path):
+        own = open_adapter(path, weights or "ema")
+        base, adapters = to_path(own.config.base), [(own, 1.0), *adapters]
+        return open_stage(base, needs_encoder=needs_encoder, adapters=adapters)
+    stage = _open_stage(path, weights, needs_encoder)
+    for adapter, weight in adapters:
+        encoder = stage.text_encoder
+        stage = dataclasses.replace(
+            stage,
+            unet=adapted(stage.unet, adapter, weight),
+            text_encoder=encoder and adapted(encoder, adapter, weight),
+            adapters=(*stage.adapters, (adapter.origin, weight)),
+        )
+    return stage
+
+
+def _open_stage(path: AnyPath, weights: Weights | None, needs_encoder: bool) -> StoredStage:
     held, step = None, None
     if is_training_directory(path):
         config, step, weights = read_config(path), newest_step(path), weights or "ema"
@@ -108,7 +139,7 @@ class LoadedStage:
 def load_weights(
     path: AnyPath, weights: Weights | None = None, *, with_encoder: bool = True
 ) -> LoadedStage:
-    """A stage from a training directory or an exported file.
+    """A stage from a training directory or an exported file, adapted by what its directory holds.
 
     Args:
         path: of either.
@@ -118,6 +149,8 @@ def load_weights(
     Raises:
         UsageError: neither, damaged, of another format, or a file with the other weights.
     """
+    if holds_adapter(path):
+        return _load_adapted(path, weights or "ema", with_encoder)
     if is_training_directory(path):
         weights = weights or "ema"
         config, params = load_directory(path, make_mesh(MeshConfig()), weights)
@@ -141,6 +174,15 @@ def open_unet_params(path: AnyPath, weights: Weights | None = None) -> tuple[Sta
         return stage.config, unflatten_dict(stage.unet.tensors)
     loaded = load_weights(path, weights, with_encoder=False)
     return loaded.config, loaded.params["unet"]
+
+def _load_adapted(path: AnyPath, weights: Weights, with_encoder: bool) -> LoadedStage:
+    stage = open_stage(path, weights, needs_encoder=with_encoder)
+    networks = {"unet": stage.unet}
+    if with_encoder and stage.text_encoder is not None:
+        networks["text_encoder"] = stage.text_encoder
+    mesh = make_mesh(MeshConfig())
+    params = {name: network.in_float32().load(mesh) for name, network in networks.items()}
+    return LoadedStage(path, stage.config, params, weights)
 
 
 def _held_weights(path: AnyPath, weights: Weights | None) -> Weights:

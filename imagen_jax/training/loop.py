@@ -7,117 +7,38 @@ them, then what is due: checkpoint, loss on held-out pictures, samples.
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Collection, Iterator
 
 import jax
 
 from imagen_jax.checkpoints.checkpoint import Checkpoints, newest_step
 from imagen_jax.checkpoints.directory import check_directory, claim_directory
-from imagen_jax.checkpoints.state import TrainState, first_state, init_state
+from imagen_jax.checkpoints.state import TrainState
 from imagen_jax.config import StageConfig
 from imagen_jax.config.choices import Weights
 from imagen_jax.data.broken import BrokenRecords
 from imagen_jax.data.pipeline import Batch, ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
 from imagen_jax.errors import UsageError
-from imagen_jax.networks import Params, build_networks
+from imagen_jax.networks import Params
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.parallel.feed import DeviceFeed
 from imagen_jax.parallel.host_memory import in_blocks
 from imagen_jax.storage.files import AnyPath
-from imagen_jax.stored.stages import load_frozen_encoder
+from imagen_jax.training.adapting import keep_account_of_adapted
 from imagen_jax.training.evaluation import HeldOutLoss
 from imagen_jax.training.grids import SampleGrid
 from imagen_jax.training.inputs import Inputs, open_inputs
 from imagen_jax.training.lock import Lock
 from imagen_jax.training.metrics import TooManySkipped
 from imagen_jax.training.objective import Objective, diffusion_loss
-from imagen_jax.training.optim import make_optimizer
 from imagen_jax.training.preemption import Preemption, deaf_children
 from imagen_jax.training.profiling import Profiler
 from imagen_jax.training.report import Reporter
-from imagen_jax.training.speed import Work, step_flops
-from imagen_jax.training.start import Start, abstract_state, from_checkpoint, from_stage
-from imagen_jax.training.step import train_step
-
-
-class Trainer:
-    """A stage on a mesh: where its state lies, and its compiled step."""
-
-    def __init__(
-        self, config: StageConfig, mesh: jax.sharding.Mesh, objective: Objective = diffusion_loss
-    ):
-        training = config.training
-        _check_trainable(config)
-        meshes.check_batch_size(training.batch_size // training.accumulation_steps, mesh)
-        for height, _ in config.training_sizes:
-            meshes.check_height(height // config.upscale, mesh)
-        self.config, self.mesh, self.objective = config, mesh, objective
-        gather = functools.partial(meshes.gather_parameters, mesh=mesh)
-        self.networks = build_networks(config, gather)
-        optimizer = make_optimizer(config.optimizer)
-        self.abstract_state = abstract_state(config, mesh)
-        self.shardings: TrainState = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-        # Each device makes its own shards: no device ever holds the whole model.
-        init = functools.partial(init_state, config, optimizer)
-        self.init = jax.jit(init, out_shardings=self.shardings)
-        start = functools.partial(first_state, optimizer)
-        self.start_from = jax.jit(start, out_shardings=self.shardings, donate_argnums=0)
-        self.step = jax.jit(
-            functools.partial(
-                train_step, config, self.networks, objective, optimizer, self.shardings
-            ),
-            out_shardings=(self.shardings, meshes.replicated(mesh)),
-            donate_argnums=0,
-        )
-
-    def load_frozen(self, workdir: AnyPath, read: ReadCaptions | None) -> Params:
-        """What the step needs but does not train, on the mesh; `read`: of captions."""
-        frozen = {}
-        if self.config.runs_frozen_encoder:
-            frozen["text_encoder"] = load_frozen_encoder(self.config, workdir, self.mesh)
-        if read is not None and self.config.text_encoder.null == "empty":
-            everywhere = meshes.replicated(self.mesh)
-            embed = jax.jit(self.networks.text_of, out_shardings=everywhere)
-            empty = read([""])
-            empty = meshes.place_parameters(empty, dict.fromkeys(empty, everywhere))
-            frozen["null_text"] = (embed(frozen, empty), empty["mask"])
-        return frozen
-
-    def work(self, frozen: Params) -> Work:
-        """What a step does, for figures of speed."""
-        params = self.abstract_state.params
-        of = (self.config, self.networks, self.objective, params, frozen)
-        flops = functools.partial(step_flops, *of)
-        return Work(
-            pictures=self.config.training.batch_size,
-            flops=functools.cache(flops),
-            chips=self.mesh.size,
-            kind=self.mesh.devices.flat[0].device_kind,
-        )
-
-    def held_out_loss(self, read: ReadCaptions | None, source: Source) -> HeldOutLoss:
-        return HeldOutLoss(self.config, self.networks, self.objective, read, source, self.mesh)
-
-    def sample_grid(self, read: ReadCaptions | None, source: Source) -> SampleGrid:
-        everywhere = meshes.replicated(self.mesh)
-        return SampleGrid(self.config, self.networks, read, source, everywhere)
-
-
-def _check_trainable(config: StageConfig) -> None:
-    schedule, encoder = config.diffusion.schedule, config.text_encoder
-    if config.unet.predicts_variance and schedule != "cosine_chain":
-        raise UsageError(
-            f"diffusion.schedule is {schedule!r} and unet.predicts_variance is on; the loss of a "
-            "variance is one of the steps of 'cosine_chain'."
-        )
-    if encoder.train and encoder.null == "empty":
-        raise UsageError(
-            "text_encoder.null is 'empty' and text_encoder.train is on; the empty caption is "
-            "embedded once, by an encoder that does not change."
-        )
+from imagen_jax.training.speed import Work
+from imagen_jax.training.start import Start, from_checkpoint, from_stage
+from imagen_jax.training.trainer import Trainer
 
 
 def run(
@@ -158,12 +79,18 @@ def run(
         trainer = Trainer(config, meshes.make_mesh(config.mesh), objective)
         inputs = open_inputs(config, trainer.load_frozen, workdir, frozen or {})
         params = None
+        if init_from is not None and config.adapter.rank:
+            raise UsageError(
+                f"--init-from is {init_from} and adapter.rank is {config.adapter.rank}; an adapter "
+                "begins anew, on the stage that adapter.base names."
+            )
         if init_from is not None and newest_step(workdir) is None:
             params = from_stage(config, trainer.abstract_state.params, init_from, weights)
         check_directory(workdir, config, allow_change)
         with Lock(workdir) as lock:
             claim_directory(workdir, config, allow_change)
             inputs.keep_account(config, workdir)
+            keep_account_of_adapted(config, workdir)
             checkpoints = Checkpoints(workdir, config.training.keep_checkpoints)
             with preemption.while_training(), contextlib.closing(checkpoints):
                 saved = Saved(checkpoints, lock, inputs.data, allow_changed_data)
@@ -309,7 +236,7 @@ def _train(
                     reporter.write(step, hooks.evaluate(state, frozen))
             if hooks.grid is not None and is_due(training.sample_every) and not stopping:
                 with reporter.paused():
-                    reporter.show(step, "samples", *hooks.grid(state.ema | frozen))
+                    reporter.show(step, "samples", *hooks.grid(trainer.whole(state.ema, frozen)))
     except TooManySkipped:
         saved.save(state, trainer.config, pictures)
         raise

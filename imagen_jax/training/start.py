@@ -18,7 +18,7 @@ from imagen_jax.config import EfficientUNetConfig, StageConfig, UNetConfig
 from imagen_jax.config.choices import Weights
 from imagen_jax.config.json_form import first_difference
 from imagen_jax.errors import UsageError
-from imagen_jax.networks import Params, init_params
+from imagen_jax.networks import Params, init_networks
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.storage.files import AnyPath
@@ -142,7 +142,11 @@ def _with_our_settings(theirs: Network, ours: Network) -> Network:
 
 
 def from_stage(
-    config: StageConfig, abstract: Params, stage: AnyPath, weights: Weights | None
+    config: StageConfig,
+    abstract: Params,
+    stage: AnyPath,
+    weights: Weights | None,
+    by: str = "--init-from",
 ) -> Params:
     """Parameters of a trained stage, placed as `abstract` says, for a run that starts from them.
 
@@ -154,11 +158,12 @@ def from_stage(
         abstract: its parameters.
         stage: training directory or exported file.
         weights: which; as `stages.load_weights` takes it.
+        by: the flag or field that names the stage, for errors.
 
     Raises:
         UsageError: it is no stage, or one of another U-Net or text encoder.
     """
-    origin = f"--init-from {stage}"
+    origin = f"{by} {stage}"
     trained = load_weights(stage, weights, with_encoder="text_encoder" in abstract)
     ours, theirs = (x.inputs.text_width for x in (config, trained.config))
     if None not in (ours, theirs) and ours != theirs:
@@ -191,7 +196,7 @@ def from_stage(
     if new:
         where = flatten_dict(shardings)
         draw = jax.jit(
-            lambda key: {path: flatten_dict(init_params(config, key))[path] for path in new},
+            lambda key: {path: flatten_dict(init_networks(config, key))[path] for path in new},
             out_shardings={path: where[path] for path in new},
         )
         placed |= draw(jax.random.key(config.training.seed))

@@ -11,6 +11,7 @@ from imagen_jax.config.choices import Dtype, Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Params, init_params, init_text_encoder
 from imagen_jax.storage.files import AnyPath
+from imagen_jax.weights.adapter_file import FORMAT as ADAPTER_FORMAT
 from imagen_jax.weights.hugging_face import TORCH
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.tensors import StoredParams, fit_params, write_tensors
@@ -90,6 +91,8 @@ def read_weights(path: AnyPath) -> Weights:
 
 
 def _config(header: dict[str, str], path: AnyPath) -> StageConfig:
+    if header.get("format") == ADAPTER_FORMAT:
+        raise UsageError(f"{path} is an adapter; it is added to the stage that it was trained on.")
     if header.get("format") != _FORMAT:
         raise UsageError(
             f"{path} is not an exported stage: its header says format "

@@ -22,9 +22,10 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.planning import calls, compile_only, topology
 from imagen_jax.planning.options import CompileOptions
 from imagen_jax.planning.tables import Memory, bound
-from imagen_jax.training.loop import Trainer, open_reader
+from imagen_jax.training.loop import open_reader
 from imagen_jax.training.step import abstract_batch
 from imagen_jax.training.text_inputs import load_caption_reader
+from imagen_jax.training.trainer import Trainer
 from imagen_jax.weights.stage_file import save_stage_file
 
 POD = ["--compile-only", "--topology", "v5e:2x2"]

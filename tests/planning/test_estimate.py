@@ -13,7 +13,7 @@ from scripts import ROOT, call, refused, train, verbs
 from imagen_jax.costs.liveness import peak_bytes
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.planning.estimate import estimate
-from imagen_jax.training.loop import Trainer
+from imagen_jax.training.trainer import Trainer
 
 X, W = jnp.ones((64, 32)), jnp.ones((32, 32))
 SIZE = X.size * 4
@@ -153,7 +153,7 @@ def test_the_verb_prints_every_part_and_refuses_what_it_cannot_use(tmp_path, mon
 
 def test_a_frozen_encoder_lies_in_the_dtype_of_its_computation():
     exact, half = (
-        estimate(tiny.stage(text_encoder={"train": False, "t5": {"dtype": dtype}}), 1).text_encoder
+        estimate(tiny.stage(text_encoder={"train": False, "t5": {"dtype": dtype}}), 1).frozen
         for dtype in ("float32", "bfloat16")
     )
     assert exact == 2 * half > 0

@@ -13,9 +13,10 @@ from imagen_jax.networks import build_networks, prepare
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.planning import calls
 from imagen_jax.stored.stages import load_weights
-from imagen_jax.training.loop import Trainer, run
+from imagen_jax.training.loop import run
 from imagen_jax.training.start import from_stage
 from imagen_jax.training.step import abstract_batch
+from imagen_jax.training.trainer import Trainer
 from imagen_jax.weights.stage_file import save_stage_file
 
 ALL = {"classes": 3, "pictures": ("sketch:1",), "numbers": ("age",)}

@@ -12,8 +12,9 @@ from flax.traverse_util import flatten_dict
 from imagen_jax.config import MeshConfig, OptimizerConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.training.loop import Trainer, run
+from imagen_jax.training.loop import run
 from imagen_jax.training.optim import make_optimizer
+from imagen_jax.training.trainer import Trainer
 from imagen_jax.weights.stage_file import save_stage_file
 
 FREEZE = ("text_encoder.*", "unet.down.*", "unet.*.norm_1.scale")

@@ -19,10 +19,11 @@ from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.prompts import TextEncoders
 from imagen_jax.stored.stages import load_weights, open_stage
-from imagen_jax.training.loop import Trainer, run
+from imagen_jax.training.loop import run
 from imagen_jax.training.objective import diffusion_loss
 from imagen_jax.training.start import from_stage
 from imagen_jax.training.text_inputs import load_caption_reader
+from imagen_jax.training.trainer import Trainer
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
 from imagen_jax.weights.stage_file import save_stage_file
 

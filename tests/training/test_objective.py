@@ -10,8 +10,9 @@ from imagen_jax.diffusion import process, schedules
 from imagen_jax.diffusion.pixels import to_unit
 from imagen_jax.networks import prepare
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.training.loop import Trainer, run
+from imagen_jax.training.loop import run
 from imagen_jax.training.metrics_file import read_metrics
+from imagen_jax.training.trainer import Trainer
 
 CONFIG = tiny.told()
 

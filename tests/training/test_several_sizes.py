@@ -15,9 +15,10 @@ from imagen_jax.errors import UsageError
 from imagen_jax.parallel.host_memory import in_blocks
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.training import loop
-from imagen_jax.training.loop import Trainer, run
+from imagen_jax.training.loop import run
 from imagen_jax.training.metrics_file import read_metrics
 from imagen_jax.training.text_inputs import load_caption_reader
+from imagen_jax.training.trainer import Trainer
 
 SIZES = ((16, 16), (8, 24))
 

@@ -10,7 +10,7 @@ import tiny
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.training.loop import Trainer
+from imagen_jax.training.trainer import Trainer
 
 SMALL = 64
 """Arrays from here on are sharded in these tests: tiny networks have no large ones."""

@@ -61,7 +61,7 @@ from imagen_jax.config import UNetConfig
 from imagen_jax.parallel.mesh import global_batch, make_mesh, place_parameters
 from imagen_jax.checkpoints.checkpoint import Checkpoints
 from imagen_jax.checkpoints.directory import claim_directory
-from imagen_jax.training.loop import Trainer
+from imagen_jax.training.trainer import Trainer
 from imagen_jax.training.start import from_checkpoint, from_stage
 from imagen_jax.checkpoints.weights import load_directory
 from imagen_jax.weights.stage_file import save_stage_file

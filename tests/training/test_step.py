@@ -13,9 +13,9 @@ from imagen_jax.config import MeshConfig, OptimizerConfig
 from imagen_jax.diffusion.process import Predicted
 from imagen_jax.networks import Networks, build_networks
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.training.loop import Trainer
 from imagen_jax.training.objective import by_time, diffusion_loss, mean_loss
 from imagen_jax.training.optim import learning_rate, make_optimizer, update_ema
+from imagen_jax.training.trainer import Trainer
 
 KEY = jax.random.key(7)
 

@@ -1,0 +1,59 @@
+"""Training a low-rank adapter: the networks are fixed, and what is added to them is trained."""
+
+import functools
+
+import jax
+from jax.sharding import Mesh
+
+from imagen_jax.config import StageConfig
+from imagen_jax.networks import Networks, Params, abstract_adapted, with_adapter
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.storage.files import AnyPath, to_path
+from imagen_jax.stored.adapters import fits_of, keep_account
+from imagen_jax.stored.stages import open_frozen_encoder, open_stage
+from imagen_jax.training.objective import Batch, Metrics, Objective
+from imagen_jax.training.start import from_stage
+
+
+def of_adapter(objective: Objective) -> Objective:
+    """The objective as a function of an adapter; what it adapts stands in `frozen`."""
+
+    @functools.wraps(objective)
+    def of(
+        config: StageConfig,
+        networks: Networks,
+        params: Params,
+        frozen: Params,
+        batch: Batch,
+        keys: jax.Array,
+    ) -> tuple[jax.Array, Metrics]:
+        params, frozen = with_adapter(config, params, frozen)
+        return objective(config, networks, params, frozen, batch, keys)
+
+    return of
+
+
+def load_adapted(config: StageConfig, mesh: Mesh) -> Params:
+    """The U-Net of `adapter.base`, on the mesh.
+
+    Raises:
+        UsageError: it is no stage, or one of another network than the config's.
+    """
+    abstract = {"unet": abstract_adapted(config)["unet"]}
+    abstract = meshes.with_shardings(abstract, meshes.parameter_shardings(abstract, mesh))
+    return from_stage(config, abstract, to_path(config.adapter.base), None, "adapter.base")
+
+
+def keep_account_of_adapted(config: StageConfig, workdir: AnyPath) -> None:
+    """Notes in a training directory what its adapter, if it trains one, is trained beside.
+
+    Raises:
+        UsageError: it was trained beside other weights so far.
+    """
+    if not config.adapter.rank:
+        return
+    base = open_stage(to_path(config.adapter.base), needs_encoder=False)
+    networks = {"unet": base.unet}
+    if config.adapter.adapts("text_encoder"):
+        networks["text_encoder"] = open_frozen_encoder(config, workdir)
+    keep_account(workdir, fits_of(config, networks))
