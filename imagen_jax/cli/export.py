@@ -16,7 +16,7 @@ _SUFFIX = ".safetensors"
 @dataclasses.dataclass(frozen=True)
 class Export:
     """Write the newest weights of a training directory as one file, config in its header; or a
-    stage of DeepFloyd IF as diffusers reads it."""
+    stage or an adapter of DeepFloyd IF as diffusers reads it."""
 
     workdir: Annotated[Positional[str], arg(metavar="WORKDIR")]
     """Training directory of one stage, which may lie in a bucket (gs://...); or an exported
@@ -31,12 +31,37 @@ class Export:
     training directory, and what a file holds."""
     layout: Literal["stage", "diffusers"] = "stage"
     """diffusers: a pipeline's directory with U-Net and schedulers, of a stage that `convert
-    deepfloyd-if` wrote, or of one that was trained from it."""
+    deepfloyd-if` wrote, or of one that was trained from it. Of an adapter a file of a LoRA."""
+    merged: bool = False
+    """Of the training directory of an adapter: write the whole stage with the adapter in it."""
 
     def run(self) -> None:
-        if self.layout == "diffusers":
+        from imagen_jax.stored.adapters import is_adapter
+
+        if not self.merged and is_adapter(to_path(self.workdir)):
+            self._adapter()
+        elif self.layout == "diffusers":
             self._for_diffusers()
-            return
+        else:
+            self._stage()
+
+    def _adapter(self) -> None:
+        from imagen_jax.stored.adapters import open_adapter
+        from imagen_jax.weights.adapter_file import save_adapter_file
+        from imagen_jax.weights.deepfloyd_lora import save_lora
+
+        require_suffix(self.out, _SUFFIX)
+        weights = self.weights or "ema"
+        adapter = open_adapter(to_path(self.workdir), weights)
+        if self.layout == "diffusers":
+            save_lora(self.out, adapter.load(), adapter.config.scale)
+        else:
+            of = (adapter.config, adapter.fits, adapter.load())
+            save_adapter_file(self.out, *of, self.dtype, weights)
+        size = f"{self.out.stat().st_size / 1e6:.1f} MB"
+        print(f"{self.out}: an adapter of rank {adapter.config.rank}, {size}")
+
+    def _stage(self) -> None:
         from imagen_jax.stored.stages import load_weights
         from imagen_jax.weights.stage_file import save_stage_file
 

@@ -31,6 +31,7 @@ from imagen_jax.cli.prompts_file import read_prompts_file
 from imagen_jax.cli.sample_flags import (
     Flags,
     SamplingFlags,
+    adapters_of,
     check,
     stage_names,
     stage_paths,
@@ -40,6 +41,7 @@ from imagen_jax.cli.sample_flags import (
 from imagen_jax.cli.spellings import SAMPLE, respell
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.parallel import compilation
+from imagen_jax.storage.files import to_path
 
 
 def parse(arguments: Sequence[str]) -> Flags:
@@ -125,6 +127,7 @@ def run(flags: Flags) -> None:
     from imagen_jax.parallel import distributed
     from imagen_jax.pipeline.cascade import Cascade
     from imagen_jax.pipeline.prompts import read_prompts
+    from imagen_jax.stored.adapters import open_adapter
     from imagen_jax.stored.stages import open_stage
     from imagen_jax.text.cache import EmbeddingCache
     from imagen_jax.text.tokenizer import one_line
@@ -137,16 +140,21 @@ def run(flags: Flags) -> None:
     directories = for_stages("--embeddings", flags.stages.embeddings, len(paths))
     weights = for_stages("--weights", flags.stages.weights, len(paths))
     needs_encoder = not flags.stages.embeddings
+    names = stage_names(flags.stages, enlarges=enlarges)
+    added = [
+        [(open_adapter(to_path(x)), weight) for x, weight in adapters_of(flags.stages, name)]
+        for name in names
+    ]
     stages = [
-        open_stage(path, which, needs_encoder=needs_encoder)
-        for path, which in zip(paths, weights, strict=True)
+        open_stage(path, which, needs_encoder=needs_encoder, adapters=adapters)
+        for path, which, adapters in zip(paths, weights, added, strict=True)
     ]
     cascade = Cascade(stages, mesh=mesh, keep="one")
     prompts, each = flags.prompts, None
     if flags.steering.prompts_file:
         prompts, each = read_prompts_file(flags.steering.prompts_file)
     prompts = list(map(one_line, prompts))
-    tell_what_is_left_out(flags.stages, stage_names(flags.stages, enlarges=enlarges)[-1])
+    tell_what_is_left_out(flags.stages, names[-1])
     embedded = None
     if prompts and not needs_encoder:
         embedded = read_prompts(stages, prompts, [EmbeddingCache(d) for d in directories])

@@ -1,6 +1,7 @@
 """The flags of `sample`, and what can be said of them before anything is loaded. No JAX here."""
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -50,6 +51,12 @@ _Follower = Annotated[
 ]
 
 
+_Adapters = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(metavar="ADAPTER[:WEIGHT] ...", help_behavior_hint="(default: none)"),
+]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageFlags:
     """Which networks paint, from the smallest picture to the largest."""
@@ -62,6 +69,13 @@ class StageFlags:
     with the package."""
     sr1024: _Follower = ""
     """The stage from 256 to 1024 pixels, in the same way."""
+    base_adapters: _Adapters = ()
+    """What is added to the base: files that `export` wrote, or training directories of adapters,
+    each with its weight after a colon if that is not 1, as in zibo.safetensors:0.8."""
+    sr256_adapters: _Adapters = ()
+    """The same for the stage of 256 pixels."""
+    sr1024_adapters: _Adapters = ()
+    """The same for the stage of 1024 pixels."""
     weights: per_stage.WhichWeights = ()
     """ema or raw: of a training directory, the average of its weights or the weights themselves; an
     exported file holds one of them."""
@@ -178,6 +192,25 @@ def _stage_of(flags: StageFlags, name: str) -> str:
     """What a stage is, where no flag names it too."""
     before = {getattr(flags, other) for other in STAGES[: STAGES.index(name)]}
     return getattr(flags, name) or (SHIPPED if before <= {SHIPPED, NONE, ""} else NONE)
+
+
+def adapters_of(flags: StageFlags, name: str) -> list[tuple[str, float]]:
+    """Paths and weights of the adapters of one of `STAGES`.
+
+    Raises:
+        UsageError: a weight is not finite.
+    """
+    found = []
+    for text in getattr(flags, f"{name}_adapters"):
+        path, colon, number = text.rpartition(":")
+        try:
+            weight = float(number) if colon else 1.0
+        except ValueError:  # The colon is one of the path's.
+            path, weight = "", 1.0
+        if not math.isfinite(weight):
+            raise UsageError(f"--{name}-adapters has {text!r}; its weight must be finite.")
+        found.append((path or text, weight))
+    return found
 
 
 def tell_what_is_left_out(flags: StageFlags, last: str) -> None:

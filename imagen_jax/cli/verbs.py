@@ -38,15 +38,16 @@ class Convert:
     """Write downloaded weights as one file: an encoder that stages read, a stage, or a network that
     pictures are measured by."""
 
-    kind: Positional[Literal["t5", "deepfloyd-if", "inception", "clip"]]
+    kind: Positional[Literal["t5", "deepfloyd-if", "deepfloyd-lora", "inception", "clip"]]
     """t5: a T5 text encoder from a Hugging Face directory or file, for text_encoder.source.
     deepfloyd-if: stage I or II of DeepFloyd IF from its pipeline's directory, for sample.py.
+    deepfloyd-lora: a LoRA of diffusers for a stage of DeepFloyd IF, for --base-adapters.
     inception: the network that FID is of, from PyTorch's file, which takes PyTorch.
     clip: for evaluate, from a Hugging Face directory whose weights are PyTorch's."""
     directory: Annotated[Positional[Path], arg(metavar="DIR")]
     """For t5 and clip the directory with config.json and the weights, for t5 also their file; for
     deepfloyd-if the pipeline's, with unet, scheduler, text_encoder and tokenizer; for inception the
-    file pt_inception-2015-12-05-6726825d.pth."""
+    file pt_inception-2015-12-05-6726825d.pth; for deepfloyd-lora the file of safetensors."""
     out: Annotated[Positional[Path], arg(metavar=f"OUT{_SUFFIX}")]
     """File to write; it is replaced whole or left alone."""
     dtype: Dtype = "bfloat16"
@@ -54,6 +55,8 @@ class Convert:
     it too. For inception and clip it is always float32, since figures depend on it."""
     text_encoder: Path | None = None
     """For deepfloyd-if: another directory with text_encoder and tokenizer, where DIR has none."""
+    stage: str = ""
+    """For deepfloyd-lora: the stage that it is added to, as `convert deepfloyd-if` wrote it."""
 
     def run(self) -> None:
         require_suffix(self.out, _SUFFIX)
@@ -62,9 +65,15 @@ class Convert:
             raise UsageError(f"{self.out} lies in what is read; name another place.")
         if self.kind != "deepfloyd-if" and self.text_encoder is not None:
             raise UsageError(f"--text-encoder is {self.text_encoder}; it is for deepfloyd-if only.")
+        if (self.kind == "deepfloyd-lora") != bool(self.stage):
+            raise UsageError(
+                f"--stage is {self.stage!r} with {self.kind}; deepfloyd-lora needs the stage that "
+                "it is added to, and nothing else takes one."
+            )
         convert = {
             "t5": self._t5,
             "deepfloyd-if": self._deepfloyd_if,
+            "deepfloyd-lora": self._deepfloyd_lora,
             "inception": self._inception,
             "clip": self._clip,
         }
@@ -91,6 +100,17 @@ class Convert:
         text_from = self.text_encoder or self.directory
         config = convert_deepfloyd_if(self.directory, self.out, self.dtype, text_from)
         print(f"{self.out}: {config.name}, {self.out.stat().st_size / 1e6:.1f} MB")
+
+    def _deepfloyd_lora(self) -> None:
+        from imagen_jax.stored.stages import open_stage
+        from imagen_jax.weights.adapter_file import save_adapter_file
+        from imagen_jax.weights.deepfloyd_lora import read_lora
+
+        stage = open_stage(to_path(self.stage), needs_encoder=False)
+        config, adapter = read_lora(self.directory, stage.unet.abstract)
+        fits = {"unet": stage.unet.fingerprint()}
+        save_adapter_file(self.out, config, fits, adapter, self.dtype, "ema")
+        print(f"{self.out}: an adapter of {stage.config.name}, rank {config.rank}")
 
     def _t5(self) -> None:
         from imagen_jax.weights.t5_names import convert_t5

@@ -1,5 +1,7 @@
 """Stages and cascades to hold, from where they are kept."""
 
+from collections.abc import Sequence
+
 from jax.sharding import Mesh
 
 from imagen_jax.config.choices import Weights
@@ -8,31 +10,45 @@ from imagen_jax.pipeline import painting
 from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.memory import Keep
 from imagen_jax.storage.files import AnyPath, to_path
+from imagen_jax.stored.adapters import open_adapter
 from imagen_jax.stored.stages import StoredStage, open_stage
 
+Place = AnyPath | str
 
-def load_stage(path: AnyPath | str, weights: Weights | None = None) -> StoredStage:
+
+def load_stage(
+    path: Place,
+    weights: Weights | None = None,
+    *,
+    adapters: Sequence[Place | tuple[Place, float]] = (),
+) -> StoredStage:
     """A trained stage: its config and where its weights are, which are not read yet.
 
     Args:
         path: a training directory or an exported file.
         weights: None takes the EMA of a training directory, and what a file holds.
+        adapters: training directories or files of adapters that are added to it, each with a
+            weight if it is not 1.
 
     Raises:
-        UsageError: there is no stage, or it has no text encoder that fits.
+        UsageError: there is no stage, it has no text encoder that fits, or an adapter is one of
+            another stage.
     """
-    return open_stage(to_path(str(path)), weights)
+    pairs = [adapter if isinstance(adapter, tuple) else (adapter, 1.0) for adapter in adapters]
+    added = [(open_adapter(to_path(str(place))), weight) for place, weight in pairs]
+    return open_stage(to_path(str(path)), weights, adapters=added)
 
 
 def load_cascade(
-    base: AnyPath | str | None = None,
-    sr256: AnyPath | str | None = None,
-    sr1024: AnyPath | str | None = None,
+    base: Place | StoredStage | None = None,
+    sr256: Place | StoredStage | None = None,
+    sr1024: Place | StoredStage | None = None,
     *,
     keep: Keep | None = None,
     mesh: Mesh | None = None,
 ) -> Cascade:
-    """A cascade of training directories or exported files; without any, the shipped one.
+    """A cascade of training directories, exported files or what `load_stage` gave; without any, the
+    shipped one.
 
     A cascade ends before the first stage that is not given. Without a base it begins with a
     super-resolution stage, and each call brings the picture that this enlarges.
@@ -48,4 +64,5 @@ def load_cascade(
         paths = painting.shipped_stages()
     if base is not None and sr1024 is not None and sr256 is None:
         raise UsageError("A cascade has no gaps: a stage is given without the one before it.")
-    return Cascade([load_stage(path) for path in paths if path is not None], keep=keep, mesh=mesh)
+    stages = [path if isinstance(path, StoredStage) else load_stage(path) for path in paths if path]
+    return Cascade(stages, keep=keep, mesh=mesh)

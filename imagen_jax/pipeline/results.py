@@ -182,6 +182,8 @@ def described(step: SampledStage, inputs: StageInputs) -> dict[str, Any]:
         "size": list(step.size),
         "sampling": dataclasses.asdict(step.settings),
     }
+    if step.stage.adapters:
+        said["adapters"] = [[absolute(x).name, weight] for x, weight in step.stage.adapters]
     if step.edit is not None:
         said["edit"] = dataclasses.asdict(step.edit.settings)
     return said

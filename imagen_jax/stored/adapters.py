@@ -23,7 +23,7 @@ from imagen_jax.storage.digests import sealed, unsealed
 from imagen_jax.storage.files import AnyPath, write_text
 from imagen_jax.storage.json_text import read_object
 from imagen_jax.stored.network import StoredNetwork
-from imagen_jax.weights.adapter_file import open_adapter_file
+from imagen_jax.weights.adapter_file import is_adapter_file, open_adapter_file
 from imagen_jax.weights.tensors import ParamPath, fingerprint
 
 _ACCOUNT = "adapts.json"
@@ -51,6 +51,15 @@ class StoredAdapter:
 def holds_adapter(path: AnyPath) -> bool:
     """Whether a path is the training directory of an adapter."""
     return is_training_directory(path) and bool(read_config(path).adapter.rank)
+
+
+def is_adapter(path: AnyPath) -> bool:
+    """Whether a path is an adapter's training directory or file.
+
+    Raises:
+        UsageError: a file of weights is damaged.
+    """
+    return holds_adapter(path) or (path.is_file() and is_adapter_file(path))
 
 
 def open_adapter(path: AnyPath, weights: Weights = "ema") -> StoredAdapter:

@@ -175,6 +175,7 @@ def open_unet_params(path: AnyPath, weights: Weights | None = None) -> tuple[Sta
     loaded = load_weights(path, weights, with_encoder=False)
     return loaded.config, loaded.params["unet"]
 
+
 def _load_adapted(path: AnyPath, weights: Weights, with_encoder: bool) -> LoadedStage:
     stage = open_stage(path, weights, needs_encoder=with_encoder)
     networks = {"unet": stage.unet}

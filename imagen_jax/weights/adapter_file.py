@@ -9,6 +9,7 @@ from imagen_jax.config.choices import Dtype, Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Params
 from imagen_jax.storage.files import AnyPath
+from imagen_jax.weights.hugging_face import TORCH
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.tensors import ParamPath, StoredParams, write_tensors
 
@@ -51,6 +52,15 @@ def save_adapter_file(
     about = {"format": FORMAT, "adapter": json_form.to_json(config), "weights": weights}
     about |= {f"fits_{network}": fingerprint for network, fingerprint in fits.items()}
     write_tensors(path, params, dtype, about)
+
+
+def is_adapter_file(path: AnyPath) -> bool:
+    """Whether a file of weights says that it is an adapter.
+
+    Raises:
+        UsageError: it is damaged, or is neither safetensors nor named as PyTorch's files are.
+    """
+    return path.suffix != TORCH and open_file(path)[0].get("format") == FORMAT
 
 
 def open_adapter_file(path: AnyPath) -> AdapterFile:

@@ -20,7 +20,7 @@ from imagen_jax.networks import Params
 from imagen_jax.storage.files import AnyPath
 from imagen_jax.weights.deepfloyd_if import stored_names
 from imagen_jax.weights.stored import StoredTensor, listed, open_file
-from imagen_jax.weights.tensors import ParamPath
+from imagen_jax.weights.tensors import ParamPath, write_tensors
 
 Layout = Literal["peft", "diffusers"]
 _UNET = "unet."
@@ -92,6 +92,16 @@ def lora_tensors(adapter: Params, scale: float, layout: Layout) -> dict[str, np.
             tensors[names[DOWN]] = np.ascontiguousarray(down.T)
             tensors[names[UP]] = np.ascontiguousarray(scale * part.T)
     return tensors
+
+
+def save_lora(path: AnyPath, adapter: Params, scale: float) -> None:
+    """Writes an adapter as diffusers' pipelines load it (`load_lora_weights`), in float32.
+
+    Raises:
+        UsageError: as `lora_tensors`, or the file cannot be written.
+    """
+    tensors = lora_tensors(adapter, scale, "diffusers")
+    write_tensors(path, tensors, "float32", {"format": "pt"})
 
 
 def _modules(kernel: ParamPath) -> tuple[str, ...]:

@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import numpy as np
 import pytest
 import tiny
 from flax.traverse_util import flatten_dict
-from scripts import call, verbs
+from PIL import Image
+from scripts import call, sample, verbs
 
 from imagen_jax.checkpoints.weights import load_directory
 from imagen_jax.config import AdapterConfig, MeshConfig
@@ -16,6 +18,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.models import low_rank
 from imagen_jax.networks import ADAPTER, abstract_adapted, build_networks, init_params
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.pipeline.load import load_stage
 from imagen_jax.stored.adapters import open_adapter
 from imagen_jax.stored.stages import load_weights, open_stage
 from imagen_jax.training.adapting import of_adapter
@@ -218,3 +221,30 @@ def test_the_scale_is_alpha_by_rank():
 
 def test_adapted_networks_are_those_that_a_pattern_may_choose(config):
     assert set(abstract_adapted(config)) == {"unet"}
+
+
+def test_a_picture_is_painted_with_adapters_by_flag(exported, stage, workdir, place):
+    """With weight 1 a file paints what its directory paints; with 0, what the stage paints."""
+    none = ("--sr256", "none", "--steps", "1", "--seed", "3")
+    paint = lambda *flags: call(sample, "a toy", *none, *flags)  # noqa: E731
+    by = {
+        "run": ("--base", workdir),
+        "file": ("--base", stage, "--base-adapters", exported),
+        "nothing": ("--base", stage, "--base-adapters", f"{exported}:0"),
+        "stage": ("--base", stage),
+    }
+    pictures = {}
+    for name, flags in by.items():
+        out = place / f"out_{name}"
+        assert paint(*flags, "--out", out).code == 0
+        pictures[name] = np.asarray(Image.open(out / "00-a-toy-0-16.png"))
+    np.testing.assert_array_equal(pictures["run"], pictures["file"])
+    np.testing.assert_array_equal(pictures["nothing"], pictures["stage"])
+    (told,) = json.loads((place / "out_file" / "manifest.json").read_text())["stages"]
+    assert told["adapters"] == [[exported.name, 1.0]]
+
+
+def test_python_takes_paths_and_weights(exported, stage):
+    one = load_stage(stage, adapters=[exported])
+    other = load_stage(str(stage), adapters=[(str(exported), 1.0)])
+    assert_same(unet_of(one), unet_of(other))
