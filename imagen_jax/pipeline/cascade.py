@@ -76,15 +76,13 @@ class Cascade:
         progress: bool = True,
         **settings: Any,
     ) -> Pictures:
-        """Paints the prompts, or whatever else the stages are told.
+        """Paints the prompts, or whatever else the stages are told; without any, one subject.
 
-        Picture i of a prompt depends on the prompt, the seed and i alone: neither on the other
-        prompts nor on `batch_size` or the devices.
+        Picture i of a prompt depends on the prompt, the seed and i alone.
 
         Args:
             prompts: one or several, where a stage reads text.
-            classes: one or several, where a stage has classes; beside prompts one for each. Without
-                either there is one subject, painted `num_images` times.
+            classes: one or several, where a stage has classes; beside prompts one for each.
             pictures, numbers: name -> what stages that are told it get, as `Subjects` takes it.
             num_images: pictures of each prompt.
             seed: of all pictures; or one for each subject, or one for each picture.
@@ -93,16 +91,13 @@ class Cascade:
             aspect: width : height of the pictures, such as "3:2", instead of their size.
             negative_prompt: takes the place of the null text, away from which guidance leads.
             prompt_embeds: what `embed` gave for these prompts: no text encoder is run.
-            each: what each subject has in place of the call's: a seed, a negative_prompt, or
-                fields of `settings`.
-            callback: hears of every step; a picture a step is fetched from the devices for it. What
+            each: what each subject has in the call's place: seed, negative_prompt, `settings`.
+            callback: hears of every step, for which its pictures are fetched from the devices; what
                 it raises ends the call, on several devices once they have painted the stage.
             progress: shows a bar of each stage's steps.
-            settings: `image`, `mask` and `extend`, as `edit_of` takes them: what every stage edits,
-                or what a first super-resolution stage enlarges; `init_noise`, as `read_noise` does.
-                All else is a field of `SamplingConfig`, such as num_steps, or beside an image of
-                `EditSettings`, such as strength: one value, or a list of one a stage; unsaid, a
-                stage's config decides.
+            settings: `image`, `mask`, `extend`, as `edit_of` takes them: what all stages edit or a
+                first super-resolution stage enlarges; `init_noise`, as `read_noise` does; fields of
+                `SamplingConfig`, beside an image of `EditSettings`: a value, or one for each stage.
 
         Raises:
             UsageError: a value is out of its range, or what is said is not what the stages take.

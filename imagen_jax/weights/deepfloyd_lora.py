@@ -1,13 +1,13 @@
 """LoRA files that diffusers writes for DeepFloyd IF, as adapters, and back.
 
 A file has two factors of each matrix that it adds to: A (rank, inputs) and B (outputs, rank), under
-the name of diffusers' module. Two layouts of names occur: `to_q.lora_A.weight` (PEFT) and
-`to_q.lora.down.weight`. The factor alpha / rank is 1, unless the file says an alpha.
+the name of diffusers' module. Two kinds of names occur: `to_q.lora_A.weight`, which are written,
+and `to_q.lora.down.weight`, of older versions. The factor alpha / rank is 1, unless a file says an
+alpha.
 """
 
 import re
 from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -22,12 +22,8 @@ from imagen_jax.weights.deepfloyd_if import stored_names
 from imagen_jax.weights.stored import StoredTensor, listed, open_file
 from imagen_jax.weights.tensors import ParamPath, write_tensors
 
-Layout = Literal["peft", "diffusers"]
 _UNET = "unet."
-_FACTORS = {
-    "peft": {DOWN: "lora_A.weight", UP: "lora_B.weight"},
-    "diffusers": {DOWN: "lora.down.weight", UP: "lora.up.weight"},
-}
+_FACTORS = {DOWN: "lora_A.weight", UP: "lora_B.weight"}
 _ALPHA = "alpha"
 _NAME = re.compile(
     rf"(?:{re.escape(_UNET)})?(?P<module>.+?)\.(?:(?P<{DOWN}>lora_A\.weight|lora\.down\.weight)"
@@ -67,8 +63,8 @@ def read_lora(path: AnyPath, unet: Params) -> tuple[AdapterConfig, Params]:
     return AdapterConfig(rank=rank, targets=tuple(kernels)), unflatten_dict(made)
 
 
-def lora_tensors(adapter: Params, scale: float, layout: Layout) -> dict[str, np.ndarray]:
-    """The tensors of a file of diffusers, in one of its layouts.
+def lora_tensors(adapter: Params, scale: float) -> dict[str, np.ndarray]:
+    """The tensors of a file of diffusers, by name.
 
     Args:
         adapter: of a U-Net in the form of DeepFloyd IF.
@@ -88,7 +84,7 @@ def lora_tensors(adapter: Params, scale: float, layout: Layout) -> dict[str, np.
                 "the attention of U-Nets alone."
             )
         for module, part in zip(modules, np.split(up, len(modules), axis=-1), strict=True):
-            names = {key: f"{_UNET}{module}.{name}" for key, name in _FACTORS[layout].items()}
+            names = {key: f"{_UNET}{module}.{name}" for key, name in _FACTORS.items()}
             tensors[names[DOWN]] = np.ascontiguousarray(down.T)
             tensors[names[UP]] = np.ascontiguousarray(scale * part.T)
     return tensors
@@ -100,7 +96,7 @@ def save_lora(path: AnyPath, adapter: Params, scale: float) -> None:
     Raises:
         UsageError: as `lora_tensors`, or the file cannot be written.
     """
-    tensors = lora_tensors(adapter, scale, "diffusers")
+    tensors = lora_tensors(adapter, scale)
     write_tensors(path, tensors, "float32", {"format": "pt"})
 
 

@@ -1,13 +1,12 @@
-"""Writes `tests/golden/deepfloyd_lora`: LoRA files of diffusers for a tiny stage I, and what it
-makes of them.
+"""Writes `tests/golden/deepfloyd_lora`: a LoRA file of diffusers for a tiny stage I, and what it
+makes of it.
 
     python tests/golden/make_lora_golden.py
 
 Needs torch, transformers, diffusers and peft. The adapter is random, of rank 3, on the attention of
 the U-Net in `tests/golden/deepfloyd_if/stage_1`, as diffusers' DreamBooth recipe adapts it.
-`peft.safetensors` has its factors under PEFT's names and `diffusers.safetensors` under the names
-that diffusers writes. `expected.safetensors` holds the output of the network with the adapter, of
-the inputs in `deepfloyd_if/expected.safetensors`.
+`lora.safetensors` is what its pipeline's `save_lora_weights` wrote. `expected.safetensors` holds
+the output of the network with the adapter, of the inputs in `deepfloyd_if/expected.safetensors`.
 """
 
 import tempfile
@@ -36,11 +35,9 @@ def main() -> None:
                 parameter.normal_(0, 0.2)
     factors = get_peft_model_state_dict(unet)
     OUT.mkdir(exist_ok=True)
-    plain = {f"unet.{name}": x.contiguous() for name, x in factors.items()}
-    safetensors.torch.save_file(plain, OUT / "peft.safetensors")
     with tempfile.TemporaryDirectory() as directory:
         IFPipeline.save_lora_weights(directory, unet_lora_layers=factors)
-        (OUT / "diffusers.safetensors").write_bytes(Path(directory, WRITTEN).read_bytes())
+        (OUT / "lora.safetensors").write_bytes(Path(directory, WRITTEN).read_bytes())
     inputs = safetensors.torch.load_file(GOLDEN / "deepfloyd_if" / "expected.safetensors")
     names = ("sample", "timestep", "encoder_hidden_states")
     arguments = {name: inputs[f"stage_1.network.{name}"] for name in names}

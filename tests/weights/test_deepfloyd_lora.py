@@ -14,7 +14,8 @@ from imagen_jax.models import low_rank
 from imagen_jax.weights.deepfloyd_lora import lora_tensors, read_lora
 
 LORA = GOLDEN.with_name("deepfloyd_lora")
-LAYOUTS = ("peft", "diffusers")
+OLD = {"lora_A": "lora.down", "lora_B": "lora.up"}
+"""Parts of names as older versions of diffusers wrote them."""
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +28,16 @@ def write(path: Path, tensors: dict) -> Path:
     return path
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_equals_diffusers_golden(stage, layout):
+@pytest.mark.parametrize("old", [False, True])
+def test_equals_diffusers_golden(stage, old, tmp_path):
     definition, params = stage
-    config, adapter = read_lora(LORA / f"{layout}.safetensors", params)
+    path = LORA / "lora.safetensors"
+    if old:
+        renamed = safetensors.numpy.load_file(path)
+        for new_part, old_part in OLD.items():
+            renamed = {name.replace(new_part, old_part): x for name, x in renamed.items()}
+        path = write(tmp_path / "old.safetensors", renamed)
+    config, adapter = read_lora(path, params)
     merged = low_rank.merge(params, adapter["unet"], config.scale)
     stored = safetensors.numpy.load_file(GOLDEN / "expected.safetensors")
     sample, step, text = (
@@ -45,13 +52,12 @@ def test_equals_diffusers_golden(stage, layout):
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_written_is_what_was_read(stage, layout, tmp_path):
+def test_what_is_written_is_what_was_read(stage, tmp_path):
     """The matrices are the same; factors of two that lie side by side have the ranks of both."""
     _, params = stage
-    config, adapter = read_lora(LORA / "peft.safetensors", params)
-    path = write(tmp_path / "x.safetensors", lora_tensors(adapter, config.scale, layout))
-    names = set(safetensors.numpy.load_file(LORA / f"{layout}.safetensors"))
+    config, adapter = read_lora(LORA / "lora.safetensors", params)
+    path = write(tmp_path / "x.safetensors", lora_tensors(adapter, config.scale))
+    names = set(safetensors.numpy.load_file(LORA / "lora.safetensors"))
     assert set(safetensors.numpy.load_file(path)) == names
     again = read_lora(path, params)[1]
     for left, right in zip(*(products(x["unet"], params) for x in (adapter, again)), strict=True):
@@ -69,7 +75,7 @@ def test_an_alpha_is_a_factor(stage, tmp_path):
     pair = {
         f"unet.{module}.lora_A.weight": np.ones((2, shape[0]), np.float32),
         f"unet.{module}.lora_B.weight": np.ones((shape[1], 2), np.float32),
-        f"unet.{module}.alpha": np.float32(1.0).reshape(()),
+        f"unet.{module}.alpha": np.full((), 1.0, np.float32),
     }
     config, adapter = read_lora(write(tmp_path / "x.safetensors", pair), params)
     (added,) = [x for x in products(adapter["unet"], params) if np.any(x)]
@@ -121,4 +127,4 @@ def test_a_convolution_cannot_be_written():
     kernel = {"down": np.zeros((3, 3, 4, 2)), "up": np.zeros((2, 4))}
     adapter = {"unet": {"middle": {"block_1": {"conv_1": {"kernel": kernel}}}}}
     with pytest.raises(UsageError, match=r"unet\.middle\.block_1\.conv_1\.kernel"):
-        lora_tensors(adapter, 1.0, "peft")
+        lora_tensors(adapter, 1.0)
