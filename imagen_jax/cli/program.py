@@ -1,6 +1,9 @@
 """How a command was called, for its help and its hints."""
 
+import importlib
+import signal
 import sys
+import threading
 from pathlib import Path
 
 
@@ -20,3 +23,19 @@ def command(verb: str) -> str:
 def with_command(text: str, verb: str) -> str:
     """A text that says `python VERB.py`, with what this process is called by in its place."""
     return text.replace(f"python {verb}.py", command(verb))
+
+
+def load(*modules: str) -> None:
+    """Imports modules, which takes seconds; Ctrl-C meanwhile ends the process at once.
+
+    Raised as an exception it would reach code in C that prints it, and that fails to import for a
+    reason which is none.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if in_main_thread else None
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)

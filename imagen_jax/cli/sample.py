@@ -26,7 +26,7 @@ import tyro
 
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.cli.per_stage import for_stages
-from imagen_jax.cli.program import command, with_command
+from imagen_jax.cli.program import command, load, with_command
 from imagen_jax.cli.prompts_file import read_prompts_file
 from imagen_jax.cli.sample_flags import (
     Flags,
@@ -122,6 +122,7 @@ def make_mesh(flags: Flags, devices: list) -> Any:
 
 def run(flags: Flags) -> None:
     """Checks everything, embeds the prompts, paints, and writes what --out describes."""
+    load("imagen_jax.pipeline.cascade")
     import jax
 
     from imagen_jax.parallel import distributed

@@ -25,7 +25,7 @@ import tyro
 
 from imagen_jax.cli.config_help import describe, list_configs
 from imagen_jax.cli.parsing import parse_flags
-from imagen_jax.cli.program import command, with_command
+from imagen_jax.cli.program import command, load, with_command
 from imagen_jax.cli.spellings import TRAIN, respell
 from imagen_jax.cli.train_flags import Flags, check, steps_to_profile
 from imagen_jax.config import StageConfig
@@ -87,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(compile_only(flags))
         compilation.prepare(announce=True)
         # Only now: --help should not wait for JAX.
+        load("imagen_jax.training.loop")
         from imagen_jax.checkpoints.checkpoint import CannotSave
         from imagen_jax.parallel import distributed
         from imagen_jax.parallel.host_memory import run_where_called

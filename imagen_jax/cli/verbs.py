@@ -18,7 +18,7 @@ from imagen_jax.cli.evaluate import Evaluate, Paint, Stats
 from imagen_jax.cli.export import Export
 from imagen_jax.cli.outputs import require_empty, require_suffix
 from imagen_jax.cli.parsing import parse_flags
-from imagen_jax.cli.program import package_command
+from imagen_jax.cli.program import load, package_command
 from imagen_jax.cli.serve import Serve
 from imagen_jax.config import DataConfig, StageConfig
 from imagen_jax.config.choices import Dtype
@@ -299,4 +299,5 @@ def main(arguments: Sequence[str]) -> None:
             )
         )
         compilation.prepare()
+        load("numpy", "ml_dtypes")  # What all else in C waits for.
         verb.run()

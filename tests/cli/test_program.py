@@ -1,0 +1,38 @@
+"""What the commands share."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import imagen_jax
+
+MODULE = """
+import os, signal, time
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+except KeyboardInterrupt:
+    raise ImportError("as extension modules do") from None
+"""
+SCRIPT = """
+import signal
+from imagen_jax.cli.program import load
+load("json")
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+load("interrupted")
+"""
+
+
+def test_an_interrupt_while_modules_are_imported_ends_the_process_without_a_trace(tmp_path):
+    (tmp_path / "interrupted.py").write_text(MODULE)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    package = Path(imagen_jax.__file__).parents[1]
+    places = os.pathsep.join([str(tmp_path), str(package), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")],
+        env=os.environ | {"PYTHONPATH": places}, capture_output=True, text=True, timeout=120,
+        start_new_session=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
