@@ -1,10 +1,13 @@
 """Config files: what is read, and what is said of those that fail."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import imagen_jax
 from imagen_jax.config.python_file import read_config_file
 from imagen_jax.errors import UsageError
 
@@ -50,3 +53,18 @@ def test_what_is_wrong_with_a_config_file_is_named(content, says, tmp_path):
 def test_a_file_that_is_gone_and_lies_at_the_root_is_named():
     with pytest.raises(UsageError, match=r"/no_such_config\.py: FileNotFoundError"):
         read_config_file(Path("/no_such_config.py"))
+
+
+def test_no_config_waits_for_jax():
+    """XLA reads its variables when JAX is imported, and a command sets them after its config."""
+    place = str(Path(imagen_jax.__file__).parents[1])
+    script = (
+        "import sys\n"
+        "from imagen_jax.config.python_file import find_config, known_configs, read_config_file\n"
+        "for name in known_configs():\n"
+        "    read_config_file(find_config(name))\n"
+        "assert 'jax' not in sys.modules\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, env=os.environ | {"PYTHONPATH": place}
+    )
