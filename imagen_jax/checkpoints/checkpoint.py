@@ -237,6 +237,8 @@ class Checkpoints:
                 return None, f"is damaged or incomplete (it was written as that of {about.step})"
             items = wanted(about.config)
             items = {name: _read_arrays(directory / name, x) for name, x in items.items()}
+            if missing := _not_read(items):
+                return None, f"is damaged or incomplete ({missing})"
             return Restored(step, about, items), ""
         except Exception as error:  # Of many classes: see `is_of_files`.
             if not is_of_files(error):
@@ -278,6 +280,15 @@ def _read_arrays(path: AnyPath, abstract: Any) -> Any:
     arguments = ocp.args.PyTreeRestore(abstract, how, partial_restore=True)
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler, freed_at_once():
         return handler.restore(path, args=arguments)
+
+
+def _not_read(items: Items) -> str:
+    """What the metadata of a checkpoint do not name, and Orbax then leaves as it was asked for."""
+    for name, item in items.items():
+        leaves = jax.tree.leaves(item)
+        if missing := [x for x in leaves if isinstance(x, jax.ShapeDtypeStruct)]:
+            return f"{len(missing)} of {len(leaves)} arrays of {name} are missing"
+    return ""
 
 
 def _first(problems: list[str]) -> str:

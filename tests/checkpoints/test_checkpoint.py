@@ -236,6 +236,16 @@ def test_what_a_checkpoint_says_of_itself_is_known_again(was, now, small):
         assert restore(small, small_state(2)).step == 1
 
 
+def test_an_array_that_the_metadata_do_not_name_is_missed(small):
+    """Orbax restores a part, and says nothing of the rest."""
+    metadata = small / "checkpoints" / "2" / "ema" / "_METADATA"
+    content = json.loads(metadata.read_text())
+    del content["tree_metadata"][min(content["tree_metadata"])]
+    metadata.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=r"\(1 of 2 arrays of ema are missing\)"):
+        assert restore(small, small_state(2)).step == 1
+
+
 def test_a_checkpoint_of_another_step_than_its_name_is_not_used(small):
     (small / "checkpoints" / "2").rename(small / "checkpoints" / "3")
     with pytest.warns(UserWarning, match=r"checkpoints/3 is .*it was written as that of 2\)"):
