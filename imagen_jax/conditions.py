@@ -1,4 +1,4 @@
-"""What a network is told beside z, as one pytree: dropped and doubled here and nowhere else."""
+"""What a network is told beside z, as one pytree: dropped and stacked here and nowhere else."""
 
 import dataclasses
 
@@ -54,11 +54,32 @@ def drop(
     return dataclasses.replace(conditions, text=text, mask=mask, label=label)
 
 
-def doubled(conditions: Conditions, null: NullText | None = None) -> Conditions:
-    """Twice the rows: the conditions, and then the same without text and class."""
-    count = len(jax.tree.leaves(conditions)[0])
-    without = drop(conditions, jnp.ones(count, bool), null)
-    return jax.tree.map(lambda *pair: jnp.concatenate(pair), conditions, without)
+def stacked(
+    conditions: Conditions,
+    null: NullText | None = None,
+    positive: NullText | None = None,
+    *,
+    guided: bool,
+) -> Conditions:
+    """The conditions, then the same with another text, then the same without text and class.
+
+    Args:
+        null: as `drop_text` takes it.
+        positive: embeddings and mask of the other text; None leaves the second part out.
+        guided: False leaves the last part out.
+    """
+    every = jnp.ones(len(jax.tree.leaves(conditions)[0]), bool)
+    parts = [conditions]
+    if positive is not None:
+        text, mask = drop_text(conditions.text, conditions.mask, every, positive)
+        parts.append(dataclasses.replace(conditions, text=text, mask=mask))
+    if guided:
+        parts.append(drop(conditions, every, null))
+    return parts[0] if len(parts) == 1 else jax.tree.map(_concatenated, *parts)
+
+
+def _concatenated(*parts: jax.Array) -> jax.Array:
+    return jnp.concatenate(parts)
 
 
 def drop_text(

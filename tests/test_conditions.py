@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagen_jax.conditions import NO_CLASS, Conditions, doubled, drop
+from imagen_jax.conditions import NO_CLASS, Conditions, drop, stacked
 from imagen_jax.config import ConditionsConfig
 from imagen_jax.errors import UsageError
 
@@ -24,11 +24,11 @@ def test_text_and_class_are_dropped_and_pictures_and_numbers_stay():
 
 
 def test_the_second_half_is_the_first_without_text_and_class():
-    both = doubled(TOLD)
+    both = stacked(TOLD, guided=True)
     assert both.label.tolist() == [4, 0, 7, *[NO_CLASS] * 3]
     assert both.numbers["w"].tolist() == [0, 1, 2, 0, 1, 2]
     assert not both.text[3:].any() and both.pictures["sketch"].shape == (6, 1, 1, 1)
-    alone = doubled(Conditions(label=jnp.array([1])))
+    alone = stacked(Conditions(label=jnp.array([1])), guided=True)
     assert alone.text is None and alone.label.tolist() == [1, NO_CLASS]
 
 

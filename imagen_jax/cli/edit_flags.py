@@ -87,3 +87,26 @@ class SteerFlags:
     others: seed, negative_prompt, guidance_scale, num_steps, ..."""
     init_noise: _File = ""
     """A .npy file that the first stage begins with: height, width, 3, or one for each picture."""
+    positive_prompt: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: none)")] = ""
+    """Another text beside the prompt, such as a style's: guidance goes to a mixture of both."""
+    positive_share: per_stage.Shares = ()
+    """How much of the mixture that is: one value for all stages, or one for each."""
+    interpolate: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: none)")] = 0
+    """So many pictures from one prompt to a second one, or with --to-seed between seeds; they also
+    come as a strip and a GIF."""
+    to_seed: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: none)")] = None
+    """The seed at the end of --interpolate."""
+
+    def arguments(self, stages: int) -> dict[str, Any]:
+        """What a call of a cascade takes of it."""
+        share = None
+        if self.positive_share:
+            share = per_stage.for_stages("--positive-share", self.positive_share, stages)
+        return {
+            "negative_prompt": self.negative_prompt or None,
+            "positive_prompt": self.positive_prompt or None,
+            "positive_share": share,
+            "init_noise": self.init_noise or None,
+            "interpolate": self.interpolate or None,
+            "to_seed": self.to_seed,
+        }

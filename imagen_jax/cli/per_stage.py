@@ -104,6 +104,7 @@ Samplers = _choice(SamplerName)
 Strengths = _flag(
     float, _fraction, "S", "a number between 0 and 1", "0.7, with a mask or more pixels 1"
 )
+Shares = _flag(float, _fraction, "M", "a number between 0 and 1", "0.5")
 Inpaintings = _choice(Inpainting, "repaint, of DeepFloyd IF's stages clean")
 Resamplings = _flag(int, _count, "N", "a whole number of at least 1", "5 in the base, else 1")
 Thresholdings = _choice(Thresholding)

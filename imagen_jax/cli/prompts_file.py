@@ -9,7 +9,7 @@ from imagen_jax.errors import UsageError, reason
 from imagen_jax.storage.files import to_path
 
 _PROMPT = "prompt"
-_TEXTS = ("negative_prompt",)
+_TEXTS = ("negative_prompt", "positive_prompt")
 """Columns that hold text, whatever it looks like."""
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import tyro
 
+from imagen_jax.cli.again import kept, with_those_of_manifest
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.cli.per_stage import for_stages
 from imagen_jax.cli.program import command, load, with_command
@@ -44,15 +45,19 @@ from imagen_jax.parallel import compilation
 from imagen_jax.storage.files import to_path
 
 
+def arguments_of(arguments: Sequence[str]) -> list[str]:
+    """The arguments as they are called here, after those of --from-manifest."""
+    return with_those_of_manifest(respell(arguments, SAMPLE))
+
+
 def parse(arguments: Sequence[str]) -> Flags:
     """The flags, each of them checked as far as nothing is loaded for it."""
-    arguments = respell(arguments, SAMPLE)
     flags = parse_flags(
         lambda: tyro.cli(
             Flags,
             description=with_command(__doc__, "sample"),
             prog=command("sample"),
-            args=arguments,
+            args=arguments_of(arguments),
         )
     )
     check(flags)
@@ -91,7 +96,7 @@ def settings_of(flags: SamplingFlags, stages: int) -> dict[str, list[Any]]:
 
 def call_of(flags: Flags, stages: int) -> dict[str, Any]:
     """What a call of a cascade takes beside its prompts."""
-    edit, steering = flags.edit, flags.steering
+    edit = flags.edit
     return {
         "classes": flags.pictures.classes,
         "num_images": edit.variations or flags.pictures.num_images,
@@ -99,11 +104,11 @@ def call_of(flags: Flags, stages: int) -> dict[str, Any]:
         "size": flags.pictures.size or None,
         "aspect": flags.pictures.aspect or None,
         "batch_size": flags.devices.batch_size,
+        "tile": flags.devices.tile or None,
         "image": edit.image or None,
         "mask": edit.mask or None,
         "extend": edit.extend or None,
-        "negative_prompt": steering.negative_prompt or None,
-        "init_noise": steering.init_noise or None,
+        **flags.steering.arguments(stages),
         **edit.settings(stages),
         **settings_of(flags.sampling, stages),
     }
@@ -120,8 +125,12 @@ def make_mesh(flags: Flags, devices: list) -> Any:
     return mesh.make_mesh(MeshConfig(spatial=split), devices)
 
 
-def run(flags: Flags) -> None:
-    """Checks everything, embeds the prompts, paints, and writes what --out describes."""
+def run(flags: Flags, arguments: Sequence[str]) -> None:
+    """Checks everything, embeds the prompts, paints, and writes what --out describes.
+
+    Args:
+        arguments: that the manifest keeps.
+    """
     load("imagen_jax.pipeline.cascade")
     import jax
 
@@ -163,6 +172,9 @@ def run(flags: Flags) -> None:
         flags.output.out,
         prompts,
         resume=flags.output.resume,
+        like=flags.output.from_manifest or None,
+        arguments=arguments,
+        preview=flags.output.preview,
         prompt_embeds=embedded,
         each=each,
         **call_of(flags, len(stages)),
@@ -197,10 +209,11 @@ def compile_only(flags: Flags) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_usage_error():
-        flags = parse(sys.argv[1:] if arguments is None else arguments)
+        arguments = sys.argv[1:] if arguments is None else arguments
+        flags = parse(arguments)
         flags.compiling.prepare()
         if flags.compiling.compile_only:
             sys.exit(compile_only(flags))
         compilation.prepare(announce=True)
         tell_of_missing_quotes(flags.prompts)
-        run(flags)
+        run(flags, kept(arguments_of(arguments)))

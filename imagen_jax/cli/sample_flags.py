@@ -109,6 +109,13 @@ class OutputFlags:
     """Directory for the pictures, a contact sheet and manifest.json."""
     resume: bool = False
     """Go on where a run with the same flags was stopped: what --out holds of it stays."""
+    preview: bool = False
+    """Write a GIF beside each picture too, of the estimates that it came from."""
+    from_manifest: Annotated[
+        str, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")
+    ] = ""
+    """Make the files of a manifest.json again; flags beside it may say where its stages, pictures
+    and files are now."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +127,9 @@ class DeviceFlags:
     split_height: int = 1
     """Devices that share the height of one picture in the super-resolution stages; the other
     devices take other pictures."""
+    tile: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: none)")] = 0
+    """Side, in pixels, of the tiles by which super-resolution stages denoise larger pictures, so
+    that these need no more memory; an --image that --base none enlarges may be of any size then."""
     allow_cpu: bool = False
     """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
 

@@ -43,6 +43,7 @@ SAMPLE = Spellings(
         ),
         **_each("--scheduler", "--sampler"),
         **_each("--aspect-ratio --ar", "--aspect"),
+        **_each("--style-prompt --style", "--positive-prompt"),
         **_each("--negative --uncond --neg-prompt", "--negative-prompt"),
         **_each("--prompt-file --from-file --prompts-from-file", "--prompts-file"),
         **_each("--latents --init-latents --noise-file", "--init-noise"),

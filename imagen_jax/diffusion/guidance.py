@@ -113,30 +113,32 @@ def make_denoise(
     prediction_kind: Prediction,
     scales: GuidanceScales | None,
     threshold: Callable[[Images], Images],
+    share: Scalar | None = None,
 ) -> Denoise:
     """A sampler's `denoise(z, log_snr, step) -> x0`: predict, guide, convert to x, threshold.
 
-    `predict` takes one doubled batch, [2B, ...] and [2B], whose first half is conditional
-    and second half has null text; where `scales` is None, for no guidance, it gets the conditional
-    [B] alone. A predicted variance is that of the conditional half.
+    `predict` takes one batch of up to three parts, each as large as z: the conditional one; with
+    `share` that of another text; and unless `scales` is None, for no guidance, that of the null
+    text. A predicted variance is that of the first part.
+
+    Of two texts c and p the prediction is (1 - m) eps_c + m eps_p, m being `share` (DeepFloyd IF's
+    style transfer; Liu et al. 2022).
 
     Guiding the raw output is guiding eps: every conversion is affine in the prediction and
     the weights w and 1 - w add up to 1. It spares an x- or v-prediction the detour over eps,
     which loses digits at high noise.
     """
-
-    def predict_guided(z: Images, log_snr: LogSNR, scale: Scalar) -> Predicted:
-        doubled = predict(jnp.concatenate([z, z]), jnp.concatenate([log_snr, log_snr]))
-        conditional, unconditional = jnp.split(doubled.value.astype(jnp.float32), 2)
-        fraction = None if doubled.fraction is None else doubled.fraction[: len(z)]
-        return Predicted(guide(conditional, unconditional, scale), fraction)
+    parts = 1 + (share is not None) + (scales is not None)
 
     def denoise(z: Images, log_snr: LogSNR, step: Int32[Array, ""]) -> Predicted:
-        if scales is None:
-            value, fraction = predict(z, log_snr)
-        else:
-            value, fraction = predict_guided(z, log_snr, scales[step])
-        x0 = to_x0(value.astype(jnp.float32), z, log_snr, prediction_kind)
+        many = (jnp.concatenate([x] * parts) if parts > 1 else x for x in (z, log_snr))
+        predicted = predict(*many)
+        values = jnp.split(predicted.value.astype(jnp.float32), parts)
+        fraction = None if predicted.fraction is None else predicted.fraction[: len(z)]
+        value = values[0] if share is None else guide(values[1], values[0], share)
+        if scales is not None:
+            value = guide(value, values[-1], scales[step])
+        x0 = to_x0(value, z, log_snr, prediction_kind)
         return Predicted(threshold(x0), fraction)
 
     return denoise

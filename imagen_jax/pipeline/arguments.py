@@ -1,6 +1,7 @@
 """What a call of a cascade is given, checked."""
 
 import dataclasses
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +12,15 @@ from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.text.tokenizer import one_line
 
 Settings = TypeVar("Settings", SamplingConfig, EditSettings)
+_SHARE = 0.5
+"""Of a positive prompt."""
+_KINDS = {
+    str: (str, "text"),
+    tuple: (tuple, "a tuple"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+}
+"""Type of a setting's value -> what another one must be; None stands in place of a number."""
 
 
 def checked_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
@@ -55,10 +65,19 @@ def checked_each(
             f"each has {len(each)} entries; it must have one for each of {subjects} subjects."
         )
     for own in each:
-        text = own.get("negative_prompt")
-        if text is not None and not isinstance(text, str):
-            raise UsageError(f"negative_prompt is {text!r}; it must be text.")
+        for name in ("negative_prompt", "positive_prompt"):
+            if own.get(name) is not None and not isinstance(own[name], str):
+                raise UsageError(f"{name} is {own[name]!r}; it must be text.")
     return each
+
+
+def checked_shares(share: Any, stages: int) -> list[float]:
+    """Of a positive prompt, in each stage."""
+    shares = [_SHARE if x is None else x for x in _of_stages("positive_share", share, stages)]
+    for one in shares:
+        if not isinstance(one, numbers.Real) or isinstance(one, bool) or not 0 <= one <= 1:
+            raise UsageError(f"positive_share is {one!r}; it must lie between 0 and 1.")
+    return list(map(float, shares))
 
 
 def check_embeddings(
@@ -96,8 +115,23 @@ def changed_settings(defaults: Sequence[Settings], settings: Mapping[str, Any]) 
     for name, value in settings.items():
         for change, own in zip(changes, _of_stages(name, value, len(changes)), strict=True):
             if own is not None:
-                change[name] = own
+                change[name] = _of_kind(defaults[0], name, own)
     return [dataclasses.replace(d, **change) for d, change in zip(defaults, changes, strict=True)]
+
+
+def _of_kind(config: Settings, name: str, value: Any) -> Any:
+    """A value as its field has it: a number of any type as Python's own.
+
+    Raises:
+        UsageError: it is of another kind than the field.
+    """
+    if isinstance(config, EditSettings):
+        return value  # It checks its own.
+    default = getattr(config, name)
+    kind, what = _KINDS.get(type(default), _KINDS[float])
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UsageError(f"{name} is {value!r}; it must be {what}.")
+    return value if default is None else type(default)(value)
 
 
 def _of_stages(name: str, value: Any, count: int) -> list[Any]:

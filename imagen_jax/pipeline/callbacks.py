@@ -92,3 +92,15 @@ class Listener:
 
     def _is_news(self, record: logging.LogRecord) -> bool:
         return self._error is None or (record.exc_info or (None, None))[1] is not self._error
+
+
+def both(one: Callback, other: Callback | None) -> Callback:
+    """A callback that tells two; the other one may be missing."""
+    if other is None:
+        return one
+
+    def tell(progress: Progress) -> None:
+        one(progress)
+        other(progress)
+
+    return tell

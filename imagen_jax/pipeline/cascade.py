@@ -13,18 +13,20 @@ from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline import painting
 from imagen_jax.pipeline.arguments import check_numbers, checked_prompts, checked_seed
-from imagen_jax.pipeline.callbacks import Callback, Listener
+from imagen_jax.pipeline.callbacks import Callback, Listener, both
 from imagen_jax.pipeline.memory import Keep, default_keep
 from imagen_jax.pipeline.painting import Keeper, LeadersKeeper, Painted, SampledStage
 from imagen_jax.pipeline.pictures import Pictures
+from imagen_jax.pipeline.previews import Previews
 from imagen_jax.pipeline.prompts import PromptEmbeddings, TextEncoders
 from imagen_jax.pipeline.request import Call, Cast, Request, make_request
-from imagen_jax.pipeline.results import Results
+from imagen_jax.pipeline.results import Results, picture_names
 from imagen_jax.pipeline.stage import Stage
 from imagen_jax.pipeline.steps import sampled_stages
 from imagen_jax.pipeline.subjects import Subjects
 from imagen_jax.pipeline.words import WordMaps, word_maps
 from imagen_jax.progress import StepBar
+from imagen_jax.storage.files import AnyPath, to_path
 from imagen_jax.stored.stages import StoredStage
 
 
@@ -69,12 +71,9 @@ class Cascade:
         batch_size: int = 4,
         size: Sequence[int] | str | None = None,
         aspect: str | None = None,
-        negative_prompt: str | None = None,
-        prompt_embeds: Sequence[PromptEmbeddings | None] | None = None,
-        each: Sequence[Mapping[str, Any]] | None = None,
         callback: Callback | None = None,
         progress: bool = True,
-        **settings: Any,
+        **options: Any,
     ) -> Pictures:
         """Paints the prompts, or whatever else the stages are told; without any, one subject.
 
@@ -89,15 +88,13 @@ class Cascade:
             batch_size: pictures at once.
             size: (height, width) of the base's pictures; the stages after it enlarge them.
             aspect: width : height of the pictures, such as "3:2", instead of their size.
-            negative_prompt: takes the place of the null text, away from which guidance leads.
-            prompt_embeds: what `embed` gave for these prompts: no text encoder is run.
-            each: what each subject has in the call's place: seed, negative_prompt, `settings`.
-            callback: hears of every step, for which its pictures are fetched from the devices; what
+            callback: hears of every step; a picture a step is fetched from the devices for it. What
                 it raises ends the call, on several devices once they have painted the stage.
             progress: shows a bar of each stage's steps.
-            settings: `image`, `mask`, `extend`, as `edit_of` takes them: what all stages edit or a
-                first super-resolution stage enlarges; `init_noise`, as `read_noise` does; fields of
-                `SamplingConfig`, beside an image of `EditSettings`: a value, or one for each stage.
+            options: any other field of `request.Call`, such as negative_prompt or image; of
+                `SamplingConfig`, such as num_steps; or beside an image of `EditSettings`, such as
+                strength. A setting is one value, or a list of one a stage; unsaid, a stage's
+                config decides.
 
         Raises:
             UsageError: a value is out of its range, or what is said is not what the stages take.
@@ -110,10 +107,7 @@ class Cascade:
             batch_size=batch_size,
             size=size,
             aspect=aspect,
-            negative_prompt=negative_prompt,
-            prompt_embeds=prompt_embeds,
-            each=each,
-            **settings,
+            **options,
         )
         painted = list(self._paint(request, Keeper(), callback, progress))
         return Pictures.of(request, painted)
@@ -127,6 +121,9 @@ class Cascade:
         pictures: Mapping[str, Any] | None = None,
         numbers: Mapping[str, Any] | None = None,
         resume: bool = False,
+        like: AnyPath | str | None = None,
+        arguments: Sequence[str] = (),
+        preview: bool = False,
         callback: Callback | None = None,
         progress: bool = True,
         **options: Any,
@@ -138,6 +135,9 @@ class Cascade:
         Args:
             directory: for the pictures of every stage, a contact sheet and manifest.json.
             resume: goes on where a call with the same arguments was stopped.
+            like: manifest.json of a call whose pictures these must be.
+            arguments: of the command line, for the manifest.
+            preview: writes a GIF beside each picture, of the estimates that it came from.
             prompts, classes, pictures, numbers, callback, progress, options: as a call takes them.
 
         Returns:
@@ -151,12 +151,16 @@ class Cascade:
             lambda: Results(
                 Path(directory),
                 request.subjects.names,
-                request.account,
+                request.account | ({"arguments": list(arguments)} if arguments else {}),
                 request.steps,
                 request.inputs,
                 resume=resume,
+                like=None if like is None else to_path(str(like)),
             )
         )
+        if preview:
+            names = picture_names(request.subjects.names, request.num_images, request.steps)
+            callback = both(Previews(Path(directory), names), callback)
         for painted in self._paint(request, LeadersKeeper(results), callback, progress):
             last = painted.pictures
         return distributed.leader_does(lambda: results.finish(last)) or []

@@ -36,12 +36,14 @@ class SampledStage:
     Attributes:
         size: (height, width) of its pictures; None becomes what it was trained on.
         edit: what it edits; None paints anew.
+        tile: side of the tiles that it takes; None takes pictures whole.
     """
 
     stage: StoredStage
     settings: SamplingConfig
     size: Size | None = None
     edit: StageEdit | None = None
+    tile: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", self.size or (self.side, self.side))
@@ -260,8 +262,10 @@ def _paint_batch(
         inputs.rows(subjects, low_res),
         inputs.null,
         noise,
+        positive=inputs.positive,
         size=work.step.size,
         edit=work.step.edit,
+        tile=work.step.tile,
         on_step=on_step,
         on_estimate=tell if on_estimate else None,
     )

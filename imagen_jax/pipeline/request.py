@@ -16,9 +16,11 @@ from imagen_jax.pipeline.arguments import (
     check_numbers,
     checked_each,
     checked_seed,
+    checked_shares,
 )
 from imagen_jax.pipeline.editing import edit_of
 from imagen_jax.pipeline.given import Noise, digest_of, read_noise
+from imagen_jax.pipeline.interpolation import interpolated, noise_between, shares
 from imagen_jax.pipeline.painting import Painted, SampledStage
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.steps import picture_to_enlarge, sampled_stages
@@ -27,7 +29,7 @@ from imagen_jax.stored.stages import StoredStage
 
 Texts = list[PromptEmbeddings | None]
 """The prompts as each stage reads them, None for one that reads no text."""
-_NO_SETTINGS = ("seed", "negative_prompt")
+_NO_SETTINGS = ("seed", "negative_prompt", "positive_prompt", "positive_share")
 """What a subject may have of its own beside settings of stages."""
 
 
@@ -98,9 +100,21 @@ class Cast:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call:
-    """The arguments of a call beside its subjects, as `Cascade` takes them.
+    """The arguments of a call beside its subjects.
 
     Attributes:
+        num_images, seed, batch_size, size, aspect: as `Cascade` takes them.
+        tile: side of the tiles by which super-resolution stages denoise larger pictures.
+        image, mask, extend: what every stage edits, as `edit_of` takes it, or what a first
+            super-resolution stage enlarges; prompts may then be missing.
+        init_noise: what the first stage begins with, as `read_noise` takes it.
+        negative_prompt: takes the place of the null text, away from which guidance leads.
+        positive_prompt: another text beside the prompt: of what is predicted with text it has
+            the share `positive_share`, one value or a list of one a stage.
+        interpolate: so many pictures from one prompt to a second one, or to the seed `to_seed`.
+        prompt_embeds: what `embed` gave for these prompts: no text encoder is run for them.
+        each: what each subject has in place of the call's: a seed, a negative or positive prompt,
+            a share, and `settings`.
         settings: fields of `SamplingConfig` and `EditSettings`.
     """
 
@@ -109,11 +123,16 @@ class Call:
     batch_size: int = 4
     size: Sequence[int] | str | None = None
     aspect: str | None = None
+    tile: int | None = None
     image: Any = None
     mask: Any = None
     extend: Mapping[str, int] | None = None
     init_noise: Any = None
     negative_prompt: str | None = None
+    positive_prompt: str | None = None
+    positive_share: float | list[float | None] | None = None
+    interpolate: int | None = None
+    to_seed: int | None = None
     prompt_embeds: Sequence[PromptEmbeddings | None] | None = None
     each: Sequence[Mapping[str, Any]] | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -131,14 +150,15 @@ class _Making:
 
     def __init__(self, cast: Cast, subjects: Subjects, call: Call):
         check_numbers(call.num_images, call.batch_size)
+        subjects, call = _between(subjects, call)
         self.cast, self.subjects, self.call = cast, subjects, call
+        self._prompts: dict[str, Texts] = {}
         self.edit = edit_of(call.image, call.mask, call.extend)
         self.each = checked_each(call.each, subjects.count)
         self.steps = self._steps({})
         self._check()
         self.seed = self._seed()
-        pictures = subjects.count * call.num_images
-        self.noise = read_noise(call.init_noise, self.steps[0].size, pictures)
+        self.noise = self._noise()
 
     def request(self) -> Request:
         """The same, once the prompts are embedded."""
@@ -161,18 +181,33 @@ class _Making:
         own = {name: value for name, value in own.items() if name not in _NO_SETTINGS}
         settings = self.call.settings | own
         stages, call = self.cast.stages, self.call
-        return sampled_stages(stages, settings, call.size, call.aspect, self.edit)
+        if call.tile is not None and self.cast.mesh.shape["spatial"] > 1:
+            raise UsageError(
+                f"tile is {call.tile}, but devices share the height of a picture; leave out one."
+            )
+        return sampled_stages(stages, settings, call.size, call.aspect, self.edit, call.tile)
 
     def _check(self) -> None:
         given, stages = self.edit is not None, self.cast.stages
         painting.check_order(self.steps, self.cast.mesh, given=given)
         self.subjects.check(stages, [step.size for step in self.steps], given=given)
-        if not any(stage.config.conditions.text for stage in stages):
-            for text in filter(None, map(self._negative_prompt, self.each)):
-                raise UsageError(f"negative_prompt is {text!r}, but no stage reads text.")
+        reads_text = any(stage.config.conditions.text for stage in stages)
+        for own in self.each:
+            for name in ("negative_prompt", "positive_prompt"):
+                if self._of(own, name) is not None and not reads_text:
+                    raise UsageError(f"{name} is {self._of(own, name)!r}, but no stage reads text.")
+            self._shares(own)
 
-    def _negative_prompt(self, own: Mapping[str, Any]) -> str | None:
-        return own.get("negative_prompt", self.call.negative_prompt)
+    def _of(self, own: Mapping[str, Any], name: str) -> Any:
+        """An argument of the call, or what some subjects have in its place."""
+        return own.get(name, getattr(self.call, name))
+
+    def _shares(self, own: Mapping[str, Any]) -> list[float]:
+        """Of the positive prompt, in each stage."""
+        share, text = self._of(own, "positive_share"), self._of(own, "positive_prompt")
+        if share is not None and text is None:
+            raise UsageError(f"positive_share is {share!r}, but there is no positive_prompt.")
+        return checked_shares(share, len(self.cast.stages))
 
     def _seed(self) -> int | tuple[int, ...]:
         count, seed = self.subjects.count, self.call.seed
@@ -182,6 +217,18 @@ class _Making:
         if not isinstance(seed, int):
             raise UsageError("There are seeds and seeds of each; give one of them.")
         return checked_seed([own.get("seed", seed) for own in self.each], count, count)
+
+    def _noise(self) -> Noise | None:
+        call, first = self.call, self.steps[0]
+        if call.to_seed is None:
+            pictures = self.subjects.count * call.num_images
+            return read_noise(call.init_noise, first.size, pictures)
+        if call.init_noise is not None:
+            raise UsageError("There is init_noise and to_seed; give one of them.")
+        to_seed = checked_seed(call.to_seed, 1, 1)
+        if call.interpolate is None or not isinstance(self.seed, int):
+            raise UsageError(f"to_seed is {to_seed}; it belongs to interpolate and one seed.")
+        return noise_between(self.seed, to_seed, first.side, first.size, call.interpolate)
 
     def _texts(self) -> Texts:
         prompts, call = self.subjects.prompts, self.call
@@ -206,11 +253,20 @@ class _Making:
         if noise is not None and len(noise) > 1:
             noise = noise[rows]
         inputs = [one.of(members) for one in inputs]
-        negative = self._negative_prompt(own)
+        negative, positive = (self._of(own, f"{kind}_prompt") for kind in ("negative", "positive"))
         if negative is not None:
-            nulls = self.cast.embed([negative], batch_size=1)
-            inputs = [x.away_from(null) for x, null in zip(inputs, nulls, strict=True)]
+            texts = self._embedded(negative)
+            inputs = [x.away_from(text) for x, text in zip(inputs, texts, strict=True)]
+        if positive is not None:
+            of_stages = zip(inputs, self._embedded(positive), self._shares(own), strict=True)
+            inputs = [x.towards(text, share) for x, text, share in of_stages]
         return Part(rows, seed, steps, inputs, noise)
+
+    def _embedded(self, prompt: str) -> Texts:
+        """One prompt as each stage reads it; it is embedded once for all parts."""
+        if prompt not in self._prompts:
+            self._prompts[prompt] = self.cast.embed([prompt], batch_size=1)
+        return self._prompts[prompt]
 
     def _account(self) -> dict[str, Any]:
         mesh, call = self.cast.mesh, self.call
@@ -226,6 +282,13 @@ class _Making:
         }
         if call.negative_prompt is not None:
             said["negative_prompt"] = call.negative_prompt
+        if call.positive_prompt is not None:
+            said["positive_prompt"] = call.positive_prompt
+            said["positive_share"] = self._shares({})
+        if call.interpolate is not None:
+            said["interpolate"] = call.interpolate
+            if call.to_seed is not None:
+                said["to_seed"] = call.to_seed
         if any(self.each):
             said["each"] = [dict(own) for own in self.each]
         if self.noise is not None:
@@ -240,6 +303,20 @@ def make_request(cast: Cast, subjects: Subjects, call: Call) -> Request:
         UsageError: a value is out of its range, or what is said is not what the stages take.
     """
     return _Making(cast, subjects, call).request()
+
+
+def _between(subjects: Subjects, call: Call) -> tuple[Subjects, Call]:
+    """The subjects of an interpolation and their shares, if it is one."""
+    count = call.interpolate
+    if count is None:
+        return subjects, call
+    way = interpolated(subjects, count, call.num_images, has_seeds=call.to_seed is not None)
+    if subjects.count == 1:
+        return way, call
+    if call.positive_prompt is not None or call.each is not None or call.prompt_embeds is not None:
+        raise UsageError("interpolate takes neither a positive prompt nor settings of each prompt.")
+    each = [{"positive_share": share} for share in shares(count)]
+    return way, dataclasses.replace(call, positive_prompt=subjects.prompts[1], each=each)
 
 
 def _grouped(each: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], list[int]]]:

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,16 @@ from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.file_stem import file_stem
 from imagen_jax.pipeline.inscription import KEY, inscription
 from imagen_jax.pipeline.painting import Keeper, SampledStage
-from imagen_jax.pipeline.sheets import grid, legible, save_png
+from imagen_jax.pipeline.sheets import grid, legible, save_gif, save_png
 from imagen_jax.pipeline.subjects import StageInputs
-from imagen_jax.storage.files import absolute, write_text
+from imagen_jax.storage.files import AnyPath, absolute, write_text
 from imagen_jax.storage.json_text import read_object, shown
 
 MANIFEST = "manifest.json"
+_OWN = ("pictures", "stages", "arguments")
+"""What is compared in parts, and the arguments, since all that follows from them is there too."""
+_OF_THE_MACHINE = ("versions", "devices", "batch_size", "split_height")
+"""What may differ where pictures are made again: nothing but rounding follows from it."""
 _COLUMNS = 6
 """Of the contact sheet, where each prompt has one picture."""
 
@@ -37,11 +42,12 @@ class Results(Keeper):
         self,
         out: Path,
         prompts: Sequence[str],
-        settings: dict[str, int],
+        settings: dict[str, Any],
         steps: Sequence[SampledStage],
         inputs: Sequence[StageInputs],
         *,
         resume: bool = False,
+        like: AnyPath | None = None,
     ) -> None:
         """Writes nothing yet.
 
@@ -52,40 +58,43 @@ class Results(Keeper):
                 "num_images", which stand together, and the like.
             steps, inputs: the stages and what they are told.
             resume: finds the pictures that a run with the same manifest has left in `out`.
+            like: manifest of a run whose pictures these must be.
 
         Raises:
-            UsageError: the manifest in `out` is of another run, or cannot be read.
+            UsageError: a manifest is of another run, or cannot be read.
         """
         self._out, self._prompts, self._settings = out, prompts, settings
         self._num_images = settings["num_images"]
         self._stages = [described(*pair) for pair in zip(steps, inputs, strict=True)]
         self._stage = -1
-        stems = [
-            file_stem(index, prompt, picture)
-            for index, prompt in enumerate(prompts)
-            for picture in range(self._num_images)
-        ]
-        sides = [step.side for step in steps]
-        self._names = [[f"{stem}-{suffix}.png" for stem in stems] for suffix in _suffixes(sides)]
-        self._sums: list[list[str]] = [[""] * len(stems) for _ in steps]
+        self._names = picture_names(prompts, self._num_images, steps)
+        self._sums: list[list[str]] = [[""] * len(names) for names in self._names]
+        self._like = like
+        if like is not None:
+            self._earlier = read_object(like)
+            self._compare(self._earlier, like, ignored=_OF_THE_MACHINE)
         if resume and (out / MANIFEST).is_file():
             self._take_over(read_object(out / MANIFEST))
 
+    def _compare(self, before: dict[str, Any], path: AnyPath, ignored: Sequence[str] = ()) -> None:
+        """Takes the weights of a manifest for those that are wanted, if it is one of this run."""
+        for name, was, wanted in _differences(before, json.loads(self._manifest())):
+            if name not in ignored:
+                raise UsageError(
+                    f"{path} is of another run: its {name} is {shown(was)} and that of this run "
+                    f"{shown(wanted)}; only the same command makes the same pictures."
+                )
+        for stage, described in zip(self._stages, before["stages"], strict=True):
+            stage["unet_sha256"] = described.get("unet_sha256")
+
     def _take_over(self, before: dict[str, Any]) -> None:
         """Goes on with what a manifest says, if it is one of this run."""
-        now = json.loads(self._manifest())
-        for name, was, wanted in _differences(before, now):
-            raise UsageError(
-                f"{self._out / MANIFEST} is of another run: its {name} is {shown(was)} and that of "
-                f"this run {shown(wanted)}; --resume goes on with the same command only."
-            )
+        self._compare(before, self._out / MANIFEST)
         for row, picture in enumerate(before["pictures"]):
             there = _texts(picture.get("files")), _texts(picture.get("sha256"))
             sums = dict(zip(*there, strict=False))
             for stage, names in enumerate(self._names):
                 self._sums[stage][row] = sums.get(names[row], "")
-        for stage, described in zip(self._stages, before["stages"], strict=True):
-            stage["unet_sha256"] = described.get("unet_sha256")
 
     def begin(self, unet_sha256: str) -> None:
         """The next stage begins.
@@ -97,8 +106,8 @@ class Results(Keeper):
         stage = self._stages[self._stage]
         if stage["unet_sha256"] not in (None, unet_sha256):
             raise UsageError(
-                f"{self._out / MANIFEST} is of another run: the weights of {stage['origin']} were "
-                "others; --resume goes on with the same weights only."
+                f"{self._like or self._out / MANIFEST} is of another run: the weights of "
+                f"{stage['origin']} were others; only the same weights make the same pictures."
             )
         stage["unet_sha256"] = unet_sha256
 
@@ -118,10 +127,28 @@ class Results(Keeper):
         write_text(self._out / MANIFEST, self._manifest())
 
     def finish(self, last: np.ndarray) -> list[Path]:
-        """Writes the contact sheet of the last stage's pictures; gives their files."""
+        """Writes the contact sheet of the last stage's pictures, and of an interpolation a strip;
+        gives their files."""
         sheet = contact_sheet(last, self._prompts, self._num_images)
         save_png(sheet, self._out / "contact_sheet.png")
+        if "interpolate" in self._settings:
+            save_png(grid([list(last)]), self._out / "strip.png")
+            save_gif(list(last), self._out / "strip.gif")
+        if self._like is not None:
+            self._tell_of_differences()
         return [self._out / name for name in self._names[-1]]
+
+    def _tell_of_differences(self) -> None:
+        """Warns of pictures that are not, to the byte, those of the manifest that is made again."""
+        were = [_texts(picture.get("sha256")) for picture in self._earlier["pictures"]]
+        now = [[sums[row] for sums in self._sums] for row in range(len(were))]
+        others = sum(then != found for then, found in zip(were, now, strict=True))
+        if others:
+            warnings.warn(
+                f"{others} of {len(now)} pictures are not those of {self._like} to the byte; "
+                "another machine, number of devices or version rounds in another way.",
+                stacklevel=2,
+            )
 
     def _manifest(self) -> str:
         pictures = [
@@ -149,6 +176,19 @@ class Results(Keeper):
     def _there(self, row: int) -> Iterator[tuple[list[str], list[str]]]:
         """Names and sums of the stages that have painted a picture."""
         return (pair for pair in zip(self._names, self._sums, strict=True) if pair[1][row])
+
+
+def picture_names(
+    prompts: Sequence[str], num_images: int, steps: Sequence[SampledStage]
+) -> list[list[str]]:
+    """The names of every stage's pictures."""
+    stems = [
+        file_stem(index, prompt, picture)
+        for index, prompt in enumerate(prompts)
+        for picture in range(num_images)
+    ]
+    suffixes = _suffixes([step.side for step in steps])
+    return [[f"{stem}-{suffix}.png" for stem in stems] for suffix in suffixes]
 
 
 def contact_sheet(pictures: np.ndarray, prompts: Sequence[str], num_images: int) -> Image.Image:
@@ -186,6 +226,8 @@ def described(step: SampledStage, inputs: StageInputs) -> dict[str, Any]:
         said["adapters"] = [[absolute(x).name, weight] for x, weight in step.stage.adapters]
     if step.edit is not None:
         said["edit"] = dataclasses.asdict(step.edit.settings)
+    if step.tile is not None:
+        said["tile"] = step.tile
     return said
 
 
@@ -217,7 +259,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[
 
 def _comparable(manifest: dict[str, Any]) -> dict[str, Any]:
     """A manifest as name -> value, the names of what is inside of it with dots."""
-    flat = {name: x for name, x in manifest.items() if name not in ("pictures", "stages")}
+    flat = {name: x for name, x in manifest.items() if name not in _OWN}
     for kind, own in (("picture", ("files", "sha256")), ("stage", ("unet_sha256",))):
         entries = manifest.get(f"{kind}s")
         if not isinstance(entries, list) or not all(isinstance(x, dict) for x in entries):

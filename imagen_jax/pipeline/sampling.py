@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from imagen_jax.arrays import Features, Images, Keys, LogSNR, NullText, Pixels, Traced
-from imagen_jax.conditions import Conditions, doubled
+from imagen_jax.conditions import Conditions, stacked
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.config.choices import Thresholding
 from imagen_jax.diffusion import edits, guidance, process, samplers
@@ -20,7 +20,10 @@ from imagen_jax.diffusion.guidance import Percentile
 from imagen_jax.diffusion.pixels import to_pixels, to_unit
 from imagen_jax.diffusion.process import Predicted
 from imagen_jax.networks import Networks, Params, prepare
+from imagen_jax.pipeline.tiles import Tiling, tiled, tiling_of
 
+Positive = tuple[NullText, Traced]
+"""Another text, for all pictures, and its share of what is predicted with text."""
 # Folded into a picture's key for the noise of its low-resolution input.
 _AUGMENTATION = 2**31 - 2
 
@@ -42,12 +45,14 @@ class Plan:
         log_snrs: the grid of `samplers.time_grid`.
         guided: whether an unconditional half is computed too.
         course: of an edit's steps; None begins with noise and takes all.
+        tiling: of each picture; None takes it whole.
     """
 
     log_snrs: tuple[float, ...]
     thresholding: Thresholding
     guided: bool
     course: edits.Course | None = None
+    tiling: Tiling | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -72,6 +77,7 @@ def plan_sampling(
     settings: SamplingConfig,
     size: tuple[int, int],
     course: edits.Course | None = None,
+    tile: int | None = None,
 ) -> tuple[Plan, Numbers]:
     """The two halves of how a stage paints pictures of `size` (height, width)."""
     schedule, steps = config.diffusion.schedule, settings.num_steps
@@ -91,7 +97,8 @@ def plan_sampling(
     )
     guided = config.conditions.can_be_dropped and bool(np.any(scales != 1))
     log_snrs = tuple(np.asarray(grid).tolist())
-    return Plan(log_snrs, settings.thresholding, guided, course), numbers
+    tiling = tiling_of(config, size, tile)
+    return Plan(log_snrs, settings.thresholding, guided, course, tiling), numbers
 
 
 def make_sampler(
@@ -120,10 +127,11 @@ def make_image_sampler(
 ) -> Callable[..., Images]:
     """A function that paints `size` (height, width) pictures of a stage, in [-1, 1].
 
-    Its arguments are (params, numbers, keys, conditions, null, noise, source): the numbers of
-    `plan_sampling`, one key per picture, what the stage is told, its pictures as pixels, where the
-    config has the null text `empty` the embedded empty caption (else None), the noise to begin with
-    (None draws it from the keys), and where the plan has a course what is edited, as pixels.
+    Its arguments are (params, numbers, keys, conditions, null, noise, source, positive): the
+    numbers of `plan_sampling`, one key per picture, what the stage is told, its pictures as pixels,
+    where the config has the null text `empty` the embedded empty caption (else None), the noise to
+    begin with (None draws it from the keys), where the plan has a course what is edited, as pixels,
+    and another text with its share.
 
     `sharding` is how pictures lie on the devices; None leaves it to the arguments. Split
     heights follow from it through all of the network: convolutions fetch the rows that they
@@ -141,16 +149,21 @@ def make_image_sampler(
         null: NullText | None = None,
         noise: Images | None = None,
         source: edits.Source | None = None,
+        positive: Positive | None = None,
     ) -> Images:
         level = jnp.full(keys.shape, numbers.aug_level, jnp.float32)
         noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
         conditions = prepare(config, conditions, level, noise_keys, size)
-        encoded = networks.encode(params, doubled(conditions, null) if plan.guided else conditions)
+        other, share = (None, None) if positive is None else positive
+        parts = stacked(conditions, null, other, guided=plan.guided)
+        encoded = networks.encode(params, parts)
 
         def predict(z: Images, log_snr: LogSNR) -> Predicted:
             return jax.tree.map(split, networks.predict(params, split(z), log_snr, encoded))
 
-        denoise = _make_denoise(config, plan, numbers, predict)
+        if plan.tiling is not None:
+            predict = tiled(functools.partial(networks.predict, params), encoded, plan.tiling)
+        denoise = _make_denoise(config, plan, numbers, predict, share)
         grid = jnp.asarray(plan.log_snrs, jnp.float32)
         watching = {"on_step": on_step, "on_estimate": on_estimate}
         if plan.course is not None:
@@ -164,7 +177,7 @@ def make_image_sampler(
 
 
 def _make_denoise(
-    config: StageConfig, plan: Plan, numbers: Numbers, predict: Callable
+    config: StageConfig, plan: Plan, numbers: Numbers, predict: Callable, share: Traced
 ) -> process.Denoise:
     threshold = functools.partial(
         guidance.threshold,
@@ -173,4 +186,4 @@ def _make_denoise(
         cap=numbers.max_threshold,
     )
     scales = numbers.scales if plan.guided else None
-    return guidance.make_denoise(predict, config.diffusion.prediction, scales, threshold)
+    return guidance.make_denoise(predict, config.diffusion.prediction, scales, threshold, share)

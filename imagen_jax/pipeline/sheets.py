@@ -18,6 +18,8 @@ _TEXT_HEIGHT = 18
 _FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 """Latin, Greek, Cyrillic, Arabic, Hebrew and more, but neither Chinese nor pictographs."""
 _FONT_SIZE = 12
+_FRAME, _LAST_FRAME = 100, 1500
+"""Milliseconds that a GIF shows its frames."""
 
 
 def grid(
@@ -85,3 +87,17 @@ def save_png(
         info.add_text(keyword, text)
     with replacing(path) as temporary, temporary.open("wb") as file:
         image.save(file, format="PNG", pnginfo=info)
+
+
+def save_gif(frames: Sequence[np.ndarray], path: AnyPath) -> None:
+    """Writes uint8 (H, W, 3) pictures of one size as a GIF that shows the last one longer.
+
+    Raises:
+        UsageError: the file cannot be written, and why.
+    """
+    first, *others = map(Image.fromarray, frames)
+    durations = [*[_FRAME] * len(others), _LAST_FRAME]
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        first.save(
+            file, format="GIF", save_all=True, append_images=others, duration=durations, loop=0
+        )

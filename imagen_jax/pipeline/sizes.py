@@ -80,14 +80,23 @@ def stage_sizes(
     return [(height * scale, width * scale) for scale in scales]
 
 
-def size_of_picture(configs: Sequence[StageConfig], picture: Size) -> Size:
+def size_of_picture(
+    configs: Sequence[StageConfig], picture: Size, *, of_any_size: bool = False
+) -> Size:
     """The first size of a cascade that suits a picture of this (height, width).
 
     That is the one at which the last stage's pictures, or those that the first stage takes where
     it is a super-resolution stage, are as large as the picture, if there is one and its area is
     from half to twice the one trained on; else the nearest ratio.
+
+    Args:
+        of_any_size: a first super-resolution stage takes the picture as large as it is, to the
+            nearest size that the networks divide.
     """
     first, divisor = _first_side(configs), base_divisor(configs)
+    if of_any_size and configs[0].low_resolution is not None:
+        height, width = (divisor * max(1, round(side / divisor)) for side in picture)
+        return height, width
     scale = math.prod(c.upscale for c in configs) if configs[0].low_resolution is None else 1
     whole = all(side % (scale * divisor) == 0 for side in picture)
     if whole and 0.5 <= math.prod(picture) / (first * scale) ** 2 <= 2:

@@ -20,7 +20,7 @@ from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.editing import StageEdit
 from imagen_jax.pipeline.given import Noise
 from imagen_jax.pipeline.prompts import HostNullText
-from imagen_jax.pipeline.sampling import Plan, make_sampler, plan_sampling
+from imagen_jax.pipeline.sampling import Plan, Positive, make_sampler, plan_sampling
 from imagen_jax.pipeline.word_weights import make_word_weights
 from imagen_jax.stored.stages import StoredStage
 from imagen_jax.weights.tensors import digest
@@ -98,8 +98,10 @@ class Stage:
         null: HostNullText | None = None,
         noise: Noise | None = None,
         *,
+        positive: Positive | None = None,
         size: tuple[int, int] | None = None,
         edit: StageEdit | None = None,
+        tile: int | None = None,
         on_step: OnStep | None = None,
         on_estimate: OnEstimate | None = None,
     ) -> Painted:
@@ -111,23 +113,26 @@ class Stage:
 
         Args:
             settings: of the sampling.
-            keys, conditions, null, noise: as `sampling.make_image_sampler` describes them; the
-                number of pictures divides over the devices.
+            keys, conditions, null, noise, positive: as `sampling.make_image_sampler` describes
+                them; the number of pictures divides over the devices.
             size: (height, width); None for what the stage was trained on.
             edit: of a picture as large; what stays of it is not put back yet.
+            tile: side of the tiles that pictures are denoised by; None takes them whole.
             on_step, on_estimate: as `samplers.advance` takes them.
 
         Raises:
             UsageError: they do not fit into the devices' memory.
         """
         size = size or (self.config.resolution, self.config.resolution)
-        plan, numbers = plan_sampling(self.config, settings, size, edit and edit.course)
+        plan, numbers = plan_sampling(self.config, settings, size, edit and edit.course, tile)
         *rows, noise = meshes.place_rows((keys, conditions, noise), self.mesh)
         sample = self._sampler(plan, size, on_step is not None, on_estimate is not None)
         self._on_step, self._on_estimate = on_step, on_estimate
         with _fitting(f"{len(keys)} pictures of {size[0]}x{size[1]} pixels"):
             source = edit and edit.source(conditions.pictures.get(LOW_RES))
-            painted = meshes.to_host(sample(self.params, numbers, *rows, null, noise, source))
+            painted = meshes.to_host(
+                sample(self.params, numbers, *rows, null, noise, source, positive)
+            )
         jax.effects_barrier()  # Lets the last `on_step` run.
         return painted
 

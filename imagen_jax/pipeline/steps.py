@@ -13,6 +13,7 @@ from imagen_jax.pipeline.editing import EDIT_SETTINGS, Edit, EditSettings
 from imagen_jax.pipeline.given import fit
 from imagen_jax.pipeline.painting import SampledStage
 from imagen_jax.pipeline.sizes import size_of_picture, stage_sizes
+from imagen_jax.pipeline.tiles import tiling_of
 from imagen_jax.stored.stages import StoredStage
 
 
@@ -22,12 +23,14 @@ def sampled_stages(
     size: Sequence[int] | str | None = None,
     aspect: str | None = None,
     edit: Edit | None = None,
+    tile: int | None = None,
 ) -> list[SampledStage]:
     """The stages with their settings, changed by those of a call, their sizes and edits.
 
     Args:
         settings: fields of `SamplingConfig` and `EditSettings`.
         size, aspect: as `stage_sizes` takes them; with neither, those of the edit's picture.
+        tile: side of the tiles of super-resolution stages whose pictures are larger.
 
     Raises:
         UsageError: a value is out of its range, or there is nothing that it belongs to.
@@ -38,9 +41,12 @@ def sampled_stages(
     editing = {name: value for name, value in settings.items() if name in EDIT_SETTINGS}
     _check_editing(stages, editing, edit)
     if edit is not None and size is None and aspect is None:
-        size = size_of_picture(configs, edit.size)
+        size = size_of_picture(configs, edit.size, of_any_size=tile is not None)
     sizes = stage_sizes(configs, size, aspect)
-    steps = [SampledStage(*of) for of in zip(stages, changed, sizes, strict=True)]
+    steps = [
+        SampledStage(*of, tile=tile if tiling_of(of[0].config, of[2], tile) else None)
+        for of in zip(stages, changed, sizes, strict=True)
+    ]
     if edit is None or configs[0].low_resolution is not None:
         return steps
     each = changed_settings([EditSettings()] * len(steps), editing)

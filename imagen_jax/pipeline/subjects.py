@@ -144,12 +144,14 @@ class StageInputs:
         conditions: a row for each subject, pictures as pixels.
         null: what the unconditional half reads in place of the text, if not zeros.
         encoder_sha256: of the weights of the text encoder; None where no text is read.
+        positive: another text and its share.
     """
 
     names: tuple[str, ...]
     conditions: Conditions
     null: HostNullText | None = None
     encoder_sha256: str | None = None
+    positive: tuple[HostNullText, float] | None = None
 
     @classmethod
     def prompts(cls, text: PromptEmbeddings) -> "StageInputs":
@@ -167,6 +169,12 @@ class StageInputs:
     def away_from(self, text: PromptEmbeddings | None) -> "StageInputs":
         """The same, guided away from the one prompt of `text`, where text is read."""
         return self if text is None else dataclasses.replace(self, null=(text.text, text.mask))
+
+    def towards(self, text: PromptEmbeddings | None, share: float) -> "StageInputs":
+        """The same, with a share of the one prompt of `text`, where text is read."""
+        if text is None:
+            return self
+        return dataclasses.replace(self, positive=((text.text, text.mask), share))
 
     def rows(self, subjects: np.ndarray, low_res: np.ndarray | None) -> Conditions:
         """The conditions of pictures of these subjects, with their low-resolution pictures."""

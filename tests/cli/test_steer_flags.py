@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from scripts import call, refused, sample, tree
 import imagen_jax
 from imagen_jax.cli.prompts_file import read_prompts_file
 from imagen_jax.errors import UsageError
+from imagen_jax.pipeline.callbacks import Progress
+from imagen_jax.pipeline.interpolation import noise_between
+from imagen_jax.pipeline.previews import Previews
 from imagen_jax.weights.stage_file import save_stage_file
 
 CONFIGS = {
@@ -130,7 +134,9 @@ def test_files_without_prompts_are_refused(name, text, says, tmp_path):
         ("seed\na,-1\n", "The seed is -1"),
         ("seed\na,x\n", "The seed is 'x'"),
         ("colour\na,red\n", "'colour' is no setting"),
-        ("guidance_scale\na,much\n", "guidance_scale is 'much'"),
+        ("guidance_scale\na,much\n", "guidance_scale is 'much'; it must be a number"),
+        ("max_threshold\na,much\n", "max_threshold is 'much'; it must be a number"),
+        ("sampler\na,3\n", "sampler is 3; it must be text"),
         ("num_steps\na,0\n", "num_steps is 0"),
         ("size\na,64x64\n", "'size' is no setting"),
         ("strength\na,0.5\n", "strength is 0.5, but there is no image"),
@@ -189,3 +195,142 @@ def test_noise_that_does_not_do_is_refused(noise, says, run, tmp_path):
     else:
         np.save(tmp_path / "noise.npy", noise, allow_pickle=True)
     refused(run("a red apple", "--init-noise", tmp_path / "noise.npy"), says)
+
+
+# Again.
+
+
+def test_a_manifest_makes_the_same_files_again(directory, tmp_path, monkeypatch):
+    """With all kinds of inputs, in another directory, with the manifest alone and its inputs."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save("picture.png")
+    Image.fromarray(pixels[:, :, 0] > 99).save("mask.png")
+    np.save("noise.npy", np.random.default_rng(2).normal(size=(16, 16, 3)))
+    (tmp_path / "prompts.csv").write_text(TABLE)
+    stages = [part for name in CONFIGS for part in (f"--{name}", directory / f"{name}.safetensors")]
+    edit = ("--image", "picture.png", "--mask=mask.png", "--strength", "0.9,0.7")
+    first = call(
+        sample, "--prompts_file", "prompts.csv", *stages, "--sr1024", "none", *edit, "--init-noise",
+        "noise.npy", "--seed", "3", "--out", "one", "--resume",
+    )  # fmt: skip
+    assert first.code == 0, first.err
+    again = call(sample, "--from-manifest", "one/manifest.json", "--out", "two")
+    assert (again.code, "not those of" in again.err) == (0, False), again.err
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+    kept = json.loads((tmp_path / "one" / "manifest.json").read_text())["arguments"]
+    assert "--out" not in kept and "--resume" not in kept and "mask.png" in " ".join(kept)
+
+
+def test_a_manifest_is_not_made_again_from_other_inputs(run, directory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture = np.zeros((32, 32, 3), np.uint8)
+    Image.fromarray(picture).save("picture.png")
+    assert run("--image", "picture.png", "--strength", "0").code == 0
+    again = functools.partial(call, sample, "--from-manifest", "out/manifest.json", "--out", "new")
+    refused(
+        again("--seed", "4"), "out/manifest.json is of another run: its seed is 3", "this run 4;"
+    )
+    refused(again("--steps", "1"), "its stage 0.sampling is")
+    Image.fromarray(picture + 1).save("picture.png")
+    refused(again(), "its image is")
+    other = directory / "other.safetensors"
+    save_stage_file(other, CONFIGS["base"], tiny.random_params(CONFIGS["base"], 9), "float32")
+    Image.fromarray(picture).save("picture.png")
+    moved = shutil.copy(other, tmp_path / "base.safetensors")
+    result = again("--base", moved)
+    assert result.code == 2 and "the weights of base.safetensors were others" in result.err
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "plain.json").write_text('{"seed": 3}')
+    refused(call(sample, "--from-manifest", "plain.json"), "plain.json holds no 'arguments'")
+    refused(call(sample, "--from-manifest=none.json"), "none.json cannot be read")
+
+
+# A second text, and the way to it.
+
+
+def test_a_share_of_another_text_leads_from_one_to_the_other(cascade):
+    one, other = (cascade(text, seed=3).stages for text in ("a red apple", "a cat face"))
+    mixed = {"positive_prompt": "a cat face", "seed": 3}
+    for share, ends in ((0.0, one), (1.0, other), ([0.0, 1.0], None)):
+        found = cascade("a red apple", positive_share=share, **mixed).stages
+        if ends is not None:
+            assert all(map(close, found, ends)), share
+        else:
+            assert close(found[0], one[0]) and not close(found[1], one[1])
+    half = cascade("a red apple", **mixed).stages[-1]
+    assert not close(half, one[-1]) and not close(half, other[-1])
+
+
+def test_the_share_is_of_what_is_predicted_with_text(cascade):
+    """Without guidance too: then the null text is not read."""
+    asked = {"seed": 3, "guidance_scale": 1.0}
+    one, other = (cascade(text, **asked).stages[0] for text in ("a red apple", "a cat face"))
+    mixed = cascade("a red apple", positive_prompt="a cat face", positive_share=0.0, **asked)
+    assert close(mixed.stages[0], one) and not close(one, other)
+
+
+def test_pictures_between_two_prompts_begin_and_end_with_theirs(run, cascade, tmp_path):
+    result = run("a red apple", "a cat face", "--interpolate", "3")
+    assert result.code == 0, result.err
+    found = [picture(tmp_path / "out", f"0{i}-a-red-apple-0") for i in range(3)]
+    for one, text in ((found[0], "a red apple"), (found[2], "a cat face")):
+        assert close(one, cascade(text, seed=3).stages[-1][0])
+    assert not close(found[1], found[0]) and not close(found[1], found[2])
+    strip = Image.open(tmp_path / "out" / "strip.png")
+    assert strip.width >= 3 * 32 and strip.height < 2 * 32
+    assert Image.open(tmp_path / "out" / "strip.gif").n_frames == 3
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["interpolate"], manifest["positive_prompt"]) == (3, "a cat face")
+
+
+def test_pictures_between_two_seeds_go_from_the_noise_of_one_to_the_others(cascade):
+    way = cascade("a red apple", seed=3, interpolate=3, to_seed=4).stages[-1]
+    assert close(way[0], cascade("a red apple", seed=3).stages[-1][0])
+    deterministic = {"sampler": "ddim", "aug_level": 0.0}
+    base = cascade("a red apple", seed=3, interpolate=3, to_seed=4, **deterministic).stages[0]
+    assert close(base[2], cascade("a red apple", seed=4, **deterministic).stages[0][0])
+    between = noise_between(3, 4, 16, (16, 16), 3)[1]
+    assert abs(between.std() - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["a", "--positive-share", "0.5"], "positive_share is [0.5, 0.5], but there is no pos"),
+        (["a", "--positive-prompt", "b", "--positive-share", "2"], "--positive-share: '2'"),
+        (["a", "--interpolate", "3"], "between two prompts, or to another seed"),
+        (["a", "b", "--interpolate", "1"], "interpolate is 1; it must be a whole number from 2"),
+        (["a", "b", "c d", "--interpolate", "3"], "there are 3 subjects"),
+        (["a", "--to-seed", "3"], "to_seed is 3; it belongs to interpolate"),
+        (["a", "--to-seed", "-3", "--interpolate", "3"], "The seed is -3"),
+        (["a", "b", "--interpolate", "3", "--num-images", "2"], "num_images is 2"),
+    ],
+)
+def test_ways_that_lead_nowhere_are_refused(arguments, says, run):
+    refused(run(*arguments), says)
+
+
+def test_a_preview_shows_every_step(run, tmp_path):
+    result = run("a red apple", "a cat face", "--preview")
+    assert result.code == 0, result.err
+    for stem in ("00-a-red-apple-0", "01-a-cat-face-0"):
+        for side, steps in ((16, 3), (32, 2)):
+            gif = Image.open(tmp_path / "out" / f"{stem}-{side}.gif")
+            assert gif.size == (side, side) and gif.n_frames <= steps
+            gif.seek(gif.n_frames - 1)
+            last = np.asarray(gif.convert("RGB")).astype(int)
+            png = np.asarray(Image.open(tmp_path / "out" / f"{stem}-{side}.png"))
+            assert np.abs(last - png).mean() < 24, "a palette of 256 colours"
+
+
+def test_a_preview_of_many_steps_is_thinned_and_small(tmp_path):
+    write = Previews(tmp_path, [["a.png", "b.png"]])
+    for step in np.random.default_rng(0).permutation(100):
+        estimate = np.full((1, 300, 600, 3), step, np.uint8)
+        write(Progress(0, int(step), 100, estimate, (1,)))
+    gif = Image.open(tmp_path / "b.gif")
+    assert (gif.size, gif.n_frames) == ((256, 128), 25)
+    gif.seek(24)
+    assert np.asarray(gif.convert("RGB")).max() == 99
+    assert not (tmp_path / "a.gif").exists()
