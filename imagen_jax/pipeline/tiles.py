@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from imagen_jax.arrays import Images, LogSNR
+from imagen_jax.arrays import Features, Images, LogSNR
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import StageConfig
 from imagen_jax.config.data import Size
@@ -93,7 +93,7 @@ def tiled(
             return predict(_part(z, corner, size), log_snr, _told(encoded, z, tiling, corner))
 
         def add(sums: Predicted, corner: jax.Array) -> tuple[Predicted, None]:
-            def added(total: Images, new: Images) -> Images:
+            def added(total: Features, new: Features) -> Features:
                 there = _part(total, corner, size) + weights * new
                 return jax.lax.dynamic_update_slice(total, there, (0, *corner, 0))
 
@@ -115,7 +115,7 @@ def _starts(side: int, tile: int, step: int) -> list[int]:
     return [round(room * i / max(count - 1, 1) / step) * step for i in range(count)]
 
 
-def _part(x: Images, corner: jax.Array, size: Size) -> Images:
+def _part(x: Features, corner: jax.Array, size: Size) -> Features:
     return jax.lax.dynamic_slice(x, (0, *corner, 0), (len(x), *size, x.shape[-1]))
 
 
