@@ -15,7 +15,7 @@ _File = Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="(defaul
 def _sides_and_pixels(texts: list[str]) -> dict[str, int]:
     sides, pixels = texts
     try:
-        return dict.fromkeys(filter(None, sides.split(",")), int(pixels))
+        return dict.fromkeys(sides.split(","), int(pixels))
     except ValueError:
         raise ValueError(f"{pixels!r} is no whole number of pixels") from None
 

@@ -45,7 +45,7 @@ def checked_seed(seed: int | Sequence[int], subjects: int, pictures: int) -> int
     """One seed for all; or one for each of the subjects, or one for each of the pictures."""
     seeds = (seed,) if isinstance(seed, int) else tuple(seed)
     for one in seeds:
-        if not isinstance(one, int) or not 0 <= one < 2**32:
+        if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one < 2**32:
             raise UsageError(f"The seed is {one!r}; it must lie between 0 and {2**32 - 1}.")
     if isinstance(seed, int):
         return seed

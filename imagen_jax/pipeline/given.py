@@ -125,8 +125,9 @@ def _array_of(given: Any, named: str) -> np.ndarray:
     if not isinstance(given, str | Path):
         return np.asarray(given)
     try:
-        return np.load(io.BytesIO(_read(given, named)), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        data = io.BytesIO(_read(given, named))
+        return np.lib.format.read_array(data, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError) as error:
         raise UsageError(f"{named} is no .npy file of numbers: {reason(error)}.") from error
 
 

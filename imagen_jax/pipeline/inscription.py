@@ -8,14 +8,18 @@ import imagen_jax
 
 KEY = "imagen-jax"
 """The text's keyword in the file."""
-_OF_THE_RUN = ("seed", "num_images", "batch_size", "split_height", "devices")
+_OF_THE_RUN = ("seed", "num_images", "batch_size", "split_height", "devices", "arguments")
 """Of a manifest, what no picture depends on, and the seed, which may be one for each picture."""
-_OF_SUBJECTS = ("classes", "numbers", "pictures_sha256")
+_OF_SUBJECTS = ("classes", "numbers", "pictures_sha256", "each")
 """Of a manifest, what has an entry for each subject, or one for all."""
 
 
 def inscription(
-    settings: Mapping[str, Any], prompt: str, row: int, stages: Sequence[Mapping[str, Any]]
+    settings: Mapping[str, Any],
+    prompt: str,
+    row: int,
+    stages: Sequence[Mapping[str, Any]],
+    subjects: int,
 ) -> str:
     """What is written into a picture: the same text whenever the same picture is made.
 
@@ -24,11 +28,13 @@ def inscription(
         prompt: of the picture.
         row: of the picture among all of the run.
         stages: those that made it, from the base up, as the manifest describes them.
+        subjects: how many the run has.
     """
     subject, picture = divmod(row, settings["num_images"])
     seed = settings["seed"]
     if not isinstance(seed, int):
-        seed, picture = seed[row], 0
+        of_subject = len(seed) == subjects
+        seed, picture = (seed[subject], picture) if of_subject else (seed[row], 0)
     told = {name: value for name, value in settings.items() if name not in _OF_THE_RUN}
     told |= {name: _own(told[name], subject) for name in _OF_SUBJECTS if name in told}
     account = {

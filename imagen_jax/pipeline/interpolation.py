@@ -11,6 +11,9 @@ from imagen_jax.pipeline.given import Noise
 from imagen_jax.pipeline.sampling import picture_keys
 from imagen_jax.pipeline.subjects import Subjects
 
+_MOST = 1000
+"""Pictures; their noise is made at once."""
+
 
 def shares(count: int) -> list[float]:
     """How far each of `count` pictures is on its way, from 0 to 1."""
@@ -26,8 +29,8 @@ def interpolated(subjects: Subjects, count: int, num_images: int, *, has_seeds: 
     Raises:
         UsageError: there is nothing to go between, or too little of a way.
     """
-    if not isinstance(count, int) or isinstance(count, bool) or count < 2:
-        raise UsageError(f"interpolate is {count!r}; it must be a whole number from 2.")
+    if not isinstance(count, int) or not 2 <= count <= _MOST:
+        raise UsageError(f"interpolate is {count!r}; it must be a whole number from 2 to {_MOST}.")
     if len(subjects.prompts) != subjects.count or subjects.count > 2:
         raise UsageError(
             f"interpolate goes between two prompts or two seeds; there are {subjects.count} "

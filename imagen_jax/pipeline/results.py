@@ -171,7 +171,7 @@ class Results(Keeper):
     def _inscription(self, row: int) -> str:
         """What the file of one of the present stage's pictures says of it."""
         prompt, stages = self._prompts[row // self._num_images], self._stages[: self._stage + 1]
-        return inscription(self._settings, prompt, row, stages)
+        return inscription(self._settings, prompt, row, stages, len(self._prompts))
 
     def _there(self, row: int) -> Iterator[tuple[list[str], list[str]]]:
         """Names and sums of the stages that have painted a picture."""

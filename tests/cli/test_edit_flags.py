@@ -195,6 +195,7 @@ def test_variations_need_no_prompt_and_differ(edit, tmp_path):
     [
         (["--extend", "left", "many"], "'many' is no whole number of pixels"),
         (["--extend", "north", "8"], "extend has the side 'north'; there are left, right, top"),
+        (["--extend", "", "8"], "extend has the side ''; there are left, right, top"),
         (["--extend", "left", "0"], "extend has 0 pixels; it must be a whole number from 1"),
         (["--extend", "left", "99999"], "none may become larger than"),
         (["--variations", "-1"], "--variations is -1; it must be at least 1"),

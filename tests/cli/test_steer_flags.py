@@ -133,6 +133,9 @@ def test_files_without_prompts_are_refused(name, text, says, tmp_path):
     [
         ("seed\na,-1\n", "The seed is -1"),
         ("seed\na,x\n", "The seed is 'x'"),
+        ("seed\na,true\n", "The seed is True"),
+        ('guidance_scale\na,"[1, 2, 3]"\n', "guidance_scale has 3 values; give one, or a list"),
+        ("guidance_scale\na,NaN\n", "guidance_scale is nan; it must be finite"),
         ("colour\na,red\n", "'colour' is no setting"),
         ("guidance_scale\na,much\n", "guidance_scale is 'much'; it must be a number"),
         ("max_threshold\na,much\n", "max_threshold is 'much'; it must be a number"),
@@ -186,12 +189,13 @@ def test_noise_that_a_seed_would_draw_changes_nothing(cascade):
         (np.zeros((16, 16, 3), int), "is int64; it must be finite numbers of a floating type"),
         (np.full((16, 16, 3), np.nan), "must be finite"),
         (np.array([None]), "is no .npy file of numbers"),
-        (None, "is no .npy file of numbers"),
+        (b"", "is no .npy file of numbers"),
+        (b"PK\3\4 an archive of arrays", "is no .npy file of numbers"),
     ],
 )
 def test_noise_that_does_not_do_is_refused(noise, says, run, tmp_path):
-    if noise is None:
-        (tmp_path / "noise.npy").write_bytes(b"")
+    if isinstance(noise, bytes):
+        (tmp_path / "noise.npy").write_bytes(noise)
     else:
         np.save(tmp_path / "noise.npy", noise, allow_pickle=True)
     refused(run("a red apple", "--init-noise", tmp_path / "noise.npy"), says)

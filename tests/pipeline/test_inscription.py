@@ -12,7 +12,7 @@ STAGES = [{"name": "base", "unet_sha256": "a" * 64, "sampling": {"num_steps": 2}
 
 
 def said(prompt="a red apple", row=0, **settings):
-    return json.loads(inscription(RUN | settings, prompt, row, STAGES))
+    return json.loads(inscription(RUN | settings, prompt, row, STAGES, 2))
 
 
 def test_it_says_what_makes_the_picture_and_nothing_of_the_batch():
@@ -35,7 +35,18 @@ def test_with_a_seed_for_each_picture_each_is_the_first_of_its_own():
     assert said(row=3, seed=(5, 6, 7, 8))["picture"] == 0
 
 
+def test_with_a_seed_for_each_subject_its_pictures_are_counted():
+    found = [said(row=row, seed=(5, 6)) for row in range(4)]
+    assert [(one["seed"], one["picture"]) for one in found] == [(5, 0), (5, 1), (6, 0), (6, 1)]
+
+
+def test_a_picture_says_its_own_settings_and_no_command():
+    each = [{}, {"guidance_scale": 3.0}]
+    second = said(row=2, each=each, arguments=["--image", "/home/me/private.png"])
+    assert second["each"] == {"guidance_scale": 3.0} and "arguments" not in second
+
+
 @pytest.mark.parametrize("prompt", ["红 🚀", 'a "b" \\ \0', "\udc80 alone"])
 def test_any_prompt_is_ascii_in_the_file(prompt):
-    text = inscription(RUN, prompt, 0, STAGES)
+    text = inscription(RUN, prompt, 0, STAGES, 2)
     assert text.isascii() and json.loads(text)["prompt"] == prompt
