@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 from scipy import ndimage
 
@@ -28,6 +28,8 @@ _JUMPS = 25
 """Going back, a run goes back this share of its steps: 10 of RePaint's 250."""
 _FEATHER = 64
 """Pictures' shorter sides by the width of the feather."""
+_BIAS, _SMOOTHED = 8, 16
+"""The same of the one that takes a stage's bias away, and of the square in which that is taken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,17 +106,20 @@ class StageEdit:
     ) -> UInt8[np.ndarray, "batch height width 3"]:
         """Pictures in which all that stays is the picture's own pixels.
 
-        What the nearest of these pixels differs from the painted one in its place is added to what
-        is repainted, less with every pixel: the colours meet at the border.
+        What the known pixels differ from the painted ones in their places is added to what is
+        repainted, less with every pixel, so that the colours meet at the border: their mean over
+        some of the border far into it, for a stage that paints all of it too bright or too dark,
+        and what is left of the nearest pixel's a little way.
         """
         if self.repaint is None:
             return painted
         distance, nearest = ndimage.distance_transform_edt(self.repaint, return_indices=True)
-        width = 1 + max(1, round(min(self.repaint.shape) / _FEATHER))
-        share = np.maximum(1 - distance / width, 0)[:, :, None]
-        differences = self.picture.astype(int) - painted
-        corrected = painted + share * differences[:, nearest[0], nearest[1]]
-        return corrected.round().clip(0, 255).astype(np.uint8)
+        side, result = min(self.repaint.shape), painted.astype(np.float32)
+        mean = _mean_around(self.picture - result, ~self.repaint, 1 + side // _SMOOTHED)
+        result += _share(distance, side / _BIAS) * mean[:, nearest[0], nearest[1]]
+        rest = self.picture - result
+        result += _share(distance, side / _FEATHER) * rest[:, nearest[0], nearest[1]]
+        return result.round().clip(0, 255).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -207,6 +212,20 @@ def _enlarged(x: Float32[np.ndarray, "batch _ _ 3"], size: Size) -> Float32[np.n
     planes = np.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:3])
     large = [Image.fromarray(p).resize(size[::-1], Image.Resampling.BICUBIC) for p in planes]
     return np.moveaxis(np.stack(list(map(np.asarray, large))).reshape(-1, 3, *size), 1, -1)
+
+
+def _share(distance: Float64[np.ndarray, "height width"], width: float) -> np.ndarray:
+    """1 at the known pixels, and 0 from `width` pixels beyond the first repainted one."""
+    return np.maximum(1 - distance / (1 + max(1, round(width))), 0)[:, :, None].astype(np.float32)
+
+
+def _mean_around(
+    x: Float32[np.ndarray, "batch height width 3"], known: Mask, side: int
+) -> Float32[np.ndarray, "batch height width 3"]:
+    """Where x is known, its mean over the known pixels in a square around."""
+    size, known = (1, side, side, 1), known[None, :, :, None]
+    share = ndimage.uniform_filter(known.astype(np.float32), size)
+    return ndimage.uniform_filter(x * known, size) / np.where(known, share, 1)
 
 
 def _digest(pixels: np.ndarray, size: Size) -> dict[str, Any]:
