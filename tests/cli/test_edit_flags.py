@@ -140,7 +140,7 @@ def test_pictures_of_all_kinds_are_taken(edit, directory, tmp_path):
         (["--image", "p.png", "--mask", "black.png"], "The mask has no white pixel"),
         (["--image", "p.png", "--mask", "grey.png"], "the colour (0, 0, 1) in row 0, column 0"),
         (["--image", "p.png", "--base", "none", "--strength", "0.5"], "a base must come first"),
-        (["--image", "p.png", "--compile-only"], "--compile-only edits no picture"),
+        (["--image", "p.png", "--compile-only"], "--compile-only paints nothing; leave out"),
         (["--image", "p.png", "--base", "none", "--sr256", "none"], "a cascade starts with a base"),
         (["--base", "none"], "--base is 'none'; a cascade starts with a base stage"),
     ],
