@@ -66,7 +66,10 @@ def test_what_is_saved_is_what_sample_py_leaves(pictures, files, tmp_path):
         arguments += [f"--{name}", path]
     assert call(sample, *arguments).code == 0
     saved = pictures.save(tmp_path / "api")
-    assert tree(tmp_path / "api") == tree(tmp_path / "script")
+    ours, theirs = tree(tmp_path / "api"), tree(tmp_path / "script")
+    manifest = json.loads(theirs.pop("manifest.json"))
+    assert manifest.pop("arguments")[: len(PROMPTS)] == list(PROMPTS)
+    assert json.loads(ours.pop("manifest.json")) == manifest and ours == theirs
     assert [path.name.rpartition("-")[2] for path in saved] == ["32.png"] * 4
 
 
