@@ -37,8 +37,8 @@ class Visit(NamedTuple):
 
     at: int | Int32[Array, "..."]
     """Place on the grid before it; where that is later than the step, it first goes back."""
-    index: int | Int32[Array, "..."]
-    """Of the step."""
+    step: int | Int32[Array, "..."]
+    """Its index."""
     again: int | Int32[Array, "..."]
     """How often it was taken before."""
 
@@ -59,7 +59,7 @@ class Course:
 
     @property
     def goes_back(self) -> bool:
-        return any(visit.at != visit.index for visit in self.visits)
+        return any(visit.at != visit.step for visit in self.visits)
 
 
 @jax.tree_util.register_dataclass
@@ -138,10 +138,10 @@ def sample(
         number, visit = visited
         if course.goes_back:
             state = _back(sampler, state, visit, log_snrs, keys)
-        state = samplers.take(sampler, denoise, state, log_snrs, keys, visit.index, visit.again)
+        state = samplers.take(sampler, denoise, state, log_snrs, keys, visit.step, visit.again)
         samplers.tell(number, state, on_step, on_estimate)
         eps = _noise(keys, _KNOWN_NOISE, visit, log_snrs, state.z)
-        z = with_known(state.z, source, course.inpainting, log_snrs[visit.index + 1], eps)
+        z = with_known(state.z, source, course.inpainting, log_snrs[visit.step + 1], eps)
         return state._replace(z=z), None
 
     noise = samplers.initial_noise(keys, shape[1:]) if noise is None else noise
@@ -190,8 +190,8 @@ def with_known(
 def _back(sampler: Sampler, state: State, visit: Visit, log_snrs: LogSNRGrid, keys: Keys) -> State:
     """The state at the time where the step begins; who went back remembers no step before."""
     eps = _noise(keys, _BACKWARD_NOISE, visit, log_snrs, state.z)
-    z = noise_again(state.z, log_snrs[visit.at], log_snrs[visit.index], eps)
-    went_on = visit.at == visit.index
+    z = noise_again(state.z, log_snrs[visit.at], log_snrs[visit.step], eps)
+    went_on = visit.at == visit.step
     memory = jax.tree.map(
         lambda kept, fresh: jnp.where(went_on, kept, fresh), state.memory, sampler.start(z)
     )
@@ -200,5 +200,5 @@ def _back(sampler: Sampler, state: State, visit: Visit, log_snrs: LogSNRGrid, ke
 
 def _noise(keys: Keys, purpose: int, visit: Visit, log_snrs: LogSNRGrid, z: Images) -> Images:
     """Noise of each visit's own, in the shape of z."""
-    drawn = visit.index + visit.again * (len(log_snrs) - 1)
+    drawn = visit.step + visit.again * (len(log_snrs) - 1)
     return normal(samplers.fold_in(samplers.fold_in(keys, purpose), drawn), z.shape[1:])

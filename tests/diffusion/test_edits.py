@@ -66,7 +66,7 @@ def test_steps_are_visited_as_repaint_visits_them(steps, first, length, count):
 
 def test_each_visit_of_a_step_is_counted():
     course = edits.visits(0, 4, jump_length=1, resamplings=3)
-    seen = [(visit.index, visit.again) for visit in course]
+    seen = [(visit.step, visit.again) for visit in course]
     assert len(set(seen)) == len(seen) and {again for _, again in seen} == {0, 1, 2}
 
 
