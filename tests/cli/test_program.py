@@ -19,6 +19,7 @@ except KeyboardInterrupt:
 SCRIPT = """
 import signal
 from imagen_jax.cli.program import load
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored, where it was begun with &.
 load("json")
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 load("interrupted")

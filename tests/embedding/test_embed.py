@@ -187,7 +187,7 @@ def test_a_planned_step_holds_no_encoder(made, embedded):
     [step] = calls.training_steps(config, make_mesh(config.mesh))
     assert step.params.keys() == {"unet"}
     stored, live = estimate(config, 8), estimate(made.config, 8)
-    assert stored.text_encoder == 0 < live.text_encoder
+    assert stored.frozen == 0 < live.frozen
     # One picture a device.
     assert stored.batch == live.batch + tiny.LENGTH * (2 * tiny.T5.d_model - 4)
     encoder = calls.embedding(config, 8, make_mesh(config.mesh))
