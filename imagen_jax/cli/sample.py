@@ -135,8 +135,10 @@ def run(flags: Flags, arguments: Sequence[str]) -> None:
     import jax
 
     from imagen_jax.parallel import distributed
+    from imagen_jax.pipeline import painting
     from imagen_jax.pipeline.cascade import Cascade
     from imagen_jax.pipeline.prompts import read_prompts
+    from imagen_jax.pipeline.steps import sampled_stages
     from imagen_jax.stored.adapters import open_adapter
     from imagen_jax.stored.stages import open_stage
     from imagen_jax.text.cache import EmbeddingCache
@@ -159,6 +161,7 @@ def run(flags: Flags, arguments: Sequence[str]) -> None:
         open_stage(path, which, needs_encoder=needs_encoder, adapters=adapters)
         for path, which, adapters in zip(paths, weights, added, strict=True)
     ]
+    painting.check_order(sampled_stages(stages, {}), mesh, given=enlarges)
     cascade = Cascade(stages, mesh=mesh, keep="one")
     prompts, each = flags.prompts, None
     if flags.steering.prompts_file:
