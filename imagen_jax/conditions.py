@@ -68,6 +68,8 @@ def stacked(
         positive: embeddings and mask of the other text; None leaves the second part out.
         guided: False leaves the last part out.
     """
+    if positive is None and not guided:  # Then there may be no condition at all.
+        return conditions
     every = jnp.ones(len(jax.tree.leaves(conditions)[0]), bool)
     parts = [conditions]
     if positive is not None:
@@ -75,7 +77,7 @@ def stacked(
         parts.append(dataclasses.replace(conditions, text=text, mask=mask))
     if guided:
         parts.append(drop(conditions, every, null))
-    return parts[0] if len(parts) == 1 else jax.tree.map(_concatenated, *parts)
+    return jax.tree.map(_concatenated, *parts)
 
 
 def _concatenated(*parts: jax.Array) -> jax.Array:
