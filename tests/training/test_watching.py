@@ -17,7 +17,7 @@ from PIL import Image
 from scripts import ROOT, call, verbs
 from tensorboardX.proto.event_pb2 import Event
 
-from imagen_jax.training import loop
+from imagen_jax.training import loop, trainer
 from imagen_jax.training.loop import run
 from imagen_jax.training.metrics import BrokenParameters, TooManySkipped
 from imagen_jax.training.metrics_file import read_metrics
@@ -206,13 +206,13 @@ def test_a_stop_where_a_checkpoint_is_due_saves_once(config, feed, tmp_path):
 
 def test_parameters_that_are_not_finite_are_never_saved(config, feed, tmp_path, monkeypatch):
     feed(())
-    init = loop.init_state
+    init = trainer.init_state
 
     def broken(*inputs):
         state = init(*inputs)
         return state.replace(params=jax.tree.map(lambda x: x + np.nan, state.params))
 
-    monkeypatch.setattr(loop, "init_state", broken)
+    monkeypatch.setattr(trainer, "init_state", broken)
     with pytest.raises(BrokenParameters, match="^Step 1: parameter_norm is nan"):
         run(steps(config, 4, checkpoint_every=1), tmp_path / "run")
     assert not runs.steps(tmp_path / "run")

@@ -84,7 +84,7 @@ def test_what_fails_half_way_is_named_and_leaves_the_old_file(exported, params, 
 
     before = exported.read_bytes()
     monkeypatch.setattr(
-        "imagen_jax.weights.tensors._on_host", fail
+        "imagen_jax.weights.tensors.on_host", fail
     )  # The header is written by then.
     with pytest.raises(UsageError, match=r"stage\.safetensors cannot be written: .*No space left"):
         save_stage_file(exported, CONFIG, params, "float32")
