@@ -1,6 +1,7 @@
 """Training a low-rank adapter: the networks are fixed, and what is added to them is trained."""
 
 import functools
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -11,7 +12,7 @@ from imagen_jax.parallel import mesh as meshes
 from imagen_jax.storage.files import AnyPath, to_path
 from imagen_jax.stored.adapters import fits_of, keep_account
 from imagen_jax.stored.stages import open_frozen_encoder, open_stage
-from imagen_jax.training.objective import Batch, Metrics, Objective
+from imagen_jax.training.objective import Metrics, Objective
 from imagen_jax.training.start import from_stage
 
 
@@ -20,15 +21,9 @@ def of_adapter(objective: Objective) -> Objective:
 
     @functools.wraps(objective)
     def of(
-        config: StageConfig,
-        networks: Networks,
-        params: Params,
-        frozen: Params,
-        batch: Batch,
-        keys: jax.Array,
+        config: StageConfig, networks: Networks, params: Params, frozen: Params, *told: Any
     ) -> tuple[jax.Array, Metrics]:
-        params, frozen = with_adapter(config, params, frozen)
-        return objective(config, networks, params, frozen, batch, keys)
+        return objective(config, networks, *with_adapter(config, params, frozen), *told)
 
     return of
 
