@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
@@ -28,13 +29,16 @@ TINY = [part for name, value in SIZES.items() for part in (f"--{name}", value)]
 
 
 def import_all() -> int:
-    """Imports every module of the package; how many there are."""
+    """Imports every module that a plain install can use; how many there are."""
     import imagen_jax
 
     names = [m.name for m in pkgutil.walk_packages(imagen_jax.__path__, "imagen_jax.")]
+    names = [name for name in names if not name.endswith("__main__")]
+    if find_spec("starlette") is None:
+        # The page's server comes with the extra `serve`.
+        names = [name for name in names if not name.startswith("imagen_jax.serve")]
     for name in names:
-        if not name.endswith("__main__"):
-            importlib.import_module(name)
+        importlib.import_module(name)
     return len(names)
 
 
