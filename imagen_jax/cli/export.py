@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 
 from imagen_jax.cli.outputs import require_empty, require_suffix
 from imagen_jax.config.choices import Dtype, Weights
-from imagen_jax.storage.files import to_path
+from imagen_jax.storage.hub import stage_path
 
 _SUFFIX = ".safetensors"
 
@@ -66,7 +66,7 @@ class Export:
         from imagen_jax.weights.stage_file import save_stage_file
 
         require_suffix(self.out, _SUFFIX)
-        stage = load_weights(to_path(self.workdir), self.weights)
+        stage = load_weights(stage_path(self.workdir), self.weights)
         save_stage_file(self.out, stage.config, stage.params, self.dtype, stage.weights)
         size = f"{self.out.stat().st_size / 1e6:.1f} MB"
         print(f"{self.out}: {stage.config.name}, {stage.weights} weights, {size}")
@@ -76,6 +76,6 @@ class Export:
         from imagen_jax.weights.deepfloyd_stage import export_deepfloyd_if
 
         require_empty(self.out)
-        config, unet = open_unet_params(to_path(self.workdir), self.weights)
+        config, unet = open_unet_params(stage_path(self.workdir), self.weights)
         export_deepfloyd_if(self.out, config, unet, self.dtype)
         print(f"{self.out}: {config.name}")

@@ -33,6 +33,7 @@ from imagen_jax.config.python_file import find_config, read_config_file
 from imagen_jax.errors import end_at_once, exit_on_usage_error
 from imagen_jax.parallel import compilation
 from imagen_jax.storage.files import to_path
+from imagen_jax.storage.hub import stage_path
 
 
 def load_config(name: str) -> StageConfig:
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run_where_called()
         distributed.start(flags.distributed)
         distributed.require_accelerator(allow_cpu=flags.allow_cpu)
-        init_from = to_path(flags.init_from) if flags.init_from else None
+        init_from = stage_path(flags.init_from) if flags.init_from else None
         workdir, profile = to_path(flags.workdir), steps_to_profile(flags.profile)
         try:
             run(

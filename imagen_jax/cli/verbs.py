@@ -19,6 +19,7 @@ from imagen_jax.cli.export import Export
 from imagen_jax.cli.outputs import require_empty, require_suffix
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.cli.program import load, package_command
+from imagen_jax.cli.publish import Publish
 from imagen_jax.cli.serve import Serve
 from imagen_jax.config import DataConfig, StageConfig
 from imagen_jax.config.choices import Dtype
@@ -285,7 +286,9 @@ class Embed:
         return [dataclasses.replace(config.data, source=self.dataset, mixture=(), **changes)]
 
 
-Verb = Export | Convert | Pack | Plot | Estimate | Embed | Paint | Stats | Evaluate | Serve
+Verb = (
+    Export | Convert | Pack | Plot | Estimate | Embed | Paint | Stats | Evaluate | Serve | Publish
+)
 
 
 def main(arguments: Sequence[str]) -> None:

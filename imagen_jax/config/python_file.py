@@ -8,7 +8,8 @@ from pathlib import Path
 
 from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.storage.files import AnyPath, to_path
+from imagen_jax.storage.files import AnyPath
+from imagen_jax.storage.hub import stage_path
 
 _INSTALLED = Path(__file__).parents[1] / "configs"
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"
@@ -60,8 +61,11 @@ def find_config(name: str) -> Path:
 
 
 def stage_or_config(text: str) -> AnyPath:
-    """The path of a stage or a config file; of a config of the project its name will do."""
-    path = to_path(text)
+    """The path of a stage or a config file; of a config of the project its name will do.
+
+    A stage on the hub is fetched.
+    """
+    path = stage_path(text)
     named = _plain_name(text)
     is_name = isinstance(path, Path) and not path.exists() and named in known_configs()
     return CONFIGS / f"{named}.py" if is_name else path

@@ -9,7 +9,8 @@ from imagen_jax.errors import UsageError
 from imagen_jax.pipeline import painting
 from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.memory import Keep
-from imagen_jax.storage.files import AnyPath, to_path
+from imagen_jax.storage.files import AnyPath
+from imagen_jax.storage.hub import stage_path
 from imagen_jax.stored.adapters import open_adapter
 from imagen_jax.stored.stages import StoredStage, open_stage
 
@@ -25,7 +26,8 @@ def load_stage(
     """A trained stage: its config and where its weights are, which are not read yet.
 
     Args:
-        path: a training directory or an exported file.
+        path: a training directory or an exported file; or a stage on Hugging Face's hub, such as
+            hf://owner/name, which is fetched.
         weights: None takes the EMA of a training directory, and what a file holds.
         adapters: training directories or files of adapters that are added to it, each with a
             weight if it is not 1.
@@ -35,8 +37,8 @@ def load_stage(
             another stage.
     """
     pairs = [adapter if isinstance(adapter, tuple) else (adapter, 1.0) for adapter in adapters]
-    added = [(open_adapter(to_path(str(place))), weight) for place, weight in pairs]
-    return open_stage(to_path(str(path)), weights, adapters=added)
+    added = [(open_adapter(stage_path(str(place))), weight) for place, weight in pairs]
+    return open_stage(stage_path(str(path)), weights, adapters=added)
 
 
 def load_cascade(

@@ -27,12 +27,19 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _NAME_KEPT = 48
 
 
+def on_hub(text: str) -> bool:
+    """Whether a text names something on Hugging Face's hub; see `storage.hub`."""
+    return text.startswith("hf:")
+
+
 def to_path(text: str) -> AnyPath:
     """A path of this machine, or `gs://bucket/...`.
 
     Raises:
-        UsageError: the bucket cannot be reached.
+        UsageError: the bucket cannot be reached, or it is an address on the hub.
     """
+    if on_hub(text):
+        raise UsageError(f"{text} is on the hub; only stages and text encoders are read from it.")
     if not text.startswith(_BUCKET):
         return Path(text)
     if importlib.util.find_spec("gcsfs") is None:

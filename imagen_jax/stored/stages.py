@@ -16,7 +16,8 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import Params, abstract_frozen_encoder, abstract_sampled_unet
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh, to_host
-from imagen_jax.storage.files import AnyPath, to_path
+from imagen_jax.storage.files import AnyPath, on_hub, to_path
+from imagen_jax.storage.hub import stage_path
 from imagen_jax.stored.adapters import StoredAdapter, adapted, holds_adapter, open_adapter
 from imagen_jax.stored.encoders import ENCODER_COPY, trained_on
 from imagen_jax.stored.network import StoredNetwork
@@ -275,9 +276,9 @@ def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredN
             than made the embeddings that the stage was trained on.
     """
     t5 = config.text_encoder.t5
-    abstract, source = abstract_frozen_encoder(t5), to_path(config.text_encoder.source)
-    if workdir is not None and (workdir / ENCODER_COPY).exists():
-        source = workdir / ENCODER_COPY
+    abstract, copied = abstract_frozen_encoder(t5), _copied(workdir)
+    source = copied or stage_path(config.text_encoder.source)
+    if copied is not None:
         tensors = fit_params(open_file(source)[1], abstract, source)
     elif not config.text_encoder.source:
         raise UsageError(
@@ -297,9 +298,16 @@ def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredN
 
 
 def _finds_encoder(config: StageConfig, workdir: AnyPath | None) -> bool:
+    """Whether it is on this machine or in a bucket; what is on the hub is not fetched for it."""
     source = config.text_encoder.source
-    copied = workdir is not None and (workdir / ENCODER_COPY).exists()
-    return copied or (bool(source) and to_path(source).exists())
+    is_near = bool(source) and not on_hub(source) and to_path(source).exists()
+    return is_near or _copied(workdir) is not None
+
+
+def _copied(workdir: AnyPath | None) -> AnyPath | None:
+    """A training directory's own copy of the encoder, if there is one."""
+    copy = None if workdir is None else workdir / ENCODER_COPY
+    return copy if copy is not None and copy.exists() else None
 
 
 def _checked(encoder: StoredNetwork, workdir: AnyPath | None) -> StoredNetwork:
@@ -320,7 +328,7 @@ def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: AnyPath) 
     converted file is not copied: it is large and does not change.
     """
     copy = workdir / ENCODER_COPY
-    if not _is_stage(to_path(config.text_encoder.source)) or copy.exists():
+    if copy.exists() or not _is_stage(stage_path(config.text_encoder.source)):
         return
     encoder = to_host(encoder)
     if distributed.leads():
