@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 COMMIT = "c" * 40
 
@@ -43,12 +43,12 @@ def running(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
     hub = Hub()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     hub.address = f"http://127.0.0.1:{server.server_port}"
-    constants = {
+    settings = {
         "ENDPOINT": hub.address, "HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(cache),
         "HF_HUB_DISABLE_XET": True,
     }  # fmt: skip
-    for name, value in constants.items():
-        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", "a token")
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

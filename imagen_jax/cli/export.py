@@ -38,7 +38,7 @@ class Export:
     def run(self) -> None:
         from imagen_jax.stored.adapters import is_adapter
 
-        if not self.merged and is_adapter(to_path(self.workdir)):
+        if not self.merged and is_adapter(stage_path(self.workdir)):
             self._adapter()
         elif self.layout == "diffusers":
             self._for_diffusers()
@@ -52,7 +52,7 @@ class Export:
 
         require_suffix(self.out, _SUFFIX)
         weights = self.weights or "ema"
-        adapter = open_adapter(to_path(self.workdir), weights)
+        adapter = open_adapter(stage_path(self.workdir), weights)
         if self.layout == "diffusers":
             save_lora(self.out, adapter.load(), adapter.config.scale)
         else:

@@ -42,7 +42,7 @@ from imagen_jax.cli.sample_flags import (
 from imagen_jax.cli.spellings import SAMPLE, respell
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.parallel import compilation
-from imagen_jax.storage.files import to_path
+from imagen_jax.storage.hub import stage_path
 
 
 def arguments_of(arguments: Sequence[str]) -> list[str]:
@@ -154,7 +154,7 @@ def run(flags: Flags, arguments: Sequence[str]) -> None:
     needs_encoder = not flags.stages.embeddings
     names = stage_names(flags.stages, enlarges=enlarges)
     added = [
-        [(open_adapter(to_path(x)), weight) for x, weight in adapters_of(flags.stages, name)]
+        [(open_adapter(stage_path(x)), weight) for x, weight in adapters_of(flags.stages, name)]
         for name in names
     ]
     stages = [

@@ -29,6 +29,7 @@ from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.parallel import compilation
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.storage.files import to_path
+from imagen_jax.storage.hub import stage_path
 
 _SUFFIX = ".safetensors"
 _STAGE = "stage"
@@ -107,7 +108,7 @@ class Convert:
         from imagen_jax.weights.adapter_file import save_adapter_file
         from imagen_jax.weights.deepfloyd_lora import read_lora
 
-        stage = open_stage(to_path(self.stage), needs_encoder=False)
+        stage = open_stage(stage_path(self.stage), needs_encoder=False)
         config, adapter = read_lora(self.directory, stage.unet.abstract)
         fits = {"unet": stage.unet.fingerprint()}
         save_adapter_file(self.out, config, fits, adapter, self.dtype, "ema")

@@ -115,8 +115,7 @@ def reporting(text: str) -> Iterator[None]:
         if error.response.status_code not in (401, 403):
             raise UsageError(f"{text}: the hub answers: {reason(error)}.") from error
         raise UsageError(
-            f"{text} is refused; HF_TOKEN or `hf auth login` must say who you are, and that you may "
-            "do this."
+            f"{text} is refused; HF_TOKEN or `hf auth login` must name somebody who may do this."
         ) from error
     except Exception as error:  # Of network, server and cache, each with classes of its own.
         raise UsageError(f"{text} cannot be reached: {reason(error)}.") from error

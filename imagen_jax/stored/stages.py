@@ -81,7 +81,7 @@ def open_stage(
     """
     if holds_adapter(path):
         own = open_adapter(path, weights or "ema")
-        base, adapters = to_path(own.config.base), [(own, 1.0), *adapters]
+        base, adapters = stage_path(own.config.base), [(own, 1.0), *adapters]
         return open_stage(base, needs_encoder=needs_encoder, adapters=adapters)
     stage = _open_stage(path, weights, needs_encoder)
     for adapter, weight in adapters:

@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 from imagen_jax.config import StageConfig
 from imagen_jax.networks import Networks, Params, abstract_adapted, with_adapter
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.storage.files import AnyPath, to_path
+from imagen_jax.storage.files import AnyPath
+from imagen_jax.storage.hub import stage_path
 from imagen_jax.stored.adapters import fits_of, keep_account
 from imagen_jax.stored.stages import open_frozen_encoder, open_stage
 from imagen_jax.training.objective import Metrics, Objective
@@ -36,7 +37,7 @@ def load_adapted(config: StageConfig, mesh: Mesh) -> Params:
     """
     abstract = {"unet": abstract_adapted(config)["unet"]}
     abstract = meshes.with_shardings(abstract, meshes.parameter_shardings(abstract, mesh))
-    return from_stage(config, abstract, to_path(config.adapter.base), None, "adapter.base")
+    return from_stage(config, abstract, stage_path(config.adapter.base), None, "adapter.base")
 
 
 def keep_account_of_adapted(config: StageConfig, workdir: AnyPath) -> None:
@@ -47,7 +48,7 @@ def keep_account_of_adapted(config: StageConfig, workdir: AnyPath) -> None:
     """
     if not config.adapter.rank:
         return
-    base = open_stage(to_path(config.adapter.base), needs_encoder=False)
+    base = open_stage(stage_path(config.adapter.base), needs_encoder=False)
     networks = {"unet": base.unet}
     if config.adapter.adapts("text_encoder"):
         networks["text_encoder"] = open_frozen_encoder(config, workdir)

@@ -1,8 +1,8 @@
 """What is fetched from the hub and what never is, and each refusal as one sentence."""
 
 import fake_hub
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 from imagen_jax.errors import UsageError
 from imagen_jax.storage.files import to_path
@@ -84,11 +84,11 @@ def test_a_private_repository_is_read_with_a_token(hub, monkeypatch):
 def test_without_a_network_what_was_fetched_is_there_and_the_rest_is_said(hub, monkeypatch):
     hub.add("me/apples", {"stage.safetensors": b"weights"})
     stage_path("hf://me/apples")
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert stage_path("hf://me/apples").read_bytes() == b"weights"
     with pytest.raises(UsageError, match="hf://me/pears cannot be reached: "):
         stage_path("hf://me/pears")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert stage_path("hf://me/apples").read_bytes() == b"weights"
     with pytest.raises(UsageError, match="hf://me/pears cannot be reached: "):
         stage_path("hf://me/pears")

@@ -46,7 +46,7 @@ def test_the_shell_takes_an_address_wherever_it_takes_a_stage(hub, file, tmp_pat
     again = tmp_path / "b.safetensors"
     result = call(verbs, "export", "hf://me/apples", again, "--dtype", "float32")
     assert result.code == 0, result.err
-    (config, before), (_, after) = load_stage_file(file), load_stage_file(again)
+    (_, before), (_, after) = load_stage_file(file), load_stage_file(again)
     jax.tree.map(np.testing.assert_array_equal, before, after)
     refused(call(sample, "a", "--base", "hf://me/pears"), "hf://me/pears does not exist")
     refused(call(verbs, "plot", "hf://me/apples"), "only stages and text encoders")
