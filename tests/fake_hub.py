@@ -37,16 +37,21 @@ class Hub:
         self.repositories[name] = Repository(files, **settings)
 
 
+def ask(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """What HF_ENDPOINT sets where it is set before `huggingface_hub` is imported."""
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 @contextlib.contextmanager
 def running(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
     """`huggingface_hub` asks this hub, and keeps in `cache` what it gets."""
     hub = Hub()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     hub.address = f"http://127.0.0.1:{server.server_port}"
-    settings = {
-        "ENDPOINT": hub.address, "HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(cache),
-        "HF_HUB_DISABLE_XET": True,
-    }  # fmt: skip
+    ask(monkeypatch, hub.address)
+    settings = {"HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": True}
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", "a token")
@@ -90,6 +95,8 @@ def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
             path = urlparse(self.path).path
             if path == "/api/repos/create":
                 self.create(json.loads(body))
+            elif path == "/api/validate-yaml":  # The header of a card.
+                self.answer({"errors": [], "warnings": []})
             elif path.endswith("/preupload/main"):
                 files = [f["path"] for f in json.loads(body)["files"]]
                 plain = {"uploadMode": "regular", "shouldIgnore": False}
@@ -132,8 +139,10 @@ def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
 
         def create(self, wanted):
             name = f"{wanted['organization']}/{wanted['name']}"
+            # The one is what `huggingface_hub` 1 sends, the other what 2 does.
+            private = wanted.get("private") is True or wanted.get("visibility") == "private"
             status = 409 if name in hub.repositories else 200
-            hub.repositories.setdefault(name, Repository(private=wanted.get("private") or False))
+            hub.repositories.setdefault(name, Repository(private=private))
             self.answer({"url": f"{hub.address}/{name}"}, status)
 
         def commit(self, path, body):
