@@ -13,15 +13,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 import tiny
-import uvicorn
 from PIL import Image
 
 import imagen_jax
 from imagen_jax.config import MeshConfig
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.cascade import Cascade
-from imagen_jax.serve.app import make_app
 from imagen_jax.serve.command import Given
 from imagen_jax.serve.jobs import ENDED, Queue
 from imagen_jax.serve.limits import Limits
@@ -56,7 +55,11 @@ def load(files: dict[str, str]) -> Cascade:
 def serving(
     cascade: Cascade, files: dict[str, str], directory: Path, *, paint=None, host="127.0.0.1"
 ) -> Iterator["Client"]:
-    """A server at a free port; `paint` takes the place of the painter."""
+    """A server at a free port; `paint` takes the place of the painter. It needs the extra `ui`."""
+    pytest.importorskip("starlette")
+    uvicorn = pytest.importorskip("uvicorn")
+    from imagen_jax.serve.app import make_app
+
     queue = Queue(paint or CascadePainter(cascade), directory, LIMITS)
     names = page_names(host, ())
     app = make_app(queue, describe(cascade, LIMITS), Given(files), LIMITS, names)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+import fake_hub
 import jax
 import numpy as np
 import pytest
@@ -19,9 +20,9 @@ from imagen_jax.models import low_rank
 from imagen_jax.networks import ADAPTER, abstract_adapted, build_networks, init_params
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.load import load_stage
-from imagen_jax.stored.adapters import open_adapter
+from imagen_jax.stored.adapters import open_adapter, read_account
 from imagen_jax.stored.stages import load_weights, open_stage
-from imagen_jax.training.adapting import of_adapter
+from imagen_jax.training.adapting import keep_account_of_adapted, of_adapter
 from imagen_jax.training.loop import run
 from imagen_jax.training.objective import diffusion_loss, mean_loss
 from imagen_jax.weights.stage_file import save_stage_file
@@ -248,3 +249,24 @@ def test_python_takes_paths_and_weights(exported, stage):
     one = load_stage(stage, adapters=[exported])
     other = load_stage(str(stage), adapters=[(str(exported), 1.0)])
     assert_same(unet_of(one), unet_of(other))
+
+
+def test_both_may_be_on_the_hub(exported, stage, monkeypatch, tmp_path):
+    near = load_stage(stage, adapters=[exported])
+    with fake_hub.running(monkeypatch, tmp_path) as hub:
+        hub.add("me/toys", {"stage.safetensors": stage.read_bytes()})
+        hub.add("me/zibo", {"zibo.safetensors": exported.read_bytes()})
+        far = load_stage("hf://me/toys", adapters=["hf://me/zibo"])
+        names = ("--base", "hf://me/toys", "--base-adapters", "hf://me/zibo:0.5", "--sr256", "none")
+        assert call(sample, "a toy", *names, "--steps", "1", "--out", tmp_path / "out").code == 0
+    assert_same(unet_of(near), unet_of(far))
+    (told,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["stages"]
+    assert told["adapters"] == [["zibo.safetensors", 0.5]]
+
+
+def test_a_base_on_the_hub_is_trained_beside(config, stage, monkeypatch, tmp_path):
+    there = dataclasses.replace(config.adapter, base="hf://me/toys")
+    with fake_hub.running(monkeypatch, tmp_path / "cache") as hub:
+        hub.add("me/toys", {"stage.safetensors": stage.read_bytes()})
+        keep_account_of_adapted(dataclasses.replace(config, adapter=there), tmp_path)
+    assert set(read_account(tmp_path)) == {"unet"}
