@@ -77,7 +77,7 @@ def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
             path = unquote(urlparse(self.path).path)
             file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
             about = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(tree|revision)/[^/]+)?", path)
-            name = (file or about)[1]
+            name = file[1] if file else about and about[1]
             if problem := self.problem(name):
                 self.answer({}, *problem)
             elif file and file[2] not in ("main", COMMIT, "v1"):

@@ -93,7 +93,7 @@ def _which(repo: str, stages: Sequence[PurePosixPath]) -> str:
 @contextlib.contextmanager
 def reporting(text: str) -> Iterator[None]:
     """Says in a sentence what the hub or the network refuses of an address."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     try:
         yield
@@ -118,4 +118,9 @@ def reporting(text: str) -> Iterator[None]:
             f"{text} is refused; HF_TOKEN or `hf auth login` must name somebody who may do this."
         ) from error
     except Exception as error:  # Of network, server and cache, each with classes of its own.
-        raise UsageError(f"{text} cannot be reached: {reason(error)}.") from error
+        if constants.HF_HUB_OFFLINE:
+            raise UsageError(
+                f"{text} was not fetched before, and HF_HUB_OFFLINE forbids to ask the hub."
+            ) from error
+        why = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
+        raise UsageError(f"{text} cannot be reached: {reason(why or error)}.") from error
