@@ -215,7 +215,7 @@ def described(step: SampledStage, inputs: StageInputs) -> dict[str, Any]:
     """What the manifest says of a stage, as far as it is known before weights are loaded."""
     said = {
         "name": step.stage.config.name,
-        "origin": absolute(step.stage.origin).name,
+        "origin": _name(step.stage.origin),
         "weights": step.stage.unet.weights,
         "unet_sha256": None,  # Not known before they are loaded.
         "text_encoder_sha256": inputs.encoder_sha256,
@@ -223,12 +223,17 @@ def described(step: SampledStage, inputs: StageInputs) -> dict[str, Any]:
         "sampling": dataclasses.asdict(step.settings),
     }
     if step.stage.adapters:
-        said["adapters"] = [[absolute(x).name, weight] for x, weight in step.stage.adapters]
+        said["adapters"] = [[_name(x), weight] for x, weight in step.stage.adapters]
     if step.edit is not None:
         said["edit"] = dataclasses.asdict(step.edit.settings)
     if step.tile is not None:
         said["tile"] = step.tile
     return said
+
+
+def _name(path: AnyPath) -> str:
+    """A stage's or an adapter's; that of a file is its own, since the hub's cache links to sums."""
+    return path.name if path.is_file() else absolute(path).name
 
 
 def _picture(path: Path, sha256: str) -> np.ndarray | None:

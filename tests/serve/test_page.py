@@ -1,6 +1,7 @@
 """The page's server, asked as a browser asks it and as an attacker would."""
 
 import base64
+import importlib.util
 import io
 import json
 import shlex
@@ -19,6 +20,10 @@ from imagen_jax.serve import run
 from imagen_jax.serve.jobs import Cancelled
 from imagen_jax.weights.stage_file import save_stage_file
 
+pytestmark = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("starlette", "uvicorn"))),
+    reason="The extra ui is not installed.",
+)
 ORDER = {"stages": 2, "num_images": 2, "seed": 3}
 FOREIGN = "http://evil.example"
 
