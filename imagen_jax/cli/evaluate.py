@@ -1,136 +1,52 @@
-"""The verbs that measure pictures: `paint`, `stats` and `evaluate`."""
+"""The verb `evaluate`: what pictures or a cascade are measured by."""
 
 import dataclasses
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from imagen_jax.cli.sample_flags import PictureFlags, SamplingFlags, StageFlags, stage_paths
-from imagen_jax.config.choices import Crop, Recipe, Resizer
+from imagen_jax.cli.sample_flags import (
+    CascadeFlags,
+    SamplingFlags,
+    stage_names,
+    tell_what_is_left_out,
+)
+from imagen_jax.config.choices import Recipe
 from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
+from imagen_jax.planning.options import CompileOptions
+from imagen_jax.storage.files import check_writable
 
 
-@dataclasses.dataclass(frozen=True)
-class Paint:
-    """Paint a set of prompts, any number of them, for evaluate: of each picture the last stage's is
-    kept. The same command goes on after a kill."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialFlags:
+    """How much of the fixed prompts a cascade of emoji is measured by."""
 
-    prompts: Annotated[Positional[str], arg(metavar="PROMPTS")]
-    """prompts:FILE with one a line; table:FILE, a .csv or .tsv with a column Prompt or Prompts
-    (DrawBench, PartiPrompts); geneval:FILE; coco:FILE with one caption of each picture or
-    coco-all:FILE with all."""
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """Directory for the pictures: a new one, or that of the same command before."""
-    count: int | None = None
-    """So many of the prompts, drawn at random."""
-    pictures: OmitArgPrefixes[PictureFlags] = PictureFlags()
-    stages: OmitArgPrefixes[StageFlags] = StageFlags()
-    sampling: OmitArgPrefixes[SamplingFlags] = SamplingFlags()
-    batch_size: int = 4
-    """Pictures painted at once: more need more memory."""
-    distributed: DistributedFlags = DistributedFlags()
-    allow_cpu: bool = False
-    """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
-
-    def run(self) -> None:
-        from imagen_jax.cli.sample import settings_of
-        from imagen_jax.evaluation.painting import paint
-        from imagen_jax.evaluation.prompt_sets import read_prompt_set
-        from imagen_jax.parallel import distributed
-        from imagen_jax.pipeline.cascade import Cascade
-        from imagen_jax.stored.stages import open_stage
-
-        require_positive(self, "batch_size")
-        require_positive(self.pictures, "num_images")
-        if self.stages.embeddings or self.stages.weights:
-            raise UsageError("--embeddings and --weights are for sample.py; leave them out.")
-        prompts, paths = read_prompt_set(self.prompts, self.count), stage_paths(self.stages)
-        distributed.start(self.distributed)
-        distributed.require_accelerator(allow_cpu=self.allow_cpu)
-        made = paint(
-            Cascade([open_stage(path) for path in paths]),
-            prompts,
-            self.out,
-            num_images=self.pictures.num_images,
-            seed=self.pictures.seed,
-            batch_size=self.batch_size,
-            size=self.pictures.size or None,
-            aspect=self.pictures.aspect or None,
-            **settings_of(self.sampling, len(paths)),
-        )
-        if distributed.leads():
-            print(f"{self.out}: {made} pictures of {len(prompts)} prompts")
+    limit: int = 20
+    """Without PICTURES: the first so many prompts of each kind. There are 100 seen pairs, 34
+    held-out pairs, 60 held-out colours and 30 held-out backgrounds."""
+    seeds: int = 1
+    """Without PICTURES: seeds that the base paints each of them with, from 0 on."""
+    enlarged: int = 1
+    """Without PICTURES: so many prompts of each kind are painted by all stages too."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Stats:
-    """Make the features of a set of pictures once, for --reference of evaluate. The same command
-    goes on after a kill."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasureFlags:
+    """What PICTURES are measured by."""
 
-    pictures: Annotated[Positional[Path], arg(metavar="PICTURES")]
-    """Directory of pictures, or one that sample.py wrote."""
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """Directory for the features: a new one, or that of the same command before."""
-    weights: Path
-    """Of the network: for inception the file that `convert inception` wrote, for clip and dinov2 a
-    directory of Hugging Face."""
-    recipe: Recipe = "pytorch-fid"
-    """Which network makes the features, and how pictures are read for it. pytorch-fid and clean-fid
-    are of inception, whole pictures, and differ in the resizer; imagen-fid30k takes their centre,
-    brings larger ones to 256 pixels and goes on as clean-fid. cmmd is of clip and fd-dinov2 of
-    dinov2."""
-    crop: Crop | None = None
-    """Instead of the recipe's: the whole picture, brought to a square, or its centre."""
-    resizer: Resizer | None = None
-    """Instead of the recipe's: how a picture comes to the network's size."""
-    first_side: int | None = None
-    """Instead of the recipe's: pixels to which larger pictures are brought before, by lanczos; with
-    0 they are not."""
-    batch_size: int = 32
-    """Pictures that go through the network at once."""
-    distributed: DistributedFlags = DistributedFlags()
-    allow_cpu: bool = False
-    """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
-
-    def run(self) -> None:
-        from imagen_jax.evaluation.feature_files import make_features
-        from imagen_jax.evaluation.measures import named
-        from imagen_jax.evaluation.pictures import open_pictures
-        from imagen_jax.evaluation.reading import RECIPES
-        from imagen_jax.evaluation.run import open_here
-        from imagen_jax.parallel import distributed
-
-        require_positive(self, "batch_size")
-        name, reading = RECIPES[self.recipe]
-        chosen = {"crop": self.crop, "resizer": self.resizer, "first_side": self.first_side}
-        changes = {field: value for field, value in chosen.items() if value is not None}
-        reading = dataclasses.replace(reading, **changes)
-        pictures = open_pictures(self.pictures)
-        distributed.start(self.distributed)
-        distributed.require_accelerator(allow_cpu=self.allow_cpu)
-        network = open_here(name, self.weights, reading)
-        made = make_features(pictures, network, self.out, batch_size=self.batch_size)
-        if distributed.leads():
-            print(f"{self.out}: {made.count} pictures, {named(made)}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-    """Measure pictures against the features of others that stats has made. The same command goes
-    on after a kill."""
-
-    pictures: Annotated[Positional[Path], arg(metavar="PICTURES")]
-    """Directory of pictures, or one that sample.py wrote."""
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """Directory for results.json and for the features of the pictures."""
-    weights: Path
+    weights: Path | None = None
     """Of the network that the reference is of, as for stats; for the CLIP score CLIP's directory,
     tokenizer and all."""
     reference: Path | None = None
-    """Directory that stats has made; it says which network measures, and how it reads."""
+    """Directory that stats has made; it says which network measures, and how it reads. Or an .npz
+    of pytorch-fid's form, for FID."""
+    recipe: Recipe | None = None
+    """Of an .npz, which does not say how its pictures were read; of --compile-only, whose network
+    is compiled."""
     measures: tuple[str, ...] = ()
     """Of inception: fid, kid, precision-recall; of clip: cmmd; of dinov2: fd-dinov2,
     precision-recall. All of them where none is named."""
@@ -138,39 +54,146 @@ class Evaluate:
     """How well the pictures fit their prompts, which a manifest.json beside them or --prompts says.
     It takes no reference."""
     prompts: str = ""
-    """Of the pictures in the order of their names: prompts:FILE with one a line; table:FILE, a .csv
-    or .tsv with a column Prompt or Prompts (DrawBench, PartiPrompts); geneval:FILE; coco:FILE with
-    one caption of each picture or coco-all:FILE with all."""
+    """Of the pictures in the order of their names, as paint takes them."""
     count: int | None = None
     """So many of these prompts, drawn at random."""
+    split: str = ""
+    """Of a data set of tfds whose captions these prompts are."""
     num_images: int = 1
     """Pictures of each of these prompts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measure PICTURES against the features of others that stats has made, or against their
+    prompts; the same command goes on after a kill. Without PICTURES: measure a cascade of emoji,
+    that which ships with the package or stages of your own, by a judge that has seen true pictures
+    alone."""
+
+    pictures: Annotated[Positional[Path | None], arg(metavar="PICTURES")] = None
+    """Directory of pictures, or one that sample.py or paint wrote."""
+    out: Path = Path("out/measured")
+    """Directory for results.json, a table and sheets, and for the features of PICTURES."""
+    measuring: OmitArgPrefixes[MeasureFlags] = MeasureFlags()
+    trial: OmitArgPrefixes[TrialFlags] = TrialFlags()
+    stages: OmitArgPrefixes[CascadeFlags] = CascadeFlags()
+    sampling: OmitArgPrefixes[SamplingFlags] = SamplingFlags()
+    compiling: OmitArgPrefixes[CompileOptions] = CompileOptions()
     batch_size: int = 32
-    """Pictures that go through the network at once."""
+    """Pictures that go through a network at once."""
     distributed: DistributedFlags = DistributedFlags()
     allow_cpu: bool = False
     """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
 
     def run(self) -> None:
-        from imagen_jax.evaluation.feature_files import open_features
-        from imagen_jax.evaluation.pictures import open_pictures
-        from imagen_jax.evaluation.prompt_sets import read_prompt_set
-        from imagen_jax.evaluation.run import Work, evaluate
+        require_positive(self, "batch_size")
+        require_positive(self.measuring, "num_images")
+        require_positive(self.trial, "limit", "seeds", "enlarged")
+        self.compiling.prepare()
+        if self.compiling.compile_only:
+            sys.exit(self._compile())
+        check_writable(self.out, f"--out is {self.out}")
+        if self.pictures is None:
+            _require_default(self.measuring, "it measures PICTURES, which are missing.")
+            self._measure_emoji()
+        else:
+            for flags in (self.trial, self.stages, self.sampling):
+                _require_default(flags, "it is of a cascade; leave it or PICTURES out.")
+            self._measure_pictures(self.pictures)
+
+    def _compile(self) -> int:
+        """Reports what the network of --recipe takes of --topology; the exit code."""
+        from imagen_jax.config import MeshConfig
+        from imagen_jax.evaluation.reading import RECIPES
+        from imagen_jax.parallel.mesh import make_mesh
+        from imagen_jax.planning import calls
+        from imagen_jax.planning.compile_only import run
+
+        if self.pictures is not None:
+            raise UsageError(f"--compile-only measures nothing; leave {self.pictures} out.")
+        if self.measuring.recipe is None:
+            raise UsageError("--recipe is missing; it says whose network --compile-only compiles.")
+        name, _ = RECIPES[self.measuring.recipe]
+        return run(
+            lambda devices: [
+                calls.features(name, self.batch_size, make_mesh(MeshConfig(), devices))
+            ],
+            self.compiling,
+        )
+
+    def _measure_emoji(self) -> None:
+        from imagen_jax.cli.sample import open_stages, settings_of
+        from imagen_jax.evaluation.emoji import Trial, check_sides, measure_emoji
         from imagen_jax.parallel import distributed
 
-        require_positive(self, "batch_size", "num_images")
-        pictures = open_pictures(self.pictures)
-        if self.prompts:
-            prompts = read_prompt_set(self.prompts, self.count)
-            pictures = pictures.with_prompts(prompts, self.num_images)
+        last = stage_names(self.stages)[-1]
+        distributed.start(self.distributed)
+        distributed.require_accelerator(allow_cpu=self.allow_cpu)
+        stages, _ = open_stages(self.stages)
+        check_sides(stages)
+        tell_what_is_left_out(self.stages, last)
+        table = measure_emoji(
+            stages,
+            self.out,
+            Trial(**dataclasses.asdict(self.trial)),
+            batch_size=self.batch_size,
+            **settings_of(self.sampling, len(stages)),
+        )
+        if distributed.leads():
+            print(table)
+
+    def _measure_pictures(self, directory: Path) -> None:
+        from imagen_jax.evaluation.pictures import open_pictures
+        from imagen_jax.evaluation.prompt_sets import read_prompt_set, texts_of
+        from imagen_jax.evaluation.run import Work, evaluate, markdown
+        from imagen_jax.parallel import distributed
+
+        flags = self.measuring
+        if flags.weights is None:
+            raise UsageError("--weights is missing; name those of the network that measures.")
+        pictures = open_pictures(directory)
+        if flags.prompts:
+            prompts = read_prompt_set(flags.prompts, flags.count, flags.split)
+            pictures = pictures.with_prompts(texts_of(prompts), flags.num_images)
         work = Work(
             pictures=pictures,
-            reference=open_features(self.reference) if self.reference else None,
-            weights=self.weights,
-            names=self.measures,
-            clip_score=self.clip_score,
+            reference=_reference(flags),
+            weights=flags.weights,
+            names=flags.measures,
+            clip_score=flags.clip_score,
         )
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)
-        for name, value in evaluate(work, self.out, batch_size=self.batch_size).items():
-            print(f"{value:12.4f}  {name}")
+        figures = evaluate(work, self.out, batch_size=self.batch_size)
+        if distributed.leads():
+            print(markdown(figures))
+
+
+def _reference(flags: MeasureFlags) -> Any:
+    """The features or statistics that pictures are measured against."""
+    from imagen_jax.evaluation.feature_files import open_features
+    from imagen_jax.evaluation.statistics_file import SUFFIX, open_statistics
+
+    is_statistics = flags.reference is not None and flags.reference.suffix == SUFFIX
+    if flags.recipe and not is_statistics:
+        raise UsageError(
+            f"--recipe is {flags.recipe}; it is for an {SUFFIX}, since all else says its own."
+        )
+    if flags.reference is None:
+        return None
+    if not is_statistics:
+        return open_features(flags.reference)
+    if flags.recipe is None:
+        raise UsageError(
+            f"{flags.reference} does not say how its pictures were read; name it with --recipe."
+        )
+    return open_statistics(flags.reference, flags.recipe)
+
+
+def _require_default(flags: object, why: str) -> None:
+    """Raises a UsageError for a flag that was given and is not used."""
+    for field in dataclasses.fields(flags):
+        value = getattr(flags, field.name)
+        if value != field.default:
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            raise UsageError(f"--{field.name.replace('_', '-')} is {shown}; {why}")

@@ -19,7 +19,7 @@ of them. It paints nothing; a stage may then also be a config, without weights.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tyro
@@ -30,8 +30,10 @@ from imagen_jax.cli.per_stage import for_stages
 from imagen_jax.cli.program import command, load, with_command
 from imagen_jax.cli.prompts_file import read_prompts_file
 from imagen_jax.cli.sample_flags import (
+    CascadeFlags,
     Flags,
     SamplingFlags,
+    StageFlags,
     adapters_of,
     check,
     stage_names,
@@ -114,6 +116,39 @@ def call_of(flags: Flags, stages: int) -> dict[str, Any]:
     }
 
 
+def open_stages(
+    flags: CascadeFlags, *, enlarges: bool = False
+) -> tuple[list[Any], Callable[[Sequence[str]], list[Any]] | None]:
+    """The stages, opened, and what reads the embeddings of prompts for them from --embeddings;
+    None where the stages' own text encoders make them.
+
+    Args:
+        enlarges: as in `stage_names`.
+    """
+    from imagen_jax.pipeline.prompts import read_prompts
+    from imagen_jax.stored.adapters import open_adapter
+    from imagen_jax.stored.stages import open_stage
+    from imagen_jax.text.cache import EmbeddingCache
+
+    flags = flags if isinstance(flags, StageFlags) else StageFlags(**vars(flags))
+    paths = stage_paths(flags, enlarges=enlarges)
+    directories = for_stages("--embeddings", flags.embeddings, len(paths))
+    weights = for_stages("--weights", flags.weights, len(paths))
+    added = [
+        [(open_adapter(stage_path(x)), weight) for x, weight in adapters_of(flags, name)]
+        for name in stage_names(flags, enlarges=enlarges)
+    ]
+    stages = [
+        open_stage(path, which, needs_encoder=not flags.embeddings, adapters=adapters)
+        for path, which, adapters in zip(paths, weights, added, strict=True)
+    ]
+    if not flags.embeddings:
+        return stages, None
+    return stages, lambda prompts: read_prompts(
+        stages, prompts, [EmbeddingCache(directory) for directory in directories]
+    )
+
+
 def make_mesh(flags: Flags, devices: list) -> Any:
     """The devices, as --split-height divides them."""
     from imagen_jax.config import MeshConfig
@@ -137,40 +172,21 @@ def run(flags: Flags, arguments: Sequence[str]) -> None:
     from imagen_jax.parallel import distributed
     from imagen_jax.pipeline import painting
     from imagen_jax.pipeline.cascade import Cascade
-    from imagen_jax.pipeline.prompts import read_prompts
     from imagen_jax.pipeline.steps import sampled_stages
-    from imagen_jax.stored.adapters import open_adapter
-    from imagen_jax.stored.stages import open_stage
-    from imagen_jax.text.cache import EmbeddingCache
     from imagen_jax.text.tokenizer import one_line
 
     distributed.start(flags.distributed)
     distributed.require_accelerator(allow_cpu=flags.devices.allow_cpu)
     mesh = make_mesh(flags, jax.devices())
     enlarges = bool(flags.edit.image)
-    paths = stage_paths(flags.stages, enlarges=enlarges)
-    directories = for_stages("--embeddings", flags.stages.embeddings, len(paths))
-    weights = for_stages("--weights", flags.stages.weights, len(paths))
-    needs_encoder = not flags.stages.embeddings
-    names = stage_names(flags.stages, enlarges=enlarges)
-    added = [
-        [(open_adapter(stage_path(x)), weight) for x, weight in adapters_of(flags.stages, name)]
-        for name in names
-    ]
-    stages = [
-        open_stage(path, which, needs_encoder=needs_encoder, adapters=adapters)
-        for path, which, adapters in zip(paths, weights, added, strict=True)
-    ]
+    stages, embed = open_stages(flags.stages, enlarges=enlarges)
     painting.check_order(sampled_stages(stages, {}), mesh, given=enlarges)
     cascade = Cascade(stages, mesh=mesh, keep="one")
     prompts, each = flags.prompts, None
     if flags.steering.prompts_file:
         prompts, each = read_prompts_file(flags.steering.prompts_file)
     prompts = list(map(one_line, prompts))
-    tell_what_is_left_out(flags.stages, names[-1])
-    embedded = None
-    if prompts and not needs_encoder:
-        embedded = read_prompts(stages, prompts, [EmbeddingCache(d) for d in directories])
+    tell_what_is_left_out(flags.stages, stage_names(flags.stages, enlarges=enlarges)[-1])
     files = cascade.write(
         flags.output.out,
         prompts,
@@ -178,7 +194,7 @@ def run(flags: Flags, arguments: Sequence[str]) -> None:
         like=flags.output.from_manifest or None,
         arguments=arguments,
         preview=flags.output.preview,
-        prompt_embeds=embedded,
+        prompt_embeds=embed(prompts) if embed and prompts else None,
         each=each,
         **call_of(flags, len(stages)),
     )

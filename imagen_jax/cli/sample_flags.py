@@ -58,7 +58,7 @@ _Adapters = Annotated[
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StageFlags:
+class CascadeFlags:
     """Which networks paint, from the smallest picture to the largest."""
 
     base: Annotated[str, tyro.conf.arg(metavar="STAGE")] = SHIPPED
@@ -76,6 +76,12 @@ class StageFlags:
     """The same for the stage of 256 pixels."""
     sr1024_adapters: _Adapters = ()
     """The same for the stage of 1024 pixels."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageFlags(CascadeFlags):
+    """Which networks paint, which of their weights, and who embeds for them."""
+
     weights: per_stage.WhichWeights = ()
     """ema or raw: of a training directory, the average of its weights or the weights themselves; an
     exported file holds one of them."""
@@ -161,7 +167,7 @@ class Flags:
     distributed: DistributedFlags = DistributedFlags()
 
 
-def stage_names(flags: StageFlags, *, enlarges: bool = False) -> tuple[str, ...]:
+def stage_names(flags: CascadeFlags, *, enlarges: bool = False) -> tuple[str, ...]:
     """Which of `STAGES` run.
 
     A shipped stage is a small network that knows what it follows: unasked, none follows a
@@ -189,7 +195,7 @@ def stage_names(flags: StageFlags, *, enlarges: bool = False) -> tuple[str, ...]
     return names
 
 
-def stage_paths(flags: StageFlags, *, enlarges: bool = False) -> list[AnyPath]:
+def stage_paths(flags: CascadeFlags, *, enlarges: bool = False) -> list[AnyPath]:
     """The files or directories of the stages to run; arguments as in `stage_names`."""
     values = {name: _stage_of(flags, name) for name in stage_names(flags, enlarges=enlarges)}
     return [
@@ -198,13 +204,13 @@ def stage_paths(flags: StageFlags, *, enlarges: bool = False) -> list[AnyPath]:
     ]
 
 
-def _stage_of(flags: StageFlags, name: str) -> str:
+def _stage_of(flags: CascadeFlags, name: str) -> str:
     """What a stage is, where no flag names it too."""
     before = {getattr(flags, other) for other in STAGES[: STAGES.index(name)]}
     return getattr(flags, name) or (SHIPPED if before <= {SHIPPED, NONE, ""} else NONE)
 
 
-def adapters_of(flags: StageFlags, name: str) -> list[tuple[str, float]]:
+def adapters_of(flags: CascadeFlags, name: str) -> list[tuple[str, float]]:
     """Paths and weights of the adapters of one of `STAGES`.
 
     Raises:
@@ -223,7 +229,7 @@ def adapters_of(flags: StageFlags, name: str) -> list[tuple[str, float]]:
     return found
 
 
-def tell_what_is_left_out(flags: StageFlags, last: str) -> None:
+def tell_what_is_left_out(flags: CascadeFlags, last: str) -> None:
     """Says on stderr that the cascade ends with stage `last` though nobody said `none`."""
     after = STAGES[STAGES.index(last) + 1 :]
     if after and not getattr(flags, after[0]):

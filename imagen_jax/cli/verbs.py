@@ -14,13 +14,15 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from imagen_jax.cli.evaluate import Evaluate, Paint, Stats
+from imagen_jax.cli.evaluate import Evaluate
 from imagen_jax.cli.export import Export
 from imagen_jax.cli.outputs import require_empty, require_suffix
+from imagen_jax.cli.paint import Paint
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.cli.program import load, package_command
 from imagen_jax.cli.publish import Publish
 from imagen_jax.cli.serve import Serve
+from imagen_jax.cli.stats import Stats
 from imagen_jax.config import DataConfig, StageConfig
 from imagen_jax.config.choices import Dtype
 from imagen_jax.config.python_file import stage_or_config
@@ -287,9 +289,9 @@ class Embed:
         return [dataclasses.replace(config.data, source=self.dataset, mixture=(), **changes)]
 
 
-Verb = (
-    Export | Convert | Pack | Plot | Estimate | Embed | Paint | Stats | Evaluate | Serve | Publish
-)
+Preparing = Export | Publish | Convert | Pack | Plot | Estimate | Embed
+Measuring = Paint | Stats | Evaluate
+Verb = Preparing | Measuring | Serve
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -22,11 +22,14 @@ Pooling = Literal["mean", "token"]
 EmbeddingActivation = Literal["per_block", "once"]
 FeedForwardKind = Literal["gated-gelu", "relu"]
 GeluKind = Literal["quick_gelu", "gelu"]
+ClipLayer = Literal["penultimate", "last"]
+"""Whose states of CLIP's text tower are a text's embeddings: the last block's but one, without a
+norm, or the last one's after it."""
 Weights = Literal["ema", "raw"]
 """Which parameters of a trained stage: their moving average, or what the optimizer made."""
 Crop = Literal["whole", "centre"]
 """What of a picture a feature network reads: all of it, or the square in the middle."""
-Resizer = Literal["bilinear", "bicubic-float", "bicubic", "lanczos", "box"]
+Resizer = Literal["bilinear", "tensorflow", "bicubic-float", "bicubic", "lanczos", "box"]
 FeatureName = Literal["inception", "clip", "dinov2"]
-Recipe = Literal["pytorch-fid", "clean-fid", "imagen-fid30k", "cmmd", "fd-dinov2"]
+Recipe = Literal["pytorch-fid", "clean-fid", "torch-fidelity", "imagen-fid30k", "cmmd", "fd-dinov2"]
 """Which features are made of pictures, and how these are read."""

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from imagen_jax.errors import UsageError
-from imagen_jax.evaluation.moments import Moments
+from imagen_jax.evaluation.moments import Moments, StatedMoments
 
 Features = Float[np.ndarray, "pictures features"]
 OtherFeatures = Float[np.ndarray, "others features"]
@@ -22,7 +22,7 @@ _ROWS = 1024
 """Of so many features at a time the kernel is taken with all others."""
 
 
-def frechet_distance(x: Moments, y: Moments) -> float:
+def frechet_distance(x: Moments | StatedMoments, y: Moments | StatedMoments) -> float:
     """The squared Frechet distance between two normal distributions.
 
         |m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2))
@@ -35,7 +35,9 @@ def frechet_distance(x: Moments, y: Moments) -> float:
     Raises:
         UsageError: one side has no more pictures than features, so that its S is singular.
     """
-    check_frechet(min(x.count, y.count), x.width)
+    for moments in (x, y):
+        if isinstance(moments, Moments):
+            check_frechet(moments.count, moments.width)
     roots = [_root(moments.covariance) for moments in (x, y)]
     trace_of_root = np.linalg.svd(roots[0].T @ roots[1], compute_uv=False).sum()
     traces = np.trace(x.covariance) + np.trace(y.covariance)

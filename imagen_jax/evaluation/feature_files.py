@@ -81,6 +81,10 @@ class FeatureFiles:
             total = total.merged(moments_of(part))
         return total
 
+    def account(self) -> dict[str, Any]:
+        """What results say of them."""
+        return {**self.about, "pictures_sha256": self.pictures_sha256()}
+
     def pictures_sha256(self) -> str:
         """SHA-256 over that of each part's picture files."""
         sha = hashlib.sha256()

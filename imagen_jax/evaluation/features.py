@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from imagen_jax.config.choices import FeatureName
+from imagen_jax.config.encoders import CLIP_PRESETS, CLIPConfig, DINOv2Config
 from imagen_jax.evaluation.reading import Reading, Resized
 from imagen_jax.models.clip import CLIP
 from imagen_jax.models.dinov2 import DINOv2
@@ -110,21 +111,39 @@ def open_network(name: FeatureName, weights: Path, mesh: Mesh, reading: Reading)
     Raises:
         UsageError: no such weights, damaged ones, or those of another network.
     """
-    opened = _OPEN[name](weights, mesh)
+    form, params = _OPEN[name](weights, mesh)
     return FeatureNetwork(
         name=name,
-        reading=dataclasses.replace(reading, side=opened.side),
-        width=opened.width,
-        weights=digest(opened.params),
+        reading=dataclasses.replace(reading, side=form.side),
+        width=form.width,
+        weights=digest(params),
         mesh=mesh,
-        params=opened.params,
-        _run=_compiled(opened, mesh),
+        params=params,
+        _run=_compiled(form, mesh),
     )
 
 
+def abstract_call(
+    name: FeatureName, batch_size: int, mesh: Mesh
+) -> tuple[Callable, tuple[Params, jax.ShapeDtypeStruct]]:
+    """What `FeatureNetwork` runs, of the published size, and abstract arguments on a mesh.
+
+    Args:
+        batch_size: rounded up to a multiple of the devices.
+    """
+    form = _PUBLISHED[name]
+    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(form.make), nnx.Param))
+    params = meshes.with_shardings(params, meshes.parameter_shardings(params, mesh))
+    count = meshes.batch_starts(batch_size, batch_size, mesh).step
+    pictures = jax.ShapeDtypeStruct(
+        (count, form.side, form.side, 3), np.float32, sharding=meshes.batch_sharding(mesh)
+    )
+    return _compiled(form, mesh), (params, pictures)
+
+
 @dataclasses.dataclass(frozen=True)
-class _Opened:
-    """A network and its weights.
+class _Form:
+    """A network without its weights.
 
     Attributes:
         make: makes the module.
@@ -135,65 +154,63 @@ class _Opened:
 
     make: Callable[[], nnx.Module]
     call: Callable[..., Made]
-    params: Params
     side: int
     width: int
     spread: tuple[Channels, Channels]
 
 
-def _inception(path: Path, mesh: Mesh) -> _Opened:
-    params = load_inception(path, mesh)
-    return _Opened(
-        lambda: Inception(rngs=nnx.Rngs(0)),
-        Inception.__call__,
-        params,
-        _INCEPTION_SIDE,
-        FEATURES,
-        _HALVES,
-    )
+_INCEPTION = _Form(
+    lambda: Inception(rngs=nnx.Rngs(0)), Inception.__call__, _INCEPTION_SIDE, FEATURES, _HALVES
+)
 
 
-def _clip(path: Path, mesh: Mesh) -> _Opened:
+def _clip(config: CLIPConfig) -> _Form:
+    make = lambda: CLIP(config, rngs=nnx.Rngs(0))  # noqa: E731
+    return _Form(make, CLIP.embed_pictures, config.vision.side, config.embedding, _CLIP)
+
+
+def _dinov2(config: DINOv2Config) -> _Form:
+    make = lambda: DINOv2(config, rngs=nnx.Rngs(0))  # noqa: E731
+    return _Form(make, DINOv2.__call__, _DINOV2_SIDE, config.width, _IMAGENET)
+
+
+def _open_inception(path: Path, mesh: Mesh) -> tuple[_Form, Params]:
+    return _INCEPTION, load_inception(path, mesh)
+
+
+def _open_clip(path: Path, mesh: Mesh) -> tuple[_Form, Params]:
     config, params = load_clip(path, mesh)
-    return _Opened(
-        lambda: CLIP(config, rngs=nnx.Rngs(0)),
-        CLIP.embed_pictures,
-        params,
-        config.vision.side,
-        config.embedding,
-        _CLIP,
-    )
+    return _clip(config), params
 
 
-def _dinov2(path: Path, mesh: Mesh) -> _Opened:
+def _open_dinov2(path: Path, mesh: Mesh) -> tuple[_Form, Params]:
     config, params = load_dinov2(path, mesh)
-    return _Opened(
-        lambda: DINOv2(config, rngs=nnx.Rngs(0)),
-        DINOv2.__call__,
-        params,
-        _DINOV2_SIDE,
-        config.width,
-        _IMAGENET,
-    )
+    return _dinov2(config), params
 
 
-_OPEN: dict[FeatureName, Callable[[Path, Mesh], _Opened]] = {
-    "inception": _inception,
-    "clip": _clip,
-    "dinov2": _dinov2,
+_OPEN: dict[FeatureName, Callable[[Path, Mesh], tuple[_Form, Params]]] = {
+    "inception": _open_inception,
+    "clip": _open_clip,
+    "dinov2": _open_dinov2,
 }
+_PUBLISHED: dict[FeatureName, _Form] = {
+    "inception": _INCEPTION,
+    "clip": _clip(CLIP_PRESETS["l14_336"]),
+    "dinov2": _dinov2(DINOv2Config()),
+}
+"""Those that published figures are of."""
 
 
-def _compiled(opened: _Opened, mesh: Mesh) -> Run:
+def _compiled(form: _Form, mesh: Mesh) -> Run:
     """(parameters, pictures from 0 to 255) -> features."""
-    graph = nnx.graphdef(nnx.eval_shape(opened.make))
+    graph = nnx.graphdef(nnx.eval_shape(form.make))
     gather = functools.partial(meshes.gather_parameters, mesh=mesh, dtype="float32")
-    mean, deviation = (np.array(values, np.float32) for values in opened.spread)
+    mean, deviation = (np.array(values, np.float32) for values in form.spread)
 
     def run(params: Params, pictures: Pixels) -> Made:
         # Accelerators would multiply in bfloat16, and figures would depend on which one it is.
         with jax.default_matmul_precision("highest"):
             network, x = nnx.merge(graph, params), (pictures / 255 - mean) / deviation
-            return opened.call(network, x, gather=gather)
+            return form.call(network, x, gather=gather)
 
     return jax.jit(run, out_shardings=meshes.batch_sharding(mesh))

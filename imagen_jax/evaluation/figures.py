@@ -9,9 +9,10 @@ from jaxtyping import UInt8
 
 from imagen_jax.data import emoji_vectors
 from imagen_jax.evaluation import looks
-from imagen_jax.evaluation.cases import KINDS, Case, Kind
+from imagen_jax.evaluation.cases import Case
 from imagen_jax.evaluation.distances import judge_kernel_distance
 from imagen_jax.evaluation.judge import Judge, Opinions
+from imagen_jax.evaluation.tables import table
 
 Pictures = UInt8[np.ndarray, "pictures height width 3"]
 LargePictures = UInt8[np.ndarray, "pictures large_height large_width 3"]
@@ -100,6 +101,11 @@ class Seen:
     features: np.ndarray
     prompts: list[int]
 
+    def of(self, prompts: Sequence[int]) -> "Seen":
+        """The features of the pictures of these prompts alone."""
+        rows = [row for row, prompt in enumerate(self.prompts) if prompt in set(prompts)]
+        return Seen(self.features[rows], [self.prompts[row] for row in rows])
+
     def distance(self, other: "Seen") -> float | None:
         """None of one prompt alone."""
         if min(len(set(self.prompts)), len(set(other.prompts))) < 2:
@@ -120,19 +126,17 @@ def figures_of(found: Sequence[Verdict], seen: Seen, true: Seen | None) -> Figur
 
 
 def enlarged_figures(
-    stages: Sequence[np.ndarray], true_large: LargePictures, judge: Judge, *, are_true: bool
+    stages: Sequence[np.ndarray], true_large: LargePictures, judge: Judge
 ) -> Figures:
     """The figures of pictures of all stages, from the base up, of the same prompts.
 
     Args:
         stages: uint8 (pictures, side, side, 3).
         true_large: true pictures of the same prompts as large as the last stage's.
-        are_true: whether the stages' are true ones themselves, without a distance from them.
     """
     large = stages[-1]
     prompts = list(range(len(large)))
     seen, true = (Seen(judge(x).features, prompts) for x in (large, true_large))
-    distance = None if are_true else seen.distance(true)
     drift = "drift of the mean colour, {} -> {} pixels, of 255"
     drifts = {
         drift.format(small.shape[1], larger.shape[1]): looks.colour_drift(small, larger)
@@ -141,7 +145,7 @@ def enlarged_figures(
     side = large.shape[1]
     return {
         "pictures": len(large),
-        f"judge kernel distance to true pictures, {side} pixels": distance,
+        f"judge kernel distance to true pictures, {side} pixels": seen.distance(true),
         f"edge rise, {side} pixels": _median_rise(large),
         f"edge rise of the vectors, {side} pixels": _median_rise(true_large),
         **drifts,
@@ -154,16 +158,15 @@ def _median_rise(pictures: Pictures) -> float | None:
     return float(np.nanmedian(rises)) if np.isfinite(rises).any() else None
 
 
-def markdown(by_kind: dict[Kind, Figures], enlarged: Figures | None) -> str:
+def markdown(columns: dict[str, Figures], enlarged: Figures | None) -> str:
     """Two tables: what is counted of each kind of prompt, and what is measured when enlarged."""
-    kinds = [kind for kind in KINDS if kind in by_kind]
-    rows = [["", *kinds], ["---"] * (len(kinds) + 1)]
-    rows += [[LINES[n], *(_cell(n, by_kind[kind][n]) for kind in kinds)] for n in LINES]
-    tables = [rows]
+    rows = [["", *columns]]
+    rows += [[line, *(_cell(n, of[n]) for of in columns.values())] for n, line in LINES.items()]
+    tables = [table(rows)]
     if enlarged is not None:
-        tables.append([["", "enlarged"], ["---", "---"]])
-        tables[1] += [[name, _cell(name, value)] for name, value in enlarged.items()]
-    return "\n\n".join("\n".join(f"| {' | '.join(row)} |" for row in table) for table in tables)
+        rows = [["", "enlarged"], *([name, _cell(name, value)] for name, value in enlarged.items())]
+        tables.append(table(rows))
+    return "\n\n".join(tables)
 
 
 def _cell(name: str, value: int | float | None) -> str:

@@ -1,7 +1,7 @@
 """Named figures from the features of pictures and of a reference."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -9,37 +9,55 @@ from imagen_jax.config.choices import FeatureName
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import distances
 from imagen_jax.evaluation.feature_files import FeatureFiles
+from imagen_jax.evaluation.moments import Moments
 from imagen_jax.evaluation.neighbours import NEIGHBOURS, check_neighbours, precision_and_recall
 from imagen_jax.evaluation.reading import Reading
+from imagen_jax.evaluation.statistics_file import StatisticsFile
 from imagen_jax.storage.json_text import shown
 
 Figures = dict[str, float]
+Reference = FeatureFiles | StatisticsFile
 SEED = 0
 """Of the subsets of KID."""
 
 
-def _fid(pictures: FeatureFiles, reference: FeatureFiles) -> Figures:
+@runtime_checkable
+class Measurable(Protocol):
+    """Features of pictures, wherever they are.
+
+    Attributes:
+        about: what network made them, and how it read.
+    """
+
+    about: dict[str, Any]
+
+    def features(self) -> np.ndarray: ...
+
+    def moments(self) -> Moments: ...
+
+
+def _fid(pictures: Measurable, reference: Reference) -> Figures:
     return {"FID": distances.frechet_distance(pictures.moments(), reference.moments())}
 
 
-def _kid(pictures: FeatureFiles, reference: FeatureFiles) -> Figures:
+def _kid(pictures: Measurable, reference: Measurable) -> Figures:
     mean, deviation = distances.kernel_inception_distance(
         pictures.features(), reference.features(), seed=SEED
     )
     return {"KID": mean, "KID, deviation over subsets": deviation}
 
 
-def _precision(pictures: FeatureFiles, reference: FeatureFiles) -> Figures:
+def _precision(pictures: Measurable, reference: Measurable) -> Figures:
     found = precision_and_recall(pictures.features(), reference.features())
     names = (f"{name}, {NEIGHBOURS} neighbours" for name in ("precision", "recall"))
     return dict(zip(names, found, strict=True))
 
 
-def _cmmd(pictures: FeatureFiles, reference: FeatureFiles) -> Figures:
+def _cmmd(pictures: Measurable, reference: Measurable) -> Figures:
     return {"CMMD": distances.clip_mmd(pictures.features(), reference.features())}
 
 
-def _fd_dinov2(pictures: FeatureFiles, reference: FeatureFiles) -> Figures:
+def _fd_dinov2(pictures: Measurable, reference: Measurable) -> Figures:
     return {"FD-DINOv2": distances.frechet_distance(pictures.moments(), reference.moments())}
 
 
@@ -51,7 +69,7 @@ class Measure(NamedTuple):
         check: refuses too few pictures, of so many features each.
     """
 
-    of: Callable[[FeatureFiles, FeatureFiles], Figures]
+    of: Callable[[Any, Any], Figures]
     check: Callable[[int, int], None]
 
 
@@ -71,25 +89,38 @@ MEASURES: dict[FeatureName, dict[str, Measure]] = {
 """What can be said of the features of each network."""
 
 
-def check(reference: FeatureFiles, names: tuple[str, ...], pictures: int) -> None:
+def _known(reference: Reference) -> dict[str, Measure]:
+    """What can be said beside a reference; of statistics alone it is FID."""
+    known = MEASURES[reference.network]
+    return {"fid": known["fid"]} if isinstance(reference, StatisticsFile) else known
+
+
+def check(reference: Reference, names: tuple[str, ...], pictures: int) -> None:
     """Raises a UsageError unless a reference has all these measures, and enough pictures for them.
 
     Args:
         names: of measures; () for all that it has.
         pictures: how many are to be measured.
     """
-    known = MEASURES[reference.network]
+    known, count = _known(reference), pictures
+    if isinstance(reference, FeatureFiles):
+        count = min(pictures, reference.count)
     for name in names or known:
         if name not in known:
+            what = "statistics" if isinstance(reference, StatisticsFile) else reference.network
             raise UsageError(
-                f"The measure is {name!r}; of {reference.network} it must be one of "
-                f"{', '.join(known)}."
+                f"The measure is {name!r}; of {what} it must be one of {', '.join(known)}."
             )
-        known[name].check(min(pictures, reference.count), reference.about["width"])
+        known[name].check(count, reference.about["width"])
 
 
-def check_recipe(recipe: dict[str, Any], reference: FeatureFiles) -> None:
-    """Raises a UsageError unless a reference was made as features are made now."""
+def check_recipe(recipe: dict[str, Any], reference: Reference) -> None:
+    """Raises a UsageError unless a reference was made as features are made now.
+
+    Of statistics nobody can know it.
+    """
+    if isinstance(reference, StatisticsFile):
+        return
     for name, value in recipe.items():
         if reference.about[name] != value:
             raise UsageError(
@@ -98,14 +129,14 @@ def check_recipe(recipe: dict[str, Any], reference: FeatureFiles) -> None:
             )
 
 
-def measure(pictures: FeatureFiles, reference: FeatureFiles, names: tuple[str, ...]) -> Figures:
+def measure(pictures: Measurable, reference: Reference, names: tuple[str, ...]) -> Figures:
     """The figures of these measures, or of all that the network has, by their full names.
 
     Args:
         reference: made by the same recipe as those of the pictures.
         names: as `check` takes them.
     """
-    known = MEASURES[pictures.network]
+    known = _known(reference)
     figures: Figures = {}
     for name in names or known:
         figures |= known[name].of(pictures, reference)
@@ -118,7 +149,7 @@ def clip_score(pictures: FeatureFiles, texts: np.ndarray) -> Figures:
     return {f"CLIP score ({named(pictures)})": float(scores.mean())}
 
 
-def named(features: FeatureFiles) -> str:
+def named(features: Measurable) -> str:
     """What a figure's name says of the network and of how it read: the weights by their hash."""
     about = features.about
     return f"{about['network']} {about['weights'][:8]}, {Reading(**about['reading']).name}"

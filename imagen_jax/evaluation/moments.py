@@ -63,3 +63,15 @@ def moments_of(features: Features) -> Moments:
     x = features.astype(np.float64)
     mean = x.mean(0)
     return Moments(len(x), mean, (x - mean).T @ (x - mean))
+
+
+@dataclasses.dataclass(frozen=True)
+class StatedMoments:
+    """Mean and covariance as others state them, who do not say of how many features."""
+
+    mean: Float[np.ndarray, " features"]
+    covariance: Float[np.ndarray, "features features"]
+
+    @property
+    def width(self) -> int:
+        return len(self.mean)

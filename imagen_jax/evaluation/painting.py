@@ -6,24 +6,30 @@ The directory has a manifest as sample.py's, of the last stage's pictures alone.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from imagen_jax.checkpoints.directory import package_versions
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation.pictures import LAST_ALONE
+from imagen_jax.evaluation.prompt_sets import Prompts, texts_of
 from imagen_jax.parallel import distributed
 from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.pictures import Pictures
+from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.results import MANIFEST
 from imagen_jax.pipeline.sheets import save_png
 from imagen_jax.storage.digests import digest, sealed, unsealed
 from imagen_jax.storage.files import write_text
 from imagen_jax.storage.json_text import read_object, shown
 
+_METADATA = "metadata.jsonl"
+"""What GenEval looks for beside the samples of a prompt."""
 CHUNK = 256
 """Prompts that go through the cascade at a time; what a kill undoes at most."""
+
+Embed = Callable[[Sequence[str]], list[PromptEmbeddings | None]]
 
 
 @dataclasses.dataclass
@@ -32,14 +38,18 @@ class _Album:
 
     directory: Path
     plan: dict[str, Any]
-    prompts: Sequence[str]
+    prompts: Prompts
     num_images: int
     stages: list[dict[str, Any]]
     sums: dict[str, str]
 
     def name(self, row: int) -> str:
-        """File of picture `row`; those of one prompt stand together."""
-        return f"{row // self.num_images:06}-{row % self.num_images:03}.png"
+        """File of picture `row`; those of one prompt stand together, and where GenEval will check
+        them in a directory of their own."""
+        number, picture = divmod(row, self.num_images)
+        if self.prompts[number].metadata:
+            return f"{number:05}/samples/{picture:05}.png"
+        return f"{number:06}-{picture:03}.png"
 
     def rows(self, prompts: range) -> range:
         return range(prompts.start * self.num_images, prompts.stop * self.num_images)
@@ -65,7 +75,10 @@ class _Album:
         for row, picture in zip(self.rows(prompts), pictures.stages[-1], strict=True):
             path = self.directory / self.name(row)
             save_png(picture, path)
-            self.sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            self.sums[self.name(row)] = hashlib.sha256(path.read_bytes()).hexdigest()
+        for number in prompts:
+            if metadata := self.prompts[number].metadata:
+                write_text(self.directory / f"{number:05}" / _METADATA, metadata)
         write_text(self.directory / MANIFEST, json.dumps(sealed(self._manifest()), indent=2))
 
     def _manifest(self) -> dict[str, Any]:
@@ -81,7 +94,7 @@ class _Album:
         for row in range(len(self.prompts) * self.num_images):
             there = [self.name(row)] if self.name(row) in self.sums else []
             yield {
-                "prompt": self.prompts[row // self.num_images],
+                "prompt": self.prompts[row // self.num_images].text,
                 "picture": row % self.num_images,
                 "files": there,
                 "sha256": [self.sums[name] for name in there],
@@ -90,11 +103,12 @@ class _Album:
 
 def paint(
     cascade: Cascade,
-    prompts: Sequence[str],
+    prompts: Prompts,
     out: Path,
     *,
     num_images: int,
     seed: int,
+    embed: Embed | None = None,
     **options: Any,
 ) -> int:
     """Paints what is not there yet; gives the number of all pictures.
@@ -102,6 +116,8 @@ def paint(
     Of several processes all must call it, and the first one writes.
 
     Args:
+        embed: gives the embeddings of prompts, as `Cascade` takes them; None where its own text
+            encoders do.
         options: as `Cascade` takes them.
 
     Raises:
@@ -110,7 +126,7 @@ def paint(
     plan = {
         "seed": seed,
         "num_images": num_images,
-        "prompts_sha256": digest({"prompts": [*prompts]}),
+        "prompts_sha256": digest({"prompts": [*texts_of(prompts)]}),
         "options": {name: x for name, x in options.items() if name != "batch_size"},
     }
     album = _open(out, json.loads(json.dumps(plan)), prompts, num_images)
@@ -119,13 +135,14 @@ def paint(
         chunk = range(first, min(first + CHUNK, len(prompts)))
         if album.has(chunk):
             continue
-        texts = [prompts[number] for number in chunk]
-        painted = cascade(texts, num_images=num_images, seed=seed, **options)
+        texts = [prompts[number].text for number in chunk]
+        told = embed(texts) if embed else None
+        painted = cascade(texts, num_images=num_images, seed=seed, prompt_embeds=told, **options)
         distributed.leader_does(lambda chunk=chunk, painted=painted: album.keep(chunk, painted))
     return len(prompts) * num_images
 
 
-def _open(out: Path, plan: dict[str, Any], prompts: Sequence[str], num_images: int) -> _Album:
+def _open(out: Path, plan: dict[str, Any], prompts: Prompts, num_images: int) -> _Album:
     """What an earlier call has left in `out`."""
     path = out / MANIFEST
     if not path.is_file():

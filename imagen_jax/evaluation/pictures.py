@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import io
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -103,11 +103,20 @@ def _painted(directory: Path, manifest: dict[str, Any]) -> PictureSet:
                 f"{len(stages)} stages; the command that began it, with sample.py's --resume, goes "
                 "on."
             )
-        # A name, so that nothing outside of the directory is read.
-        names.append(Path(str(files[-1])).name)
+        names.append(_inside(directory, str(files[-1])))
         prompts.append(str(picture.get("prompt")))
     account = {name: x for name, x in manifest.items() if name not in ("pictures", "sha256")}
     return PictureSet(directory, tuple(names), tuple(prompts), account)
+
+
+def _inside(directory: Path, name: str) -> str:
+    """The name, if it is that of a file in the directory or below it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UsageError(
+            f"{directory / MANIFEST} names the picture {shown(name)}, which lies somewhere else."
+        )
+    return name
 
 
 def read_picture(path: Path) -> tuple[Picture, bytes]:

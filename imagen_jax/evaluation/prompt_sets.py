@@ -4,58 +4,103 @@ import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from imagen_jax.config import DataConfig
+from imagen_jax.data.records import BrokenRecord
+from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.storage.json_text import parse_object, read_object
 from imagen_jax.text.tokenizer import one_line
 
-Prompts = tuple[str, ...]
 SEED = 0
 """Of all that is drawn."""
 _COLUMNS = ("prompt", "prompts")
+_CATEGORY = "category"
+_TABLES = (".csv", ".tsv")
 
 
-def read_prompt_set(source: str, count: int | None = None) -> Prompts:
-    """The prompts that `source`, KIND:FILE, names, each on one line.
+class Prompt(NamedTuple):
+    """A prompt on one line, and what its file says of it.
+
+    Attributes:
+        category: "" where it has none.
+        metadata: GenEval's JSON object, with which it checks the pictures.
+    """
+
+    text: str
+    category: str = ""
+    metadata: str = ""
+
+
+Prompts = tuple[Prompt, ...]
+
+
+def texts_of(prompts: Prompts) -> tuple[str, ...]:
+    """The prompts alone."""
+    return tuple(prompt.text for prompt in prompts)
+
+
+def read_prompt_set(source: str, count: int | None = None, split: str = "") -> Prompts:
+    """The prompts that `source`, KIND:FILE, names.
 
     Args:
         source: `prompts:FILE` has one a line; `table:FILE` is a .csv or .tsv with a column Prompt
-            or Prompts, as DrawBench's and PartiPrompts' are; `geneval:FILE` has a JSON object with
-            a prompt in each line; `coco:FILE` has COCO's captions, of which one is drawn for each
-            picture, and of `coco-all:FILE` all are taken.
+            or Prompts, as DrawBench's and PartiPrompts' are, and its kind need not be said;
+            `geneval:FILE` has a JSON object with a prompt in each line; `coco:FILE` has COCO's
+            captions, of which one is drawn for each picture, and of `coco-all:FILE` all are taken;
+            `data:SOURCE` is a data set as data.source of train.py, of which one caption is drawn
+            for each picture.
         count: so many of them are drawn, each at most once; None takes all in their order.
+        split: of a data set of tfds; "" is that which is trained on.
 
     Raises:
         UsageError: no such kind, a file that is none of it, or too few prompts in it.
     """
-    kind, _, file = source.partition(":")
-    if kind not in _READ or not file:
+    kind, _, place = source.partition(":")
+    if not place and Path(source).suffix.lower() in _TABLES:
+        kind, place = "table", source
+    if kind not in (*_READ, _DATA) or not place:
         raise UsageError(
-            f"The prompts are {source!r}; they must be one of {', '.join(_READ)}, a colon and a "
-            "file."
+            f"The prompts are {source!r}; they must be one of {', '.join((*_READ, _DATA))}, a "
+            "colon and a file or data set."
         )
-    path = Path(file).expanduser()
-    prompts = [one_line(text) for text in _READ[kind](path)]
-    if "" in prompts:
-        raise UsageError(f"{path} has a prompt without text, number {prompts.index('') + 1}.")
+    if split and kind != _DATA:
+        raise UsageError(f"The split is {split!r}; {source} has none, only a data set has.")
+    found = _data(place, split) if kind == _DATA else _READ[kind](Path(place).expanduser())
+    prompts = tuple(prompt._replace(text=one_line(prompt.text)) for prompt in found)
+    texts = texts_of(prompts)
+    if "" in texts:
+        raise UsageError(f"{place} has a prompt without text, number {texts.index('') + 1}.")
     if not prompts:
-        raise UsageError(f"{path} holds no prompt.")
+        raise UsageError(f"{place} holds no prompt.")
     if count is None:
-        return tuple(prompts)
+        return prompts
     if not 0 < count <= len(prompts):
-        raise UsageError(f"{count} prompts are asked for; {path} holds {len(prompts)}.")
+        raise UsageError(f"{count} prompts are asked for; {place} holds {len(prompts)}.")
     drawn = np.random.default_rng(SEED).permutation(len(prompts))[:count]
     return tuple(prompts[number] for number in drawn)
 
 
-def _lines(path: Path) -> list[str]:
-    return [line for line in _text(path).split("\n") if line.strip()]
+def _data(source: str, split: str) -> list[Prompt]:
+    """One caption of each picture; broken records have none."""
+    config = DataConfig(source=source, **({"split": split} if split else {}))
+    records, rng, prompts = open_source(config), np.random.default_rng(SEED), []
+    for index in range(len(records)):
+        try:
+            prompts.append(Prompt(records.metadata(index).captions.draw(rng)))
+        except BrokenRecord:
+            continue
+    return prompts
 
 
-def _table(path: Path) -> list[str]:
+def _lines(path: Path) -> list[Prompt]:
+    return [Prompt(line) for line in _text(path).split("\n") if line.strip()]
+
+
+def _table(path: Path) -> list[Prompt]:
     """PartiPrompts' quotes are letters, and DrawBench's stand round texts with commas."""
     by_tabs = path.suffix.lower() == ".tsv"
     quoting = csv.QUOTE_NONE if by_tabs else csv.QUOTE_MINIMAL
@@ -68,16 +113,22 @@ def _table(path: Path) -> list[str]:
     columns = [header.index(name) for name in _COLUMNS if name in header]
     if not columns:
         raise UsageError(f"{path} has no column called Prompt or Prompts.")
+    columns = [columns[0], header.index(_CATEGORY) if _CATEGORY in header else len(header)]
     rows = [row for row in rows[1:] if any(field.strip() for field in row)]
-    return [row[columns[0]] if len(row) > columns[0] else "" for row in rows]
+    return [Prompt(*(row[x] if x < len(row) else "" for x in columns)) for row in rows]
 
 
-def _geneval(path: Path) -> list[str]:
-    lines = [line for line in _text(path).splitlines() if line.strip()]
-    return [_string(parse_object(line, str(path)), "prompt", path) for line in lines]
+def _geneval(path: Path) -> list[Prompt]:
+    def prompt(line: str) -> Prompt:
+        entry = parse_object(line, str(path))
+        tag = entry.get("tag")
+        category = tag if isinstance(tag, str) else ""
+        return Prompt(_string(entry, "prompt", path), category, json.dumps(entry))
+
+    return [prompt(line) for line in _text(path).splitlines() if line.strip()]
 
 
-def _coco(path: Path) -> list[str]:
+def _coco(path: Path) -> list[Prompt]:
     """One caption of each picture, pictures by their numbers."""
     by_picture: dict[Any, list[str]] = {}
     for annotation in _annotations(path):
@@ -86,11 +137,12 @@ def _coco(path: Path) -> list[str]:
     if not all(type(number) is int for number in by_picture):
         raise UsageError(f"{path} has a caption without a whole number as its image_id.")
     rng = np.random.default_rng(SEED)
-    return [captions[rng.integers(len(captions))] for _, captions in sorted(by_picture.items())]
+    drawn = [captions[rng.integers(len(captions))] for _, captions in sorted(by_picture.items())]
+    return [Prompt(caption) for caption in drawn]
 
 
-def _coco_all(path: Path) -> list[str]:
-    return [_string(annotation, "caption", path) for annotation in _annotations(path)]
+def _coco_all(path: Path) -> list[Prompt]:
+    return [Prompt(_string(annotation, "caption", path)) for annotation in _annotations(path)]
 
 
 def _annotations(path: Path) -> Sequence[dict[str, Any]]:
@@ -114,10 +166,11 @@ def _text(path: Path) -> str:
         raise UsageError(f"{path} cannot be read as UTF-8 text: {reason(error)}.") from error
 
 
-_READ: dict[str, Callable[[Path], list[str]]] = {
+_READ: dict[str, Callable[[Path], list[Prompt]]] = {
     "prompts": _lines,
     "table": _table,
     "geneval": _geneval,
     "coco": _coco,
     "coco-all": _coco_all,
 }
+_DATA = "data"

@@ -18,6 +18,8 @@ from imagen_jax.errors import UsageError
 Picture = UInt8[np.ndarray, "height width 3"]
 Resized = Float[np.ndarray, "side side 3"]
 _LARGEST = 2**14
+_TENSORFLOW_SCALE = np.float32(127.5 / 128)
+"""TensorFlow's network reads x / 128 - 1; the one here makes x / 127.5 - 1 of what it gets."""
 RESIZERS: tuple[Resizer, ...] = get_args(Resizer)
 CROPS: tuple[Crop, ...] = get_args(Crop)
 
@@ -66,7 +68,8 @@ class Reading:
         if self.first_side and min(picture.shape[:2]) > self.first_side:
             first = _resized(picture, self.first_side, self.first_resizer)
             picture = first.round().astype(np.uint8)
-        return _resized(picture, self.side, self.resizer)
+        read = _resized(picture, self.side, self.resizer)
+        return read * _TENSORFLOW_SCALE if self.resizer == "tensorflow" else read
 
 
 def _resized(picture: Picture, side: int, resizer: Resizer) -> Resized:
@@ -87,7 +90,18 @@ def _bilinear(picture: Picture, side: int) -> Resized:
 
     As pytorch-fid does it in its network: PyTorch's `interpolate` with align_corners=False.
     """
-    down, across = (bilinear_weights(size, side) for size in picture.shape[:2])
+    return _weighted(picture, side, bilinear_weights)
+
+
+def _tensorflow(picture: Picture, side: int) -> Resized:
+    """Between the four nearest pixels as TensorFlow 1 has it: torch-fidelity's."""
+    return _weighted(picture, side, tensorflow_weights)
+
+
+def _weighted(
+    picture: Picture, side: int, weights: Callable[[int, int], Float[np.ndarray, "_ _"]]
+) -> Resized:
+    down, across = (weights(size, side) for size in picture.shape[:2])
     rows = np.einsum("HI,IJC->HJC", down, picture.astype(np.float32), optimize=True)
     return np.einsum("WJ,HJC->HWC", across, rows, optimize=True)
 
@@ -98,8 +112,19 @@ def bilinear_weights(size: int, new_size: int) -> Float[np.ndarray, "new_size si
     Position i of the new ones lies at (i + 1/2) size / new_size - 1/2 of the old, or at the end
     where that is beyond it.
     """
-    place = ((np.arange(new_size) + 0.5) * size / new_size - 0.5).clip(0, size - 1)
-    first = np.floor(place).astype(int)
+    return _between(((np.arange(new_size) + 0.5) * size / new_size - 0.5).clip(0, size - 1), size)
+
+
+def tensorflow_weights(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:
+    """As `bilinear_weights`, but position i lies at i size / new_size: samples are no areas."""
+    return _between(np.arange(new_size) * size / new_size, size)
+
+
+def _between(
+    place: Float[np.ndarray, " new_size"], size: int
+) -> Float[np.ndarray, "new_size size"]:
+    """How much each of `size` samples counts at each place among them."""
+    first, new_size = np.floor(place).astype(int), len(place)
     share, rows = place - first, np.arange(new_size)
     weights = np.zeros((new_size, size), np.float32)
     weights[rows, first] += 1 - share
@@ -127,6 +152,7 @@ def _by_pillow(filter: Image.Resampling) -> Callable[[Picture, int], Resized]:
 
 _RESIZE: dict[Resizer, Callable[[Picture, int], Resized]] = {
     "bilinear": _bilinear,
+    "tensorflow": _tensorflow,
     "bicubic-float": _bicubic_float,
     "bicubic": _by_pillow(Image.Resampling.BICUBIC),
     "lanczos": _by_pillow(Image.Resampling.LANCZOS),
@@ -136,6 +162,7 @@ _RESIZE: dict[Resizer, Callable[[Picture, int], Resized]] = {
 RECIPES: dict[Recipe, tuple[FeatureName, Reading]] = {
     "pytorch-fid": ("inception", Reading("whole", "bilinear")),
     "clean-fid": ("inception", Reading("whole", "bicubic-float")),
+    "torch-fidelity": ("inception", Reading("whole", "tensorflow")),
     "imagen-fid30k": ("inception", Reading("centre", "bicubic-float", first_side=256)),
     "cmmd": ("clip", Reading("centre", "bicubic")),
     "fd-dinov2": ("dinov2", Reading("whole", "bicubic")),

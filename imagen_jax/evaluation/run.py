@@ -1,4 +1,4 @@
-"""`evaluate`: from pictures and a reference to `results.json`."""
+"""`evaluate`: from pictures and a reference to figures, a table and a sheet."""
 
 import dataclasses
 import json
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from PIL import Image
 
 from imagen_jax.checkpoints.directory import package_versions
 from imagen_jax.config import MeshConfig
@@ -15,14 +17,18 @@ from imagen_jax.evaluation import measures
 from imagen_jax.evaluation.clip_texts import embed_texts
 from imagen_jax.evaluation.feature_files import FeatureFiles, make_features
 from imagen_jax.evaluation.features import FeatureNetwork, open_network
-from imagen_jax.evaluation.pictures import PictureSet
+from imagen_jax.evaluation.pictures import PictureSet, read_picture
 from imagen_jax.evaluation.reading import RECIPES, Reading
+from imagen_jax.evaluation.tables import RESULTS, TABLE, table
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.pipeline.sheets import grid, legible, save_png
 from imagen_jax.storage.digests import digest
 from imagen_jax.storage.files import write_text
 
-RESULTS = "results.json"
+SHEET = "sheet.png"
+_SHOWN, _COLUMNS, _CELL = 40, 8, 128
+"""Of the sheet: how many of the pictures, beside each other, and how high in pixels."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,7 @@ class Work:
     """
 
     pictures: PictureSet
-    reference: FeatureFiles | None
+    reference: measures.Reference | None
     weights: Path
     names: tuple[str, ...] = ()
     clip_score: bool = False
@@ -52,8 +58,8 @@ class Work:
             )
         if self.clip_score and self.reference and self.reference.network != "clip":
             raise UsageError(
-                f"{self.reference.directory} is of {self.reference.network}, and the CLIP score is "
-                "of clip; measure them one after the other, each with an OUT of its own."
+                f"The reference is of {self.reference.network}, and the CLIP score is of clip; "
+                "measure them one after the other, each with an --out of its own."
             )
         if self.reference:
             measures.check(self.reference, self.names, len(self.pictures))
@@ -66,9 +72,10 @@ def open_here(name: FeatureName, weights: Path, reading: Reading) -> FeatureNetw
 
 
 def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
-    """Makes the features of the pictures, measures them and writes `results.json` to `out`.
+    """Makes the features of the pictures and measures them.
 
-    Of several processes all must call it, and the first one measures.
+    It writes results.json, table.md and sheet.png to `out`. Of several processes all must call it,
+    and the first one measures; the others get no figures.
 
     Raises:
         UsageError: pictures or weights cannot be read, or the reference is of another recipe.
@@ -87,8 +94,25 @@ def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
         texts = embed_texts(network, work.weights, prompts, batch_size=batch_size)
         figures |= measures.clip_score(made, texts)
     results = _results(figures, made, work)
+    save_png(_sheet(work.pictures), out / SHEET)
+    write_text(out / TABLE, markdown(figures) + "\n")
     write_text(out / RESULTS, json.dumps(results, indent=2))
     return figures
+
+
+def markdown(figures: measures.Figures) -> str:
+    """A table of figures by their names."""
+    return table([["figure", "value"], *([name, f"{x:.4f}"] for name, x in figures.items())])
+
+
+def _sheet(pictures: PictureSet) -> Image.Image:
+    """The first of the pictures, their centres, above their prompts where these are known."""
+    cut = Reading("centre", "lanczos", side=_CELL)
+    names = pictures.names[:_SHOWN]
+    shown = [cut(read_picture(pictures.directory / name)[0]).astype(np.uint8) for name in names]
+    captions = [text if legible(text) else "" for text in (pictures.prompts or names)[:_SHOWN]]
+    rows = [slice(first, first + _COLUMNS) for first in range(0, len(shown), _COLUMNS)]
+    return grid([shown[row] for row in rows], [captions[row] for row in rows], _CELL)
 
 
 def _network(work: Work) -> FeatureNetwork:
@@ -102,10 +126,7 @@ def _network(work: Work) -> FeatureNetwork:
 def _results(figures: measures.Figures, made: FeatureFiles, work: Work) -> dict[str, Any]:
     """All that another needs to come to the same figures."""
     sets = {"pictures": made} | ({"reference": work.reference} if work.reference else {})
-    described = {
-        name: {**files.about, "pictures_sha256": files.pictures_sha256()}
-        for name, files in sets.items()
-    }
+    described = {name: files.account() for name, files in sets.items()}
     prompts = list(work.pictures.prompts)
     return {
         "figures": figures,

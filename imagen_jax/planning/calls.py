@@ -12,9 +12,11 @@ from jax.sharding import Mesh
 
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import SamplingConfig, StageConfig
+from imagen_jax.config.choices import FeatureName
 from imagen_jax.config.data import Size
 from imagen_jax.costs.model_flops import model_flops
 from imagen_jax.errors import UsageError
+from imagen_jax.evaluation.features import abstract_call
 from imagen_jax.networks import (
     Networks,
     Params,
@@ -36,17 +38,17 @@ class Call:
 
     Attributes:
         what: in words.
-        config: of the stage.
+        name: of the stage or network.
         chips: of the mesh.
         batch_size: pictures of the call over all chips.
         function: jitted.
         arguments: abstract arrays that say where they lie.
-        params: the stage's parameters among them, by network.
+        params: the parameters among them, by network.
         count_flops: the work of the model itself on all chips, `model_flops`.
     """
 
     what: str
-    config: StageConfig
+    name: str
     chips: int
     batch_size: int
     function: Any
@@ -77,7 +79,7 @@ def training_steps(config: StageConfig, mesh: Mesh) -> Iterator[Call]:
         pixels = " of {}x{} pixels".format(*size) if config.data.sizes else ""
         yield Call(
             f"training step{pixels}",
-            config,
+            config.name,
             mesh.size,
             count,
             trainer.step,
@@ -112,7 +114,7 @@ def embedding(config: StageConfig, batch_size: int, mesh: Mesh) -> Call:
     arguments = (params, batch["token_ids"], batch["mask"])
     return Call(
         "text embedding",
-        config,
+        config.name,
         mesh.size,
         batch_size,
         jax.jit(embed),
@@ -132,7 +134,7 @@ def prompt_embeddings(
     """
     size = meshes.batch_starts(batch_size, batch_size, mesh).step
     distinct = {
-        (c.text_encoder.t5, c.text_encoder.max_length): c for c in configs if c.conditions.text
+        (c.text_encoder.network, c.text_encoder.max_length): c for c in configs if c.conditions.text
     }
     if not distinct:
         raise UsageError("No stage reads text; there is no text encoder to compile.")
@@ -170,7 +172,7 @@ def sampler(
     paint = make_sampler(config, plan, _networks(config, mesh), size=picture, sharding=pictures)
     return Call(
         f"{settings.num_steps} denoising steps",
-        config,
+        config.name,
         mesh.size,
         size,
         paint,
@@ -180,12 +182,31 @@ def sampler(
     )
 
 
+def features(name: FeatureName, batch_size: int, mesh: Mesh) -> Call:
+    """A feature network of the published size on pictures that are measured.
+
+    Args:
+        batch_size: pictures at once; rounded up to a multiple of the parts of a batch.
+    """
+    function, arguments = abstract_call(name, batch_size, mesh)
+    return Call(
+        "features of pictures",
+        name,
+        mesh.size,
+        arguments[1].shape[0],
+        function,
+        arguments,
+        {name: arguments[0]},
+        functools.partial(model_flops, function, *arguments),
+    )
+
+
 def _networks(config: StageConfig, mesh: Mesh) -> Networks:
     return build_networks(config, functools.partial(meshes.gather_parameters, mesh=mesh))
 
 
 def _placed_encoder(config: StageConfig, mesh: Mesh) -> Params:
-    encoder = abstract_frozen_encoder(config.text_encoder.t5)
+    encoder = abstract_frozen_encoder(config.text_encoder.network)
     return meshes.with_shardings(encoder, meshes.parameter_shardings(encoder, mesh))
 
 
@@ -196,7 +217,7 @@ def _placed_unet(config: StageConfig, mesh: Mesh) -> Params:
 
 
 def _null_text(config: StageConfig, mesh: Mesh) -> tuple:
-    tokens, width = config.text_encoder.max_length, config.text_encoder.t5.d_model
+    tokens, width = config.text_encoder.max_length, config.text_encoder.width
     text = jax.ShapeDtypeStruct((1, tokens, width), jnp.float32)
     mask = jax.ShapeDtypeStruct((1, tokens), jnp.bool_)
     return _all_at((text, mask), meshes.replicated(mesh))

@@ -51,7 +51,7 @@ def compile_call(call: Call, options: CompileOptions) -> Report:
     leaves = jax.tree.leaves(call.params)
     return Report(
         what=call.what,
-        config=call.config.name,
+        config=call.name,
         topology=options.topology,
         num_slices=options.num_slices,
         quick=options.quick,
@@ -113,7 +113,7 @@ def run(make_calls: Callable[[list], Iterable[Call]], options: CompileOptions) -
         try:
             reports.append(compile_call(call, options))
         except DoesNotFit as error:
-            print(f"{call.config.name}: {call.what} does not fit {options.topology}: {error}")
+            print(f"{call.name}: {call.what} does not fit {options.topology}: {error}")
             print(_KNOBS)
             fits = False
             break

@@ -193,7 +193,10 @@ def test_sample_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
         (["stats", ".", "out", "--weights", "w"], [". holds no picture"]),
         (["stats", ".", "out"], ["--weights"]),
         (["stats", ".", "out", "--weights", "w", "--resizer", "cubic"], ["'cubic'", "'bicubic'"]),
-        (["evaluate", ".", "out", "--weights", "w", "--reference", "r"], [". holds no picture"]),
+        (
+            ["evaluate", ".", "--out", "o", "--weights", "w", "--reference", "r"],
+            [". holds no pict"],
+        ),
         (["plot", "w", "--out", "."], [". cannot be written", ".png"]),
         (["plot", "w", "--out", "/"], ["/ cannot be written", ".png"]),
         (["plot", "w", "--out", "configs/tiny_64.py"], ["tiny_64.py", ".png"]),

@@ -63,7 +63,7 @@ def test_true_pictures_have_no_distance_from_themselves(judge):
 def test_enlarged_pictures_have_rise_and_drift(judge):
     stages = [PLAIN.true_picture("noto", side)[None].repeat(2, 0) for side in (64, 256)]
     stages[1] = np.clip(stages[1].astype(int) - 5, 0, 255).astype(np.uint8)
-    found = figures.enlarged_figures(stages, stages[1], judge, are_true=False)
+    found = figures.enlarged_figures(stages, stages[1], judge)
     assert found["drift of the mean colour, 64 -> 256 pixels, of 255"] == pytest.approx(5, abs=0.5)
     assert found["edge rise, 256 pixels"] == found["edge rise of the vectors, 256 pixels"] < 2
 

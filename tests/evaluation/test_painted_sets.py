@@ -93,13 +93,55 @@ def test_a_killed_run_goes_on_with_what_is_missing(files, painted, tmp_path, mon
         (["--seed", "3", "--count", "4"], "begun by another command"),
         (["--num-images", "0"], "num_images is 0"),
         (["--batch-size", "0"], "batch_size is 0"),
-        (["--weights", "ema"], "--embeddings and --weights are for sample.py"),
+        (["--weights", "raw"], "holds the ema weights"),
+        (["--split", "test"], "only a data set has"),
     ],
 )
 def test_another_command_and_bad_flags_are_refused(files, painted, flags, says):
     before = tree(painted)
     refused(paint(files, painted, *flags), says)
     assert tree(painted) == before
+
+
+def test_pictures_for_geneval_lie_as_it_reads_them(files, tmp_path):
+    lines = [{"tag": "counting", "prompt": "two dogs", "include": []}, {"prompt": "a car"}]
+    (tmp_path / "e.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    out = tmp_path / "out"
+    result = call(
+        verbs, "paint", f"geneval:{tmp_path / 'e.jsonl'}", out, "--base", files / "one.safetensors",
+        "--num-images", 2,
+    )  # fmt: skip
+    assert result.code == 0
+    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert found == [
+        "00000/metadata.jsonl", "00000/samples/00000.png", "00000/samples/00001.png",
+        "00001/metadata.jsonl", "00001/samples/00000.png", "00001/samples/00001.png",
+        "manifest.json",
+    ]  # fmt: skip
+    for number, line in enumerate(lines):
+        assert json.loads((out / f"{number:05}" / "metadata.jsonl").read_text()) == line
+    assert open_pictures(out).prompts == ("two dogs", "two dogs", "a car", "a car")
+
+
+def test_stored_embeddings_paint_the_same_and_take_no_encoder(files, painted, tmp_path):
+    stage = files / "one.safetensors"
+    embedded = call(
+        verbs, "embed", f"prompts:{files / 'prompts.txt'}", tmp_path / "e", "--stage", stage
+    )
+    assert embedded.code == 0
+    out = tmp_path / "out"
+    assert paint(files, out, "--seed", 3, "--embeddings", tmp_path / "e").code == 0
+    for name in open_pictures(painted).names:
+        ours, theirs = (np.asarray(Image.open(path / name)).astype(int) for path in (out, painted))
+        assert np.abs(ours - theirs).mean() < 2  # Embeddings are stored in bfloat16.
+    (tmp_path / "more.txt").write_text("a whale")
+    refused(
+        call(
+            verbs, "paint", f"prompts:{tmp_path / 'more.txt'}", tmp_path / "o", "--base", stage,
+            "--embeddings", tmp_path / "e",
+        ),
+        "'a whale' has no embedding",
+    )  # fmt: skip
 
 
 def test_other_weights_are_refused(files, painted, tmp_path):

@@ -70,8 +70,15 @@ def test_a_manifest_of_something_else_is_refused(tmp_path, content):
 
 
 def test_a_manifest_names_nothing_outside_of_its_directory(tmp_path):
-    manifest(tmp_path, [{"prompt": "a", "files": ["/etc/passwd"]}], stages=1)
-    assert open_pictures(tmp_path).names == ("passwd",)
+    for name in ("/etc/passwd", "../a.png", "a/../../b.png"):
+        manifest(tmp_path, [{"prompt": "a", "files": [name]}], stages=1)
+        with pytest.raises(UsageError, match="names the picture .* lies somewhere else"):
+            open_pictures(tmp_path)
+
+
+def test_pictures_may_lie_below_the_directory_of_their_manifest(tmp_path):
+    manifest(tmp_path, [{"prompt": "a", "files": ["00000/samples/00000.png"]}], stages=1)
+    assert open_pictures(tmp_path).names == ("00000/samples/00000.png",)
 
 
 def test_a_directory_without_pictures_is_refused(tmp_path):

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import tiny
 
 from imagen_jax.errors import UsageError
-from imagen_jax.evaluation.prompt_sets import read_prompt_set
+from imagen_jax.evaluation import prompt_sets
+from imagen_jax.evaluation.prompt_sets import Prompt, texts_of
 
 ANNOTATIONS = [
     {"image_id": 7, "id": 1, "caption": "A red\napple. "},
@@ -14,6 +16,10 @@ ANNOTATIONS = [
     {"image_id": 3, "id": 4, "caption": "Dog on a mat."},
     {"image_id": 5, "id": 5, "caption": "A car."},
 ]
+
+
+def read_prompt_set(source, count=None):
+    return texts_of(prompt_sets.read_prompt_set(source, count))
 
 
 @pytest.fixture
@@ -34,7 +40,9 @@ def test_drawbench_is_a_table_with_commas(file):
     path = file(
         "d.csv", 'Prompts,Category\r\nA red car.,Colors\r\n"One cat, one dog.",Counting\r\n'
     )
-    assert read_prompt_set(f"table:{path}") == ("A red car.", "One cat, one dog.")
+    assert prompt_sets.read_prompt_set(f"table:{path}") == (
+        Prompt("A red car.", "Colors"), Prompt("One cat, one dog.", "Counting"),
+    )  # fmt: skip
 
 
 def test_partiprompts_is_a_table_with_tabs_whose_quotes_are_letters(file):
@@ -50,7 +58,24 @@ def test_partiprompts_is_a_table_with_tabs_whose_quotes_are_letters(file):
 def test_geneval_has_an_object_a_line(file):
     lines = [{"tag": "single_object", "prompt": "a photo of a bench"}, {"prompt": "two cats"}]
     path = file("e.jsonl", "\n".join(map(json.dumps, lines)) + "\n")
-    assert read_prompt_set(f"geneval:{path}") == ("a photo of a bench", "two cats")
+    first, second = prompt_sets.read_prompt_set(f"geneval:{path}")
+    assert (first.text, first.category) == ("a photo of a bench", "single_object")
+    assert (second.text, second.category) == ("two cats", "")
+    assert [json.loads(prompt.metadata) for prompt in (first, second)] == lines
+
+
+def test_of_a_data_set_one_caption_a_picture_is_drawn(tmp_path):
+    data = tiny.folder(tmp_path / "data", 6)
+    drawn = read_prompt_set(f"data:{data.source}")
+    assert len(drawn) == 6 and drawn == read_prompt_set(f"data:{data.source}")
+    for number, prompt in enumerate(drawn):
+        assert prompt in (f"picture {number}", f"number {number}")
+
+
+def test_only_a_data_set_has_a_split(file):
+    path = file("p.txt", "a red apple")
+    with pytest.raises(UsageError, match="split is 'test'; .* only a data set has"):
+        prompt_sets.read_prompt_set(f"prompts:{path}", split="test")
 
 
 def test_of_coco_one_caption_a_picture_is_drawn_or_all_are_taken(file):

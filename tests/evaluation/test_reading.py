@@ -78,6 +78,15 @@ def test_bilinear_is_pytorchs(side):
     np.testing.assert_allclose(resized, expected[0].permute(1, 2, 0), atol=1e-3)
 
 
+def test_tensorflows_samples_lie_at_their_corners_and_are_scaled():
+    """Of 2 pixels a row 4: at 0, 1/2, 1 and beyond the last, which is repeated."""
+    picture = np.array([[[0] * 3, [128] * 3]] * 2, np.uint8)
+    read = Reading("whole", "tensorflow", 4)(picture)
+    np.testing.assert_allclose(read[0, :, 0] * 128 / 127.5, [0, 64, 128, 128], rtol=1e-6)
+    whole = Reading("whole", "tensorflow", 2)(picture)
+    np.testing.assert_allclose(whole[0, 1, 0] / 127.5 - 1, 0, atol=1e-6)  # x / 128 - 1 of 128.
+
+
 @pytest.mark.parametrize("resizer", RESIZERS)
 def test_a_picture_of_the_right_size_stays_as_it_is(resizer):
     square = PICTURE[:9]

@@ -58,7 +58,7 @@ def sets(tmp_path_factory):
 
 def evaluate(pictures, out, network, *flags, reference=None, weights=None):
     return call(
-        verbs, "evaluate", pictures, out, "--weights", weights or GOLDEN / network,
+        verbs, "evaluate", pictures, "--out", out, "--weights", weights or GOLDEN / network,
         *(("--reference", reference) if reference else ()), *flags,
     )  # fmt: skip
 
@@ -96,6 +96,13 @@ def test_results_say_what_they_are_of(sets, tmp_path):
     assert results["pictures"]["weights"] == results["reference"]["weights"]
     assert results["pictures"]["pictures_sha256"] != results["reference"]["pictures_sha256"]
     assert "jax" in results["versions"]
+
+
+def test_a_table_and_a_sheet_lie_beside_them(sets, tmp_path):
+    result = evaluate(sets / "painted", tmp_path, "clip", reference=sets / "clip")
+    table = (tmp_path / "table.md").read_text()
+    assert table == result.out and table.startswith("| figure | value |\n| --- | --- |\n| CMMD (")
+    assert Image.open(tmp_path / "sheet.png").size[0] > 8 * 128
 
 
 def test_a_set_is_no_distance_from_itself(sets, tmp_path):
@@ -178,6 +185,23 @@ def test_nothing_is_written_where_something_is_wrong(sets, clip_directory, tmp_p
         (evaluate(true, out, "dinov2", reference=clip), "model_type 'dinov2'", "'clip'"),
         (evaluate(tmp_path / "no", out, "clip", reference=clip), "no directory of pictures"),
         (evaluate(true, out, "clip", "--batch-size", "0", reference=clip), "batch_size", "0"),
+        (evaluate(true, out, "clip", reference=true / "s.npz"), "s.npz", "--recipe"),
+        (evaluate(true, out, "clip", "--recipe", "cmmd", reference=clip), "--recipe is cmmd"),
+        (
+            evaluate(true, out, "clip", "--recipe", "cmmd", reference=true / "s.npz"),
+            "'cmmd', of clip",
+        ),
+        (
+            call(verbs, "stats", true, out, "--weights", "w", "--npz", tmp_path / "s.npz"),
+            "more than 2048 pictures",
+        ),
+        (
+            call(
+                verbs, "stats", true, out, "--weights", "w", "--npz", tmp_path / "s.npz",
+                "--recipe", "cmmd",
+            ),
+            "--npz is", "cmmd is not",
+        ),
         (
             evaluate(blank, out, "clip", "--clip-score", reference=sets / "dinov2"),
             "is of dinov2", "one after the other",
