@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
+from imagen_jax.cli.compare import Compare
 from imagen_jax.cli.evaluate import Evaluate
 from imagen_jax.cli.export import Export
 from imagen_jax.cli.outputs import require_empty, require_suffix
@@ -290,7 +291,7 @@ class Embed:
 
 
 Preparing = Export | Publish | Convert | Pack | Plot | Estimate | Embed
-Measuring = Paint | Stats | Evaluate
+Measuring = Paint | Stats | Evaluate | Compare
 Verb = Preparing | Measuring | Serve
 
 
