@@ -1,0 +1,199 @@
+"""Sweeps: a cascade measured at one point of its settings after another, and the curves of that.
+
+What a point has made stays in a directory of its own, so that a sweep that was stopped goes on, and
+a later one with more points takes over what there is.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from imagen_jax.checkpoints.directory import package_versions
+from imagen_jax.errors import UsageError
+from imagen_jax.evaluation import emoji, measures
+from imagen_jax.evaluation.axes import Axis, Point, directory_name, points_of
+from imagen_jax.evaluation.cases import all_cases, digest
+from imagen_jax.evaluation.curves import Measured, draw
+from imagen_jax.evaluation.judge import Judge
+from imagen_jax.evaluation.painting import paint
+from imagen_jax.evaluation.pictures import open_pictures
+from imagen_jax.evaluation.prompt_sets import Prompts
+from imagen_jax.evaluation.run import Work, evaluate
+from imagen_jax.evaluation.tables import RESULTS, TABLE, table
+from imagen_jax.parallel import distributed
+from imagen_jax.pipeline.cascade import Cascade
+from imagen_jax.pipeline.sheets import save_png
+from imagen_jax.storage.files import write_text
+from imagen_jax.storage.json_text import read_object
+
+CURVES = "sweep.png"
+POINTS = "points"
+_JUDGED = "seen pairs"
+"""Of the emoji no others are looked at: settings are never chosen on what is held out."""
+
+Painter = tuple[Cascade, dict[str, Any]]
+"""A cascade, and what it is called with at a point."""
+
+
+@runtime_checkable
+class Measure(Protocol):
+    """Measures a point.
+
+    Attributes:
+        names: of its two figures, how well pictures fit and how far they are.
+    """
+
+    names: tuple[str, str]
+
+    def __call__(self, painter: Painter, directory: Path) -> tuple[float, float]:
+        """The two figures; what is made on the way stays in the directory."""
+        ...
+
+
+def sweep(
+    axes: Sequence[Axis], painter_at: Callable[[Point], Painter], measure: Measure, out: Path
+) -> str:
+    """Measures every point; writes results.json, table.md and sweep.png after each.
+
+    Of several processes all must call it, and the first one writes.
+
+    Returns:
+        The table, in Markdown.
+
+    Raises:
+        UsageError: as painting and measuring.
+    """
+    measured: list[Measured] = []
+    for point in points_of(axes):
+        directory = out / POINTS / directory_name(point)
+        measured.append(Measured(point, *measure(painter_at(point), directory)))
+        distributed.leader_does(lambda: _write(axes, measured, measure.names, out))
+    return _table(axes, measured, measure.names)
+
+
+def _table(axes: Sequence[Axis], measured: Sequence[Measured], names: tuple[str, str]) -> str:
+    rows = [
+        [*(str(one.point[axis.name]) for axis in axes), f"{one.across:.4f}", f"{one.up:.4f}"]
+        for one in measured
+    ]
+    return table([[*(axis.name for axis in axes), *names], *rows])
+
+
+def _write(
+    axes: Sequence[Axis], measured: Sequence[Measured], names: tuple[str, str], out: Path
+) -> None:
+    points = [
+        {"settings": x.point, "kept": directory_name(x.point), names[0]: x.across, names[1]: x.up}
+        for x in measured
+    ]
+    results = {"points": points, "versions": package_versions()}
+    save_png(draw(axes, measured, names), out / CURVES)
+    write_text(out / TABLE, _table(axes, measured, names) + "\n")
+    write_text(out / RESULTS, json.dumps(results, indent=1))
+
+
+class JudgedEmoji:
+    """The share of concepts that the judge names first, and its kernel distance from true pictures,
+    of pairs that training sees."""
+
+    names = (
+        "judge: concept named first (seen pairs)",
+        "judge kernel distance to true pictures (seen pairs)",
+    )
+
+    def __init__(self, judge: Judge, limit: int, seeds: int) -> None:
+        """`limit` prompts, with each of `seeds` seeds from 0 on."""
+        self._judge, self._seeds = judge, seeds
+        self._cases = [case for case in all_cases() if case.kind == _JUDGED][:limit]
+        self._prompts = [case.prompt for case in self._cases]
+
+    def __call__(self, painter: Painter, directory: Path) -> tuple[float, float]:
+        cascade, options = painter
+        plan = self._plan(cascade, options)
+        figures = _kept(directory / RESULTS, plan)
+        if figures is None:
+            painted = [
+                cascade(self._prompts, seed=seed, **options).stages[-1]
+                for seed in range(self._seeds)
+            ]
+            figures = emoji.measure(self._judge, self._cases, painted).columns[_JUDGED]
+            results = {"plan": plan, "figures": figures}
+            distributed.leader_does(
+                lambda: write_text(directory / RESULTS, json.dumps(results, indent=1))
+            )
+        return figures["concept"], figures["judge_kernel_distance"]
+
+    def _plan(self, cascade: Cascade, options: dict[str, Any]) -> dict[str, Any]:
+        """All that the figures depend on, as it comes back from JSON."""
+        plan = {
+            "cases": digest(self._cases),
+            "judge": self._judge.digest(),
+            "seeds": self._seeds,
+            "stages": [stage.stored.unet.fingerprint() for stage in cascade.stages],
+            "options": {name: x for name, x in options.items() if name != "batch_size"},
+        }
+        return json.loads(json.dumps(plan))
+
+
+def _kept(path: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """The figures in a file of the same plan; None where there is none yet.
+
+    Raises:
+        UsageError: the file is of another plan.
+    """
+    if not path.is_file():
+        return None
+    before = read_object(path)
+    if before.get("plan") != plan:
+        raise UsageError(f"{path} is of another command or other weights; name a new directory.")
+    return before["figures"]
+
+
+class PaintedPrompts:
+    """The CLIP score of pictures, and their distance from a reference."""
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        clip: Path,
+        reference: measures.Reference,
+        weights: Path,
+        measure: str,
+        **painting: Any,
+    ) -> None:
+        """Checks what can be checked before anything is painted.
+
+        Args:
+            clip: directory of the CLIP that scores.
+            weights: of the reference's network.
+            measure: of its measures.
+            painting: `num_images` and `seed`, as `paint` takes them.
+
+        Raises:
+            UsageError: too few prompts for the measure, or it is none of the reference's.
+        """
+        measures.check(reference, (measure,), len(prompts) * painting["num_images"])
+        self._prompts, self._painting = prompts, painting
+        self._clip, self._reference = clip, reference
+        self._weights, self._measure = weights, measure
+        self.names = ("CLIP score", measure)
+
+    def __call__(self, painter: Painter, directory: Path) -> tuple[float, float]:
+        cascade, options = painter
+        paint(cascade, self._prompts, directory / "pictures", **self._painting, **options)
+        pictures = open_pictures(directory / "pictures")
+        size = options["batch_size"]
+        score = Work(pictures=pictures, reference=None, weights=self._clip, clip_score=True)
+        distance = Work(
+            pictures=pictures,
+            reference=self._reference,
+            weights=self._weights,
+            names=(self._measure,),
+        )
+        found = [
+            evaluate(work, directory / name, batch_size=size)
+            for name, work in (("score", score), ("distance", distance))
+        ]
+        # The first figure of a measure is its own, what follows says how sure it is.
+        return tuple(next(iter(figures.values()), float("nan")) for figures in found)

@@ -1,0 +1,82 @@
+"""What a sweep goes over, as it is written."""
+
+import pytest
+
+from imagen_jax.errors import UsageError
+from imagen_jax.evaluation.axes import (
+    directory_name,
+    points_of,
+    read_axes,
+    read_axis,
+    settings_in,
+    stages_in,
+)
+
+
+def test_the_papers_lists_are_those_of_its_appendix():
+    base, sr = (read_axis(name) for name in ("paper-base-w", "paper-sr-w"))
+    assert (base.name, sr.name) == ("base.guidance", "sr256.guidance")
+    assert base.values == (1, 1.25, 1.5, 1.75, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+    assert sr.values == (1, 3, 5, 7, 8, 10, 12, 15, 18)
+
+
+def test_points_are_all_combinations_and_the_first_axis_changes_first():
+    points = points_of(read_axes(["guidance=1,2", "sr256.aug-level=0, 0.1"]))
+    assert points == [
+        {"guidance": 1.0, "sr256.aug_level": 0.0},
+        {"guidance": 2.0, "sr256.aug_level": 0.0},
+        {"guidance": 1.0, "sr256.aug_level": 0.1},
+        {"guidance": 2.0, "sr256.aug_level": 0.1},
+    ]
+
+
+def test_a_point_changes_settings_of_all_stages_or_of_one():
+    given = {"guidance_scale": [3.0, None, None], "num_steps": [8, 8, 8], "timesteps": [None] * 3}
+    before = {name: list(values) for name, values in given.items()}
+    point = {"sr256.guidance": 5.0, "steps": 4, "base": "runs/a", "sampler": "ddim"}
+    assert settings_in(point, given, 3) == {
+        "guidance_scale": [3.0, 5.0, None],
+        "num_steps": [4, 4, 4],
+        "timesteps": [(), (), ()],
+        "sampler": ["ddim"] * 3,
+    }
+    assert given == before and stages_in(point) == {"base": "runs/a"}
+    with pytest.raises(UsageError, match="names sr256.guidance; the cascade ends after base"):
+        settings_in(point, {}, 1)
+
+
+def test_a_directory_is_known_by_its_settings_in_any_order():
+    one, other = {"guidance": 1.0, "base": "runs/a"}, {"base": "runs/a", "guidance": 1.0}
+    assert directory_name(one) == directory_name(other)
+    assert "/" not in directory_name(one)
+    assert directory_name(one) != directory_name({**one, "base": "runs_a"})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "it must be paper-base-w, paper-sr-w"),
+        ("beauty=1", "'beauty=1'; it must be"),
+        ("sr512.guidance=1", "it must be paper-base-w"),
+        ("guidance", "'' is not a finite number"),
+        ("guidance=1,x", "'x' is not a finite number"),
+        ("guidance=nan", "'nan' is not a finite number"),
+        ("aug_level=2", "'2' is not a number between 0 and 1"),
+        ("steps=0", "'0' is not a whole number of at least 1"),
+        ("steps=1.5", "'1.5' is not a whole number"),
+        ("sampler=euler", "'euler' is not ancestral or ddim or"),
+        ("base=", "'' is not a stage"),
+        ("guidance=1,1.0", "1.0 comes 2 times"),
+    ],
+)
+def test_mistakes_are_named(text, says):
+    with pytest.raises(UsageError, match=f"--over is {text!r}".replace("|", ".")) as caught:
+        read_axis(text)
+    assert says in str(caught.value)
+
+
+def test_nothing_and_the_same_twice_are_refused():
+    with pytest.raises(UsageError, match="nothing to vary"):
+        read_axes([])
+    with pytest.raises(UsageError, match="names guidance 2 times"):
+        read_axes(["guidance=1", "guidance=2"])

@@ -1,0 +1,89 @@
+"""`sweep` as from a shell: every point once, gone on with, and drawn."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from scripts import call, paint_nothing, refused, tree, verbs
+
+from imagen_jax.evaluation import sweeps
+from imagen_jax.evaluation.axes import Axis
+from imagen_jax.evaluation.cases import Case
+from imagen_jax.evaluation.curves import Measured, draw
+from imagen_jax.pipeline.cascade import Cascade
+
+CASES = [
+    Case("seen pairs", "a banana, noto style", "1f34c", style="noto"),
+    Case("seen pairs", "a red apple, noto style", "1f34e", style="noto"),
+    Case("held-out pairs", "a banana, fluent style", "1f34c", style="fluent"),
+]
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The settings of each call of a cascade; every picture is black."""
+    paint_nothing(monkeypatch)
+    monkeypatch.setattr(sweeps, "all_cases", lambda: CASES)
+    calls, ours = [], Cascade.__call__
+
+    def noting(self, prompts, **options):
+        calls.append((tuple(prompts), options["seed"], options["guidance_scale"]))
+        return ours(self, prompts, **options)
+
+    monkeypatch.setattr(Cascade, "__call__", noting)
+    return calls
+
+
+def sweep(out, *flags):
+    return call(verbs, "sweep", out, "--sr256", "none", *flags)
+
+
+def test_points_are_measured_drawn_and_taken_over_by_a_later_sweep(called, tmp_path):
+    first = sweep(tmp_path, "--over", "guidance=1,2")
+    assert first.code == 0
+    prompts = tuple(case.prompt for case in CASES[:2])  # Nothing held out is looked at.
+    assert called == [(prompts, 0, [1.0]), (prompts, 0, [2.0])]
+    assert first.out == (tmp_path / "table.md").read_text()
+    rows = first.out.splitlines()
+    assert rows[0].startswith("| guidance | judge: concept named first")
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["1.0", "2.0"]
+    more = sweep(tmp_path, "--over", "guidance=1,2,4")
+    assert more.code == 0 and [guidance for *_, guidance in called[2:]] == [[4.0]]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [point["settings"]["guidance"] for point in results["points"]] == [1, 2, 4]
+    assert Image.open(tmp_path / "sweep.png").size[0] > 300
+
+
+def test_points_of_another_command_are_not_taken_over(called, tmp_path):
+    assert sweep(tmp_path, "--over", "guidance=1").code == 0
+    before = tree(tmp_path)
+    again = sweep(tmp_path, "--over", "guidance=1", "--seeds", 2)
+    refused(again, "another command or other weights")
+    assert tree(tmp_path) == before
+
+
+def test_mistakes_are_found_before_anything_is_painted(called, tmp_path):
+    run = functools.partial(sweep, tmp_path / "out")
+    for result, *says in (
+        (run(), "nothing to vary"),
+        (run("--over", "sr256.guidance=1"), "ends after base"),
+        (run("--over", "guidance=1", "--limit", 1), "--limit is 1"),
+        (run("--over", "guidance=1", "--seeds", 0), "seeds is 0"),
+        (run("--over", "guidance=1", "--prompts", "prompts:x"), "--clip is missing"),
+        (run("--over", "base=shipped,none"), "--base is 'none'"),
+    ):
+        refused(result, *says)
+    assert called == [] and tree(tmp_path) == {}
+
+
+def test_there_is_a_curve_for_each_value_of_the_other_axes():
+    axes = [Axis("guidance", (1.0, 2.0)), Axis("aug_level", (0.0, 0.1))]
+    points = [{"guidance": w, "aug_level": a} for a in (0.0, 0.1) for w in (1.0, 2.0)]
+    measured = [Measured(point, n, n) for n, point in enumerate(points)]
+    both, one = (np.asarray(draw(x, y, ("fit", "far")).convert("RGB"))
+                 for x, y in ((axes, measured), (axes, measured[:2])))  # fmt: skip
+    colours = [{tuple(c) for c in x.reshape(-1, 3)[::7]} for x in (both, one)]
+    blue, orange = (31, 119, 180), (255, 127, 14)
+    assert {blue, orange} <= colours[0] and orange not in colours[1]
