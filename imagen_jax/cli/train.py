@@ -20,6 +20,7 @@ writes it too. It exits with code 1 if the step does not fit.
 
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import tyro
 
@@ -27,7 +28,7 @@ from imagen_jax.cli.config_help import describe, list_configs
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.cli.program import command, load, with_command
 from imagen_jax.cli.spellings import TRAIN, respell
-from imagen_jax.cli.train_flags import Flags, check, steps_to_profile
+from imagen_jax.cli.train_flags import Flags, MeasuringFlags, check, steps_to_profile
 from imagen_jax.config import StageConfig
 from imagen_jax.config.python_file import find_config, read_config_file
 from imagen_jax.errors import end_at_once, exit_on_usage_error
@@ -80,6 +81,19 @@ def compile_only(flags: Flags) -> int:
     return run(make_calls, flags.compiling)
 
 
+def open_measuring(flags: MeasuringFlags) -> Any:
+    """What the run measures of pictures that it paints; None where nothing is."""
+    from imagen_jax.evaluation.feature_files import open_features
+    from imagen_jax.evaluation.while_training import open_measure
+    from imagen_jax.training.painted import Measuring
+
+    if not flags.every:
+        return None
+    reference = open_features(flags.reference)
+    measure = open_measure(reference, flags.weights, flags.measures, flags.pictures)
+    return Measuring(flags.every, flags.pictures, measure)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_usage_error():
         flags = parse(sys.argv[1:] if arguments is None else arguments)
@@ -108,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 flags.allow_change,
                 profile,
                 allow_changed_data=flags.allow_changed_data,
+                measuring=open_measuring(flags.measuring),
             )
         except CannotSave as error:
             end_at_once(error)

@@ -1,6 +1,7 @@
 """The flags of `train` beside the fields of the config, and the rules between them. No JAX here."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -10,6 +11,23 @@ from imagen_jax.config.choices import Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.planning.options import CompileOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasuringFlags:
+    """Figures such as FID while training, of pictures painted by the EMA of the weights."""
+
+    every: int = 0
+    """Steps between two times; 0 measures nothing."""
+    pictures: int = 5000
+    """Pictures of a time, after captions of the held-out set where training.eval_every opens it,
+    else of the training data."""
+    reference: Path | None = None
+    """Directory that `python -m imagen_jax stats` has made; it says which network measures."""
+    weights: Path | None = None
+    """Of that network; they stay in memory while the stage trains."""
+    measures: tuple[str, ...] = ()
+    """As `python -m imagen_jax evaluate` takes them; all of the network where none is named."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +52,7 @@ class Flags:
     profile: Annotated[str, tyro.conf.arg(metavar="START:STOP")] = ""
     """Steps to profile into WORKDIR/profile: from START up to, without, STOP. The signal SIGUSR1
     profiles the next few."""
+    measuring: MeasuringFlags = MeasuringFlags()
     distributed: DistributedFlags = DistributedFlags()
     allow_cpu: bool = False
     """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
@@ -54,7 +73,26 @@ def check(flags: Flags) -> None:
         raise UsageError(
             "--workdir is missing; name a directory for the run, such as --workdir runs/mine."
         )
+    _check_measuring(flags)
     steps_to_profile(flags.profile)  # A mistake in it shows at once.
+
+
+def _check_measuring(flags: Flags) -> None:
+    measuring = flags.measuring
+    if measuring.every < 0 or measuring.pictures < 1:
+        raise UsageError(
+            f"--measuring.every is {measuring.every} and --measuring.pictures "
+            f"{measuring.pictures}; the first must not be negative, the second positive."
+        )
+    if not measuring.every:
+        if measuring != MeasuringFlags():
+            raise UsageError("The flags --measuring.… belong to --measuring.every, which is 0.")
+        return
+    if flags.compiling.compile_only:
+        raise UsageError("--compile-only trains nothing; leave --measuring.every out.")
+    for name in ("reference", "weights"):
+        if getattr(measuring, name) is None:
+            raise UsageError(f"--measuring.{name} is missing, which --measuring.every needs.")
 
 
 def steps_to_profile(window: str) -> range:

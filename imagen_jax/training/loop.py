@@ -27,12 +27,12 @@ from imagen_jax.parallel.feed import DeviceFeed
 from imagen_jax.parallel.host_memory import in_blocks
 from imagen_jax.storage.files import AnyPath
 from imagen_jax.training.adapting import keep_account_of_adapted
-from imagen_jax.training.evaluation import HeldOutLoss
-from imagen_jax.training.grids import SampleGrid
+from imagen_jax.training.hooks import Hooks
 from imagen_jax.training.inputs import Inputs, open_inputs
 from imagen_jax.training.lock import Lock
 from imagen_jax.training.metrics import TooManySkipped
 from imagen_jax.training.objective import Objective, diffusion_loss
+from imagen_jax.training.painted import Measuring
 from imagen_jax.training.preemption import Preemption, deaf_children
 from imagen_jax.training.profiling import Profiler
 from imagen_jax.training.report import Reporter
@@ -52,6 +52,7 @@ def run(
     allow_changed_data: bool = False,
     objective: Objective = diffusion_loss,
     frozen: Params | None = None,
+    measuring: Measuring | None = None,
 ) -> None:
     """Trains a stage until `training.num_steps`, going on from the newest checkpoint if any.
 
@@ -67,6 +68,7 @@ def run(
         profile: steps to profile, the first one being 1.
         objective: what it is trained on.
         frozen: parameters on all devices that the objective reads beside the stage's own.
+        measuring: what is measured of pictures that the run paints, and how often.
 
     Raises:
         UsageError: a workdir of another config or in use, data or an encoder that cannot be read,
@@ -94,7 +96,9 @@ def run(
             checkpoints = Checkpoints(workdir, config.training.keep_checkpoints)
             with preemption.while_training(), contextlib.closing(checkpoints):
                 saved = Saved(checkpoints, lock, inputs.data, allow_changed_data)
-                first, last = _run(trainer, inputs, saved, params, workdir, profile, preemption)
+                first, last = _run(
+                    trainer, inputs, saved, params, workdir, profile, preemption, measuring
+                )
         if last < config.training.num_steps and distributed.leads():
             preemption.say_stopped(first, last)
     if preemption.interrupted:
@@ -139,6 +143,7 @@ def _run(
     workdir: AnyPath,
     profile: range,
     preemption: Preemption,
+    measuring: Measuring | None,
 ) -> tuple[int, int]:
     """Runs from the state that there is to the last step; returns the first one and that."""
     training, held_out = trainer.config.training, inputs.held_out
@@ -155,11 +160,14 @@ def _run(
         contextlib.closing(reader),
         _watching(trainer, start, work, broken, workdir, profile) as (reporter, profiler),
     ):
+        told = held_out if held_out is not None else inputs.source
         hooks = Hooks(
+            trainer,
             reporter,
             profiler,
             trainer.held_out_loss(inputs.read, held_out) if held_out is not None else None,
             trainer.sample_grid(inputs.read, inputs.source) if training.sample_every else None,
+            trainer.painted_figures(inputs.read, told, measuring) if measuring else None,
         )
         feed = DeviceFeed(reader, trainer.mesh)
         last = _train(trainer, start, inputs.frozen, feed, seed_key, saved, hooks, preemption)
@@ -184,16 +192,6 @@ def _watching(
         yield reporter, profiler
 
 
-@dataclasses.dataclass(frozen=True)
-class Hooks:
-    """What is done beside the steps, each where it is due; None for what is never due."""
-
-    reporter: Reporter
-    profiler: Profiler
-    evaluate: HeldOutLoss | None
-    grid: SampleGrid | None
-
-
 def _train(
     trainer: Trainer,
     start: Start,
@@ -210,9 +208,6 @@ def _train(
     stopping = preemption.reached(step)
     take_step = in_blocks(trainer.step, trainer.mesh.devices.flat[0].platform)
 
-    def is_due(every: int) -> bool:
-        return step % every == 0 or step == training.num_steps
-
     if step < training.num_steps and not stopping:
         with deaf_children():
             feed.fetch()
@@ -228,15 +223,11 @@ def _train(
                 with reporter.waiting(metrics["loss"]):
                     feed.fetch()
             reporter.step_started(step, metrics, size)
-            if stopping or is_due(training.checkpoint_every):
+            if stopping or hooks.is_due(step, training.checkpoint_every):
                 with reporter.paused():
                     saved.save(state, trainer.config, pictures)
-            if hooks.evaluate is not None and is_due(training.eval_every) and not stopping:
-                with reporter.paused():
-                    reporter.write(step, hooks.evaluate(state, frozen))
-            if hooks.grid is not None and is_due(training.sample_every) and not stopping:
-                with reporter.paused():
-                    reporter.show(step, "samples", *hooks.grid(trainer.whole(state.ema, frozen)))
+            if not stopping:
+                hooks.after(step, state, frozen)
     except TooManySkipped:
         saved.save(state, trainer.config, pictures)
         raise

@@ -18,6 +18,7 @@ from imagen_jax.training.evaluation import HeldOutLoss
 from imagen_jax.training.grids import SampleGrid
 from imagen_jax.training.objective import Objective, diffusion_loss
 from imagen_jax.training.optim import make_optimizer
+from imagen_jax.training.painted import Measuring, PaintedFigures
 from imagen_jax.training.speed import Work, step_flops
 from imagen_jax.training.start import abstract_state
 from imagen_jax.training.step import train_step
@@ -94,6 +95,11 @@ class Trainer:
     def sample_grid(self, read: ReadCaptions | None, source: Source) -> SampleGrid:
         everywhere = meshes.replicated(self.mesh)
         return SampleGrid(self.config, self.networks, read, source, everywhere)
+
+    def painted_figures(
+        self, read: ReadCaptions | None, source: Source, measuring: Measuring
+    ) -> PaintedFigures:
+        return PaintedFigures(self.config, self.networks, read, source, self.mesh, measuring)
 
 
 def _check_trainable(config: StageConfig) -> None:
