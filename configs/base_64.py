@@ -14,6 +14,7 @@ beyond its COCO tables.
 import dataclasses
 
 from imagen_jax.config import DataConfig, SamplingConfig, StageConfig, TextEncoderConfig, UNetConfig
+from imagen_jax.config.encoders import CLIP_PRESETS
 from imagen_jax.config.network import T5_PRESETS
 
 SELECTIVE = ("selective",) * 4
@@ -26,14 +27,26 @@ def text_encoder(size: str = "xxl") -> TextEncoderConfig:
     return TextEncoderConfig(t5=t5, tokenizer=directory, source=directory, max_length=128)
 
 
-def ablation(name: str, embed_dim: int, encoder: str = "xxl") -> StageConfig:
-    """The base of another width, or with a T5 of another size, for 400K steps (appendix D.1)."""
+def clip_encoder(size: str = "l14") -> TextEncoderConfig:
+    """CLIP's frozen text tower, the layer before its last, from weights/clip-SIZE."""
+    directory = f"weights/clip-{size}"
+    text = dataclasses.replace(CLIP_PRESETS[size].text, dtype="bfloat16", remat="full")
+    return TextEncoderConfig(
+        clip=text, tokenizer=directory, source=directory, max_length=text.max_length
+    )
+
+
+def ablation(
+    name: str, embed_dim: int, encoder: str = "xxl", *, text: TextEncoderConfig | None = None
+) -> StageConfig:
+    """The base of another width, or with a T5 of another size or another text encoder, for 400K
+    steps (appendix D.1)."""
     config = get_config()
     return dataclasses.replace(
         config,
         name=name,
         unet=dataclasses.replace(config.unet, embed_dim=embed_dim),
-        text_encoder=text_encoder(encoder),
+        text_encoder=text or text_encoder(encoder),
         training=dataclasses.replace(config.training, num_steps=400_000),
     )
 

@@ -22,11 +22,13 @@ from imagen_jax.conditions import Conditions
 from imagen_jax.config import EfficientUNetConfig, StageConfig, T5Config, UNetConfig
 from imagen_jax.config.choices import Dtype
 from imagen_jax.config.conditions import AUG_LEVEL, LOW_RES
+from imagen_jax.config.encoders import CLIPTextConfig
 from imagen_jax.diffusion import chain, process
 from imagen_jax.diffusion.pixels import to_unit
 from imagen_jax.diffusion.process import Predicted
 from imagen_jax.models import low_rank
 from imagen_jax.models.blocks import Gather, as_they_are
+from imagen_jax.models.clip import CLIPText, TextStates
 from imagen_jax.models.conditional import Encoded
 from imagen_jax.models.efficient_unet import EfficientUNet
 from imagen_jax.models.t5 import T5Encoder
@@ -58,12 +60,15 @@ class Networks:
     gather_text_encoder: Gather
 
     def embed(self, params: Params, token_ids: TokenIds, mask: TextMask) -> TextEmbeddings:
-        """T5 embeddings of tokens, float32."""
+        """Embeddings of tokens by the text encoder, float32."""
         encoder = nnx.merge(self.text_encoder, params["text_encoder"])
-        return encoder(token_ids, mask, gather=self.gather_text_encoder)
+        states = encoder(token_ids, mask, gather=self.gather_text_encoder)
+        if not isinstance(states, TextStates):
+            return states
+        return getattr(states, self.config.text_encoder.clip_layer)
 
     def text_of(self, params: Params, batch: dict[str, jax.Array]) -> TextEmbeddings:
-        """T5 embeddings of a batch, float32: those that it brings, or of its tokens."""
+        """Embeddings of a batch's texts, float32: those that it brings, or of its tokens."""
         if "text" in batch:
             return batch["text"].astype(jnp.float32)
         return self.embed(params, batch["token_ids"], batch["mask"])
@@ -127,6 +132,12 @@ def build_unet(config: StageConfig, rngs: nnx.Rngs) -> UNet | EfficientUNet:
     return EfficientUNet(config.unet, config.inputs, rngs=rngs)
 
 
+def build_text_encoder(config: T5Config | CLIPTextConfig, rngs: nnx.Rngs) -> T5Encoder | CLIPText:
+    if isinstance(config, T5Config):
+        return T5Encoder(config, rngs=rngs)
+    return CLIPText(config, rngs=rngs)
+
+
 def build_networks(config: StageConfig, gather: GatherAs | None = None) -> Networks:
     """The networks without any memory for parameters.
 
@@ -135,11 +146,13 @@ def build_networks(config: StageConfig, gather: GatherAs | None = None) -> Netwo
         gather: (a block's parameters, dtype of the computation) -> the same, whole; None where
             every device holds them whole, or where the partitioner may choose.
     """
-    encoder = config.text_encoder.t5
+    encoder = config.text_encoder.network
     unet = nnx.eval_shape(lambda: build_unet(config, nnx.Rngs(0)))
     text_encoder = None
     if config.conditions.text:
-        text_encoder = nnx.graphdef(nnx.eval_shape(lambda: T5Encoder(encoder, rngs=nnx.Rngs(0))))
+        text_encoder = nnx.graphdef(
+            nnx.eval_shape(lambda: build_text_encoder(encoder, nnx.Rngs(0)))
+        )
 
     def gather_as(dtype: Dtype) -> Gather:
         return as_they_are if gather is None else functools.partial(gather, dtype=dtype)
@@ -191,7 +204,7 @@ def with_adapter(config: StageConfig, params: Params, frozen: Params) -> tuple[P
 
 
 def init_text_encoder(config: StageConfig, key: jax.Array) -> Params:
-    return _pure(T5Encoder(config.text_encoder.t5, rngs=nnx.Rngs(key)))
+    return _pure(build_text_encoder(config.text_encoder.network, nnx.Rngs(key)))
 
 
 def abstract_sampled_unet(config: StageConfig) -> Params:
@@ -206,10 +219,10 @@ def abstract_sampled_unet(config: StageConfig) -> Params:
     return jax.tree_util.tree_map_with_path(held, made)
 
 
-def abstract_frozen_encoder(config: T5Config) -> Params:
+def abstract_frozen_encoder(config: T5Config | CLIPTextConfig) -> Params:
     """An encoder that is not trained: no step is added to it, so it lies in its computation's
     dtype."""
-    made = jax.eval_shape(lambda: _pure(T5Encoder(config, rngs=nnx.Rngs(0))))
+    made = jax.eval_shape(lambda: _pure(build_text_encoder(config, nnx.Rngs(0))))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(config.dtype)), made)
 
 

@@ -14,8 +14,14 @@ import jax
 from flax import nnx
 
 from imagen_jax.config import T5Config
-from imagen_jax.models.t5 import T5Encoder
-from imagen_jax.networks import Params, abstract_frozen_encoder, abstract_sampled_unet, init_params
+from imagen_jax.config.encoders import CLIPTextConfig
+from imagen_jax.networks import (
+    Params,
+    abstract_frozen_encoder,
+    abstract_sampled_unet,
+    build_text_encoder,
+    init_params,
+)
 from imagen_jax.storage.files import write_text
 from imagen_jax.stored.stages import load_config
 
@@ -30,6 +36,8 @@ CONFIGS = {
     "base_64_300m_t5_large": "300M",
     "base_64_300m_t5_base": "300M",
     "base_64_300m_t5_small": "300M",
+    "base_64_1b_clip_l14": "1B",
+    "base_64_300m_clip_l14": "300M",
     "sr_256": "600M",
     "sr_256_attention_per_block": "600M",
     "sr_256_fifth_block": "600M",
@@ -81,13 +89,13 @@ def count(init: Callable[[jax.Array], object]) -> int:
 def counts(name: str) -> tuple[int, int]:
     """Parameters of a config's U-Net and of its text encoder."""
     config = load_config(ROOT / "configs" / f"{name}.py")
-    return count(functools.partial(init_params, config)), encoder_count(config.text_encoder.t5)
+    return count(functools.partial(init_params, config)), encoder_count(config.text_encoder.network)
 
 
 @functools.cache
-def encoder_count(t5: T5Config) -> int:
+def encoder_count(sizes: T5Config | CLIPTextConfig) -> int:
     """Most configs share one encoder, and to trace T5-XXL takes longest."""
-    return count(lambda key: nnx.state(T5Encoder(t5, rngs=nnx.Rngs(key)), nnx.Param))
+    return count(lambda key: nnx.state(build_text_encoder(sizes, nnx.Rngs(key)), nnx.Param))
 
 
 def page() -> str:
@@ -104,8 +112,8 @@ def deepfloyd_if() -> list[str]:
     for name, (title, card) in DEEPFLOYD_IF.items():
         config = load_config(ROOT / "configs" / "deepfloyd_if" / f"{name}.py")
         lines.append(f"| {title} | {_size(abstract_sampled_unet(config), card)} |")
-    t5 = abstract_frozen_encoder(config.text_encoder.t5)
-    return [*lines, f"| T5-XXL, the encoder alone | {_size(t5, '')} |"]
+    encoder = abstract_frozen_encoder(config.text_encoder.network)
+    return [*lines, f"| T5-XXL, the encoder alone | {_size(encoder, '')} |"]
 
 
 def _size(params: Params, card: str) -> str:

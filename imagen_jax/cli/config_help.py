@@ -19,6 +19,7 @@ _FIRST = {
 }
 """Beside --workdir and --init-from, which are no fields of the config."""
 _T5 = re.compile(r"(?:.*/)?(t5-v1_1-(?:small|base|large|xl|xxl))")
+_CLIP = re.compile(r"(?:.*/)?clip-l14")
 _DEEPFLOYD = re.compile(r"((?:.*/)?(IF-I-(?:M|L|XL)-v1\.0))/text_encoder")
 _LONGEST = 40
 """Characters of a value that are shown."""
@@ -54,9 +55,10 @@ def first_fields(config: StageConfig) -> str:
 def encoder_download(config: StageConfig) -> str:
     """How to get a config's pretrained text encoder; empty where it names none of the published.
 
-    They are Google's T5 v1.1, in PyTorch's files, and the T5-XXL of DeepFloyd IF's pipelines.
+    They are Google's T5 v1.1, in PyTorch's files, the T5-XXL of DeepFloyd IF's pipelines, and
+    OpenAI's CLIP.
     """
-    source = config.text_encoder.source
+    source, kind = config.text_encoder.source, "T5"
     if found := _T5.fullmatch(source):
         command = f"hf download google/{found[1]} --local-dir {source}"
         files = '"*.json" "spiece.model" "pytorch_model*"'
@@ -65,10 +67,15 @@ def encoder_download(config: StageConfig) -> str:
         command = f"hf download DeepFloyd/{found[2]} --local-dir {found[1]}"
         files = '"text_encoder/*.json" "text_encoder/model-*.safetensors" "tokenizer/*"'
         needs = "First agree to its licence on its page, and log in: hf auth login."
+    elif _CLIP.fullmatch(source):
+        kind = "CLIP"
+        command = f"hf download openai/clip-vit-large-patch14 --local-dir {source}"
+        files = '"*.json" "merges.txt" "model.safetensors"'
+        needs = "The vision tower is in the file too and is left out."
     else:
         return ""
     return (
-        f"The text encoder and its tokenizer are T5's, which you download to {source}:\n\n"
+        f"The text encoder and its tokenizer are {kind}'s, which you download to {source}:\n\n"
         f"    {command} \\\n        --include {files}\n\n{needs} docs/weights.md says more. "
         "--text-encoder.source and --text-encoder.tokenizer name another place."
     )

@@ -322,7 +322,7 @@ class StageConfig(Checked):
     def inputs(self) -> NetworkInputs:
         """What the U-Net is told beside z."""
         return self.conditions.inputs(
-            self.text_encoder.t5.d_model, enlarges=self.low_resolution is not None
+            self.text_encoder.width, enlarges=self.low_resolution is not None
         )
 
     def _check_sizes(self, divisor: int) -> None:

@@ -23,8 +23,8 @@ from imagen_jax.storage.files import threads_for
 Batch = dict[str, np.ndarray]
 ReadCaptions = Callable[[Sequence[str]], Batch]
 """Captions -> what a batch holds of them: `mask`, bool [B, L], and `token_ids`, int32 [B, L], or
-`text`, their embeddings, bfloat16 [B, L, D]. Of a caption that says nothing to it one token can be
-seen, its `</s>`; of all others more."""
+`text`, their embeddings, bfloat16 [B, L, D]. Of a caption that says nothing to it the ends alone
+can be seen, T5's `</s>`; of all others more."""
 
 _NAME, _CAPTION, _BROKEN, _LABEL = "name", "caption", "broken", "label"
 _LISTS = (_NAME, _CAPTION, _BROKEN)
@@ -84,7 +84,8 @@ def make_dataset(
     places = (config.data.data_dir, *(share.source for share in config.data.shares))
     threads = max(map(threads_for, places))
     batches = grain.MapDataset.source(_Batches(examples, first_picture, batch_size, rows, threads))
-    num_workers, read_batch = config.data.num_workers, ReadBatch(read)
+    num_workers = config.data.num_workers
+    read_batch = ReadBatch(read, config.text_encoder.ends)
     if config.data.embeddings:  # Many bytes, read ahead like the pictures.
         loaded = _prefetched(batches.map(read_batch), num_workers)
     else:  # In the caller's thread: a tokenizer need be neither thread-safe nor sent to a process.
@@ -235,16 +236,16 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class ReadBatch:
     """Puts what is read of a batch's captions in their place, and weights beside it."""
 
-    def __init__(self, read: ReadCaptions | None):
-        """`read` is None for a stage without text."""
-        self._read = read
+    def __init__(self, read: ReadCaptions | None, ends: int = 1):
+        """`read` is None for a stage without text. `ends`: tokens of a text without words."""
+        self._read, self._ends = read, ends
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         arrays = {name: array for name, array in batch.items() if name not in _LISTS}
         broken = list(batch[_BROKEN])
         if self._read is not None:
             arrays |= self._captions(batch[_CAPTION])
-            silent = _rows_without_words(arrays["mask"], broken)
+            silent = _rows_without_words(arrays["mask"], self._ends, broken)
             for row in silent:
                 error = BrokenRecord(batch[_NAME][row], "no caption", "none that can be read")
                 broken[row] = Broken(error.name, error.reason, str(error))
@@ -266,9 +267,9 @@ class ReadBatch:
         return filled
 
 
-def _rows_without_words(mask: np.ndarray, broken: Sequence[Broken | None]) -> list[int]:
-    """The rows that are not broken, and of whose caption one token alone can be seen."""
-    return [row for row in np.flatnonzero(mask.sum(1) <= 1).tolist() if not broken[row]]
+def _rows_without_words(mask: np.ndarray, ends: int, broken: Sequence[Broken | None]) -> list[int]:
+    """The rows that are not broken, and of whose caption the ends alone can be seen."""
+    return [row for row in np.flatnonzero(mask.sum(1) <= ends).tolist() if not broken[row]]
 
 
 def _without(rows: Sequence[int], batch: Batch) -> Batch:

@@ -21,7 +21,7 @@ from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.storage.files import replacing
 from imagen_jax.text.cache_format import PROMPTS_PREFIX, halves, hash_of, shard_starts
-from imagen_jax.text.tokenizer import EOS_ID, Tokenizer, as_read, one_line
+from imagen_jax.text.tokenizer import Tokenizer, as_read, one_line
 from imagen_jax.weights.stored import StoredTensor, open_file
 from imagen_jax.weights.sums import checksum, with_sums
 
@@ -93,7 +93,7 @@ class Captions:
 
     Attributes:
         high, low: halves of their hashes.
-        lengths: tokens of each before it is cut, `</s>` among them.
+        lengths: tokens of each before it is cut, those at its ends among them.
         ids: the tokens that are left.
     """
 
@@ -113,17 +113,18 @@ class Captions:
 def without_repetitions(texts: Iterable[str], tokenizer: Tokenizer, max_length: int) -> Captions:
     """The captions among `texts` and the empty one, sorted by hash and cut to `max_length`.
 
-    A text that is blank to the tokenizer is `</s>` alone: in training a broken record.
+    A text that is blank to the tokenizer is its ends alone: in training a broken record.
 
     Raises:
         UsageError: a text is not valid Unicode.
     """
-    tokens = {hash_of(""): (1, _as_bytes([EOS_ID]))}
+    tokens = {hash_of(""): (tokenizer.ends, _as_bytes(tokenizer.kept([], max_length)))}
     for text in texts:
         key = hash_of(as_read(text, tokenizer.lowercase))
         if key not in tokens:
             ids = tokenizer.read(text)
-            tokens[key] = len(ids) + 1, _as_bytes([*ids[: max_length - 1], EOS_ID])
+            kept = tokenizer.kept(ids, max_length)
+            tokens[key] = len(ids) + tokenizer.ends, _as_bytes(kept)
     keys = sorted(tokens)
     lengths = np.array([tokens[key][0] for key in keys], np.int32)
     return Captions(*halves(keys), lengths, [np.frombuffer(tokens[key][1], "<i4") for key in keys])

@@ -108,6 +108,8 @@ def _encoding(config: StageConfig, tokenizer: Tokenizer) -> Encoding:
     encoder = config.text_encoder
     return Encoding(
         t5=encoder.t5,
+        clip=encoder.clip,
+        clip_layer=encoder.clip_layer,
         tokenizer=encoder.tokenizer,
         vocabulary=tokenizer.fingerprint,
         max_length=encoder.max_length,

@@ -23,7 +23,7 @@ def size_in_bytes(sizes: Sizes, encoding: Encoding) -> int:
     rows = sizes.tokens(encoding.max_length)
     if encoding.padded:
         rows = sizes.distinct * encoding.max_length
-    return rows * encoding.t5.d_model * _BYTES + sizes.distinct * _CAPTION_BYTES
+    return rows * encoding.width * _BYTES + sizes.distinct * _CAPTION_BYTES
 
 
 def describe(plan: Plan, sizes: Sizes) -> str:
@@ -55,7 +55,7 @@ def _of_more_captions(sizes: Sizes, encoding: Encoding) -> list[str]:
     mean = sizes.tokens(length) / distinct
     lines = [
         f"  400 million captions of {mean:.1f} tokens would take "
-        f"{_of_many(mean, encoding.t5.d_model)}, with T5-XXL {_of_many(mean, widest)} (padded to "
+        f"{_of_many(mean, encoding.width)}, with T5-XXL {_of_many(mean, widest)} (padded to "
         f"{length} tokens, {_of_many(length, widest)})",
     ]
     shorter = _SHORTEST

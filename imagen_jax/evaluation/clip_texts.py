@@ -15,7 +15,7 @@ from imagen_jax.evaluation.features import FeatureNetwork
 from imagen_jax.models.clip import CLIP
 from imagen_jax.networks import Params
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.text.clip_tokenizer import ClipTokenizer
+from imagen_jax.text.clip_tokenizer import load_clip_tokenizer
 from imagen_jax.weights.clip_names import read_clip_config
 
 
@@ -31,7 +31,7 @@ def embed_texts(
     Raises:
         UsageError: the directory holds no tokenizer of this CLIP, or a text is blank.
     """
-    config, tokenizer = read_clip_config(directory), ClipTokenizer(directory)
+    config, tokenizer = read_clip_config(directory), load_clip_tokenizer(directory)
     if (tokenizer.vocab_size, tokenizer.end_id) != (config.text.vocab_size, config.text.end_id):
         raise UsageError(
             f"The tokenizer in {directory} has {tokenizer.vocab_size} pieces and ends texts with "

@@ -268,5 +268,6 @@ def _stored(config: StageConfig, prompts: Sequence[str], cache: EmbeddingCache) 
 def reading_of(config: StageConfig) -> tuple:
     """All that a stage's embeddings depend on but the encoder's weights."""
     text = config.text_encoder
-    t5 = dataclasses.replace(text.t5, remat="none")
-    return (t5, text.tokenizer, text.max_length, text.lowercase, text.null)
+    network = dataclasses.replace(text.network, remat="none")
+    layer = text.clip_layer if text.clip else ""
+    return (network, layer, text.tokenizer, text.max_length, text.lowercase, text.null)

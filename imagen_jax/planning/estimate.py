@@ -65,7 +65,7 @@ def estimate(config: StageConfig, chips: int) -> Estimate:
     )
     frozen = {"unet": abstract_adapted(config)["unet"]} if config.adapter.rank else {}
     if config.runs_frozen_encoder:
-        frozen["text_encoder"] = abstract_frozen_encoder(config.text_encoder.t5)
+        frozen["text_encoder"] = abstract_frozen_encoder(config.text_encoder.network)
     shard_bytes = functools.partial(_shard_bytes, mesh=mesh)
     here = config.training.batch_size // meshes.batch_parts(mesh)
     rows = mesh.shape["spatial"]

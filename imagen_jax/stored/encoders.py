@@ -5,7 +5,8 @@ from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.storage.files import AnyPath, write_text
 from imagen_jax.text.cache_format import Metadata
-from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
+from imagen_jax.text.clip_tokenizer import tokenizer_of
+from imagen_jax.text.tokenizer import Tokenizer
 
 ENCODER_COPY = "text_encoder.safetensors"
 
@@ -28,12 +29,17 @@ def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
         UsageError: there is none, or it has more pieces than the encoder has embeddings.
     """
     encoder = config.text_encoder
-    tokenizer = load_tokenizer(encoder.tokenizer, lowercase=encoder.lowercase)
-    rows = config.text_encoder.t5.vocab_size
-    if tokenizer.vocab_size > rows:
+    tokenizer, network = tokenizer_of(encoder), encoder.network
+    name = "t5" if encoder.clip is None else "clip"
+    if tokenizer.vocab_size > network.vocab_size:
         raise UsageError(
-            f"text_encoder.t5.vocab_size is {rows}; the tokenizer "
-            f"{config.text_encoder.tokenizer!r} needs at least {tokenizer.vocab_size}."
+            f"text_encoder.{name}.vocab_size is {network.vocab_size}; the tokenizer "
+            f"{encoder.tokenizer!r} needs at least {tokenizer.vocab_size}."
+        )
+    if encoder.clip is not None and tokenizer.end_id != encoder.clip.end_id:
+        raise UsageError(
+            f"text_encoder.clip.end_id is {encoder.clip.end_id}; the tokenizer "
+            f"{encoder.tokenizer!r} ends texts with {tokenizer.end_id}."
         )
     return tokenizer
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from imagen_jax.checkpoints.checkpoint import newest_step
 from imagen_jax.checkpoints.directory import is_training_directory, read_config
 from imagen_jax.checkpoints.weights import load_directory
-from imagen_jax.config import MeshConfig, StageConfig
+from imagen_jax.config import MeshConfig, StageConfig, T5Config
 from imagen_jax.config.choices import Weights
 from imagen_jax.config.python_file import read_config_file
 from imagen_jax.errors import UsageError
@@ -21,6 +21,7 @@ from imagen_jax.storage.hub import stage_path
 from imagen_jax.stored.adapters import StoredAdapter, adapted, holds_adapter, open_adapter
 from imagen_jax.stored.encoders import ENCODER_COPY, trained_on
 from imagen_jax.stored.network import StoredNetwork
+from imagen_jax.weights.clip_names import open_clip_text
 from imagen_jax.weights.hugging_face import PIPELINE_INDEX
 from imagen_jax.weights.stage_file import (
     is_stage_file,
@@ -119,7 +120,7 @@ def _open_stage(path: AnyPath, weights: Weights | None, needs_encoder: bool) -> 
     if not config.conditions.text:
         encoder = None
     elif holds_encoder:
-        encoder = network("text_encoder", abstract_frozen_encoder(config.text_encoder.t5))
+        encoder = network("text_encoder", abstract_frozen_encoder(config.text_encoder.network))
     else:
         workdir = path if held is None else None
         found = needs_encoder or _finds_encoder(config, workdir)
@@ -246,11 +247,12 @@ def _encoder_of_stage(source: AnyPath, config: StageConfig) -> StoredNetwork:
         raise UsageError(f"text_encoder.source is {source}; that stage reads no text.")
     ours, theirs = config.text_encoder, stage.config.text_encoder
     # How it is computed may differ.
-    sizes = dataclasses.replace(theirs.t5, dtype=ours.t5.dtype, remat=ours.t5.remat)
-    if (sizes, theirs.tokenizer) != (ours.t5, ours.tokenizer):
+    network = ours.network
+    sizes = dataclasses.replace(theirs.network, dtype=network.dtype, remat=network.remat)
+    if (sizes, theirs.tokenizer) != (network, ours.tokenizer):
         raise UsageError(
-            f"{source} has the text encoder {theirs.t5} with tokenizer {theirs.tokenizer!r}; "
-            f"this stage expects {ours.t5} with {ours.tokenizer!r}."
+            f"{source} has the text encoder {theirs.network} with tokenizer {theirs.tokenizer!r}; "
+            f"this stage expects {network} with {ours.tokenizer!r}."
         )
     return stage.text_encoder
 
@@ -275,15 +277,15 @@ def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredN
         UsageError: no source, an encoder of other sizes or another tokenizer, or of other weights
             than made the embeddings that the stage was trained on.
     """
-    t5 = config.text_encoder.t5
-    abstract, copied = abstract_frozen_encoder(t5), _copied(workdir)
+    sizes = config.text_encoder.network
+    abstract, copied = abstract_frozen_encoder(sizes), _copied(workdir)
     source = copied or stage_path(config.text_encoder.source)
     if copied is not None:
         tensors = fit_params(open_file(source)[1], abstract, source)
     elif not config.text_encoder.source:
         raise UsageError(
             "text_encoder.source is empty; name a Hugging Face T5 directory or file, a converted "
-            "T5 file or a stage, or set text_encoder.train."
+            "T5 file or a stage, or set text_encoder.train; of CLIP a Hugging Face directory."
         )
     elif not source.exists():
         raise UsageError(
@@ -293,7 +295,8 @@ def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredN
         encoder = dataclasses.replace(_encoder_of_stage(source, config), abstract=abstract)
         return _checked(encoder, workdir)
     else:
-        tensors = open_t5(source, t5)
+        is_t5 = isinstance(sizes, T5Config)
+        tensors = open_t5(source, sizes) if is_t5 else open_clip_text(source, sizes)
     return _checked(StoredNetwork("text_encoder", source, abstract, tensors), workdir)
 
 
@@ -324,7 +327,7 @@ def _checked(encoder: StoredNetwork, workdir: AnyPath | None) -> StoredNetwork:
 def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: AnyPath) -> None:
     """Copies an encoder that came from a stage, which may train on, into `workdir`.
 
-    All processes take part and the first one writes. T5 from a Hugging Face directory or a
+    All processes take part and the first one writes. One from a Hugging Face directory or a
     converted file is not copied: it is large and does not change.
     """
     copy = workdir / ENCODER_COPY

@@ -4,12 +4,14 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import Shaped
 
-from imagen_jax.config import StageConfig, json_form
+from imagen_jax.config import StageConfig, T5Config, json_form
+from imagen_jax.config.encoders import CLIPTextConfig
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.text.cache_format import (
     BFLOAT16,
@@ -23,8 +25,10 @@ from imagen_jax.text.cache_format import (
     unpack,
     whole,
 )
-from imagen_jax.text.tokenizer import as_read, load_tokenizer
+from imagen_jax.text.clip_tokenizer import tokenizer_of
+from imagen_jax.text.tokenizer import as_read
 
+Network = TypeVar("Network", T5Config, CLIPTextConfig | None)
 _OPEN_SHARDS = 256
 """Of one process at once; each takes 130 kB."""
 _RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
@@ -71,7 +75,7 @@ class EmbeddingCache:
                 )
             found.append(self._read(*place))
         # Not before: only records that were read show that these sizes are true.
-        text = np.zeros((len(captions), encoding.max_length, encoding.t5.d_model), BFLOAT16)
+        text = np.zeros((len(captions), encoding.max_length, encoding.width), BFLOAT16)
         mask = np.zeros(text.shape[:2], bool)
         for row, (tokens, embedding) in enumerate(found):
             text[row, : len(embedding)] = embedding
@@ -112,7 +116,7 @@ class EmbeddingCache:
         path = shard_path(part, shard_of(high, shards), shards)
         try:
             (record,) = self._reader(path).read([row])
-            tokens, embedding = unpack(record, whole(high, low), encoding.t5.d_model)
+            tokens, embedding = unpack(record, whole(high, low), encoding.width)
             rows = encoding.max_length if encoding.padded else tokens
             if len(embedding) != rows or tokens > encoding.max_length:
                 raise ValueError(f"{len(embedding)} rows of {tokens} tokens")
@@ -130,12 +134,16 @@ class EmbeddingCache:
         But for rounding: how it is computed may differ. So may a tokenizer's directory.
         """
         stored, encoder = self.metadata.encoding, config.text_encoder
-        t5 = dataclasses.replace(encoder.t5, dtype=stored.t5.dtype, remat=stored.t5.remat)
         wanted = dataclasses.replace(
-            stored, t5=t5, max_length=encoder.max_length, lowercase=encoder.lowercase
+            stored,
+            t5=_computed_as(encoder.t5, stored.t5),
+            clip=_computed_as(encoder.clip, stored.clip),
+            clip_layer=encoder.clip_layer,
+            max_length=encoder.max_length,
+            lowercase=encoder.lowercase,
         )
         if encoder.tokenizer != stored.tokenizer:
-            vocabulary = load_tokenizer(encoder.tokenizer).fingerprint
+            vocabulary = tokenizer_of(encoder).fingerprint
             if vocabulary != stored.vocabulary:
                 wanted = dataclasses.replace(wanted, tokenizer=encoder.tokenizer)
         if difference := json_form.first_difference(stored, wanted):
@@ -149,6 +157,13 @@ class EmbeddingCache:
                 f"The U-Net of {config.name!r} reads padding, which {self.directory} does not "
                 "hold; embed with this stage as --stage."
             )
+
+
+def _computed_as(config: Network, other: Network) -> Network:
+    """A network's sizes, computed as another is."""
+    if config is None or other is None:
+        return config
+    return dataclasses.replace(config, dtype=other.dtype, remat=other.remat)
 
 
 def _open_shard(path: Path) -> ArrayRecordReader:

@@ -23,6 +23,8 @@ from jaxtyping import Int, Shaped, UInt64
 
 from imagen_jax.config import DataConfig, T5Config, json_form
 from imagen_jax.config.checked import Checked
+from imagen_jax.config.choices import ClipLayer
+from imagen_jax.config.encoders import CLIPTextConfig
 from imagen_jax.config.network import MOST_TOKENS
 from imagen_jax.config.rules import require, require_at_most, require_positive
 from imagen_jax.errors import UsageError, reason
@@ -49,6 +51,8 @@ class Encoding(Checked):
 
     Attributes:
         t5: sizes, and how it was computed.
+        clip: in the place of T5, as the config has it.
+        clip_layer: of that.
         tokenizer: as the config names it.
         vocabulary: fingerprint of the tokenizer.
         max_length: tokens that a caption is cut to.
@@ -62,6 +66,13 @@ class Encoding(Checked):
     max_length: int
     lowercase: bool
     padded: bool
+    clip: CLIPTextConfig | None = None
+    clip_layer: ClipLayer = "penultimate"
+
+    @property
+    def width(self) -> int:
+        """Of a token's embedding."""
+        return self.t5.d_model if self.clip is None else self.clip.width
 
     def __post_init__(self) -> None:
         require_positive(self, "max_length")
@@ -97,7 +108,7 @@ class Sizes(Checked):
         captions: read, with repetitions.
         broken: records without any that can be read.
         shards: captions in each shard; they all differ, and none is in a part before.
-        lengths: how many of those have 0, 1, 2, ... tokens, `</s>` among them, before they are
+        lengths: how many of those have 0, 1, 2, ... tokens, both ends among them, before they are
             cut. The last number counts also what is longer.
     """
 

@@ -4,21 +4,14 @@ The vocabulary is read by transformers: lower case, single spaces, Unicode's com
 OpenAI's own code also mends what was decoded wrongly (ftfy) and reads HTML's escapes.
 """
 
-import hashlib
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Bool, Int32
-
+from imagen_jax.config import TextEncoderConfig
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.storage.json_text import read_object, shown
-from imagen_jax.text.tokenizer import as_read
-
-PAD_ID = 0
-"""No token attends to what comes after it, so that any id does."""
+from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 _BEGINNING = "<|startoftext|>"
 _END = "<|endoftext|>"
@@ -26,72 +19,53 @@ _JSON_NAME = "tokenizer.json"
 _PAIR = ("vocab.json", "merges.txt")
 
 
-class ClipTokenizer:
-    """Texts to padded ids."""
+class ClipVocabulary:
+    """`tokenizer.json`, or `vocab.json` with `merges.txt`; no network access."""
 
     def __init__(self, directory: Path) -> None:
-        """Reads `tokenizer.json`, or `vocab.json` with `merges.txt`; no network access.
+        """Reads it.
 
         Raises:
             UsageError: neither of the two is there, or it is no vocabulary of CLIP.
         """
         from transformers import CLIPTokenizer  # Slow to import, and few runs need it.
 
-        self._files = _files(directory)
+        self.files: Sequence[Path] = _files(directory)
         try:
             self._tokenizer = CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
         except Exception as error:  # The Rust library raises a bare Exception.
             said = shown(reason(error))
             raise UsageError(f"{directory} holds no tokenizer of CLIP: {said}.") from error
         ids = self._tokenizer.get_vocab()
-        self._beginning, self.end_id = ids[_BEGINNING], ids[_END]
-        self.vocab_size = max(ids.values()) + 1
+        self.beginning, self.end = (ids[_BEGINNING],), ids[_END]
+        self.size = max(ids.values()) + 1
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the vocabulary's files."""
-        sha = hashlib.sha256()
-        for path in self._files:
-            sha.update(path.read_bytes())
-        return sha.hexdigest()
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def __call__(
-        self, texts: Sequence[str], max_length: int
-    ) -> tuple[Int32[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
-        """Ids and mask of `texts`, both [len(texts), max_length].
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids)
 
-        Each text stands between the beginning and the end, and the mask is True up to and with the
-        end. What does not fit is dropped with a warning that quotes it.
 
-        Raises:
-            UsageError: a text that is blank or not valid Unicode, or no room for one token.
-        """
-        if max_length < 3:
-            raise UsageError(
-                f"max_length is {max_length}; it must be 3 or more, for one token and two ends."
-            )
-        token_ids = np.full((len(texts), max_length), PAD_ID, np.int32)
-        mask = np.zeros((len(texts), max_length), bool)
-        for row, text in enumerate(texts):
-            ids = [self._beginning, *self._ids(text, max_length - 2), self.end_id]
-            token_ids[row, : len(ids)] = ids
-            mask[row, : len(ids)] = True
-        return token_ids, mask
+def load_clip_tokenizer(directory: Path, *, lowercase: bool = False) -> Tokenizer:
+    """The tokenizer of a CLIP's directory. No token attends to what comes after it, so any id does
+    for padding.
 
-    def _ids(self, text: str, room: int) -> list[int]:
-        """The first ids of a text, `room` of them at most."""
-        read = as_read(text, lowercase=False)
-        ids = self._tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"]
-        if not ids:
-            raise UsageError(f"The caption {text!r} is blank; a caption must have some text.")
-        if len(ids) > room:
-            end = self._tokenizer.decode(ids[room:])
-            warnings.warn(
-                f"The caption {text!r} has {len(ids)} tokens and there is room for {room}; its "
-                f"end is dropped: {end!r}.",
-                stacklevel=3,
-            )
-        return ids[:room]
+    Raises:
+        UsageError: there is none.
+    """
+    return Tokenizer(ClipVocabulary(directory), lowercase)
+
+
+def tokenizer_of(encoder: TextEncoderConfig) -> Tokenizer:
+    """What reads captions for a text encoder.
+
+    Raises:
+        UsageError: there is no such tokenizer.
+    """
+    if encoder.clip is None:
+        return load_tokenizer(encoder.tokenizer, lowercase=encoder.lowercase)
+    return load_clip_tokenizer(Path(encoder.tokenizer), lowercase=encoder.lowercase)
 
 
 def _files(directory: Path) -> list[Path]:

@@ -10,6 +10,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import sentencepiece
@@ -26,8 +27,31 @@ _SENTENCEPIECE_NAME = "spiece.model"
 _JSON_NAME = "tokenizer.json"
 
 
+@runtime_checkable
+class Vocabulary(Protocol):
+    """Texts to ids, without those at a text's ends.
+
+    Attributes:
+        size: every id is below it.
+        beginning: ids before those of each text.
+        end: the id after them.
+        files: that hold it.
+    """
+
+    size: int
+    beginning: tuple[int, ...]
+    end: int
+    files: Sequence[Path]
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+
 class SentencePieceVocabulary:
     """A SentencePiece model file, such as T5's `spiece.model`; ids without `</s>`."""
+
+    beginning, end = (), EOS_ID
 
     def __init__(self, path: Path) -> None:
         try:
@@ -35,7 +59,7 @@ class SentencePieceVocabulary:
         except (RuntimeError, OSError) as error:
             raise UsageError(f"{path} is not a readable SentencePiece model: {error}.") from error
         _require_t5_ids(path, self._model.pad_id(), self._model.eos_id())
-        self.path, self.size = path, self._model.vocab_size()
+        self.files, self.size = (path,), self._model.vocab_size()
 
     def encode(self, text: str) -> list[int]:
         return self._model.encode(text)
@@ -50,6 +74,8 @@ class JsonVocabulary:
     Unlike SentencePiece it takes the letters `</s>` in a caption for the end of the text.
     """
 
+    beginning, end = (), EOS_ID
+
     def __init__(self, path: Path) -> None:
         from transformers import PreTrainedTokenizerFast  # Slow to import, and few runs need it.
 
@@ -61,7 +87,7 @@ class JsonVocabulary:
             raise UsageError(f"{path} is no tokenizer file of Hugging Face: {said}.") from error
         ids = self._tokenizer.get_vocab()
         _require_t5_ids(path, ids.get("<pad>"), ids.get("</s>"))
-        self.path, self.size = path, len(self._tokenizer)
+        self.files, self.size = (path,), len(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -73,9 +99,7 @@ class JsonVocabulary:
 class Tokenizer:
     """Texts to padded ids. Picklable, so that worker processes can have one."""
 
-    def __init__(
-        self, vocabulary: SentencePieceVocabulary | JsonVocabulary, lowercase: bool = False
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, lowercase: bool = False) -> None:
         self._vocabulary = vocabulary
         self.lowercase = lowercase
 
@@ -86,16 +110,30 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the vocabulary's file."""
-        return hashlib.sha256(self._vocabulary.path.read_bytes()).hexdigest()
+        """SHA-256 of the vocabulary's files."""
+        sha = hashlib.sha256()
+        for path in self._vocabulary.files:
+            sha.update(path.read_bytes())
+        return sha.hexdigest()
+
+    @property
+    def end_id(self) -> int:
+        """What each text ends with."""
+        return self._vocabulary.end
+
+    @property
+    def ends(self) -> int:
+        """How many tokens a text has beside its own."""
+        return len(self._vocabulary.beginning) + 1
 
     def __call__(
         self, texts: Sequence[str], max_length: int
     ) -> tuple[Int32[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
         """Ids and mask of `texts`, both [len(texts), max_length].
 
-        Each text ends with `</s>` and is padded with id 0; the mask is True up to and with
-        `</s>`. What does not fit is dropped with a warning that quotes it.
+        Each text stands between what the vocabulary has for its ends and is padded with id 0; the
+        mask is True up to and with the end. What does not fit is dropped with a warning that quotes
+        it.
 
         Raises:
             UsageError: a text that is blank or not valid Unicode, or no room for one token.
@@ -114,21 +152,27 @@ class Tokenizer:
         Raises:
             UsageError: there is no room for one token.
         """
-        if max_length < 2:
+        if max_length <= self.ends:
             raise UsageError(
-                f"max_length is {max_length}; it must be 2 or more, for one token and </s>."
+                f"max_length is {max_length}; it must be {self.ends + 1} or more, for one token "
+                "beside a text's ends."
             )
         token_ids = np.full((len(ids), max_length), PAD_ID, np.int32)
         mask = np.zeros((len(ids), max_length), bool)
         for row, of_text in enumerate(ids):
-            kept = [*of_text[: max_length - 1], EOS_ID]
+            kept = self.kept(of_text, max_length)
             token_ids[row, : len(kept)] = kept
             mask[row, : len(kept)] = True
         return token_ids, mask
 
+    def kept(self, ids: Sequence[int], max_length: int) -> list[int]:
+        """What is read of a text's ids, between its ends."""
+        vocabulary = self._vocabulary
+        return [*vocabulary.beginning, *ids[: max_length - self.ends], vocabulary.end]
+
     def dropped(self, ids: list[int], max_length: int) -> str:
         """What of a text's ids does not fit, in words; empty where all of them do."""
-        room = max_length - 1
+        room = max_length - self.ends
         if len(ids) <= room:
             return ""
         end = self._vocabulary.decode(ids[room:])
@@ -137,16 +181,16 @@ class Tokenizer:
     def empty(
         self, max_length: int
     ) -> tuple[Int32[np.ndarray, "1 length"], Bool[np.ndarray, "1 length"]]:
-        """Ids and mask of the empty text: `</s>` and padding."""
-        first = np.arange(max_length)[None] == 0
-        return np.where(first, EOS_ID, PAD_ID).astype(np.int32), first
+        """Ids and mask of the empty text: its ends and padding."""
+        return self.padded([[]], max_length)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text with these ids, without `</s>`, but for what the vocabulary left out."""
-        return self._vocabulary.decode([i for i in ids if i not in (PAD_ID, EOS_ID)])
+        """The text with these ids, without its ends, but for what the vocabulary left out."""
+        ends = (PAD_ID, *self._vocabulary.beginning, self._vocabulary.end)
+        return self._vocabulary.decode([i for i in ids if i not in ends])
 
     def ids(self, text: str) -> list[int]:
-        """All ids of a text, without `</s>`.
+        """All ids of a text, without its ends.
 
         Raises:
             UsageError: it is blank or not valid Unicode.

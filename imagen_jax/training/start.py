@@ -169,7 +169,7 @@ def from_stage(
     if None not in (ours, theirs) and ours != theirs:
         raise UsageError(
             f"{origin} was trained with a text encoder of width {theirs} "
-            f"(text_encoder.t5.d_model); that of this config has width {ours}."
+            f"(text_encoder.t5.d_model or clip.width); that of this config has width {ours}."
         )
     if (ours is None) != (theirs is None):
         reads = "reads text" if ours is None else "reads no text"

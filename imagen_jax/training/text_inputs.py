@@ -29,7 +29,7 @@ def load_caption_reader(config: StageConfig) -> ReadCaptions:
 
 
 class CaptionTokens:
-    """Captions -> token ids and mask; a caption that is blank has its `</s>` alone.
+    """Captions -> token ids and mask; a caption that is blank has its ends alone.
 
     The first few captions that are too long are quoted in warnings, the others counted.
     """
@@ -41,7 +41,7 @@ class CaptionTokens:
     def __call__(self, captions: Sequence[str]) -> Batch:
         ids = [self._tokenizer.read(caption) for caption in captions]
         for caption, of_caption in zip(captions, ids, strict=True):
-            if len(of_caption) >= self._max_length:
+            if len(of_caption) > self._max_length - self._tokenizer.ends:
                 self._say_cut(caption, of_caption)
         token_ids, mask = self._tokenizer.padded(ids, self._max_length)
         return {"token_ids": token_ids, "mask": mask}

@@ -17,6 +17,7 @@ from imagen_jax.config.encoders import CLIPConfig, CLIPTextConfig, CLIPVisionCon
 from imagen_jax.errors import UsageError, naming
 from imagen_jax.models.clip import CLIP, CLIPText
 from imagen_jax.networks import Params
+from imagen_jax.storage.files import AnyPath
 from imagen_jax.storage.json_text import read_object, shown
 from imagen_jax.weights.hugging_face import Tensors, open_weights
 from imagen_jax.weights.named import (
@@ -171,10 +172,17 @@ def _abstract(config: CLIPConfig) -> Params:
     return abstract_params(lambda: CLIP(config, rngs=nnx.Rngs(0)), "float32")
 
 
-def load_clip_text(directory: Path, config: CLIPTextConfig, mesh: Mesh) -> Params:
+def load_clip_text(directory: AnyPath, config: CLIPTextConfig, mesh: Mesh) -> Params:
     """The parameters of a frozen text tower in `config.dtype`, as `mesh` shards parameters.
 
-    Every process reads only what its own devices hold.
+    Every process reads only what its own devices hold. Arguments and errors are
+    `open_clip_text`'s.
+    """
+    return place_params(open_clip_text(directory, config), _abstract_text(config), mesh)
+
+
+def open_clip_text(directory: AnyPath, config: CLIPTextConfig) -> StoredParams:
+    """The parameters of a text tower; no tensor is read.
 
     Args:
         directory: of a CLIP, of which the rest is left out, or of a text tower alone, as
@@ -186,17 +194,19 @@ def load_clip_text(directory: Path, config: CLIPTextConfig, mesh: Mesh) -> Param
     """
     stored_config = read_clip_text_config(directory)
     require_same(stored_config, config, directory, "text tower")
-    abstract = abstract_params(lambda: CLIPText(config, rngs=nnx.Rngs(0)), config.dtype)
     tensors = {
         name.removeprefix(_TEXT_PREFIX): tensor
         for name, tensor in _open(directory).items()
         if not name.startswith(_NOT_TEXT)
     }
-    stored = fit_named(tensors, clip_text_names(config), abstract, directory)
-    return place_params(stored, abstract, mesh)
+    return fit_named(tensors, clip_text_names(config), _abstract_text(config), directory)
 
 
-def _open(directory: Path) -> Tensors:
+def _abstract_text(config: CLIPTextConfig) -> Params:
+    return abstract_params(lambda: CLIPText(config, rngs=nnx.Rngs(0)), config.dtype)
+
+
+def _open(directory: AnyPath) -> Tensors:
     tensors = open_weights(directory)
     return {name: x for name, x in tensors.items() if not name.endswith(_LEFT_OUT)}
 
@@ -218,7 +228,7 @@ def read_clip_config(directory: Path) -> CLIPConfig:
         )
 
 
-def read_clip_text_config(directory: Path) -> CLIPTextConfig:
+def read_clip_text_config(directory: AnyPath) -> CLIPTextConfig:
     """The sizes of the text tower in a Hugging Face directory of CLIP or of that tower alone.
 
     Raises:

@@ -70,14 +70,20 @@ def test_a_file_of_ones_own_comes_before_a_spelling(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["base_64", "sr_1024", "base_64_300m", "deepfloyd_if/i_m"],
+    ("name", "owner"),
+    [
+        ("base_64", "google"),
+        ("sr_1024", "google"),
+        ("base_64_300m", "google"),
+        ("deepfloyd_if/i_m", "DeepFloyd"),
+        ("base_64_1b_clip_l14", "openai"),
+    ],
 )
-def test_the_help_of_a_pretrained_encoder_says_where_it_comes_from(name):
+def test_the_help_of_a_pretrained_encoder_says_where_it_comes_from(name, owner):
     config = train.load_config(name)
     said = config_help.describe(python_file.find_config(name), config)
     directory = config.text_encoder.source.removesuffix("/text_encoder")
-    assert f"hf download {'DeepFloyd' if '/' in name else 'google'}/" in said
+    assert f"hf download {owner}/" in said
     assert f"--local-dir {directory} " in said
 
 
