@@ -186,7 +186,7 @@ def abstract_adapted(config: StageConfig) -> Params:
     """The networks that the stage's adapter may add to, held fixed: shapes and dtypes."""
     made = jax.eval_shape(lambda: {"unet": _pure(build_unet(config, nnx.Rngs(0)))})
     if config.adapter.adapts("text_encoder"):
-        made["text_encoder"] = abstract_frozen_encoder(config.text_encoder.t5)
+        made["text_encoder"] = abstract_frozen_encoder(config.text_encoder.network)
     return made
 
 

@@ -114,7 +114,7 @@ class PromptReader:
         encoder = self._stored.config.text_encoder
         token_ids, mask = self._tokenizer.empty(encoder.max_length)
         if encoder.null == "zeros":
-            text = np.zeros((*mask.shape, encoder.t5.d_model), np.float32)
+            text = np.zeros((*mask.shape, encoder.width), np.float32)
             return PromptEmbeddings(text, mask, None, "", ("",))
         text = self._embed(token_ids, mask, batch_size)
         return PromptEmbeddings(text, mask, (text, mask), self.sha256, ("",))

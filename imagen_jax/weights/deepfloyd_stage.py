@@ -142,7 +142,7 @@ def export_deepfloyd_if(directory: Path, config: StageConfig, unet: Params, dtyp
 
 def unet_in_their_form(config: StageConfig) -> StoredUNet:
     """The network as diffusers' config says it."""
-    text, low_res = config.text_encoder.t5.d_model, config.low_resolution is not None
+    text, low_res = config.text_encoder.width, config.low_resolution is not None
     if isinstance(config.unet, UNetConfig) and config.diffusion.schedule == "cosine_chain":
         stored = StoredUNet(config.unet, config.resolution, text, low_res)
         with contextlib.suppress(UsageError):
