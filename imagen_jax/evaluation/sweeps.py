@@ -110,6 +110,7 @@ class JudgedEmoji:
 
     def __call__(self, painter: Painter, directory: Path) -> tuple[float, float]:
         cascade, options = painter
+        emoji.check_sides([stage.stored for stage in cascade.stages])
         plan = self._plan(cascade, options)
         figures = _kept(directory / RESULTS, plan)
         if figures is None:
@@ -131,6 +132,11 @@ class JudgedEmoji:
             "judge": self._judge.digest(),
             "seeds": self._seeds,
             "stages": [stage.stored.unet.fingerprint() for stage in cascade.stages],
+            "adapters": [
+                [str(origin), weight]
+                for stage in cascade.stages
+                for origin, weight in stage.stored.adapters
+            ],
             "options": {name: x for name, x in options.items() if name != "batch_size"},
         }
         return json.loads(json.dumps(plan))

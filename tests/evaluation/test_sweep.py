@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 from scripts import call, paint_nothing, refused, tree, verbs
 
@@ -13,6 +14,7 @@ from imagen_jax.evaluation.axes import Axis
 from imagen_jax.evaluation.cases import Case
 from imagen_jax.evaluation.curves import Measured, draw
 from imagen_jax.pipeline.cascade import Cascade
+from imagen_jax.weights.stage_file import save_stage_file
 
 CASES = [
     Case("seen pairs", "a banana, noto style", "1f34c", style="noto"),
@@ -65,7 +67,9 @@ def test_points_of_another_command_are_not_taken_over(called, tmp_path):
 
 
 def test_mistakes_are_found_before_anything_is_painted(called, tmp_path):
-    run = functools.partial(sweep, tmp_path / "out")
+    small, run = tmp_path / "tiny.safetensors", functools.partial(sweep, tmp_path / "out")
+    save_stage_file(small, tiny.stage(), tiny.random_params(tiny.stage()), "float32", "ema")
+    before = tree(tmp_path)
     for result, *says in (
         (run(), "nothing to vary"),
         (run("--over", "sr256.guidance=1"), "ends after base"),
@@ -73,9 +77,10 @@ def test_mistakes_are_found_before_anything_is_painted(called, tmp_path):
         (run("--over", "guidance=1", "--seeds", 0), "seeds is 0"),
         (run("--over", "guidance=1", "--prompts", "prompts:x"), "--clip is missing"),
         (run("--over", "base=shipped,none"), "--base is 'none'"),
+        (run("--over", "guidance=1", "--base", small), "paints 16 pixels"),
     ):
         refused(result, *says)
-    assert called == [] and tree(tmp_path) == {}
+    assert called == [] and tree(tmp_path) == before
 
 
 def test_there_is_a_curve_for_each_value_of_the_other_axes():
