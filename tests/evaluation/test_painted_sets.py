@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(files, painted, tmp_path, mon
         (["--seed", "3", "--count", "4"], "begun by another command"),
         (["--num-images", "0"], "num_images is 0"),
         (["--batch-size", "0"], "batch_size is 0"),
-        (["--weights", "raw"], "holds the ema weights"),
+        (["--weights", "raw"], "holds ema weights only; raw were asked for"),
         (["--split", "test"], "only a data set has"),
     ],
 )

@@ -9,6 +9,8 @@ from imagen_jax.config.choices import Recipe
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation.reading import CROPS, RECIPES, RESIZERS, Reading, bilinear_weights
 
+SCALES = {"tensorflow": 127.5 / 128}
+"""Of what a network gets that makes x / 127.5 - 1 of it where x / 128 - 1 is wanted."""
 PICTURE = np.random.default_rng(0).integers(0, 256, (13, 9, 3)).astype(np.uint8)
 
 
@@ -90,7 +92,8 @@ def test_tensorflows_samples_lie_at_their_corners_and_are_scaled():
 @pytest.mark.parametrize("resizer", RESIZERS)
 def test_a_picture_of_the_right_size_stays_as_it_is(resizer):
     square = PICTURE[:9]
-    np.testing.assert_array_equal(Reading("whole", resizer, 9)(square), square)
+    expected = square * np.float32(SCALES.get(resizer, 1))
+    np.testing.assert_array_equal(Reading("whole", resizer, 9)(square), expected)
 
 
 @pytest.mark.parametrize("resizer", RESIZERS)
@@ -98,7 +101,8 @@ def test_one_colour_stays_one_colour(resizer):
     plain = np.full((7, 12, 3), (255, 0, 130), np.uint8)
     for side in (3, 30):
         resized = Reading("whole", resizer, side)(plain)
-        np.testing.assert_allclose(resized, np.broadcast_to(plain[0, 0], resized.shape), atol=1e-4)
+        expected = np.broadcast_to(plain[0, 0] * SCALES.get(resizer, 1), resized.shape)
+        np.testing.assert_allclose(resized, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("turned", [False, True])
