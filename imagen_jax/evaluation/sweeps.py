@@ -15,6 +15,7 @@ from imagen_jax.evaluation import emoji, measures
 from imagen_jax.evaluation.axes import Axis, Point, directory_name, points_of
 from imagen_jax.evaluation.cases import all_cases, digest
 from imagen_jax.evaluation.curves import Measured, draw
+from imagen_jax.evaluation.feature_files import FeatureFiles
 from imagen_jax.evaluation.judge import Judge
 from imagen_jax.evaluation.painting import paint
 from imagen_jax.evaluation.pictures import open_pictures
@@ -163,7 +164,7 @@ class PaintedPrompts:
         self,
         prompts: Prompts,
         clip: Path,
-        reference: measures.Reference,
+        reference: FeatureFiles,
         weights: Path,
         measure: str,
         **painting: Any,
@@ -183,7 +184,10 @@ class PaintedPrompts:
         self._prompts, self._painting = prompts, painting
         self._clip, self._reference = clip, reference
         self._weights, self._measure = weights, measure
-        self.names = ("CLIP score", measure)
+        self.names = (
+            f"CLIP score ({clip.resolve().name})",
+            f"{measure} ({measures.named(reference)})",
+        )
 
     def __call__(self, painter: Painter, directory: Path) -> tuple[float, float]:
         cascade, options = painter

@@ -2,10 +2,13 @@
 
 import functools
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
+from feature_networks import write_clip_vocabulary
 from PIL import Image
 from scripts import call, paint_nothing, refused, tree, verbs
 
@@ -16,6 +19,7 @@ from imagen_jax.evaluation.curves import Measured, draw
 from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.weights.stage_file import save_stage_file
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "clip"
 CASES = [
     Case("seen pairs", "a banana, noto style", "1f34c", style="noto"),
     Case("seen pairs", "a red apple, noto style", "1f34e", style="noto"),
@@ -92,3 +96,34 @@ def test_there_is_a_curve_for_each_value_of_the_other_axes():
     colours = [{tuple(c) for c in x.reshape(-1, 3)[::7]} for x in (both, one)]
     blue, orange = (31, 119, 180), (255, 127, 14)
     assert {blue, orange} <= colours[0] and orange not in colours[1]
+
+
+def test_painted_prompts_are_scored_and_held_against_a_reference(monkeypatch, tmp_path):
+    """On a tiny CLIP for both; the second time nothing is painted anew."""
+    clip, stage = tmp_path / "clip", tmp_path / "tiny.safetensors"
+    shutil.copytree(GOLDEN, clip)
+    write_clip_vocabulary(clip)
+    save_stage_file(stage, tiny.stage(), tiny.random_params(tiny.stage()), "float32", "ema")
+    (tmp_path / "p.txt").write_text("a red apple\nzoo\nred tree")
+    tiny.folder(tmp_path / "true", 4)
+    made = call(
+        verbs, "stats", tmp_path / "true", tmp_path / "ref", "--recipe", "cmmd", "--weights", clip
+    )
+    assert made.code == 0
+    command = functools.partial(
+        call, verbs, "sweep", tmp_path / "out", "--over", "guidance=1,2", "--base", stage,
+        "--steps", 1, "--prompts", f"prompts:{tmp_path / 'p.txt'}", "--clip", clip,
+        "--reference", tmp_path / "ref", "--weights", clip, "--measure",
+    )  # fmt: skip
+    refused(command("fid"), "The measure is 'fid'")
+    first = command("cmmd")
+    assert first.code == 0, first.err
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    (score, distance) = [name for name in results["points"][0] if name not in ("settings", "kept")]
+    assert score == "CLIP score (clip)" and "centre, bicubic, 20 pixels" in distance
+    for point in results["points"]:
+        kept = tmp_path / "out" / "points" / point["kept"]
+        own = json.loads((kept / "distance" / "results.json").read_text())["figures"]
+        assert point[distance] == pytest.approx(next(iter(own.values())))
+    monkeypatch.setattr(Cascade, "__call__", lambda *_, **__: pytest.fail("painted again"))
+    assert command("cmmd").out == first.out
