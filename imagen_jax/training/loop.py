@@ -80,14 +80,7 @@ def run(
     with distributed.in_float32(), Preemption() as preemption:
         trainer = Trainer(config, meshes.make_mesh(config.mesh), objective)
         inputs = open_inputs(config, trainer.load_frozen, workdir, frozen or {})
-        params = None
-        if init_from is not None and config.adapter.rank:
-            raise UsageError(
-                f"--init-from is {init_from} and adapter.rank is {config.adapter.rank}; an adapter "
-                "begins anew, on the stage that adapter.base names."
-            )
-        if init_from is not None and newest_step(workdir) is None:
-            params = from_stage(config, trainer.abstract_state.params, init_from, weights)
+        params = _first_params(trainer, workdir, init_from, weights)
         check_directory(workdir, config, allow_change)
         with Lock(workdir) as lock:
             claim_directory(workdir, config, allow_change)
@@ -103,6 +96,23 @@ def run(
             preemption.say_stopped(first, last)
     if preemption.interrupted:
         raise KeyboardInterrupt
+
+
+def _first_params(
+    trainer: Trainer, workdir: AnyPath, init_from: AnyPath | None, weights: Weights | None
+) -> Params | None:
+    """What a new run starts from; None where it draws it, or goes on from a checkpoint."""
+    config = trainer.config
+    if init_from is None:
+        return None
+    if config.adapter.rank:
+        raise UsageError(
+            f"--init-from is {init_from} and adapter.rank is {config.adapter.rank}; an adapter "
+            "begins anew, on the stage that adapter.base names."
+        )
+    if newest_step(workdir) is not None:
+        return None
+    return from_stage(config, trainer.abstract_state.params, init_from, weights)
 
 
 @dataclasses.dataclass(frozen=True)
