@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ SUFFIX = ".npz"
 _SHAPES = {"mu": (FEATURES,), "sigma": (FEATURES, FEATURES)}
 _LARGEST = 2**27
 """Bytes of an array, in float64 and its header with much to spare."""
+# An archive of an unknown compression or with a password is a RuntimeError.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +74,7 @@ def open_statistics(path: Path, recipe: Recipe) -> StatisticsFile:
     try:
         data = path.read_bytes()
         mean, covariance = _arrays(data)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise UsageError(
             f"{path} holds no statistics as pytorch-fid writes them: {reason(error)}."
         ) from error

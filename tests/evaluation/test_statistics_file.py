@@ -68,3 +68,21 @@ def test_other_files_and_recipes_of_other_networks_are_refused(tmp_path, monkeyp
     monkeypatch.setattr(statistics_file, "_LARGEST", 100)
     with pytest.raises(UsageError, match="mu is larger than"):
         open_statistics(path, "clean-fid")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_byte_changed_anywhere_is_refused_or_changes_nothing(tmp_path, save):
+    path, good = tmp_path / "a.npz", {"mu": np.arange(4.0), "sigma": np.eye(4)}
+    save(path, **good)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for flipped in (1, 8, 0xFF):  # Each bit of compression methods and flags among them.
+            damaged = bytearray(whole)
+            damaged[place] ^= flipped
+            path.write_bytes(damaged)
+            try:
+                read = open_statistics(path, "pytorch-fid")
+            except UsageError:
+                continue
+            np.testing.assert_array_equal(read.moments().mean, good["mu"])
+            np.testing.assert_array_equal(read.moments().covariance, good["sigma"])
