@@ -53,7 +53,8 @@ DEEPFLOYD_IF = {
 
 TEXT = """# Parameters
 
-Written by `python tools/parameter_table.py`, held by `pytest -m "" tests/config/test_parameters.py`.
+Written by `python tools/parameter_table.py`, held by
+`pytest -m "" tests/config/test_parameters.py`.
 The U-Net's count takes in all that is trained: layers on the text (its keys and values in every
 attention, the attention pooling) grow with the encoder's width, which is why the 300M base is of
 four sizes.
