@@ -16,7 +16,7 @@ class UsageError(ValueError):
     """A user's mistake: one sentence that names the offending value and the rule."""
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The first line of what an error says; of an operating system's, without the file's name."""
     said = getattr(error, "strerror", None) or str(error).strip() or repr(error)
     return said.partition("\n")[0].rstrip(".")
