@@ -25,6 +25,7 @@ from imagen_jax.cli.publish import Publish
 from imagen_jax.cli.serve import Serve
 from imagen_jax.cli.stats import Stats
 from imagen_jax.cli.sweep import Sweep
+from imagen_jax.cli.vocabulary import Vocabulary
 from imagen_jax.config import DataConfig, StageConfig
 from imagen_jax.config.choices import Dtype
 from imagen_jax.config.python_file import stage_or_config
@@ -293,7 +294,7 @@ class Embed:
 
 Preparing = Export | Publish | Convert | Pack | Plot | Estimate | Embed
 Measuring = Paint | Stats | Evaluate | Compare | Sweep
-Verb = Preparing | Measuring | Serve
+Verb = Preparing | Measuring | Serve | Vocabulary
 
 
 def main(arguments: Sequence[str]) -> None:

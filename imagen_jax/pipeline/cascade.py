@@ -1,6 +1,7 @@
 """A cascade to hold and to call: prompts in, pictures out."""
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -251,8 +252,12 @@ class Cascade:
             stage.release()
 
     def _request(self, subjects: Subjects, **options: Any) -> Request:
-        """A call's arguments, checked, and its prompts embedded."""
+        """A call's arguments, checked, and its prompts embedded; warns of prompts that say nothing
+        to the first stage, as far as its words are known."""
         stored = [stage.stored for stage in self.stages]
+        words = stored[0].vocabulary
+        if words and (told := words.warning(subjects.prompts, stored[0].config.name)):
+            warnings.warn(told, stacklevel=3)
         cast = Cast(stored, self.mesh, self.embed, self._text_encoders.without_prompt)
         return make_request(cast, subjects, Call.of(options))
 

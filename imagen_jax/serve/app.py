@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from imagen_jax.data.emoji_words import Vocabulary
 from imagen_jax.errors import UsageError
 from imagen_jax.serve.command import IMAGE, MASK, Given, command
 from imagen_jax.serve.guard import Guard
@@ -44,9 +45,17 @@ _QUIET = 15.0
 class Page:
     """The answers; each method is one address."""
 
-    def __init__(self, queue: Queue, about: dict[str, Any], given: Given, limits: Limits):
+    def __init__(
+        self,
+        queue: Queue,
+        about: dict[str, Any],
+        given: Given,
+        limits: Limits,
+        vocabulary: Vocabulary | None,
+    ):
         """Arguments are those of `make_app`."""
         self._queue, self._about, self._given, self._limits = queue, about, given, limits
+        self._vocabulary = vocabulary
 
     async def tell_about(self, request: Request) -> Response:
         return JSONResponse(self._about)
@@ -134,6 +143,8 @@ class Page:
             "order": order.model_dump(exclude={"image", "mask"}),
             "edits": list(pictures),
             "command": command(order, self._given, defaults),
+            "notice": self._vocabulary
+            and self._vocabulary.warning([order.prompt], defaults[0]["name"]),
         }
         work = Work(
             order.model_copy(update={"image": None, "mask": None}),
@@ -188,6 +199,7 @@ def make_app(
     given: Given,
     limits: Limits,
     hosts: Sequence[str],
+    vocabulary: Vocabulary | None = None,
 ) -> Starlette:
     """The application; it starts and stops the queue.
 
@@ -195,8 +207,9 @@ def make_app(
         about: what the page is told at its start; "stages" has what each one's config says.
         given: the stages as a command names them.
         hosts: names by which browsers may call the server; "*" is any.
+        vocabulary: words that the first stage knows; None where nobody can say.
     """
-    page = Page(queue, about, given, limits)
+    page = Page(queue, about, given, limits, vocabulary)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imagen_jax.data.emoji_vectors import STYLES
+from imagen_jax.data.emoji_words import Vocabulary, shortest_name
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.serve.command import Given
@@ -58,8 +60,8 @@ def serve(
         listening = stack.enter_context(_listen(host, port))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imagen-page-")))
         queue = Queue(CascadePainter(cascade), directory, limits)
-        names = page_names(host, hosts)
-        app = make_app(queue, describe(cascade, limits), given, limits, names)
+        names, words = page_names(host, hosts), cascade.stages[0].stored.vocabulary
+        app = make_app(queue, describe(cascade, limits), given, limits, names, words)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -98,11 +100,25 @@ def describe(cascade: Cascade, limits: Limits) -> dict[str, Any]:
             for config in configs
         ],
         "reads_text": any(config.conditions.text for config in configs),
+        "words": told(cascade.stages[0].stored.vocabulary),
         "max_images": limits.max_images,
         "max_letters": limits.max_letters,
         "aspects": ASPECTS,
         "steps": STEPS,
         "strengths": STRENGTHS,
+    }
+
+
+def told(vocabulary: Vocabulary | None) -> dict[str, Any] | None:
+    """The words for the page; of each thing the shortest name."""
+    if vocabulary is None:
+        return None
+    groups = vocabulary.by_group().values()
+    return {
+        "things": [[shortest_name(concept) for concept in group] for group in groups],
+        "colours": vocabulary.colours,
+        "backgrounds": vocabulary.backgrounds,
+        "styles": STYLES,
     }
 
 

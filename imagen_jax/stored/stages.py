@@ -12,6 +12,7 @@ from imagen_jax.checkpoints.weights import load_directory
 from imagen_jax.config import MeshConfig, StageConfig, T5Config
 from imagen_jax.config.choices import Weights
 from imagen_jax.config.python_file import read_config_file
+from imagen_jax.data.emoji_words import Vocabulary
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Params, abstract_frozen_encoder, abstract_sampled_unet
 from imagen_jax.parallel import distributed
@@ -57,6 +58,11 @@ class StoredStage:
             return self.text_encoder.fingerprint()
         made = trained_on(self.origin)
         return made.encoder if made else None
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The words that it has learned, where they are known; an adapter may add others."""
+        return None if self.adapters else Vocabulary.of(self.config.data)
 
 
 def open_stage(

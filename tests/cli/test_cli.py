@@ -606,7 +606,7 @@ def test_a_missing_shipped_cascade_is_named(tmp_path, monkeypatch, unharmed):
     ("order", "says"),
     [
         (["sr", "none", "none"], ["tiny_sr", "16-pixel pictures", "it comes first"]),
-        (["sr", "base", "none"], ["(tiny)", "no picture", "paints 32 pixels"]),
+        (["sr", "base", "none"], ["tiny_sr", "16-pixel pictures", "it comes first"]),
         (["base", "base", "none"], ["(tiny)", "no picture", "paints 16 pixels"]),
         (["base", "sr", "sr"], ["tiny_sr", "16-pixel pictures", "paints 32 pixels"]),
     ],

@@ -54,6 +54,11 @@ def pictures(cascade):
     return cascade(PROMPTS, num_images=2, seed=3)
 
 
+def test_a_prompt_whose_words_the_base_never_met_gets_a_warning(cascade):
+    with pytest.warns(UserWarning, match=r"'a zebra' names nothing that tiny_base .* 'horse'"):
+        cascade.first(1)("a zebra")
+
+
 def test_a_call_gives_the_pictures_of_every_stage(pictures):
     assert [stage.shape for stage in pictures.stages] == [(4, 16, 16, 3), (4, 32, 32, 3)]
     assert [image.size for image in pictures.images] == [(32, 32)] * 4

@@ -182,7 +182,7 @@ def test_what_was_compiled_before_a_stage_that_does_not_fit_is_written(tmp_path,
     monkeypatch.setattr(compile_only, "compile_call", compile_call)
     monkeypatch.setattr(compile_only, "to_text", str)
     monkeypatch.setattr(compile_only, "to_json", json.dumps)
-    stages = [SimpleNamespace(what=what, config=tiny.stage()) for what in ("small", "large", "x")]
+    stages = [SimpleNamespace(what=what, name="tiny") for what in ("small", "large", "x")]
     options = CompileOptions(compile_only=True, json=tmp_path / "report.json")
     assert compile_only.run(lambda devices: stages, options) == 1
     assert json.loads(options.json.read_text()) == ["small"]

@@ -62,7 +62,8 @@ def serving(
 
     queue = Queue(paint or CascadePainter(cascade), directory, LIMITS)
     names = page_names(host, ())
-    app = make_app(queue, describe(cascade, LIMITS), Given(files), LIMITS, names)
+    words = cascade.stages[0].stored.vocabulary
+    app = make_app(queue, describe(cascade, LIMITS), Given(files), LIMITS, names, words)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

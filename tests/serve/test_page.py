@@ -62,6 +62,14 @@ def test_an_order_is_painted_as_a_call_of_the_cascade_paints_it(client, done, ca
         np.testing.assert_array_equal(picture_of(client, done, name), expected)
 
 
+def test_the_page_says_which_words_are_known_and_notes_a_prompt_without_any(client, done):
+    words = client("GET", "/api/about").json["words"]
+    assert ["ghost", "robot"] in words["things"] and "noto" in words["styles"]
+    assert done["notice"] is None
+    job = client.painted(**ORDER | {"stages": 1, "prompt": "a zebra"})
+    assert job["state"] == "done" and "'zebra' is unknown" in job["notice"]
+
+
 def test_the_archive_holds_every_stage_and_the_manifest(client, done):
     answer = client.file(done, "pictures.zip?download")
     assert "attachment" in answer.headers["content-disposition"]

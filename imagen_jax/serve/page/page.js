@@ -80,6 +80,34 @@ function fillForm() {
   options($("strength"), [["", "auto"], ...about.strengths.map((x) => [x, x])]);
   $("stages").replaceChildren(...about.stages.map(stageRow));
   $("seed").value = newSeed();
+  if (about.words) fillWords(about.words);
+}
+
+function fillWords({ things, colours, backgrounds, styles }) {
+  const lines = [
+    ...things.map((names) => names.map((name) => [name, name])),
+    colours.map((colour) => [colour, colour]),
+    backgrounds.map((colour) => [`… on a ${colour} background`, `on a ${colour} background`]),
+    styles.map((style) => [`…, ${style} style`, `, ${style} style`]),
+  ];
+  $("known").replaceChildren(...lines.filter((line) => line.length).map(wordLine));
+  $("words").hidden = false;
+}
+
+function wordLine(pairs) {
+  const line = Object.assign(document.createElement("p"), { className: "words" });
+  line.replaceChildren(...pairs.map(([shown, added]) => {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: shown });
+    button.addEventListener("click", () => addToPrompt(added));
+    return button;
+  }));
+  return line;
+}
+
+function addToPrompt(words) {
+  const before = $("prompt").value.trimEnd();
+  $("prompt").value = before && !words.startsWith(",") ? `${before} ${words}` : `${before}${words}`;
+  countLetters();
 }
 
 function stageRow(stage, index) {
@@ -143,7 +171,7 @@ function countLetters() {
 }
 
 function complain(text) {
-  $("message").textContent = text;
+  $("message").textContent = text ?? "";
   $("message").hidden = !text;
 }
 
@@ -158,6 +186,7 @@ async function paint(event) {
       body: JSON.stringify(order()),
     });
     current = job.id;
+    complain(job.notice);
     take(job);
     remember();
     watch();

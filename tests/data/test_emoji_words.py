@@ -1,0 +1,71 @@
+import pytest
+
+from imagen_jax.config import DataConfig
+from imagen_jax.data.emoji_vectors import STYLES, concepts
+from imagen_jax.data.emoji_words import Vocabulary, names_of, shortest_name
+
+CORE = Vocabulary.of(DataConfig(source="captioned_emoji/core_64"))
+
+
+@pytest.mark.parametrize(
+    ("sources", "things", "colours"),
+    [
+        (["captioned_emoji/core_64"], 175, 0),
+        (["tfds:captioned_emoji/varied_256:2.*.*", "captioned_emoji/core_64"], 175, 8),
+        (["captioned_emoji/all_64"], len(concepts()), 0),
+    ],
+)
+def test_what_was_trained_on_says_what_is_known(sources, things, colours):
+    words = Vocabulary.of(DataConfig(mixture=tuple(f"0.5*{source}" for source in sources)))
+    assert (len(words.concepts), len(words.colours)) == (things, colours)
+    assert bool(words.backgrounds) == bool(colours)
+
+
+@pytest.mark.parametrize(
+    "mixture",
+    [("1*folder:captioned_emoji/core_64",), ("1*coco_captions",),
+     ("1*captioned_emoji/core_64", "1*folder:mine")],
+)  # fmt: skip
+def test_of_other_data_the_words_are_not_known(mixture):
+    assert Vocabulary.of(DataConfig(mixture=mixture)) is None
+
+
+def test_every_name_of_every_thing_is_known_however_it_is_written():
+    for concept in CORE.concepts:
+        for name in names_of(concept):
+            assert CORE.unknown(f"A {name.upper()}, {STYLES[0]} style") == [], name
+        assert shortest_name(concept) in names_of(concept)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unknown"),
+    [
+        ("", []),
+        ("blue", []),
+        ("a picture of the", []),
+        ("two puppies on a blue background", []),
+        ("strawberries", []),
+        ("a unicorn beside a cat", []),  # One known thing is enough.
+        ("a blue unicorn, noto style", ["unicorn"]),
+        ("a wyvern and a wyvern, fighting", ["wyvern", "fighting"]),
+        ("猫", ["猫"]),
+    ],
+)
+def test_words_are_unknown_where_the_prompt_names_nothing_that_is_known(prompt, unknown):
+    assert CORE.unknown(prompt) == unknown
+
+
+def test_a_slip_of_the_pen_is_answered_by_spelling_and_another_thing_by_its_kind():
+    assert CORE.nearest("helicoptre")[0] == "helicopter"
+    assert set(CORE.nearest("unicorn")) <= {
+        shortest_name(c) for c in CORE.concepts if c.subgroup == "animal-mammal"
+    }
+    assert "horse" in CORE.nearest("zebra")
+    assert CORE.nearest("wyvern") == []
+
+
+def test_the_warning_names_prompt_stage_words_and_their_nearest():
+    told = CORE.warning(["a red apple", "a zebra", "a wyvern"], "the base")
+    assert told.startswith("The prompt 'a zebra' (and 1 more) names nothing that the base was")
+    assert "'zebra' is unknown, the nearest known words are 'cow', 'horse'" in told
+    assert CORE.warning(["a red apple", ""], "the base") is None
