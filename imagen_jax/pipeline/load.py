@@ -1,6 +1,8 @@
 """Stages and cascades to hold, from where they are kept."""
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 
 from jax.sharding import Mesh
 
@@ -34,9 +36,12 @@ def load_stage(
 
     Raises:
         UsageError: there is no stage, it has no text encoder that fits, or an adapter is one of
-            another stage.
+            another stage or has a weight that is not finite.
     """
     pairs = [adapter if isinstance(adapter, tuple) else (adapter, 1.0) for adapter in adapters]
+    for place, weight in pairs:
+        if not isinstance(weight, Real) or not math.isfinite(weight):
+            raise UsageError(f"The weight of {place} is {weight!r}; it must be a finite number.")
     added = [(open_adapter(stage_path(str(place))), weight) for place, weight in pairs]
     return open_stage(stage_path(str(path)), weights, adapters=added)
 

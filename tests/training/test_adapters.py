@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 
 import fake_hub
 import jax
@@ -246,6 +247,9 @@ def test_a_picture_is_painted_with_adapters_by_flag(exported, stage, workdir, pl
 
 
 def test_python_takes_paths_and_weights(exported, stage):
+    for weight in (math.nan, -math.inf):
+        with pytest.raises(UsageError, match=r"zibo.* must be a finite number"):
+            load_stage(stage, adapters=[("zibo.safetensors", weight)])
     one = load_stage(stage, adapters=[exported])
     other = load_stage(str(stage), adapters=[(str(exported), 1.0)])
     assert_same(unet_of(one), unet_of(other))
