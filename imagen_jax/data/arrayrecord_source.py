@@ -26,7 +26,6 @@ from imagen_jax.data.broken import Tally
 from imagen_jax.data.places import files_of
 from imagen_jax.data.records import BrokenRecord, ListedCaptions, Metadata, Record
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.storage.files import replacing
 
 _TEXT_ALONE = ConditionsConfig()
 _OPTIONS = "group_size:1"
@@ -100,21 +99,21 @@ def pack(record: Record, metadata: Metadata) -> bytes:
 
 
 def write_file(path: Path, records: Iterator[bytes]) -> int:
-    """Writes one file of packed records, whole or not at all, and returns their number.
+    """Writes one file of packed records, makes its directory, and returns their number.
 
     Raises:
-        UsageError: it cannot be written.
+        OSError: it cannot be written.
     """
     count = 0
-    with replacing(path) as temporary:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _writing():
+        writer = ArrayRecordWriter(str(path), _OPTIONS)
+    for record in records:
         with _writing():
-            writer = ArrayRecordWriter(str(temporary), _OPTIONS)
-        for record in records:
-            with _writing():
-                writer.write(record)
-            count += 1
-        with _writing():
-            writer.close()
+            writer.write(record)
+        count += 1
+    with _writing():
+        writer.close()
     return count
 
 

@@ -11,6 +11,7 @@ from imagen_jax.data.arrayrecord_source import pack, write_file
 from imagen_jax.data.broken import Tally
 from imagen_jax.data.records import BrokenRecord, Source
 from imagen_jax.errors import UsageError, reason
+from imagen_jax.storage.files import replacing_directory
 
 _TRY_SIDE = 64
 """At which pictures are decoded to see whether they can be: low, for a JPEG is faster then."""
@@ -19,6 +20,8 @@ _TRY_SIDE = 64
 def pack_source(source: Source, directory: Path, shard_records: int) -> tuple[int, Tally]:
     """Writes `directory`/00000.arrayrecord and so on, with `shard_records` records each.
 
+    The directory, a new or empty one, appears once all is written: half of a data set is none.
+
     Returns the number of records written, and what was left out because it is broken.
 
     Raises:
@@ -26,13 +29,15 @@ def pack_source(source: Source, directory: Path, shard_records: int) -> tuple[in
     """
     left_out, count = Tally(), 0
     packed = _good_records(source, left_out)
-    for number in itertools.count():
-        first = next(packed, None)
-        if first is None:
-            return count, left_out
-        rest = itertools.islice(packed, shard_records - 1)
-        path = directory / f"{number:05d}.arrayrecord"
-        count += write_file(path, itertools.chain([first], rest))
+    with replacing_directory(directory) as place:
+        for number in itertools.count():
+            first = next(packed, None)
+            if first is None:
+                break
+            rest = itertools.islice(packed, shard_records - 1)
+            path = place / f"{number:05d}.arrayrecord"
+            count += write_file(path, itertools.chain([first], rest))
+    return count, left_out
 
 
 def _good_records(source: Source, left_out: Tally) -> Iterator[bytes]:

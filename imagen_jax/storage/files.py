@@ -157,6 +157,22 @@ def replacing(path: AnyPath) -> Iterator[AnyPath]:
         raise UsageError(f"{path} cannot be written: {reason(error)}.") from error
 
 
+@contextlib.contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """`replacing` of a directory, which is empty or not there yet."""
+    path = path.resolve()  # What a link leads to is replaced, and not the link.
+    temporary = path.with_name(f".{path.name[:_NAME_KEPT]}.{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {reason(error)}.") from error
+
+
 def write_text(path: AnyPath, text: str) -> None:
     """Writes UTF-8 by `replacing`."""
     with replacing(path) as temporary:

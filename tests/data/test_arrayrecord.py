@@ -9,6 +9,7 @@ from scripts import call, refused, verbs
 from shards import picture, sample, write_shard
 
 from imagen_jax.config import DataConfig
+from imagen_jax.data import pack
 from imagen_jax.data.arrayrecord_source import write_file
 from imagen_jax.data.records import BrokenRecord
 from imagen_jax.data.sources import open_source
@@ -123,6 +124,26 @@ def test_a_source_is_packed_without_its_broken_records(tmp_path):
         assert source[index].image == picture(value)
         assert source.metadata(index).captions.all() == (f"{value} 1",)
         assert source.metadata(index).numbers == {"similarity": value / 10}
+
+
+def test_half_a_data_set_is_not_left_where_writing_failed(tmp_path, monkeypatch):
+    (tmp_path / "shards").mkdir()
+    write_shard(tmp_path / "shards" / "0.tar", [sample(v, similarity=v / 10) for v in range(4)])
+    write = pack.write_file
+
+    def fail_later(path, records):
+        if path.name.startswith("00001"):
+            raise OSError(28, "No space left on device")
+        return write(path, records)
+
+    monkeypatch.setattr(pack, "write_file", fail_later)
+    arguments = ("--source", f"webdataset:{tmp_path / 'shards'}", "--shard-records", "2")
+    told = f"{tmp_path / 'out'} cannot be written: No space left on device"
+    refused(call(verbs, "pack", tmp_path / "out", *arguments), told)
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+    monkeypatch.undo()
+    assert call(verbs, "pack", tmp_path / "out", *arguments).code == 0
+    assert len(open_records(tmp_path / "out")) == 4
 
 
 def test_mistakes_of_packing_are_named(tmp_path):
