@@ -10,7 +10,7 @@ Each side of each task is a process of its own. They take turns, on the same inp
 four steps in a row, and every turn's result is compared before its time counts. On some machines a
 process is quick or slow as long as it lives, so all are started several times. PyTorch runs
 eagerly, without torch.compile, once with its usual memory layout and once with channels_last; a
-ratio is to the better of the two. JAX runs with the flag for convolutions on CPUs (docs/figures.md).
+ratio is to the better of the two. JAX has the flag for convolutions on CPUs (docs/figures.md).
 
 Printed, as one JSON line a task: medians of the seconds of one run or step, and of the processor's,
 all cores together (where other programs run too, only these tell something, and only of one core:

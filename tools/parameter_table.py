@@ -53,29 +53,27 @@ DEEPFLOYD_IF = {
 
 TEXT = """# Parameters
 
-Written by `python tools/parameter_table.py`, held by
-`pytest -m "" tests/config/test_parameters.py`.
-The U-Net's count takes in all that is trained: layers on the text (its keys and values in every
-attention, the attention pooling) grow with the encoder's width, which is why the 300M base is of
-four sizes.
+`python tools/parameter_table.py` writes this page, and `pytest -m ""
+tests/config/test_parameters.py` checks it. A U-Net's count includes its layers on the text, which
+grow with the encoder's width, so the 300M base has several sizes.
 
 {table}
 
-**Where the paper's listing contradicts itself.** Appendix F.2 (600M) and F.3 (400M) list the same
-blocks: 128, 256, 512, 1024 channels with 2, 4, 8, 8 residual blocks. They differ in self-attention
-alone, which is not worth 200M parameters, so the listings cannot both be read as they stand.
-`sr_256` and `sr_1024` follow the letter, with attention once in a block, after its last residual
-block, and "hidden = 2 x channels" as the width of queries, keys and values. `_attention_per_block`
-attends after every 1024-channel residual block; `_fifth_block` adds a second 1024-channel block, as
-NeMo's Imagen did. None of the readings gives both of the paper's figures.
+Appendix F.2 (600M) and F.3 (400M) of the paper list the same blocks: 128, 256, 512, 1024 channels
+with 2, 4, 8, 8 residual blocks. They differ in self-attention alone, which is not worth 200M
+parameters, so the two listings cannot both be right. `sr_256` and `sr_1024` follow the letter:
+attention once in a block, after its last residual block, and "hidden = 2 x channels" as the width
+of queries, keys and values. `_attention_per_block` attends after every 1024-channel residual
+block. `_fifth_block` adds a second 1024-channel block, as NeMo's Imagen did. No reading gives both
+of the paper's figures.
 
-**The ablations' widths** are not in the paper. 144, 208 and 320 channels come nearest to 300M, 500M
-and 1B with T5-XXL text.
+The paper does not state the ablations' widths. 144, 208 and 320 channels come nearest to 300M,
+500M and 1B with T5-XXL.
 
 ## DeepFloyd IF
 
-Configs in `configs/deepfloyd_if`. In memory are a U-Net's kernels in bfloat16 and the rest of it in
-float32, and a text encoder in bfloat16, as `sample.py` holds them.
+`sample.py` holds a U-Net's kernels and the text encoder in bfloat16, and the rest in float32. The
+configs are in `configs/deepfloyd_if`.
 
 {deepfloyd_if}
 """

@@ -98,9 +98,8 @@ def run_row(row: Row, directory: Path, limit: float) -> dict:
 
 
 COLUMNS = (
-    "row", "chips", "batch", "parameters", "HBM GiB needed / there", "TFLOP per chip",
-    "of them the model's", "overhead", "collectives GB", "per parameter byte",
-    "compute ms", "HBM ms", "ICI ms", "possible MFU", "compile s",
+    "row", "batch", "HBM GiB needed / there", "TFLOP", "overhead", "collectives GB",
+    "compute ms", "HBM ms", "ICI ms", "possible MFU",
 )  # fmt: skip
 
 
@@ -108,22 +107,14 @@ def cells(report: dict) -> list[str]:
     """One report as the cells after the first."""
     memory, bound = report["memory"], report["bound"]
     sent = sum(traffic["bytes"] for traffic in report["collectives"].values())
-    parameters = ", ".join(
-        f"{count / 1e6:,.0f}M {name}" for name, count in report["parameters"].items()
-    )
     return [
-        f"{report['chips']}",
         f"{report['batch_size']}",
-        parameters,
         f"{memory['needed'] / 2**30:.2f} / {memory['available'] / 2**30:.2f}",
         f"{report['compiled_flops'] / 1e12:.2f}",
-        f"{report['model_flops'] / 1e12:.2f}",
         f"{report['overhead']:.2f}",
         f"{sent / 1e9:.2f}",
-        f"{report['collectives_per_parameter_byte']:.2f}",
         *(f"{bound[part] * 1e3:.1f}" for part in ("compute", "hbm", "ici")),
         f"{bound['utilisation']:.0%}",
-        f"{report['compile_seconds']:.0f}",
     ]
 
 
@@ -132,13 +123,12 @@ def table(finished: list[dict]) -> str:
     lines = [
         "# The steps of the cascade, compiled for TPU pods",
         "",
-        "Made by `python tools/pod_table.py` with the TPU compiler of libtpu on a machine without "
-        "TPUs. Nobody has run these steps on TPUs: memory, work and collectives are the "
-        "compiler's; the milliseconds are bounds from peak rates (the slowest of the three sets "
-        "the pace at best), and HBM traffic is an estimate. Work and collectives are per chip and "
-        "call, loops counted fully; collectives count whole arrays. A command with `--quick` lets "
-        "convolutions become simpler code: the HBM needed lacks some of the code's bytes, and all "
-        "else is the same.",
+        "`python tools/pod_table.py` makes this page with the TPU compiler of libtpu on a machine "
+        "without TPUs. **Nobody has run these steps on TPUs.** Memory, work and collectives are "
+        "the compiler's, per chip and call; collectives count whole arrays. The milliseconds are "
+        "bounds from peak rates: the slowest of the three sets the pace at best, and HBM traffic "
+        "is an estimate. Overhead is the work over that which the model asks for. HBM lacks some "
+        "of the code's bytes in rows whose command has `--quick`.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),
@@ -146,7 +136,7 @@ def table(finished: list[dict]) -> str:
     for row in finished:
         for report in row["reports"]:
             lines.append("| " + " | ".join([row["name"], *cells(report)]) + " |")
-    lines += ["", "The file of each row in `docs/pods/` holds its command and the whole report."]
+    lines += ["", "The file of each row in `docs/pods/` holds its command and its whole report."]
     lines += [""] * any(row["failure"] is not None for row in finished)
     for row in finished:
         if row["failure"] is not None:
