@@ -2,7 +2,7 @@
 
     pytest -m slow -s tests/test_sampling_memory.py
 
-prints the figures of docs/sampling.md. It writes 3.4 GB below the temporary directory.
+prints the figures of docs/figures.md. It writes 3.4 GB below the temporary directory.
 """
 
 import os

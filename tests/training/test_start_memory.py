@@ -147,7 +147,7 @@ def measure(how: str, directory: Path) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_beginning_takes_more_memory_than_another(directory):
-    """With `-s` it prints the figures of docs/training.md."""
+    """With `-s` it prints the figures of docs/figures.md."""
     measure("prepare", directory)
     peaks = {}
     for how in BEGINNINGS:

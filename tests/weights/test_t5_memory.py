@@ -2,7 +2,7 @@
 
     pytest -m slow -s tests/weights/test_t5_memory.py
 
-prints the figures of docs/weights.md. It writes 9.5 GB below the temporary directory (and for the
+prints the figures of docs/figures.md. It writes 9.5 GB below the temporary directory (and for the
 conversion 9.5 GB more) and takes them away again.
 """
 
