@@ -85,12 +85,15 @@ def open_measuring(flags: MeasuringFlags) -> Any:
     """What the run measures of pictures that it paints; None where nothing is."""
     from imagen_jax.evaluation.feature_files import open_features
     from imagen_jax.evaluation.while_training import open_measure
+    from imagen_jax.parallel import distributed
     from imagen_jax.training.painted import Measuring
 
     if not flags.every:
         return None
     reference = open_features(flags.reference)
-    measure = open_measure(reference, flags.weights, flags.measures, flags.pictures)
+    measure = distributed.leader_does(
+        lambda: open_measure(reference, flags.weights, flags.measures, flags.pictures)
+    )
     return Measuring(flags.every, flags.pictures, measure)
 
 

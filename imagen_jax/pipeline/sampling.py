@@ -28,13 +28,13 @@ Positive = tuple[NullText, Traced]
 _AUGMENTATION = 2**31 - 2
 
 
-def picture_keys(seed: int, stream: int, count: int) -> Keys:
-    """Keys of pictures 0 .. count - 1 of a seed; the stages of a cascade are its streams.
+def picture_keys(seed: int, stream: int, count: int, first: int = 0) -> Keys:
+    """Keys of `count` pictures of a seed from `first` on; the stages of a cascade are its streams.
 
     One key per picture, so that picture i depends neither on the batch nor on the devices.
     """
     key = jax.random.fold_in(jax.random.key(seed), stream)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(first, first + count))
 
 
 @dataclasses.dataclass(frozen=True)

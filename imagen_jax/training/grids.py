@@ -12,6 +12,7 @@ from PIL import Image
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
+from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params
 from imagen_jax.parallel import distributed
 from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
@@ -107,4 +108,10 @@ def _batch_of_data(
     # Threads: worker processes would be started for one batch.
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0))
     batch = next(iter(make_dataset(source, config, read, batch_size=_PICTURES, seed=seed)))
-    return {name: array[batch["weight"] > 0] for name, array in batch.items()}
+    good = batch["weight"] > 0
+    if not good.any():
+        raise UsageError(
+            f"There is no sheet of samples: the {_PICTURES} records that it would be painted after "
+            "are broken; mend them, or set training.sample_every to 0."
+        )
+    return {name: array[good] for name, array in batch.items()}

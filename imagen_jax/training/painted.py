@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ from jaxtyping import Float, UInt8
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import Batch, ReadCaptions, make_dataset
 from imagen_jax.data.records import Source
+from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
@@ -41,11 +43,12 @@ class Measuring:
     Attributes:
         every: so many steps.
         pictures: so many of them.
+        measure: of the first of several processes; the others need none.
     """
 
     every: int
     pictures: int
-    measure: PictureMeasure
+    measure: PictureMeasure | None
 
 
 class PaintedFigures:
@@ -70,6 +73,8 @@ class PaintedFigures:
         self._config, self._networks, self._mesh = config, networks, mesh
         self._measuring = measuring
         self._size = config.training.batch_size // config.training.accumulation_steps
+        # Two good records of two shuffled passes are never farther from each other.
+        self._most_broken = 2 * len(source) + self._size
         self._dataset = make_dataset(
             source,
             # Threads: worker processes would be started anew each time.
@@ -92,30 +97,46 @@ class PaintedFigures:
 
         `params` holds U-Net, text encoder and, where the stage has one, the "null_text".
         """
-        measure, leads = self._measuring.measure, distributed.leads()
-        parts = [measure.features(x) if leads else None for x in self._paint(params)]
-        return measure.figures(np.concatenate(parts)) if leads else {}
+        measure = self._measuring.measure if distributed.leads() else None
+        parts = [measure and measure.features(pictures) for pictures in self._paint(params)]
+        return measure.figures(np.concatenate(parts)) if measure else {}
 
     def _paint(self, params: Params) -> Iterator[Pictures]:
-        """As many pictures as are measured, on all processes."""
-        left = self._measuring.pictures
+        """As many pictures as are measured, on all processes.
+
+        Raises:
+            UsageError: all records are broken.
+        """
+        left, broken = self._measuring.pictures, 0
         for number, batch in enumerate(self._dataset):
-            rows = np.arange(number * self._size, (number + 1) * self._size)
-            pictures = self._paint_batch(params, batch, rows)[:left]
-            left -= len(pictures)
-            yield pictures
+            pictures = self._paint_batch(params, batch, number * self._size)[:left]
+            if len(pictures):
+                yield pictures
+            left, broken = left - len(pictures), 0 if len(pictures) else broken + self._size
+            if broken > self._most_broken:
+                raise UsageError(
+                    f"There is nothing to measure: {broken} records after which pictures are "
+                    "painted were broken, one after another."
+                )
             if left == 0:
                 return
 
-    def _paint_batch(self, params: Params, batch: Batch, rows: np.ndarray) -> Pictures:
-        """Those of a batch whose records are not broken."""
+    def _paint_batch(self, params: Params, batch: Batch, first: int) -> Pictures:
+        """Those of a batch whose records are not broken; `first`: number of its first picture."""
         sample, numbers = self._sampler(batch["image"].shape[1:3])
         batch = meshes.global_batch(batch, self._mesh)
-        keys = picture_keys(_SEED, self._config.resolution, int(rows[-1]) + 1)[rows[0] :]
+        keys = picture_keys(_SEED, self._config.resolution, self._size, first)
         conditions = self._conditions(params, batch)
-        pictures, _ = sample(params, numbers, keys, conditions, params.get("null_text"))
-        weight, pictures = meshes.to_host((batch["weight"], pictures))
-        return pictures[weight > 0]
+        painted = sample(params, numbers, keys, conditions, params.get("null_text"))
+        weight, (pictures, finite) = meshes.to_host((batch["weight"], painted))
+        good = weight > 0
+        if not finite[good].all() and distributed.leads():
+            warnings.warn(
+                "Pictures that are measured hold numbers that are not finite; they are black or "
+                "grey.",
+                stacklevel=2,
+            )
+        return pictures[good]
 
     def _make_sampler(self, size: tuple[int, int]) -> tuple[Any, Any]:
         """How pictures of a size are painted, and the numbers that this takes."""

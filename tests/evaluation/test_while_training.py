@@ -62,6 +62,26 @@ def test_a_run_that_is_not_trained_shows_the_same_pictures_each_time(folder, tmp
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.filterwarnings("ignore:left out")
+def test_batches_of_broken_records_are_passed_over_and_nothing_else_ends_it(folder, tmp_path):
+    """One record of twelve can be used, and then none: every batch is of eight."""
+    held_out = tiny.folder(tmp_path / "broken").source.removeprefix("folder:")
+    for path in sorted(Path(held_out).glob("*.png"))[1:]:
+        path.write_bytes(b"no picture")
+    told = {"eval_source": f"folder:{held_out}", "max_broken_share": 1.0}
+    config = tiny.replace(
+        tiny.stage(data=folder), data=told, training={"num_steps": 1, "eval_every": 1}
+    )
+    kept = Kept()
+    run(config, tmp_path / "w", measuring=Measuring(1, 5, kept))
+    pictures = np.concatenate(kept.times[0])
+    assert len(np.unique(pictures.reshape(5, -1), axis=0)) == 5  # Each of its own noise.
+    assert all(map(len, kept.times[0]))
+    (Path(held_out) / "00.png").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match="nothing to measure: 40 records .* were broken"):
+        run(config, tmp_path / "other", measuring=Measuring(1, 5, Kept()))
+
+
 def test_figures_are_those_of_evaluate(tmp_path):
     rng = np.random.default_rng(0)
     sets = {}

@@ -1,10 +1,14 @@
 """The sheet of pictures that a run paints."""
 
+import dataclasses
+
 import jax
 import numpy as np
+import pytest
 import tiny
 
 from imagen_jax.data.sources import open_source
+from imagen_jax.errors import UsageError
 from imagen_jax.networks import build_networks
 from imagen_jax.training.grids import SampleGrid, colour_drift
 from imagen_jax.training.text_inputs import load_caption_reader
@@ -17,6 +21,18 @@ def test_its_pictures_come_from_the_source_that_the_run_has_open(tmp_path):
     read = load_caption_reader(config)
     grid = SampleGrid(config, build_networks(config), read, source, everywhere)
     assert grid._batch["low_res"].shape == (16, 8, 8, 3)
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_sheet_of_broken_records_alone_is_refused(tmp_path):
+    data = tiny.folder(tmp_path / "pictures")
+    for path in (tmp_path / "pictures").glob("*.png"):
+        path.write_bytes(b"no picture")
+    config = tiny.super_resolution(data=dataclasses.replace(data, max_broken_share=1.0))
+    everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    arguments = load_caption_reader(config), open_source(config.data), everywhere
+    with pytest.raises(UsageError, match="no sheet of samples: the 16 records .* are broken"):
+        SampleGrid(config, build_networks(config), *arguments)
 
 
 def test_the_drift_is_the_distance_of_mean_colours():
