@@ -13,7 +13,14 @@ from pathlib import Path
 
 from imagen_jax.data.records import BrokenRecord
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.storage.files import AnyPath, FileState, list_files, read_range, to_path
+from imagen_jax.storage.files import (
+    AnyPath,
+    FileState,
+    list_files,
+    read_range,
+    to_path,
+    with_home,
+)
 
 _MAX_PATTERNS = 10**6
 """That braces may stand for."""
@@ -68,7 +75,7 @@ def files_of(source: str, place: str, name: str, data_dir: str) -> Found:
 def from_root(place: str) -> AnyPath:
     """`place`, from the root where it is on this machine; `~` is the home directory."""
     path = to_path(place)
-    return path.expanduser().absolute() if isinstance(path, Path) else path
+    return with_home(path).absolute() if isinstance(path, Path) else path
 
 
 def _home(directory: AnyPath, data_dir: str) -> AnyPath:

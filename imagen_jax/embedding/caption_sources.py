@@ -19,7 +19,7 @@ from imagen_jax.config import DataConfig
 from imagen_jax.data.records import BrokenRecord, ListedCaptions, Metadata
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.storage.files import replacing
+from imagen_jax.storage.files import replacing, with_home
 from imagen_jax.text.cache_format import PROMPTS_PREFIX, halves, hash_of, shard_starts
 from imagen_jax.text.tokenizer import Tokenizer, as_read, one_line
 from imagen_jax.weights.stored import StoredTensor, open_file
@@ -67,7 +67,7 @@ def open_captions(config: DataConfig) -> CaptionSource:
         UsageError: there is no such data set or file.
     """
     if config.source.startswith(PROMPTS_PREFIX):
-        return PromptFile(Path(config.source.removeprefix(PROMPTS_PREFIX)).expanduser())
+        return PromptFile(with_home(Path(config.source.removeprefix(PROMPTS_PREFIX))))
     return open_source(dataclasses.replace(config, sizes=()))  # Pictures are not read.
 
 

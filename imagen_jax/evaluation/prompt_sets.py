@@ -1,6 +1,7 @@
 """Sets of prompts as they are published, from files that the user brings."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from imagen_jax.config import DataConfig
 from imagen_jax.data.records import BrokenRecord
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError, reason
-from imagen_jax.storage.json_text import parse_object, read_object
+from imagen_jax.storage.files import with_home
+from imagen_jax.storage.json_text import parse_object, read_object, shown
 from imagen_jax.text.tokenizer import one_line
 
 SEED = 0
@@ -69,7 +71,7 @@ def read_prompt_set(source: str, count: int | None = None, split: str = "") -> P
         )
     if split and kind != _DATA:
         raise UsageError(f"The split is {split!r}; {source} has none, only a data set has.")
-    found = _data(place, split) if kind == _DATA else _READ[kind](Path(place).expanduser())
+    found = _data(place, split) if kind == _DATA else _READ[kind](with_home(Path(place)))
     prompts = tuple(prompt._replace(text=one_line(prompt.text)) for prompt in found)
     texts = texts_of(prompts)
     if "" in texts:
@@ -90,9 +92,12 @@ def _data(source: str, split: str) -> list[Prompt]:
     records, rng, prompts = open_source(config), np.random.default_rng(SEED), []
     for index in range(len(records)):
         try:
-            prompts.append(Prompt(records.metadata(index).captions.draw(rng)))
+            captions = records.metadata(index).captions
         except BrokenRecord:
             continue
+        if captions is None:
+            raise UsageError(f"{source} has no captions, of which prompts are drawn.")
+        prompts.append(Prompt(captions.draw(rng)))
     return prompts
 
 
@@ -104,9 +109,9 @@ def _table(path: Path) -> list[Prompt]:
     """PartiPrompts' quotes are letters, and DrawBench's stand round texts with commas."""
     by_tabs = path.suffix.lower() == ".tsv"
     quoting = csv.QUOTE_NONE if by_tabs else csv.QUOTE_MINIMAL
-    lines = _text(path).splitlines(keepends=True)
+    text = io.StringIO(_text(path))  # In lines of its own, of which a prompt may have several.
     try:
-        rows = list(csv.reader(lines, delimiter="\t" if by_tabs else ",", quoting=quoting))
+        rows = list(csv.reader(text, delimiter="\t" if by_tabs else ",", quoting=quoting))
     except csv.Error as error:
         raise UsageError(f"{path} cannot be read as a table: {reason(error)}.") from error
     header = [name.strip().lower() for name in rows[0]] if rows else []
@@ -125,17 +130,17 @@ def _geneval(path: Path) -> list[Prompt]:
         category = tag if isinstance(tag, str) else ""
         return Prompt(_string(entry, "prompt", path), category, json.dumps(entry))
 
-    return [prompt(line) for line in _text(path).splitlines() if line.strip()]
+    return [prompt(line) for line in _text(path).split("\n") if line.strip()]
 
 
 def _coco(path: Path) -> list[Prompt]:
     """One caption of each picture, pictures by their numbers."""
-    by_picture: dict[Any, list[str]] = {}
+    by_picture: dict[int, list[str]] = {}
     for annotation in _annotations(path):
-        captions = by_picture.setdefault(annotation.get("image_id"), [])
-        captions.append(_string(annotation, "caption", path))
-    if not all(type(number) is int for number in by_picture):
-        raise UsageError(f"{path} has a caption without a whole number as its image_id.")
+        number = annotation.get("image_id")
+        if type(number) is not int:
+            raise UsageError(f"{path} has a caption without a whole number as its image_id.")
+        by_picture.setdefault(number, []).append(_string(annotation, "caption", path))
     rng = np.random.default_rng(SEED)
     drawn = [captions[rng.integers(len(captions))] for _, captions in sorted(by_picture.items())]
     return [Prompt(caption) for caption in drawn]
@@ -156,6 +161,10 @@ def _string(entry: dict[str, Any], name: str, path: Path) -> str:
     value = entry.get(name)
     if not isinstance(value, str):
         raise UsageError(f"{path} has {name} {json.dumps(value)[:100]}; it must be text.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{path} has {name} {shown(value)}: {reason(error)}.") from error
     return value
 
 

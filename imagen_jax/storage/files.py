@@ -57,6 +57,18 @@ def absolute(path: AnyPath) -> AnyPath:
     return path.resolve() if isinstance(path, Path) else path
 
 
+def with_home(path: Path) -> Path:
+    """The path with a home directory in the place of ~, which a shell leaves behind a colon.
+
+    Raises:
+        UsageError: it is that of a user whom there is not.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path} is nowhere: {reason(error)}.") from error
+
+
 class LocalFile:
     """A file on this machine's disk; of one in a bucket a copy, which goes when this object does.
 

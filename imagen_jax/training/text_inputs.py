@@ -6,6 +6,7 @@ from pathlib import Path
 
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import Batch, ReadCaptions
+from imagen_jax.storage.files import with_home
 from imagen_jax.stored.encoders import load_stage_tokenizer
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.tokenizer import Tokenizer
@@ -22,7 +23,7 @@ def load_caption_reader(config: StageConfig) -> ReadCaptions:
             another encoder.
     """
     if config.data.embeddings:
-        cache = EmbeddingCache(Path(config.data.embeddings).expanduser())
+        cache = EmbeddingCache(with_home(Path(config.data.embeddings)))
         cache.check(config)
         return cache
     return CaptionTokens(load_stage_tokenizer(config), config.text_encoder.max_length)

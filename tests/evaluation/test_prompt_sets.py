@@ -55,6 +55,23 @@ def test_partiprompts_is_a_table_with_tabs_whose_quotes_are_letters(file):
     assert read_prompt_set(f"table:{path}") == ("bond", '"G I" painted')
 
 
+def test_a_prompt_may_hold_what_unicode_calls_the_end_of_a_line(file):
+    odd = "a\u2028b\x85c\x1cd"
+    for kind, name, content in (
+        ("table", "x.csv", f'Prompts\n{odd}\n"two\nlines"\n'),
+        ("geneval", "x.jsonl", '{"prompt": "a\u2028b\x85c d"}\n{"prompt": "two lines"}\n'),
+    ):
+        assert read_prompt_set(f"{kind}:{file(name, content)}") == ("a b c d", "two lines")
+
+
+def test_a_data_set_without_captions_is_refused(file, tmp_path):
+    tiny.folder(tmp_path / "data", 2)
+    for path in (tmp_path / "data").glob("*.txt"):
+        path.unlink()
+    with pytest.raises(UsageError):
+        read_prompt_set(f"data:folder:{tmp_path / 'data'}")
+
+
 def test_geneval_has_an_object_a_line(file):
     lines = [{"tag": "single_object", "prompt": "a photo of a bench"}, {"prompt": "two cats"}]
     path = file("e.jsonl", "\n".join(map(json.dumps, lines)) + "\n")
@@ -110,7 +127,9 @@ def test_so_many_are_drawn_each_once(file):
         ("coco", "x.json", '{"annotations": 3}', "no list of annotations"),
         ("coco", "x.json", '{"annotations": [{"image_id": 1}]}', "has caption null"),
         ("coco", "x.json", '{"annotations": [{"caption": "a"}]}', "whole number as its image_id"),
+        ("coco", "x.json", '{"annotations": [{"image_id": [1]}]}', "number as its image_id"),
         ("coco-all", "x.json", '{"annotations": []}', "holds no prompt"),
+        ("coco-all", "x.json", '{"annotations": [{"caption": "\\ud800"}]}', "surrogates"),
     ],
 )
 def test_what_is_no_such_set_is_refused(file, kind, name, content, said):
@@ -127,6 +146,9 @@ def test_a_source_has_a_kind_and_a_file(source):
 def test_missing_and_binary_files_are_refused(tmp_path):
     with pytest.raises(UsageError, match="cannot be read as UTF-8 text: No such file"):
         read_prompt_set(f"table:{tmp_path / 'x.csv'}")
+    for source in ("table:~no-such-user/x.csv", "data:folder:~no-such-user/x"):
+        with pytest.raises(UsageError, match="~no-such-user/x.* is nowhere: "):
+            read_prompt_set(source)
     (tmp_path / "y.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="cannot be read as UTF-8 text"):
         read_prompt_set(f"table:{tmp_path / 'y.csv'}")
