@@ -24,13 +24,15 @@ SUFFIX = ".npz"
 _SHAPES = {"mu": (FEATURES,), "sigma": (FEATURES, FEATURES)}
 _LARGEST = 2**27
 """Bytes of an array, in float64 and its header with much to spare."""
-# An archive of an unknown compression or with a password is a RuntimeError.
+# An archive of an unknown compression or with a password is a RuntimeError, and an array of which
+# only its header says how large it is a MemoryError.
 _UNREADABLE = (
     OSError,
     ValueError,
     KeyError,
     EOFError,
     RuntimeError,
+    MemoryError,
     zipfile.BadZipFile,
     zlib.error,
 )

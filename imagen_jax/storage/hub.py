@@ -47,7 +47,7 @@ def repository(text: str) -> str:
 def _fetched(text: str) -> Path:
     match = _ADDRESS.fullmatch(text)
     inside = PurePosixPath((match and match["inside"]) or "")
-    if match is None or ".." in inside.parts:
+    if match is None or inside.is_absolute() or ".." in inside.parts:
         raise UsageError(
             f"{text!r} is no address on the hub; it must be hf://owner/name, and a file of it may "
             "follow, such as hf://owner/name/base.safetensors."

@@ -14,7 +14,7 @@ from imagen_jax.config.choices import Dtype, Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.storage.files import AnyPath, LocalFile
 from imagen_jax.storage.hub import STAGE_FILE, reporting, repository
-from imagen_jax.stored.stages import load_weights
+from imagen_jax.stored.stages import held_weights, load_weights
 from imagen_jax.weights.stage_file import open_stage_file, read_weights, save_stage_file
 
 _CARD = "README.md"
@@ -30,7 +30,8 @@ class Publication:
         repo: owner/name.
         licence: an identifier of the hub, such as apache-2.0.
         card: text instead of one that is written here; None keeps one that is there.
-        weights, dtype: of a training directory; a file is published as it is.
+        weights: of a training directory; a file must hold them.
+        dtype: of a training directory; a file is published as it is.
     """
 
     repo: str
@@ -57,12 +58,13 @@ def publish(path: AnyPath, publication: Publication) -> str:
         file = _stage_file(path, publication, Path(directory))
         config, _ = open_stage_file(file)
         _check_places(config, file)
+        text = card(file, publication) if publication.card is None else publication.card
         with reporting(f"hf://{repo}"):
             api = HfApi(library_name="imagen-jax", library_version=imagen_jax.__version__)
             url = api.create_repo(repo, private=publication.private, exist_ok=True)
             parts: dict[str, Any] = {STAGE_FILE: file}
             if publication.card is not None or not api.file_exists(repo, _CARD):
-                parts[_CARD] = (publication.card or card(file, publication)).encode()
+                parts[_CARD] = text.encode()
             operations = [CommitOperationAdd(name, content) for name, content in parts.items()]
             api.create_commit(repo, operations, commit_message=f"Publish {config.name}")
     return str(url)
@@ -110,6 +112,7 @@ def _facts(config: StageConfig, file: Path, count: int) -> Iterator[tuple[str, o
 def _stage_file(path: AnyPath, publication: Publication, directory: Path) -> Path:
     """The stage as a file on this machine."""
     if path.is_file():
+        held_weights(path, publication.weights)
         if isinstance(path, Path):
             return path
         copy = directory / STAGE_FILE

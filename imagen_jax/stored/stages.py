@@ -110,7 +110,7 @@ def _open_stage(path: AnyPath, weights: Weights | None, needs_encoder: bool) -> 
             raise UsageError(f"{path} holds no checkpoint yet.")
         holds_encoder = config.text_encoder.train
     elif path.is_file():
-        weights = _held_weights(path, weights)
+        weights = held_weights(path, weights)
         config, held = open_stage_file(path)
         holds_encoder = any(name == "text_encoder" for name, *_ in held)
     else:
@@ -163,7 +163,7 @@ def load_weights(
         weights = weights or "ema"
         config, params = load_directory(path, make_mesh(MeshConfig()), weights)
     elif path.is_file():
-        weights = _held_weights(path, weights)
+        weights = held_weights(path, weights)
         config, params = load_stage_file(path)
     else:
         raise _no_stage(path)
@@ -194,7 +194,7 @@ def _load_adapted(path: AnyPath, weights: Weights, with_encoder: bool) -> Loaded
     return LoadedStage(path, stage.config, params, weights)
 
 
-def _held_weights(path: AnyPath, weights: Weights | None) -> Weights:
+def held_weights(path: AnyPath, weights: Weights | None) -> Weights:
     """Those that a file holds, where they are the ones that were asked for."""
     held = read_weights(path)
     if weights not in (None, held):

@@ -1,5 +1,8 @@
 """Statistics in pytorch-fid's form: written, read, and what is none."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -68,6 +71,16 @@ def test_other_files_and_recipes_of_other_networks_are_refused(tmp_path, monkeyp
     monkeypatch.setattr(statistics_file, "_LARGEST", 100)
     with pytest.raises(UsageError, match="mu is larger than"):
         open_statistics(path, "clean-fid")
+
+
+def test_a_size_that_the_header_alone_claims_is_refused(tmp_path):
+    path, header = tmp_path / "a.npz", io.BytesIO()
+    shape = {"descr": "<f8", "fortran_order": False, "shape": (2**25, 2**25)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    with zipfile.ZipFile(saved(path, mu=None), "a") as archive:
+        archive.writestr("mu.npy", header.getvalue())
+    with pytest.raises(UsageError, match="a.npz holds no statistics as pytorch-fid writes them"):
+        open_statistics(path, "pytorch-fid")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -61,6 +61,7 @@ def test_of_a_directory_with_a_config_json_and_safetensors_are_fetched(hub):
         ("hf://", "is no address on the hub"),
         ("hf:me/apples", "is no address on the hub"),
         ("hf://me/apples/../../etc/x.safetensors", "is no address on the hub"),
+        ("hf://me/apples//etc/x.safetensors", "is no address on the hub"),
         ("hf://me/apples@", "is no address on the hub"),
         ("hf://.../a", "cannot be reached"),
     ],

@@ -70,6 +70,9 @@ def test_a_card_that_is_there_stays_unless_another_is_given(hub, file, tmp_path)
     (tmp_path / "card.md").write_text("# Äpfel")
     assert call(verbs, "publish", file, "me/apples", "--card", tmp_path / "card.md").code == 0
     assert published(hub)["README.md"].decode() == "# Äpfel"
+    (tmp_path / "card.md").write_text("")
+    assert call(verbs, "publish", file, "me/apples", "--card", tmp_path / "card.md").code == 0
+    assert published(hub)["README.md"] == b""
 
 
 def test_a_new_repository_may_be_private(hub, file):
@@ -90,6 +93,7 @@ def test_what_only_this_machine_has_is_not_published(hub, tmp_path):
 def test_a_mistake_is_one_sentence(hub, file, tmp_path, monkeypatch):
     refused(call(verbs, "publish", file, "apples"), "must be named as owner/name")
     refused(call(verbs, "publish", tmp_path / "no", "me/apples"), "neither a training directory")
+    refused(call(verbs, "publish", file, "me/a", "--weights", "raw"), "holds ema weights only")
     (tmp_path / "x.safetensors").write_bytes(b"x" * 100)
     refused(call(verbs, "publish", tmp_path / "x.safetensors", "me/a"), "not a safetensors file")
     refused(call(verbs, "publish", file, "me/a", "--card", tmp_path / "no.md"), "--card", "no.md")
