@@ -21,9 +21,9 @@ from PIL import Image
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation.pictures import PictureSet, read_picture
 from imagen_jax.evaluation.prompt_sets import Prompts
-from imagen_jax.storage.digests import sealed, unsealed
+from imagen_jax.storage.digests import read_sealed, sealed
 from imagen_jax.storage.files import write_text
-from imagen_jax.storage.json_text import read_object, shown
+from imagen_jax.storage.json_text import shown
 
 Ask = Literal["fidelity", "alignment"]
 ASKS: tuple[Ask, ...] = get_args(Ask)
@@ -43,7 +43,7 @@ class Question:
 
     prompt: str
     category: str
-    left: str
+    left: Literal["a", "b"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +76,14 @@ def write_comparison(a: PictureSet, b: PictureSet, prompts: Prompts, page: Path,
         side: pixels of the longer side of pictures in the page, at most.
 
     Raises:
-        UsageError: the sets do not fit together, or something cannot be read or written.
+        UsageError: the sets do not fit together, something cannot be read or written, or there is
+            a page whose answers could not be counted any more.
     """
+    if key_path(page).exists():
+        raise UsageError(
+            f"{key_path(page)} is there, without which no answers to its page can be counted; name "
+            "another page."
+        )
     sets = {name: _by_prompt(pictures) for name, pictures in (("a", a), ("b", b))}
     _check_alike(a, b, *sets.values())
     categories = {prompt.text: prompt.category for prompt in prompts}
@@ -99,11 +105,17 @@ def write_comparison(a: PictureSet, b: PictureSet, prompts: Prompts, page: Path,
             }
         )
     comparison = secrets.token_hex(8)
-    names = {"a": a.directory.resolve().name, "b": b.directory.resolve().name}
+    names = dict(zip("ab", _names(a.directory.resolve(), b.directory.resolve()), strict=True))
     key = {"format": _FORMAT, **dataclasses.asdict(Key(comparison, names, questions))}
-    write_text(key_path(page), json.dumps(sealed(key), indent=1))
     write_text(page, _page({"comparison": comparison, "questions": shown_ones}))
+    write_text(key_path(page), json.dumps(sealed(key), indent=1))
     return len(order)
+
+
+def _names(*directories: Path) -> list[str]:
+    """The directories' own names, or where these are the same their whole paths."""
+    names = [directory.name for directory in directories]
+    return names if len(set(names)) > 1 else list(map(str, directories))
 
 
 def _by_prompt(pictures: PictureSet) -> dict[str, list[Path]]:
@@ -152,7 +164,7 @@ def read_key(path: Path) -> Key:
     Raises:
         UsageError: it is none, or was changed.
     """
-    values = unsealed(read_object(path), str(path))
+    values = read_sealed(path)
     if values.get("format") != _FORMAT:
         raise UsageError(f"{path} is not the key of a comparison.")
     questions = {number: Question(**question) for number, question in values["questions"].items()}

@@ -10,22 +10,23 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from imagen_jax.errors import UsageError
+from imagen_jax.config.choices import FeatureName
+from imagen_jax.errors import UsageError, naming
 from imagen_jax.evaluation.features import FeatureNetwork
 from imagen_jax.evaluation.moments import Moments, moments_of, no_moments
 from imagen_jax.evaluation.pictures import PictureSet, read_picture
-from imagen_jax.evaluation.reading import Resized
+from imagen_jax.evaluation.reading import Reading, Resized
 from imagen_jax.parallel import distributed
-from imagen_jax.storage.digests import sealed, unsealed
+from imagen_jax.storage.digests import read_sealed, sealed
 from imagen_jax.storage.files import write_text
-from imagen_jax.storage.json_text import read_object, shown
+from imagen_jax.storage.json_text import shown
 from imagen_jax.weights.stored import check_fit, open_file
 from imagen_jax.weights.tensors import write_tensors
 
@@ -34,7 +35,8 @@ Features = Float[np.ndarray, "pictures features"]
 PART = 1024
 ABOUT = "about.json"
 _FORMAT = "imagen-jax features 1"
-_FIELDS = {"network", "weights", "reading", "width", "name", "count", "listing"}
+_TEXTS, _NUMBERS = ("network", "weights", "name", "listing"), {"count": 2**27, "width": 2**14}
+"""Fields of `about.json`, and the most that numbers may be."""
 _NAME, _PICTURES = "features", "pictures"
 
 
@@ -89,7 +91,7 @@ class FeatureFiles:
         """SHA-256 over that of each part's picture files."""
         sha = hashlib.sha256()
         for number in range(_part_count(self.count)):
-            sha.update(open_file(_part(self.directory, number))[0][_PICTURES].encode())
+            sha.update(_sum_in(_part(self.directory, number)).encode())
         return sha.hexdigest()
 
 
@@ -102,9 +104,8 @@ def open_features(directory: Path) -> FeatureFiles:
     path = directory / ABOUT
     if not path.is_file():
         raise UsageError(f"{directory} holds no features: there is no {ABOUT} in it.")
-    about = unsealed(read_object(path), str(path))
-    if about.get("format") != _FORMAT or not about.keys() >= _FIELDS:
-        raise UsageError(f"{path} does not say what features of {_FORMAT!r} are of.")
+    about = read_sealed(path)
+    _check_about(about, path)
     count = _part_count(about["count"])
     missing = [n for n in range(count) if not _part(directory, n).is_file()]
     if missing:
@@ -115,6 +116,20 @@ def open_features(directory: Path) -> FeatureFiles:
     return FeatureFiles(directory, about)
 
 
+def _check_about(about: dict[str, Any], path: Path) -> None:
+    """Raises a UsageError unless the values are those that `_about` gives; they may be anyone's."""
+    fits = about.get("format") == _FORMAT and about.get("network") in get_args(FeatureName)
+    fits = fits and all(isinstance(about.get(name), str) for name in _TEXTS)
+    for name, most in _NUMBERS.items():
+        value = about.get(name)
+        fits = fits and type(value) is int and 0 < value <= most
+    reading, fields = about.get("reading"), {x.name for x in dataclasses.fields(Reading)}
+    if not (fits and isinstance(reading, dict) and reading.keys() == fields):
+        raise UsageError(f"{path} does not say what features of {_FORMAT!r} are of.")
+    with naming(path):
+        Reading(**reading)
+
+
 def make_features(
     pictures: PictureSet, network: FeatureNetwork, out: Path, *, batch_size: int
 ) -> FeatureFiles:
@@ -123,8 +138,8 @@ def make_features(
     All processes must call it.
 
     Raises:
-        UsageError: `out` holds features of other pictures or of another recipe, or something
-            else; a picture cannot be read.
+        UsageError: `out` holds features of other pictures, be it of the same names and sizes, or
+            of another recipe, or something else; a picture cannot be read.
     """
     about = _about(pictures, network)
     _check(out, about)
@@ -135,6 +150,9 @@ def make_features(
     count = _part_count(len(pictures))
     mine = range(jax.process_index(), count, jax.process_count())
     missing = [number for number in mine if not _part(out, number).is_file()]
+    for number in mine:
+        if number not in missing:
+            _check_part(number, pictures, out)
     total = sum(len(_rows(len(pictures), number)) for number in missing)
     with tqdm(total=total, unit="picture", disable=not distributed.leads()) as bar:
         for number in missing:
@@ -160,13 +178,31 @@ def _check(out: Path, about: dict[str, Any]) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"{out} holds something else than features; name a new directory.")
         return
-    before = unsealed(read_object(path), str(path))
+    before = read_sealed(path)
     for name in about.keys() - {"name"}:  # A directory may have been moved.
         if before.get(name) != about[name]:
             raise UsageError(
                 f"{out} holds features of others: their {name} is {shown(before.get(name))} and "
                 f"that of these {shown(about[name])}; name a new directory."
             )
+
+
+def _check_part(number: int, pictures: PictureSet, out: Path) -> None:
+    """Raises a UsageError where picture files of a part are others than it was made of."""
+    sha = hashlib.sha256()
+    for row in _rows(len(pictures), number):
+        data = (pictures.directory / pictures.names[row]).read_bytes()
+        sha.update(hashlib.sha256(data).digest())
+    if sha.hexdigest() != _sum_in(_part(out, number)):
+        raise UsageError(
+            f"{out} holds features of others: {pictures.directory} has other pictures under the "
+            "same names; name a new directory."
+        )
+
+
+def _sum_in(part: Path) -> str:
+    """SHA-256 over those of a part's picture files, as its header says it."""
+    return open_file(part)[0].get(_PICTURES, "")
 
 
 def _make_part(

@@ -104,7 +104,9 @@ def _painted(directory: Path, manifest: dict[str, Any]) -> PictureSet:
                 "on."
             )
         names.append(_inside(directory, str(files[-1])))
-        prompts.append(str(picture.get("prompt")))
+        if not isinstance(picture.get("prompt"), str):
+            raise UsageError(f"{directory / MANIFEST} does not say the prompt of picture {number}.")
+        prompts.append(picture["prompt"])
     account = {name: x for name, x in manifest.items() if name not in ("pictures", "sha256")}
     return PictureSet(directory, tuple(names), tuple(prompts), account)
 
@@ -112,9 +114,10 @@ def _painted(directory: Path, manifest: dict[str, Any]) -> PictureSet:
 def _inside(directory: Path, name: str) -> str:
     """The name, if it is that of a file in the directory or below it."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
+    is_name = name.isprintable()  # Neither a NUL nor half a character.
+    if path.is_absolute() or ".." in path.parts or not is_name:
         raise UsageError(
-            f"{directory / MANIFEST} names the picture {shown(name)}, which lies somewhere else."
+            f"{directory / MANIFEST} names the picture {shown(name)}, which is no file below it."
         )
     return name
 

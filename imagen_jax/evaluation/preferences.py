@@ -99,15 +99,14 @@ def markdown(key: Key, votes: Sequence[Vote]) -> str:
     """A table: for each category, and all together, how often each answer was given."""
     header = ["", "asked for", "answers", key.names["a"], "indifferent", key.names["b"]]
     categories = sorted({vote.category for vote in votes} - {""})
+    groups = [(name, [vote for vote in votes if vote.category == name]) for name in categories]
     rows = [header]
-    for category in [*categories, ALL]:
+    for name, own in [*groups, (ALL, votes)]:
         for ask in ASKS:
-            counts = Counter(
-                v.chosen for v in votes if v.ask == ask and category in (v.category, ALL)
-            )
+            counts = Counter(vote.chosen for vote in own if vote.ask == ask)
             if counts:
                 cells = [_cell(interval(counts[x], counts.total())) for x in ("a", NEITHER, "b")]
-                rows.append([category, ask, str(counts.total()), *cells])
+                rows.append([name, ask, str(counts.total()), *cells])
     return table(rows)
 
 

@@ -50,10 +50,9 @@ class Reading:
         ):
             if value not in known:
                 raise UsageError(f"The {name} is {value!r}; it must be one of {', '.join(known)}.")
-        if not 0 <= self.first_side <= _LARGEST:
-            raise UsageError(
-                f"The first_side is {self.first_side}; it must lie between 0 and {_LARGEST}."
-            )
+        for name, side in (("side", self.side), ("first_side", self.first_side)):
+            if not (type(side) is int and 0 <= side <= _LARGEST):
+                raise UsageError(f"The {name} is {side!r}; it must lie between 0 and {_LARGEST}.")
 
     @property
     def name(self) -> str:

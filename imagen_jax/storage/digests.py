@@ -5,6 +5,8 @@ import json
 from typing import Any
 
 from imagen_jax.errors import UsageError
+from imagen_jax.storage.files import AnyPath
+from imagen_jax.storage.json_text import read_object
 
 _NAME = "sha256"
 Values = dict[str, Any]
@@ -31,3 +33,15 @@ def unsealed(values: Values, origin: str) -> Values:
     if _NAME in values and values[_NAME] != digest(rest):
         raise UsageError(f"{origin} is not as it was written: it does not match its {_NAME}.")
     return rest
+
+
+def read_sealed(path: AnyPath) -> Values:
+    """The values in a JSON file, of a kind that has had its digest from the first version on.
+
+    Raises:
+        UsageError: it cannot be read, or they are not those that were written.
+    """
+    values = read_object(path)
+    if _NAME not in values:
+        raise UsageError(f"{path} is not as it was written: it has no {_NAME}.")
+    return unsealed(values, str(path))

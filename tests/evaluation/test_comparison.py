@@ -1,6 +1,7 @@
 """The page for human raters and what is read back from it."""
 
 import base64
+import functools
 import io
 import json
 import re
@@ -10,8 +11,8 @@ import pytest
 from PIL import Image
 from scripts import call, refused, tree, verbs
 
-from imagen_jax.evaluation.comparison import key_path, read_key
-from imagen_jax.evaluation.preferences import interval
+from imagen_jax.evaluation.comparison import Key, Question, key_path, read_key
+from imagen_jax.evaluation.preferences import Vote, interval, markdown
 
 PROMPTS = {"a red </script> apple": "Colors", "two dogs": "Counting", "a car": "Colors"}
 PICTURES = 2
@@ -78,6 +79,29 @@ def test_pictures_are_reduced_and_never_enlarged(written, tmp_path):
         assert compare(written, "--out", page, "--side", side).code == 0
         url = re.search(r"data:image/jpeg;base64,([^\"]+)", page.read_text())[1]
         assert Image.open(io.BytesIO(base64.b64decode(url))).size == expected
+
+
+def test_a_key_is_never_written_over_and_directories_of_one_name_are_told_apart(tmp_path):
+    for parent, level in (("one", 40), ("other", 200)):
+        (tmp_path / parent).mkdir()
+        save_set(tmp_path / parent / "pictures", level)
+    (tmp_path / "p.csv").write_text("Prompts\na\nb\nc")
+    page, a, b = tmp_path / "page.html", "one/pictures", "other/pictures"
+    command = functools.partial(compare, tmp_path, "--out", page, a=a, b=b, prompts="p.csv")
+    assert command().code == 0
+    assert read_key(key_path(page)).names == {"a": str(tmp_path / a), "b": str(tmp_path / b)}
+    before = tree(tmp_path)
+    refused(command(), "page.key.json is there", "name another page")
+    assert tree(tmp_path) == before
+
+
+def test_a_category_may_be_called_all():
+    key = Key("1", {"a": "ours", "b": "theirs"}, {"0": Question("x", "all", "a")})
+    votes = [Vote("all", "fidelity", "a"), Vote("other", "fidelity", "b")]
+    rows = [row.split("|")[1:4] for row in markdown(key, votes).splitlines()[2:]]
+    assert [(name.strip(), count.strip()) for name, _, count in rows] == [
+        ("all", "1"), ("other", "1"), ("all", "2")
+    ]  # fmt: skip
 
 
 def test_sides_are_drawn_at_random(written, tmp_path):
@@ -158,6 +182,8 @@ def test_answers_that_the_page_does_not_give_are_refused(written, tmp_path):
     key = tmp_path / "page.key.json"
     key.write_text(key_path(written / "page.html").read_text().replace("two dogs", "two cats"))
     refused(count(tmp_path, path), "does not match its sha256")
+    key.write_text(json.dumps({"format": "imagen-jax comparison 1"}))
+    refused(count(tmp_path, path), "it has no sha256")
 
 
 def test_sets_that_do_not_fit_are_refused_and_nothing_is_written(written, tmp_path):

@@ -17,6 +17,7 @@ from imagen_jax.evaluation.features import open_network
 from imagen_jax.evaluation.pictures import open_pictures, read_picture
 from imagen_jax.evaluation.reading import Reading
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.storage.digests import sealed
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 COUNT = 11
@@ -102,6 +103,42 @@ def test_other_pictures_and_other_recipes_are_refused(pictures, network, tmp_pat
         make(open_pictures(pictures.directory), network, out)
 
 
+def test_other_pictures_of_the_same_names_and_sizes_are_refused(network, tmp_path):
+    """Bitmaps of one size are files of one size, whatever they show."""
+    directory, out = tmp_path / "bitmaps", tmp_path / "out"
+    directory.mkdir()
+    for number in range(COUNT):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(directory / f"{number:02}.bmp")
+    make(open_pictures(directory), network, out)
+    Image.new("RGB", (20, 20), "white").save(directory / "09.bmp")
+    with pytest.raises(UsageError, match="other pictures under the same names"):
+        make(open_pictures(directory), network, out)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "x"}, {"network": "vgg"}, {"network": []}, {"weights": None}, {"count": "4"},
+        {"count": 0}, {"count": 10**15}, {"count": True}, {"width": -1}, {"width": 10**9},
+        {"name": 3}, {"listing": {}}, {"reading": 3}, {"reading": {}},
+    ],
+)  # fmt: skip
+def test_what_is_said_of_features_may_be_anyones(pictures, network, tmp_path, changes):
+    about = feature_files._about(pictures, network) | changes
+    (tmp_path / "about.json").write_text(json.dumps(sealed(about)))
+    with pytest.raises(UsageError, match=r"about.json does not say what features of"):
+        open_features(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"side": "299"}, {"resizer": ["box"]}, {"first_side": -1}])
+def test_a_reading_may_be_anyones(pictures, network, tmp_path, changes, no_type_checks):
+    about = feature_files._about(pictures, network)
+    about["reading"] |= changes
+    (tmp_path / "about.json").write_text(json.dumps(sealed(about)))
+    with pytest.raises(UsageError, match=f"about.json: The {next(iter(changes))} is"):
+        open_features(tmp_path)
+
+
 def test_a_directory_of_something_else_is_left_alone(pictures, network, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
@@ -134,4 +171,8 @@ def test_damage_is_seen(pictures, network, tmp_path):
     about = json.loads((out / "about.json").read_text())
     (out / "about.json").write_text(json.dumps(about | {"count": 8}))
     with pytest.raises(UsageError, match="does not match its sha256"):
+        open_features(out)
+    del about["sha256"]
+    (out / "about.json").write_text(json.dumps(about))
+    with pytest.raises(UsageError, match="it has no sha256"):
         open_features(out)

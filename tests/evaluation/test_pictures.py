@@ -70,9 +70,16 @@ def test_a_manifest_of_something_else_is_refused(tmp_path, content):
 
 
 def test_a_manifest_names_nothing_outside_of_its_directory(tmp_path):
-    for name in ("/etc/passwd", "../a.png", "a/../../b.png"):
+    for name in ("/etc/passwd", "../a.png", "a/../../b.png", "a\0.png", "\ud800.png"):
         manifest(tmp_path, [{"prompt": "a", "files": [name]}], stages=1)
-        with pytest.raises(UsageError, match="names the picture .* lies somewhere else"):
+        with pytest.raises(UsageError, match="names the picture .* is no file below it"):
+            open_pictures(tmp_path)
+
+
+def test_a_manifest_says_every_prompt(tmp_path):
+    for entry in ({}, {"prompt": None}, {"prompt": 3}):
+        manifest(tmp_path, [{**entry, "files": ["a.png"]}], stages=1)
+        with pytest.raises(UsageError, match="does not say the prompt of picture 0"):
             open_pictures(tmp_path)
 
 
