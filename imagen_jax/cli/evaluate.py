@@ -13,6 +13,7 @@ from imagen_jax.cli.sample_flags import (
     stage_names,
     tell_what_is_left_out,
 )
+from imagen_jax.cli.unused import require_default
 from imagen_jax.config.choices import Recipe
 from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError
@@ -94,11 +95,11 @@ class Evaluate:
             sys.exit(self._compile())
         check_writable(self.out, f"--out is {self.out}")
         if self.pictures is None:
-            _require_default(self.measuring, "it measures PICTURES, which are missing.")
+            require_default(self.measuring, "it measures PICTURES, which are missing.")
             self._measure_emoji()
         else:
             for flags in (self.trial, self.stages, self.sampling):
-                _require_default(flags, "it is of a cascade; leave it or PICTURES out.")
+                require_default(flags, "it is of a cascade; leave it or PICTURES out.")
             self._measure_pictures(self.pictures)
 
     def _compile(self) -> int:
@@ -152,7 +153,10 @@ class Evaluate:
         if flags.weights is None:
             raise UsageError("--weights is missing; name those of the network that measures.")
         pictures = open_pictures(directory)
-        if flags.prompts:
+        if not flags.prompts:
+            why = "it is of --prompts, which are missing."
+            require_default(flags, why, "count", "split", "num_images")
+        else:
             prompts = read_prompt_set(flags.prompts, flags.count, flags.split)
             pictures = pictures.with_prompts(texts_of(prompts), flags.num_images)
         work = Work(
@@ -188,12 +192,3 @@ def _reference(flags: MeasureFlags) -> Any:
             f"{flags.reference} does not say how its pictures were read; name it with --recipe."
         )
     return open_statistics(flags.reference, flags.recipe)
-
-
-def _require_default(flags: object, why: str) -> None:
-    """Raises a UsageError for a flag that was given and is not used."""
-    for field in dataclasses.fields(flags):
-        value = getattr(flags, field.name)
-        if value != field.default:
-            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            raise UsageError(f"--{field.name.replace('_', '-')} is {shown}; {why}")

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from imagen_jax.cli.sample_flags import CascadeFlags, SamplingFlags, stage_names
+from imagen_jax.cli.sample_flags import CascadeFlags, SamplingFlags
+from imagen_jax.cli.unused import require_default
 from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import axes as axes_of
@@ -42,6 +43,10 @@ class SweepFlags:
     """Which distance: of inception fid or kid, of clip cmmd, of dinov2 fd-dinov2."""
 
 
+_EMOJI = ("limit", "seeds")
+_PROMPTS = tuple(x.name for x in dataclasses.fields(SweepFlags) if x.name not in _EMOJI)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sweep:
     """Measure a cascade at every combination of settings, and draw the curves: how well pictures
@@ -64,7 +69,6 @@ class Sweep:
     """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
 
     def run(self) -> None:
-        from imagen_jax.cli.sample import settings_of
         from imagen_jax.evaluation.sweeps import sweep
         from imagen_jax.parallel import distributed
 
@@ -72,12 +76,12 @@ class Sweep:
         require_positive(self.flags, "seeds", "num_images")
         if self.flags.limit < 2:
             raise UsageError(f"--limit is {self.flags.limit}; a distance takes at least 2 prompts.")
+        if self.flags.prompts:
+            require_default(self.flags, "it is of the emoji; leave it or --prompts out.", *_EMOJI)
+        else:
+            require_default(self.flags, "it is of --prompts, which are missing.", *_PROMPTS)
         check_writable(self.out, f"OUT is {self.out}")
         axes = axes_of.read_axes(self.over)
-        points = axes_of.points_of(axes)
-        for point in points:  # A slip in a late one would cost all before it.
-            count = len(stage_names(self._stages(point)))
-            axes_of.settings_in(point, settings_of(self.sampling, count), count)
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)
         measure = self._painted() if self.flags.prompts else self._judged()

@@ -25,7 +25,7 @@ NAMED = {
     "paper-sr-w": "sr256.guidance=1,3,5,7,8,10,12,15,18",
 }
 """The lists of guidance scales of the paper's appendix D."""
-_LONGEST_NAME = 100
+_LONGEST_NAME, _MOST_POINTS = 100, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,14 @@ def read_axes(texts: Sequence[str]) -> list[Axis]:
 
 
 def points_of(axes: Sequence[Axis]) -> list[Point]:
-    """Every combination of values, the first axis the quickest to change."""
+    """Every combination of values, the first axis the quickest to change.
+
+    Raises:
+        UsageError: they are too many to be meant.
+    """
+    count = math.prod(len(axis.values) for axis in axes)
+    if count > _MOST_POINTS:
+        raise UsageError(f"--over makes {count} points; there may be {_MOST_POINTS} of them.")
     values = [axis.values for axis in reversed(axes)]
     names = [axis.name for axis in reversed(axes)]
     return [
@@ -156,7 +163,8 @@ def settings_in(point: Point, settings: dict[str, list[Any]], count: int) -> dic
         UsageError: the point has a setting of a stage that the cascade has not.
     """
     changed = {name: list(values) for name, values in settings.items()}
-    for name, value in point.items():
+    # Those of one stage last: they stand above those of all, whichever was named first.
+    for name, value in sorted(point.items(), key=lambda item: "." in item[0]):
         stage, _, setting = name.rpartition(".")
         if name in STAGES:
             continue
@@ -177,5 +185,5 @@ def settings_in(point: Point, settings: dict[str, list[Any]], count: int) -> dic
 def directory_name(point: Point) -> str:
     """A name for what is kept of a point, the same in every sweep that has it."""
     said = ",".join(f"{name}={value}" for name, value in sorted(point.items()))
-    plain = re.sub(r"[^\w.=,-]", "_", said)[:_LONGEST_NAME]
+    plain = re.sub(r"[^\w.=,-]", "_", said, flags=re.ASCII)[:_LONGEST_NAME]
     return f"{plain}-{digest(json.loads(json.dumps(point)))[:8]}"

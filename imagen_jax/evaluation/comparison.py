@@ -29,6 +29,7 @@ Ask = Literal["fidelity", "alignment"]
 ASKS: tuple[Ask, ...] = get_args(Ask)
 _TEMPLATE = Path(__file__).with_suffix(".html")
 _FORMAT = "imagen-jax comparison 1"
+_SIDES = ("a", "b")
 _QUALITY = 92
 """Of the JPEG pictures in the page."""
 
@@ -44,6 +45,10 @@ class Question:
     prompt: str
     category: str
     left: Literal["a", "b"]
+
+    def __post_init__(self) -> None:
+        if self.left not in _SIDES:
+            raise UsageError(f"The left side is {shown(self.left)}; it must be a or b.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +96,7 @@ def write_comparison(a: PictureSet, b: PictureSet, prompts: Prompts, page: Path,
     secrets.SystemRandom().shuffle(order)
     questions, shown_ones = {}, []
     for number, prompt in enumerate(order):
-        question = Question(prompt, categories.get(prompt, ""), secrets.choice("ab"))
+        question = Question(prompt, categories.get(prompt, ""), secrets.choice(_SIDES))
         questions[str(number)] = question
         sides = (question.left, "b" if question.left == "a" else "a")
         left, right = ([_data_url(path, side) for path in sets[own][prompt]] for own in sides)
@@ -105,7 +110,7 @@ def write_comparison(a: PictureSet, b: PictureSet, prompts: Prompts, page: Path,
             }
         )
     comparison = secrets.token_hex(8)
-    names = dict(zip("ab", _names(a.directory.resolve(), b.directory.resolve()), strict=True))
+    names = dict(zip(_SIDES, _names(a.directory.resolve(), b.directory.resolve()), strict=True))
     key = {"format": _FORMAT, **dataclasses.asdict(Key(comparison, names, questions))}
     write_text(page, _page({"comparison": comparison, "questions": shown_ones}))
     write_text(key_path(page), json.dumps(sealed(key), indent=1))
@@ -167,5 +172,9 @@ def read_key(path: Path) -> Key:
     values = read_sealed(path)
     if values.get("format") != _FORMAT:
         raise UsageError(f"{path} is not the key of a comparison.")
-    questions = {number: Question(**question) for number, question in values["questions"].items()}
-    return Key(values["comparison"], values["names"], questions)
+    try:
+        questions = {number: Question(**asked) for number, asked in values["questions"].items()}
+        names = {side: str(values["names"][side]) for side in _SIDES}
+        return Key(values["comparison"], names, questions)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is not the key of a comparison.") from error

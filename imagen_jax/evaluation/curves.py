@@ -16,19 +16,14 @@ _GREY = "#52514e"
 
 
 class Measured(NamedTuple):
-    """A point and where it lies."""
+    """A point and its two figures by their names, what is across and what is up."""
 
     point: Point
-    across: float
-    up: float
+    figures: dict[str, float]
 
 
-def draw(axes: Sequence[Axis], measured: Sequence[Measured], names: tuple[str, str]) -> Image.Image:
-    """A curve over the values of the first axis for each combination of the others.
-
-    Args:
-        names: of what is across and of what is up.
-    """
+def draw(axes: Sequence[Axis], measured: Sequence[Measured]) -> Image.Image:
+    """A curve over the values of the first axis for each combination of the others."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     plot = figure.subplots()
     first = axes[0].name
@@ -37,18 +32,20 @@ def draw(axes: Sequence[Axis], measured: Sequence[Measured], names: tuple[str, s
         others = ", ".join(f"{name} {x}" for name, x in one.point.items() if name != first)
         groups.setdefault(others, []).append(one)
     for label, of in groups.items():
-        plot.plot([x.across for x in of], [x.up for x in of], marker="o", markersize=4, label=label)
-        for one in of:
+        places = [tuple(one.figures.values()) for one in of]
+        plot.plot(*zip(*places, strict=True), marker="o", markersize=4, label=label)
+        for one, place in zip(of, places, strict=True):
             plot.annotate(
                 str(one.point[first]),
-                (one.across, one.up),
+                place,
                 xytext=(4, 4),
                 textcoords="offset points",
                 fontsize=8,
                 color=_GREY,
             )
-    plot.set_xlabel(names[0])
-    plot.set_ylabel(names[1])
+    across, up = measured[0].figures
+    plot.set_xlabel(across)
+    plot.set_ylabel(up)
     plot.set_title(f"over {first}", loc="left", fontsize=11)
     plot.grid(color="#e6e6e6", lw=0.8)
     plot.spines[["top", "right"]].set_visible(False)

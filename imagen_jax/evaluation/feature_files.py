@@ -141,6 +141,7 @@ def make_features(
         UsageError: `out` holds features of other pictures, be it of the same names and sizes, or
             of another recipe, or something else; a picture cannot be read.
     """
+    batch_size = min(batch_size, PART, len(pictures))  # What goes beyond is filled up for nothing.
     about = _about(pictures, network)
     _check(out, about)
     distributed.wait_for_all("checked the features")

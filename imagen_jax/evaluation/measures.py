@@ -47,7 +47,7 @@ def _kid(pictures: Measurable, reference: Measurable) -> Figures:
     return {"KID": mean, "KID, deviation over subsets": deviation}
 
 
-def _precision(pictures: Measurable, reference: Measurable) -> Figures:
+def _precision_and_recall(pictures: Measurable, reference: Measurable) -> Figures:
     found = precision_and_recall(pictures.features(), reference.features())
     names = (f"{name}, {NEIGHBOURS} neighbours" for name in ("precision", "recall"))
     return dict(zip(names, found, strict=True))
@@ -73,17 +73,17 @@ class Measure(NamedTuple):
     check: Callable[[int, int], None]
 
 
-_RECALL = Measure(_precision, lambda count, _: check_neighbours(count))
+_BY_NEIGHBOURS = Measure(_precision_and_recall, lambda count, _: check_neighbours(count))
 MEASURES: dict[FeatureName, dict[str, Measure]] = {
     "inception": {
         "fid": Measure(_fid, distances.check_frechet),
         "kid": Measure(_kid, lambda count, _: distances.check_count(count, 2, "KID")),
-        "precision-recall": _RECALL,
+        "precision-recall": _BY_NEIGHBOURS,
     },
     "clip": {"cmmd": Measure(_cmmd, lambda count, _: distances.check_count(count, 1, "CMMD"))},
     "dinov2": {
         "fd-dinov2": Measure(_fd_dinov2, distances.check_frechet),
-        "precision-recall": _RECALL,
+        "precision-recall": _BY_NEIGHBOURS,
     },
 }
 """What can be said of the features of each network."""

@@ -1,6 +1,7 @@
 """Pictures of any number of prompts, some at a time: no more of them are ever in memory.
 
-The directory has a manifest as sample.py's, of the last stage's pictures alone.
+The directory has a manifest as sample.py's, of the last stage's pictures alone. Each prompt has a
+seed of its own, for pictures that all begin with the same noise are more alike than a cascade's.
 """
 
 import dataclasses
@@ -10,19 +11,22 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from imagen_jax.checkpoints.directory import package_versions
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation.pictures import LAST_ALONE
 from imagen_jax.evaluation.prompt_sets import Prompts, texts_of
 from imagen_jax.parallel import distributed
+from imagen_jax.pipeline.arguments import checked_seed
 from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.pictures import Pictures
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.results import MANIFEST
 from imagen_jax.pipeline.sheets import save_png
-from imagen_jax.storage.digests import digest, sealed, unsealed
+from imagen_jax.storage.digests import digest, read_sealed, sealed
 from imagen_jax.storage.files import write_text
-from imagen_jax.storage.json_text import read_object, shown
+from imagen_jax.storage.json_text import shown
 
 _METADATA = "metadata.jsonl"
 """What GenEval looks for beside the samples of a prompt."""
@@ -40,6 +44,7 @@ class _Album:
     plan: dict[str, Any]
     prompts: Prompts
     num_images: int
+    seeds: list[int]
     stages: list[dict[str, Any]]
     sums: dict[str, str]
 
@@ -95,10 +100,28 @@ class _Album:
             there = [self.name(row)] if self.name(row) in self.sums else []
             yield {
                 "prompt": self.prompts[row // self.num_images].text,
+                "seed": self.seeds[row // self.num_images],
                 "picture": row % self.num_images,
                 "files": there,
                 "sha256": [self.sums[name] for name in there],
             }
+
+
+def prompt_seeds(seed: int, count: int) -> list[int]:
+    """The seeds of the first `count` prompts of a set."""
+    return np.random.SeedSequence(seed).generate_state(count).tolist()
+
+
+def painters(cascade: Cascade) -> list[dict[str, Any]]:
+    """What of each stage decides its pictures beside a call's options; little of it is read."""
+    return [
+        {
+            "unet": stage.stored.unet.fingerprint(),
+            "text_encoder": stage.stored.encoder_fingerprint(),
+            "sampling": dataclasses.asdict(stage.stored.config.sampling),
+        }
+        for stage in cascade.stages
+    ]
 
 
 def paint(
@@ -116,20 +139,23 @@ def paint(
     Of several processes all must call it, and the first one writes.
 
     Args:
+        seed: of the set; `prompt_seeds` gives those of its prompts.
         embed: gives the embeddings of prompts, as `Cascade` takes them; None where its own text
             encoders do.
         options: as `Cascade` takes them.
 
     Raises:
-        UsageError: as `Cascade`, or what is in `out` is of another command.
+        UsageError: as `Cascade`, or what is in `out` is of another command or of other weights.
     """
+    seeds = prompt_seeds(checked_seed(seed, 1, 1), len(prompts))
     plan = {
         "seed": seed,
         "num_images": num_images,
         "prompts_sha256": digest({"prompts": [*texts_of(prompts)]}),
         "options": {name: x for name, x in options.items() if name != "batch_size"},
+        "painters": painters(cascade),
     }
-    album = _open(out, json.loads(json.dumps(plan)), prompts, num_images)
+    album = _open(_Album(out, _plain(plan), prompts, num_images, seeds, [], {}))
     distributed.wait_for_all("opened the pictures")
     for first in range(0, len(prompts), CHUNK):
         chunk = range(first, min(first + CHUNK, len(prompts)))
@@ -137,32 +163,43 @@ def paint(
             continue
         texts = [prompts[number].text for number in chunk]
         told = embed(texts) if embed else None
-        painted = cascade(texts, num_images=num_images, seed=seed, prompt_embeds=told, **options)
+        own = seeds[chunk.start : chunk.stop]
+        painted = cascade(texts, num_images=num_images, seed=own, prompt_embeds=told, **options)
         distributed.leader_does(lambda chunk=chunk, painted=painted: album.keep(chunk, painted))
     return len(prompts) * num_images
 
 
-def _open(out: Path, plan: dict[str, Any], prompts: Prompts, num_images: int) -> _Album:
-    """What an earlier call has left in `out`."""
-    path = out / MANIFEST
+def _open(album: _Album) -> _Album:
+    """The album with what an earlier call has left in its directory."""
+    out, path = album.directory, album.directory / MANIFEST
     if not path.is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"{out} holds something else; name a new directory.")
-        return _Album(out, plan, prompts, num_images, [], {})
-    before = unsealed(read_object(path), str(path))
-    if before.get("plan") != plan:
-        raise UsageError(
-            f"{out} was begun by another command: its plan is {shown(before.get('plan'))} and that "
-            f"of this one {shown(plan)}."
-        )
-    sums = {
-        name: sum
-        for picture in before["pictures"]
-        for name, sum in zip(picture["files"], picture["sha256"], strict=True)
-    }
-    return _Album(out, plan, prompts, num_images, before["stages"], sums)
+        return album
+    before = read_sealed(path)
+    _check_plan(before.get("plan"), album.plan, out)
+    try:
+        sums = {
+            name: sum
+            for picture in before["pictures"]
+            for name, sum in zip(picture["files"], picture["sha256"], strict=True)
+        }
+        return dataclasses.replace(album, stages=before["stages"], sums=sums)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} does not list pictures as this command does.") from error
 
 
-def _plain(account: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The value as it comes back from JSON."""
-    return json.loads(json.dumps(account))
+def _check_plan(before: Any, plan: dict[str, Any], out: Path) -> None:
+    before = before if isinstance(before, dict) else {}
+    for name in plan:
+        if before.get(name) != plan[name]:
+            by = "with other weights" if name == "painters" else "by another command"
+            raise UsageError(
+                f"{out} was begun {by}: its {name} is {shown(before.get(name))} and that of this "
+                f"one {shown(plan[name])}; name a new directory."
+            )
+
+
+def _plain(values: Any) -> Any:
+    """Values as they come back from JSON."""
+    return json.loads(json.dumps(values))

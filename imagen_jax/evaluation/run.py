@@ -51,6 +51,10 @@ class Work:
     def __post_init__(self) -> None:
         if self.reference is None and not self.clip_score:
             raise UsageError("There is nothing to measure; give --reference or --clip-score.")
+        if self.reference is None and self.names:
+            raise UsageError(
+                f"The measures {', '.join(self.names)} take a --reference, which is missing."
+            )
         if self.clip_score and not self.pictures.prompts:
             raise UsageError(
                 f"{self.pictures.directory} holds no manifest.json of sample.py that says the "
@@ -71,6 +75,20 @@ def open_here(name: FeatureName, weights: Path, reading: Reading) -> FeatureNetw
     return open_network(name, weights, mesh, reading)
 
 
+def open_for(reference: measures.Reference | None, weights: Path) -> FeatureNetwork:
+    """The network that made a reference, reading as that was read; without one CLIP, for its score.
+
+    Raises:
+        UsageError: weights cannot be read, or are others than the reference's.
+    """
+    if reference is None:
+        name, reading = RECIPES["cmmd"]
+        return open_here(name, weights, reading)
+    network = open_here(reference.network, weights, Reading(**reference.about["reading"]))
+    measures.check_recipe(network.recipe, reference)
+    return network
+
+
 def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
     """Makes the features of the pictures and measures them.
 
@@ -78,26 +96,35 @@ def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
     and the first one measures; the others get no figures.
 
     Raises:
-        UsageError: pictures or weights cannot be read, or the reference is of another recipe.
+        UsageError: pictures or weights cannot be read, the reference is of another recipe, or the
+            sheet would be one of the pictures.
     """
-    network = _network(work)
-    if work.reference:
-        measures.check_recipe(network.recipe, work.reference)
+    _check_apart(work.pictures, out)
+    network = open_for(work.reference, work.weights)
+    texts = distributed.leader_does(lambda: _texts(work, network, batch_size))
     made = make_features(work.pictures, network, out / network.name, batch_size=batch_size)
     if not distributed.leads():
         return {}
     figures: measures.Figures = {}
     if work.reference:
         figures |= measures.measure(made, work.reference, work.names)
-    if work.clip_score:
-        prompts = work.pictures.prompts
-        texts = embed_texts(network, work.weights, prompts, batch_size=batch_size)
+    if texts is not None:
         figures |= measures.clip_score(made, texts)
     results = _results(figures, made, work)
     save_png(_sheet(work.pictures), out / SHEET)
     write_text(out / TABLE, markdown(figures) + "\n")
     write_text(out / RESULTS, json.dumps(results, indent=2))
     return figures
+
+
+def _check_apart(pictures: PictureSet, out: Path) -> None:
+    """Raises a UsageError where the next call would measure the sheet that this one writes."""
+    inside = out.resolve().is_relative_to(pictures.directory.resolve())
+    if inside and not pictures.account:
+        raise UsageError(
+            f"--out is {out}, which lies in {pictures.directory}, all of whose pictures are "
+            "measured; name another directory."
+        )
 
 
 def markdown(figures: measures.Figures) -> str:
@@ -115,12 +142,11 @@ def _sheet(pictures: PictureSet) -> Image.Image:
     return grid([shown[row] for row in rows], [captions[row] for row in rows], _CELL)
 
 
-def _network(work: Work) -> FeatureNetwork:
-    if work.reference is None:
-        name, reading = RECIPES["cmmd"]
-        return open_here(name, work.weights, reading)
-    reading = Reading(**work.reference.about["reading"])
-    return open_here(work.reference.network, work.weights, reading)
+def _texts(work: Work, network: FeatureNetwork, batch_size: int) -> np.ndarray | None:
+    """The prompts' embeddings, float32 [pictures, embedding], where the CLIP score takes them."""
+    if not work.clip_score:
+        return None
+    return embed_texts(network, work.weights, work.pictures.prompts, batch_size=batch_size)
 
 
 def _results(figures: measures.Figures, made: FeatureFiles, work: Work) -> dict[str, Any]:

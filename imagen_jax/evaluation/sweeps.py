@@ -14,19 +14,21 @@ from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import emoji, measures
 from imagen_jax.evaluation.axes import Axis, Point, directory_name, points_of
 from imagen_jax.evaluation.cases import all_cases, digest
+from imagen_jax.evaluation.clip_texts import open_text_side
 from imagen_jax.evaluation.curves import Measured, draw
 from imagen_jax.evaluation.feature_files import FeatureFiles
 from imagen_jax.evaluation.judge import Judge
-from imagen_jax.evaluation.painting import paint
+from imagen_jax.evaluation.painting import paint, painters
 from imagen_jax.evaluation.pictures import open_pictures
 from imagen_jax.evaluation.prompt_sets import Prompts
-from imagen_jax.evaluation.run import Work, evaluate
+from imagen_jax.evaluation.run import Work, evaluate, open_for
 from imagen_jax.evaluation.tables import RESULTS, TABLE, table
 from imagen_jax.parallel import distributed
 from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.sheets import save_png
+from imagen_jax.pipeline.steps import sampled_stages
+from imagen_jax.storage.digests import read_sealed, sealed
 from imagen_jax.storage.files import write_text
-from imagen_jax.storage.json_text import read_object
 
 CURVES = "sweep.png"
 POINTS = "points"
@@ -39,16 +41,15 @@ Painter = tuple[Cascade, dict[str, Any]]
 
 @runtime_checkable
 class Measure(Protocol):
-    """Measures a point.
+    """Measures a point."""
 
-    Attributes:
-        names: of its two figures, how well pictures fit and how far they are.
-    """
+    def check(self, cascade: Cascade) -> None:
+        """Raises a UsageError where it cannot measure what the cascade paints."""
+        ...
 
-    names: tuple[str, str]
-
-    def __call__(self, painter: Painter, directory: Path) -> tuple[float, float]:
-        """The two figures; what is made on the way stays in the directory."""
+    def __call__(self, painter: Painter, directory: Path) -> measures.Figures:
+        """Two figures by their names, how well pictures fit and how far they are, on the first of
+        several processes; what is made on the way stays in the directory."""
         ...
 
 
@@ -63,34 +64,39 @@ def sweep(
         The table, in Markdown.
 
     Raises:
-        UsageError: as painting and measuring.
+        UsageError: as painting and measuring; before anything is painted where a point has no such
+            stage or setting.
     """
+    points = points_of(axes)
+    for point in points:  # A slip in a late one would cost all before it.
+        cascade, options = painter_at(point)
+        settings = {name: x for name, x in options.items() if name != "batch_size"}
+        sampled_stages([stage.stored for stage in cascade.stages], settings)
+        measure.check(cascade)
     measured: list[Measured] = []
-    for point in points_of(axes):
+    for point in points:
         directory = out / POINTS / directory_name(point)
-        measured.append(Measured(point, *measure(painter_at(point), directory)))
-        distributed.leader_does(lambda: _write(axes, measured, measure.names, out))
-    return _table(axes, measured, measure.names)
+        measured.append(Measured(point, measure(painter_at(point), directory)))
+        distributed.leader_does(lambda: _write(axes, measured, out))
+    return _table(axes, measured)
 
 
-def _table(axes: Sequence[Axis], measured: Sequence[Measured], names: tuple[str, str]) -> str:
+def _table(axes: Sequence[Axis], measured: Sequence[Measured]) -> str:
     rows = [
-        [*(str(one.point[axis.name]) for axis in axes), f"{one.across:.4f}", f"{one.up:.4f}"]
+        [*(str(one.point[axis.name]) for axis in axes), *(f"{x:.4f}" for x in one.figures.values())]
         for one in measured
     ]
-    return table([[*(axis.name for axis in axes), *names], *rows])
+    return table([[*(axis.name for axis in axes), *measured[0].figures], *rows])
 
 
-def _write(
-    axes: Sequence[Axis], measured: Sequence[Measured], names: tuple[str, str], out: Path
-) -> None:
+def _write(axes: Sequence[Axis], measured: Sequence[Measured], out: Path) -> None:
     points = [
-        {"settings": x.point, "kept": directory_name(x.point), names[0]: x.across, names[1]: x.up}
-        for x in measured
+        {"settings": one.point, "kept": directory_name(one.point), **one.figures}
+        for one in measured
     ]
     results = {"points": points, "versions": package_versions()}
-    save_png(draw(axes, measured, names), out / CURVES)
-    write_text(out / TABLE, _table(axes, measured, names) + "\n")
+    save_png(draw(axes, measured), out / CURVES)
+    write_text(out / TABLE, _table(axes, measured) + "\n")
     write_text(out / RESULTS, json.dumps(results, indent=1))
 
 
@@ -98,9 +104,9 @@ class JudgedEmoji:
     """The share of concepts that the judge names first, and its kernel distance from true pictures,
     of pairs that training sees."""
 
-    names = (
-        "judge: concept named first (seen pairs)",
-        "judge kernel distance to true pictures (seen pairs)",
+    _NAMES = (
+        ("concept", "judge: concept named first (seen pairs)"),
+        ("judge_kernel_distance", "judge kernel distance to true pictures (seen pairs)"),
     )
 
     def __init__(self, judge: Judge, limit: int, seeds: int) -> None:
@@ -109,9 +115,11 @@ class JudgedEmoji:
         self._cases = [case for case in all_cases() if case.kind == _JUDGED][:limit]
         self._prompts = [case.prompt for case in self._cases]
 
-    def __call__(self, painter: Painter, directory: Path) -> tuple[float, float]:
-        cascade, options = painter
+    def check(self, cascade: Cascade) -> None:
         emoji.check_sides([stage.stored for stage in cascade.stages])
+
+    def __call__(self, painter: Painter, directory: Path) -> measures.Figures:
+        cascade, options = painter
         plan = self._plan(cascade, options)
         figures = _kept(directory / RESULTS, plan)
         if figures is None:
@@ -120,11 +128,11 @@ class JudgedEmoji:
                 for seed in range(self._seeds)
             ]
             figures = emoji.measure(self._judge, self._cases, painted).columns[_JUDGED]
-            results = {"plan": plan, "figures": figures}
+            results = sealed({"plan": plan, "figures": figures})
             distributed.leader_does(
                 lambda: write_text(directory / RESULTS, json.dumps(results, indent=1))
             )
-        return figures["concept"], figures["judge_kernel_distance"]
+        return {name: figures[key] for key, name in self._NAMES}
 
     def _plan(self, cascade: Cascade, options: dict[str, Any]) -> dict[str, Any]:
         """All that the figures depend on, as it comes back from JSON."""
@@ -132,12 +140,7 @@ class JudgedEmoji:
             "cases": digest(self._cases),
             "judge": self._judge.digest(),
             "seeds": self._seeds,
-            "stages": [stage.stored.unet.fingerprint() for stage in cascade.stages],
-            "adapters": [
-                [str(origin), weight]
-                for stage in cascade.stages
-                for origin, weight in stage.stored.adapters
-            ],
+            "painters": painters(cascade),
             "options": {name: x for name, x in options.items() if name != "batch_size"},
         }
         return json.loads(json.dumps(plan))
@@ -151,7 +154,7 @@ def _kept(path: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     """
     if not path.is_file():
         return None
-    before = read_object(path)
+    before = read_sealed(path)
     if before.get("plan") != plan:
         raise UsageError(f"{path} is of another command or other weights; name a new directory.")
     return before["figures"]
@@ -178,18 +181,21 @@ class PaintedPrompts:
             painting: `num_images` and `seed`, as `paint` takes them.
 
         Raises:
-            UsageError: too few prompts for the measure, or it is none of the reference's.
+            UsageError: too few prompts for the measure, it is none of the reference's, or weights
+                cannot be read or are others than the reference's.
         """
         measures.check(reference, (measure,), len(prompts) * painting["num_images"])
+        open_for(reference, weights)
+        open_for(None, clip)
+        open_text_side(clip)
         self._prompts, self._painting = prompts, painting
         self._clip, self._reference = clip, reference
         self._weights, self._measure = weights, measure
-        self.names = (
-            f"CLIP score ({clip.resolve().name})",
-            f"{measure} ({measures.named(reference)})",
-        )
 
-    def __call__(self, painter: Painter, directory: Path) -> tuple[float, float]:
+    def check(self, cascade: Cascade) -> None:
+        """Pictures of any size can be measured."""
+
+    def __call__(self, painter: Painter, directory: Path) -> measures.Figures:
         cascade, options = painter
         paint(cascade, self._prompts, directory / "pictures", **self._painting, **options)
         pictures = open_pictures(directory / "pictures")
@@ -206,4 +212,4 @@ class PaintedPrompts:
             for name, work in (("score", score), ("distance", distance))
         ]
         # The first figure of a measure is its own, what follows says how sure it is.
-        return tuple(next(iter(figures.values()), float("nan")) for figures in found)
+        return dict(next(iter(figures.items())) for figures in found if figures)

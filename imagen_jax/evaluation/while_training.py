@@ -11,8 +11,7 @@ from imagen_jax.evaluation import measures
 from imagen_jax.evaluation.feature_files import FeatureFiles
 from imagen_jax.evaluation.features import FeatureNetwork
 from imagen_jax.evaluation.moments import Moments, moments_of
-from imagen_jax.evaluation.reading import Reading
-from imagen_jax.evaluation.run import open_here
+from imagen_jax.evaluation.run import open_for
 
 Pictures = UInt8[np.ndarray, "pictures height width 3"]
 Features = Float[np.ndarray, "pictures features"]
@@ -73,6 +72,4 @@ def open_measure(
         UsageError: too few pictures for a measure, or weights of another recipe.
     """
     measures.check(reference, names, pictures)
-    network = open_here(reference.network, weights, Reading(**reference.about["reading"]))
-    measures.check_recipe(network.recipe, reference)
-    return TrainingMeasure(network, reference, names, batch_size)
+    return TrainingMeasure(open_for(reference, weights), reference, names, batch_size)

@@ -1,6 +1,7 @@
 """The weights of one network of a stage where they are kept, in files or in a checkpoint."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,10 @@ class StoredNetwork:
 
     def fingerprint(self) -> str:
         """The weights' fingerprint, as `weights.tensors.fingerprint`; files are read in part."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         if self.tensors is None:
             mesh = make_mesh(MeshConfig(), jax.local_devices())
             return fingerprint(flatten_dict(self.load(mesh)))

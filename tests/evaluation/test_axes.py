@@ -41,6 +41,8 @@ def test_a_point_changes_settings_of_all_stages_or_of_one():
         "sampler": ["ddim"] * 3,
     }
     assert given == before and stages_in(point) == {"base": "runs/a"}
+    one_first = {"base.guidance": 1.0, "guidance": 2.0}
+    assert settings_in(one_first, {}, 2) == {"guidance_scale": [1.0, 2.0]}
     with pytest.raises(UsageError, match="names sr256.guidance; the cascade ends after base"):
         settings_in(point, {}, 1)
 
@@ -50,6 +52,7 @@ def test_a_directory_is_known_by_its_settings_in_any_order():
     assert directory_name(one) == directory_name(other)
     assert "/" not in directory_name(one)
     assert directory_name(one) != directory_name({**one, "base": "runs_a"})
+    assert len(directory_name({"base": "画" * 300}).encode()) < 143  # What file systems take.
 
 
 @pytest.mark.parametrize(
@@ -73,6 +76,13 @@ def test_mistakes_are_named(text, says):
     with pytest.raises(UsageError, match=f"--over is {text!r}".replace("|", ".")) as caught:
         read_axis(text)
     assert says in str(caught.value)
+
+
+def test_more_points_than_anybody_means_are_refused():
+    axes = read_axes([f"{name}=1,2,3,4,5,6,7,8,9,10,11" for name in ("guidance", "steps")])
+    assert len(points_of(axes)) == 121
+    with pytest.raises(UsageError, match="--over makes 14641 points; there may be 10000"):
+        points_of(axes * 2)
 
 
 def test_nothing_and_the_same_twice_are_refused():

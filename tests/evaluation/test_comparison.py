@@ -13,6 +13,7 @@ from scripts import call, refused, tree, verbs
 
 from imagen_jax.evaluation.comparison import Key, Question, key_path, read_key
 from imagen_jax.evaluation.preferences import Vote, interval, markdown
+from imagen_jax.storage.digests import sealed
 
 PROMPTS = {"a red </script> apple": "Colors", "two dogs": "Counting", "a car": "Colors"}
 PICTURES = 2
@@ -182,8 +183,14 @@ def test_answers_that_the_page_does_not_give_are_refused(written, tmp_path):
     key = tmp_path / "page.key.json"
     key.write_text(key_path(written / "page.html").read_text().replace("two dogs", "two cats"))
     refused(count(tmp_path, path), "does not match its sha256")
-    key.write_text(json.dumps({"format": "imagen-jax comparison 1"}))
+    of = {"format": "imagen-jax comparison 1"}
+    key.write_text(json.dumps(of))
     refused(count(tmp_path, path), "it has no sha256")
+    good = json.loads(key_path(written / "page.html").read_text())
+    del good["sha256"]
+    for change in ({"questions": 3}, {"questions": {"0": {}}}, {"names": {}}, {"names": 3}):
+        key.write_text(json.dumps(sealed(good | change)))
+        refused(count(tmp_path, path), "is not the key of a comparison")
 
 
 def test_sets_that_do_not_fit_are_refused_and_nothing_is_written(written, tmp_path):

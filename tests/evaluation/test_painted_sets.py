@@ -54,7 +54,11 @@ def painted(files, tmp_path_factory):
 
 def test_pictures_are_those_of_one_call_with_their_prompts(files, painted):
     cascade = imagen_jax.load_cascade(files / "one.safetensors")
-    expected = cascade(PROMPTS, num_images=2, seed=3, batch_size=4).stages[-1]
+    manifest = json.loads((painted / "manifest.json").read_text())
+    seeds = [entry["seed"] for entry in manifest["pictures"][::2]]
+    assert len(set(seeds)) == len(PROMPTS)  # No two prompts begin with the same noise.
+    assert not set(seeds) & set(painting.prompt_seeds(4, len(PROMPTS)))
+    expected = cascade(PROMPTS, num_images=2, seed=seeds, batch_size=4).stages[-1]
     pictures = open_pictures(painted)
     assert pictures.prompts == tuple(prompt for prompt in PROMPTS for _ in range(2))
     for name, picture in zip(pictures.names, expected, strict=True):
@@ -88,7 +92,8 @@ def test_a_killed_run_goes_on_with_what_is_missing(files, painted, tmp_path, mon
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--seed", "4"], "begun by another command"),
+        (["--seed", "4"], "begun by another command: its seed is 3 and that of this one 4"),
+        (["--seed", "-1"], "The seed is -1"),
         (["--seed", "3", "--guidance", "2"], "begun by another command"),
         (["--seed", "3", "--count", "4"], "begun by another command"),
         (["--num-images", "0"], "num_images is 0"),
@@ -145,13 +150,23 @@ def test_stored_embeddings_paint_the_same_and_take_no_encoder(files, painted, tm
 
 
 def test_other_weights_are_refused(files, painted, tmp_path):
+    """Where nothing is left to paint too."""
     out = tmp_path / "out"
     shutil.copytree(painted, out)
-    (out / open_pictures(out).names[0]).unlink()
-    before = tree(out)
-    result = paint(files, out, "--seed", "3", stage="other")
-    assert result.code == 2 and "was begun with other weights" in result.err
-    assert tree(out) == before
+    for _ in range(2):
+        before = tree(out)
+        refused(paint(files, out, "--seed", "3", stage="other"), "was begun with other weights")
+        assert tree(out) == before
+        (out / open_pictures(out).names[0]).unlink(missing_ok=True)
+
+
+def test_another_text_encoder_is_another_painter(files, painted, tmp_path):
+    params = tiny.random_params(CONFIG)
+    params["text_encoder"] = tiny.random_params(CONFIG, 1)["text_encoder"]
+    save_stage_file(files / "retold.safetensors", CONFIG, params, "float32")
+    shutil.copytree(painted, tmp_path / "out")
+    result = paint(files, tmp_path / "out", "--seed", "3", stage="retold")
+    refused(result, "was begun with other weights")
 
 
 def test_a_manifest_that_was_changed_is_refused(files, painted, tmp_path):
@@ -159,6 +174,14 @@ def test_a_manifest_that_was_changed_is_refused(files, painted, tmp_path):
     path = tmp_path / "out" / "manifest.json"
     path.write_text(path.read_text().replace("two dogs", "two cats"))
     refused(paint(files, tmp_path / "out", "--seed", "3"), "does not match its sha256")
+
+
+@pytest.mark.parametrize("listed", [{}, {"pictures": 3}, {"pictures": [{"files": ["a"]}]}])
+def test_a_list_of_pictures_may_be_anyones(files, painted, tmp_path, listed):
+    shutil.copytree(painted, tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(json.dumps(sealed({"plan": json.loads(path.read_text())["plan"], **listed})))
+    refused(paint(files, tmp_path / "out", "--seed", "3"), "does not list pictures")
 
 
 def test_a_directory_of_something_else_is_left_alone(files, tmp_path):

@@ -99,7 +99,9 @@ def test_results_say_what_they_are_of(sets, tmp_path):
 
 
 def test_a_table_and_a_sheet_lie_beside_them(sets, tmp_path):
-    result = evaluate(sets / "painted", tmp_path, "clip", reference=sets / "clip")
+    """In batches that no memory would hold, if they were filled up."""
+    size = ("--batch-size", 10**12)
+    result = evaluate(sets / "painted", tmp_path, "clip", *size, reference=sets / "clip")
     table = (tmp_path / "table.md").read_text()
     assert table == result.out and table.startswith("| figure | value |\n| --- | --- |\n| CMMD (")
     assert Image.open(tmp_path / "sheet.png").size[0] > 8 * 128
@@ -155,7 +157,8 @@ def test_prompts_may_come_from_a_file(clip_directory, tmp_path):
     (tmp_path / "p.csv").write_text("\n".join(["Prompts,Category", *(f"{x},x" for x in prompts)]))
     ours = painted(tmp_path / "painted", [x for x in prompts for _ in range(2)])
     flags = ("--clip-score", "--prompts", f"table:{tmp_path / 'p.csv'}", "--num-images", "2")
-    for directory, *own in ((tmp_path / "pictures", *flags), (ours, "--clip-score")):
+    batches = ("--batch-size", 10**12)
+    for directory, *own in ((tmp_path / "pictures", *flags), (ours, "--clip-score", *batches)):
         out = tmp_path / f"out-{directory.name}"
         assert evaluate(directory, out, "clip", *own, weights=clip_directory).code == 0
     one, other = (
@@ -173,15 +176,20 @@ def test_prompts_may_come_from_a_file(clip_directory, tmp_path):
 
 
 def test_nothing_is_written_where_something_is_wrong(sets, clip_directory, tmp_path):
-    out, before = tmp_path / "out", tree(tmp_path)
+    out = tmp_path / "out"
     clip, true = sets / "clip", sets / "true"
     blank = painted(tmp_path / "blank", ["a", " "])
-    before = tree(tmp_path)
+    before = tree(tmp_path), tree(sets)
     for result, *says in (
         (evaluate(true, out, "clip"), "nothing to measure", "--reference or --clip-score"),
         (evaluate(true, out, "clip", "--clip-score"), str(true), "no manifest.json", "--prompts"),
         (evaluate(true, out, "clip", "--measures", "fid", reference=clip), "'fid'", "cmmd"),
+        (evaluate(blank, out, "clip", "--clip-score", "--measures", "cmmd"), "take a --reference"),
+        (evaluate(blank, out, "clip", "--clip-score", weights=clip_directory), "' '"),
+        (evaluate(blank, out, "clip", "--clip-score", "--count", 2), "--count is 2", "--prompts"),
         (evaluate(true, out, "clip", reference=true), "holds no features"),
+        (evaluate(true, true, "clip", reference=clip), "lies in", "all of whose pictures"),
+        (evaluate(true, true / "x" / "y", "clip", reference=clip), "lies in"),
         (evaluate(true, out, "dinov2", reference=clip), "model_type 'dinov2'", "'clip'"),
         (evaluate(tmp_path / "no", out, "clip", reference=clip), "no directory of pictures"),
         (evaluate(true, out, "clip", "--batch-size", "0", reference=clip), "batch_size", "0"),
@@ -208,7 +216,7 @@ def test_nothing_is_written_where_something_is_wrong(sets, clip_directory, tmp_p
         ),
     ):  # fmt: skip
         refused(result, *says)
-    assert tree(tmp_path) == before
+    assert (tree(tmp_path), tree(sets)) == before
 
 
 def test_other_weights_than_the_references_are_refused(sets, clip_directory, tmp_path):

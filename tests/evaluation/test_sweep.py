@@ -80,7 +80,12 @@ def test_mistakes_are_found_before_anything_is_painted(called, tmp_path):
         (run("--over", "guidance=1", "--limit", 1), "--limit is 1"),
         (run("--over", "guidance=1", "--seeds", 0), "seeds is 0"),
         (run("--over", "guidance=1", "--prompts", "prompts:x"), "--clip is missing"),
+        (run("--over", "guidance=1", "--prompts", "prompts:x", "--seeds", 2), "--seeds is 2", "of"),
+        (run("--over", "guidance=1", "--measure", "kid"), "--measure is kid", "--prompts"),
         (run("--over", "base=shipped,none"), "--base is 'none'"),
+        (run("--over", f"base=shipped,{tmp_path / 'no'}"), "no is neither"),
+        (run("--over", f"base=shipped,{small}"), "paints 16 pixels"),
+        (run("--over", "guidance=1,1e39"), "guidance_scale is 1e+39"),
         (run("--over", "guidance=1", "--base", small), "paints 16 pixels"),
     ):
         refused(result, *says)
@@ -90,8 +95,8 @@ def test_mistakes_are_found_before_anything_is_painted(called, tmp_path):
 def test_there_is_a_curve_for_each_value_of_the_other_axes():
     axes = [Axis("guidance", (1.0, 2.0)), Axis("aug_level", (0.0, 0.1))]
     points = [{"guidance": w, "aug_level": a} for a in (0.0, 0.1) for w in (1.0, 2.0)]
-    measured = [Measured(point, n, n) for n, point in enumerate(points)]
-    both, one = (np.asarray(draw(x, y, ("fit", "far")).convert("RGB"))
+    measured = [Measured(point, {"fit": n, "far": n}) for n, point in enumerate(points)]
+    both, one = (np.asarray(draw(x, y).convert("RGB"))
                  for x, y in ((axes, measured), (axes, measured[:2])))  # fmt: skip
     colours = [{tuple(c) for c in x.reshape(-1, 3)[::7]} for x in (both, one)]
     blue, orange = (31, 119, 180), (255, 127, 14)
@@ -116,11 +121,18 @@ def test_painted_prompts_are_scored_and_held_against_a_reference(monkeypatch, tm
         "--reference", tmp_path / "ref", "--weights", clip, "--measure",
     )  # fmt: skip
     refused(command("fid"), "The measure is 'fid'")
+    (clip / "merges.txt").rename(tmp_path / "merges.txt")
+    missing = command("cmmd")
+    (tmp_path / "merges.txt").rename(clip / "merges.txt")
+    assert missing.code == 2 and f"{clip} holds neither tokenizer.json nor" in missing.err
+    assert not (tmp_path / "out").exists()
     first = command("cmmd")
     assert first.code == 0, first.err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     (score, distance) = [name for name in results["points"][0] if name not in ("settings", "kept")]
-    assert score == "CLIP score (clip)" and "centre, bicubic, 20 pixels" in distance
+    (digits,) = {name.split("(clip ")[1].split(",")[0] for name in (score, distance)}
+    assert score == f"CLIP score (clip {digits}, centre, bicubic, 20 pixels)"
+    assert distance == f"CMMD (clip {digits}, centre, bicubic, 20 pixels)" and len(digits) == 8
     for point in results["points"]:
         kept = tmp_path / "out" / "points" / point["kept"]
         own = json.loads((kept / "distance" / "results.json").read_text())["figures"]
