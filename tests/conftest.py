@@ -6,6 +6,7 @@ The only conftest.py: processes that tests start import it by this name.
 import dataclasses
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -38,6 +39,20 @@ def pytest_configure() -> None:
 def no_type_checks(monkeypatch):
     """A user's run has none: the configs' own rules must do."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium; where it or Playwright is missing, the test is skipped."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not on this machine.")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as tools:
+        # As root Chromium starts without its sandbox only.
+        browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(params=[1, 8])

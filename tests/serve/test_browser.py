@@ -4,20 +4,15 @@ apt-get install chromium && pip install ".[browser]" && pytest -m browser tests/
 """
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 import served
 from PIL import Image
 
-CHROMIUM = shutil.which("chromium")
 _MILLISECONDS = 120_000
 _DONE = "#actions:not([hidden])"
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not on this machine."),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +21,6 @@ def client(tmp_path_factory):
     cascade = served.load(files)
     with served.serving(cascade, files, tmp_path_factory.mktemp("page")) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as tools:
-        # As root Chromium starts without its sandbox only.
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
