@@ -255,11 +255,12 @@ class Cascade:
         """A call's arguments, checked, and its prompts embedded; warns of prompts that say nothing
         to the first stage, as far as its words are known."""
         stored = [stage.stored for stage in self.stages]
+        cast = Cast(stored, self.mesh, self.embed, self._text_encoders.without_prompt)
+        request = make_request(cast, subjects, Call.of(options))
         words = stored[0].vocabulary
         if words and (told := words.warning(subjects.prompts, stored[0].config.name)):
             warnings.warn(told, stacklevel=3)
-        cast = Cast(stored, self.mesh, self.embed, self._text_encoders.without_prompt)
-        return make_request(cast, subjects, Call.of(options))
+        return request
 
     def _keep_for(self, steps: Sequence[SampledStage]) -> Keep:
         height, width = steps[0].size
