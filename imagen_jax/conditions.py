@@ -1,6 +1,7 @@
 """What a network is told beside z, as one pytree: dropped and stacked here and nowhere else."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ class Conditions:
         pictures: name -> [batch, height, width, channels], each of its own size: uint8 as they are
             stored, and float in [-1, 1] as a network reads them.
         numbers: name -> float32 [batch].
+        shown: name of a picture -> bool [batch], whether it is there; what has no entry is.
     """
 
     text: Traced = None
@@ -33,6 +35,7 @@ class Conditions:
     label: Traced = None
     pictures: dict[str, Traced] = dataclasses.field(default_factory=dict)
     numbers: dict[str, Traced] = dataclasses.field(default_factory=dict)
+    shown: dict[str, Traced] = dataclasses.field(default_factory=dict)
 
 
 def drop(
@@ -54,21 +57,30 @@ def drop(
     return dataclasses.replace(conditions, text=text, mask=mask, label=label)
 
 
+def hide(conditions: Conditions, where: Mapping[str, Bool[Array, " batch"]]) -> Conditions:
+    """The conditions without the pictures named, where those are True."""
+    hidden = {name: ~x & conditions.shown.get(name, True) for name, x in where.items()}
+    return dataclasses.replace(conditions, shown=conditions.shown | hidden)
+
+
 def stacked(
     conditions: Conditions,
     null: NullText | None = None,
     positive: NullText | None = None,
     *,
     guided: bool,
+    hidden: Sequence[str] = (),
 ) -> Conditions:
-    """The conditions, then the same with another text, then the same without text and class.
+    """The conditions, then the same with another text, then the same without text and class, then
+    the last but for the positive text without some pictures too.
 
     Args:
         null: as `drop_text` takes it.
         positive: embeddings and mask of the other text; None leaves the second part out.
-        guided: False leaves the last part out.
+        guided: False leaves the part without text and class out.
+        hidden: names of the pictures that the last part has not; none leaves that out.
     """
-    if positive is None and not guided:  # Then there may be no condition at all.
+    if positive is None and not guided and not hidden:  # Then there may be no condition at all.
         return conditions
     every = jnp.ones(len(jax.tree.leaves(conditions)[0]), bool)
     parts = [conditions]
@@ -77,6 +89,8 @@ def stacked(
         parts.append(dataclasses.replace(conditions, text=text, mask=mask))
     if guided:
         parts.append(drop(conditions, every, null))
+    if hidden:
+        parts.append(hide(parts[-1] if guided else conditions, dict.fromkeys(hidden, every)))
     return jax.tree.map(_concatenated, *parts)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, UInt8
 
 from imagen_jax.arrays import (
     AugLevel,
+    Features,
     Images,
     Keys,
     LogSNR,
@@ -21,7 +23,7 @@ from imagen_jax.arrays import (
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import EfficientUNetConfig, StageConfig, T5Config, UNetConfig
 from imagen_jax.config.choices import Dtype
-from imagen_jax.config.conditions import AUG_LEVEL, LOW_RES
+from imagen_jax.config.conditions import AUG_LEVEL, LOW_RES, PictureCondition
 from imagen_jax.config.encoders import CLIPTextConfig
 from imagen_jax.diffusion import chain, process
 from imagen_jax.diffusion.pixels import to_unit
@@ -104,15 +106,16 @@ class Networks:
 def prepare(
     config: StageConfig, conditions: Conditions, level: AugLevel, keys: Keys, size: tuple[int, int]
 ) -> Conditions:
-    """The conditions as the U-Net reads them: pixels become pictures in [-1, 1], and of
-    super-resolution the low-resolution one is noised to `level`, which is told too.
+    """The conditions as the U-Net reads them: pixels become pictures in [-1, 1] or maps of 0 and 1,
+    and of super-resolution the low-resolution one is noised to `level`, which is told too.
 
     Args:
         level: one for each picture; a base reads none.
         keys: of the noise.
         size: (height, width) of z.
     """
-    pictures = {name: to_unit(pixels) for name, pixels in conditions.pictures.items()}
+    known = {picture.name: picture for picture in (*config.inputs.stacked, *config.inputs.pictures)}
+    pictures = {name: _as_read(known[name], x) for name, x in conditions.pictures.items()}
     numbers = dict(conditions.numbers)
     if LOW_RES in pictures:
         low_res = pictures[LOW_RES]
@@ -123,6 +126,17 @@ def prepare(
         pictures[LOW_RES] = noised
         numbers[AUG_LEVEL] = chain.step_at(level) if reads_steps else level
     return dataclasses.replace(conditions, pictures=pictures, numbers=numbers)
+
+
+def _as_read(condition: PictureCondition, pixels: UInt8[Array, "batch _ _ _"]) -> Features:
+    """Pixels of a condition as float32 [batch, height, width, channels]."""
+    if condition.kind == "labels":  # No class at all gives zeros.
+        return jax.nn.one_hot(pixels[..., 0], condition.classes)
+    if condition.kind == "mask":
+        colours, unknown = pixels[..., :3], pixels[..., 3:] > 127
+        known = jnp.where(unknown, 0.0, to_unit(colours))
+        return jnp.concatenate([known, unknown.astype(known.dtype)], axis=-1)
+    return to_unit(pixels)
 
 
 def build_unet(config: StageConfig, rngs: nnx.Rngs) -> UNet | EfficientUNet:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imagen_jax.conditions import NO_CLASS, Conditions, drop, stacked
+from imagen_jax.conditions import NO_CLASS, Conditions, drop, hide, stacked
 from imagen_jax.config import ConditionsConfig
 from imagen_jax.errors import UsageError
 
@@ -32,6 +32,25 @@ def test_the_second_half_is_the_first_without_text_and_class():
     assert alone.text is None and alone.label.tolist() == [1, NO_CLASS]
 
 
+def test_pictures_are_left_out_each_by_itself_and_text_stays():
+    hidden = hide(TOLD, {"sketch": jnp.array([False, True, False])})
+    assert hidden.shown["sketch"].tolist() == [True, False, True]
+    assert hidden.text is TOLD.text and hidden.label is TOLD.label and TOLD.shown == {}
+    again = hide(hidden, {"sketch": jnp.array([True, False, False])})
+    assert again.shown["sketch"].tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_the_last_part_has_no_pictures_and_no_more_text_than_the_one_before(guided):
+    there = hide(TOLD, {"sketch": jnp.array([False, True, False])})
+    parts = stacked(there, guided=guided, hidden=["sketch"])
+    shown = [True, False, True] * (1 + guided) + [False] * 3
+    assert parts.shown["sketch"].tolist() == shown
+    labels = [4, 0, 7] + [NO_CLASS] * (6 if guided else 0)
+    assert parts.label.tolist() == (labels if guided else [4, 0, 7] * 2)
+    assert bool(parts.text[-3:].any()) != guided
+
+
 def test_a_config_says_what_a_network_is_built_for():
     told = ConditionsConfig(text=False, classes=5, pictures=("sketch:1", "map"), numbers=("w",))
     inputs = told.inputs(16, enlarges=True)
@@ -42,11 +61,24 @@ def test_a_config_says_what_a_network_is_built_for():
     assert ConditionsConfig().inputs(16, enlarges=False).text_width == 16
 
 
+def test_a_map_has_a_channel_for_each_class_and_a_mask_comes_with_its_picture():
+    told = ConditionsConfig(pictures=("labels:classes=9", "hole:mask", "depth:1"))
+    shapes = [(x.kind, x.stored_channels, x.channels) for x in told.shown]
+    assert shapes == [("labels", 1, 9), ("mask", 4, 4), ("grey", 1, 1)]
+    assert not told.can_hide
+    assert ConditionsConfig(pictures=("depth:1",), picture_dropout=0.1).can_hide
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
         ({"classes": 0}, "conditions.classes is 0; it must lie between 1 and"),
         ({"pictures": ("sketch:2",)}, "conditions.pictures has 'sketch:2'"),
+        ({"pictures": ("labels:classes=0",)}, "conditions.pictures has 'labels:classes=0'"),
+        ({"pictures": ("labels:classes=256",)}, "conditions.pictures has 'labels:classes=256'"),
+        ({"pictures": ("labels:classes=",)}, "conditions.pictures has 'labels:classes='"),
+        ({"pictures": ("sketch:",)}, "conditions.pictures has 'sketch:'"),
+        ({"picture_dropout": 1.5}, "ConditionsConfig.picture_dropout is 1.5; it must lie between"),
         ({"pictures": ("a sketch",)}, "conditions.pictures has 'a sketch'"),
         ({"pictures": ("low_res",)}, "conditions has the name 'low_res'; it must be"),
         ({"numbers": ("mask",)}, "conditions has the name 'mask'; it must be"),

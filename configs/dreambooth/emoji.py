@@ -9,19 +9,15 @@ needs.
 
 import dataclasses
 
-import safetensors
-
-from imagen_jax.config import StageConfig, json_form
-from imagen_jax.pipeline.shipped import shipped_stage
+from imagen_jax.config import StageConfig
+from imagen_jax.pipeline.shipped import shipped_config, shipped_stage
 
 from . import dreambooth
 
 
 def get_config() -> StageConfig:
     base = shipped_stage("base")
-    with safetensors.safe_open(base, framework="numpy") as file:  # Without JAX, as all configs.
-        trained = json_form.from_json(file.metadata()["config"], str(base))
-    config = dreambooth(trained, str(base), rank=8, learning_rate=1e-3, steps=600)
+    config = dreambooth(shipped_config("base"), str(base), rank=8, learning_rate=1e-3, steps=600)
     return dataclasses.replace(
         config,
         text_encoder=dataclasses.replace(config.text_encoder, source=str(base)),

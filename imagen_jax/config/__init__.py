@@ -9,11 +9,11 @@ from imagen_jax.config.adapter import AdapterConfig
 from imagen_jax.config.conditions import ConditionsConfig, NetworkInputs
 from imagen_jax.config.data import DataConfig
 from imagen_jax.config.network import EfficientUNetConfig, T5Config, UNetConfig
+from imagen_jax.config.sampling import SamplingConfig
 from imagen_jax.config.stage import (
     DiffusionConfig,
     MeshConfig,
     OptimizerConfig,
-    SamplingConfig,
     StageConfig,
     TrainingConfig,
 )

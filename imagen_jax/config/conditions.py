@@ -2,9 +2,11 @@
 
 import dataclasses
 import keyword
+import re
+from typing import Literal
 
 from imagen_jax.config.checked import Checked
-from imagen_jax.config.rules import require
+from imagen_jax.config.rules import require, require_fraction
 
 LOW_RES, AUG_LEVEL = "low_res", "aug_level"
 """The picture that a super-resolution stage enlarges, and how much noise was added to it."""
@@ -23,26 +25,52 @@ _TAKEN = (
 )
 """Names that a training batch has for something else."""
 _MOST_CLASSES = 2**20
-_GREY, _COLOUR = 1, 3
+NO_LABEL = 255
+"""In a map of classes, a pixel that is of none of them."""
+PictureKind = Literal["grey", "colours", "labels", "mask"]
+_KINDS: dict[str, PictureKind] = {"": "colours", "1": "grey", "3": "colours", "mask": "mask"}
+_CLASSES = re.compile(r"classes=([0-9]{1,3})")
+_CHANNELS = {"grey": 1, "colours": 3, "labels": 1, "mask": 4}
 
 
 @dataclasses.dataclass(frozen=True)
 class PictureCondition:
-    """A picture that a network is shown beside z."""
+    """A picture that a network is shown beside z.
+
+    Attributes:
+        kind: `grey` has one channel, such as a sketch or depth; `colours` has three; `labels` is a
+            map with the number of each pixel's class; `mask` is the picture itself, and white where
+            it is not known.
+        classes: of labels, how many there are.
+    """
 
     name: str
-    channels: int = _COLOUR
+    kind: PictureKind = "colours"
+    classes: int = 0
 
     @classmethod
     def parse(cls, text: str) -> "PictureCondition":
-        name, colon, channels = text.partition(":")
-        known = {"": _COLOUR, f":{_GREY}": _GREY, f":{_COLOUR}": _COLOUR}
+        name, colon, kind = text.partition(":")
+        labels = _CLASSES.fullmatch(kind)
+        classes = int(labels[1]) if labels else 0
+        known = 0 < classes <= NO_LABEL if labels else kind in _KINDS and bool(kind or not colon)
         require(
-            name.isidentifier() and colon + channels in known,
-            f"conditions.pictures has {text!r}; it must be a name, and behind a colon {_GREY} for "
-            f"grey or {_COLOUR} for colours, such as 'sketch:1'.",
+            name.isidentifier() and known,
+            f"conditions.pictures has {text!r}; it must be a name, and behind a colon 1 for grey, "
+            f"3 for colours, mask, or classes=K for a map of up to {NO_LABEL} classes, such as "
+            "'sketch:1' or 'labels:classes=8'.",
         )
-        return cls(name, known[colon + channels])
+        return cls(name, "labels", classes) if labels else cls(name, _KINDS[kind])
+
+    @property
+    def stored_channels(self) -> int:
+        """Of its pixels as uint8; a mask is the fourth, behind the picture's colours."""
+        return _CHANNELS[self.kind]
+
+    @property
+    def channels(self) -> int:
+        """That the network reads: one for each class of labels."""
+        return self.classes or self.stored_channels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,8 +87,13 @@ class ConditionsConfig(Checked):
     """Number of classes that pictures are labelled with, from 0 up; None for none. There is a
     null class beside them, learned as dropped texts are (`training.caption_dropout`)."""
     pictures: tuple[str, ...] = ()
-    """More pictures, each as NAME or NAME:CHANNELS, such as sketch:1; of any size, and aligned
-    with the picture that is painted."""
+    """More pictures, aligned with the one that is painted: NAME for colours, NAME:1 for grey such
+    as a sketch, NAME:classes=K for a map of K classes, NAME:mask for a part of the picture itself
+    and where the rest is."""
+    picture_dropout: float = 0.0
+    """Share of the examples in which such a picture is left out, each by itself and whatever
+    becomes of the text. Above 0 a picture need not be given, and can be guided by
+    (`sampling.picture_guidance_scale`)."""
     numbers: tuple[str, ...] = ()
     """Names of numbers, one for each picture, about 0 to 1 in size."""
 
@@ -70,6 +103,7 @@ class ConditionsConfig(Checked):
             self.classes is None or 1 <= self.classes <= _MOST_CLASSES,
             f"conditions.classes is {self.classes}; it must lie between 1 and {_MOST_CLASSES:,}.",
         )
+        require_fraction(self, "picture_dropout")
         names = [*(picture.name for picture in self.shown), *self.numbers]
         for name in names:
             require(
@@ -88,6 +122,11 @@ class ConditionsConfig(Checked):
     def can_be_dropped(self) -> bool:
         """Whether there is anything that guidance can leave out."""
         return self.text or self.classes is not None
+
+    @property
+    def can_hide(self) -> bool:
+        """Whether there are pictures that it can do without."""
+        return bool(self.pictures) and self.picture_dropout > 0
 
     def inputs(self, text_width: int, *, enlarges: bool) -> "NetworkInputs":
         """What the network of such a stage is built for.

@@ -13,7 +13,7 @@ from PIL import Image
 from imagen_jax.config import StageConfig
 from imagen_jax.config.conditions import LOW_RES
 from imagen_jax.config.data import Size
-from imagen_jax.data import transforms
+from imagen_jax.data import shown, transforms
 from imagen_jax.data.broken import Broken, BrokenRecords
 from imagen_jax.data.order import Bucketed, shuffled
 from imagen_jax.data.records import BrokenRecord, Record, Source
@@ -179,7 +179,7 @@ class LoadExample:
         blank = {"image": np.zeros((*size, 3), np.uint8)}
         for pictures, of_size in ((inputs.stacked, self._low(size)), (inputs.pictures, size)):
             for picture in pictures:
-                blank[picture.name] = np.zeros((*of_size, picture.channels), np.uint8)
+                blank[picture.name] = np.zeros((*of_size, picture.stored_channels), np.uint8)
         blank |= {name: np.float32(0) for name in inputs.numbers}
         return blank if inputs.classes is None else {**blank, _LABEL: np.int32(0)}
 
@@ -193,9 +193,13 @@ class LoadExample:
         for condition in self._inputs.pictures:
             if condition.name not in record.pictures:
                 raise BrokenRecord(record.name, f"no {condition.name}")
-            shown = transforms.decode(record.pictures[condition.name], record.name, max(size))
-            shown = shown.convert("L") if condition.channels == 1 else shown
-            pictures[condition.name] = transforms.cover(shown, size)
+            beside = shown.read(condition, record.pictures[condition.name], record.name, max(size))
+            shown.check_ratio(condition, beside.size[::-1], decoded.size[::-1], record.name)
+            fitted = shown.fit(condition, beside, size)
+            is_mask = condition.kind == "mask"
+            pictures[condition.name] = (
+                shown.masked(pictures["image"], fitted) if is_mask else fitted
+            )
         return transforms.random_crop(pictures, self._cropped(size), rng)
 
     def _low_res(self, record: Record, image: Image.Image, size: Size) -> Image.Image:

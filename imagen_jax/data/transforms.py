@@ -48,21 +48,34 @@ def decode(data: bytes, name: str, side: int | None) -> Image.Image:
     Raises:
         BrokenRecord: the bytes do not decode, or to too much.
     """
-    return plain(_open(data, name), name, side)
+    return plain(opened(data, name), name, side)
 
 
 def plain(image: Image.Image, name: str, side: int | None = None) -> Image.Image:
     """The same of what Pillow has opened."""
+    image = upright(image, name, side)
+    try:
+        return to_srgb_on_white(image)
+    except Exception as error:  # Pillow's plugins raise what they happen to come upon.
+        raise _broken(name, error) from error
+
+
+def upright(image: Image.Image, name: str, side: int | None = None) -> Image.Image:
+    """What Pillow has opened, decoded and turned as its EXIF data say; colours stay as they are.
+
+    Raises:
+        BrokenRecord: it does not decode, or to too much.
+    """
     try:
         if side is not None:
             image.draft(None, (2 * side, 2 * side))
         if image.width * image.height > MAX_PIXELS:
             raise BrokenRecord(name, "picture too large", f"{image.width}x{image.height}")
         image.load()
-        return to_srgb_on_white(_upright(image))
+        return _upright(image)
     except BrokenRecord:
         raise
-    except Exception as error:  # Pillow's plugins raise what they happen to come upon.
+    except Exception as error:  # As in `plain`.
         raise _broken(name, error) from error
 
 
@@ -72,12 +85,17 @@ def size_of(data: bytes, name: str) -> tuple[int, int]:
     Raises:
         BrokenRecord: it has no header that can be read.
     """
-    image = _open(data, name)
+    image = opened(data, name)
     turned = image.format != "TIFF" and _orientation(image) in _ON_ITS_SIDE  # Pillow turns TIFFs.
     return image.size[::-1] if turned else image.size
 
 
-def _open(data: bytes, name: str) -> Image.Image:
+def opened(data: bytes, name: str) -> Image.Image:
+    """What Pillow opens, not decoded yet.
+
+    Raises:
+        BrokenRecord: it is of no format that is known.
+    """
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:

@@ -114,12 +114,18 @@ def make_denoise(
     scales: GuidanceScales | None,
     threshold: Callable[[Images], Images],
     share: Scalar | None = None,
+    picture_scales: GuidanceScales | None = None,
 ) -> Denoise:
     """A sampler's `denoise(z, log_snr, step) -> x0`: predict, guide, convert to x, threshold.
 
-    `predict` takes one batch of up to three parts, each as large as z: the conditional one; with
-    `share` that of another text; and unless `scales` is None, for no guidance, that of the null
-    text. A predicted variance is that of the first part.
+    `predict` takes one batch of up to four parts, each as large as z: the conditional one; with
+    `share` that of another text; unless `scales` is None, for no guidance, that of the null text;
+    and with `picture_scales` the one before without pictures, the null text's or else the
+    conditional one. A predicted variance is that of the first part.
+
+    With the scale s of pictures (s - 1) (eps_p - eps_0) is added, of these two parts (as Brooks et
+    al. 2023 guide by a picture): with it and w the prediction is eps_0 + s (eps_p - eps_0)
+    + w (eps_c - eps_p).
 
     Of two texts c and p the prediction is (1 - m) eps_c + m eps_p, m being `share` (DeepFloyd IF's
     style transfer; Liu et al. 2022).
@@ -128,7 +134,7 @@ def make_denoise(
     the weights w and 1 - w add up to 1. It spares an x- or v-prediction the detour over eps,
     which loses digits at high noise.
     """
-    parts = 1 + (share is not None) + (scales is not None)
+    parts = 1 + sum(x is not None for x in (share, scales, picture_scales))
 
     def denoise(z: Images, log_snr: LogSNR, step: Int32[Array, ""]) -> Predicted:
         many = (jnp.concatenate([x] * parts) if parts > 1 else x for x in (z, log_snr))
@@ -136,8 +142,12 @@ def make_denoise(
         values = jnp.split(predicted.value.astype(jnp.float32), parts)
         fraction = None if predicted.fraction is None else predicted.fraction[: len(z)]
         value = values[0] if share is None else guide(values[1], values[0], share)
+        without_text = value
         if scales is not None:
-            value = guide(value, values[-1], scales[step])
+            without_text = values[-1 if picture_scales is None else -2]
+            value = guide(value, without_text, scales[step])
+        if picture_scales is not None:
+            value += (picture_scales[step] - 1) * (without_text - values[-1])
         x0 = to_x0(value, z, log_snr, prediction_kind)
         return Predicted(threshold(x0), fraction)
 

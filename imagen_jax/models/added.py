@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from imagen_jax import ops
 from imagen_jax.arrays import Embedding, Features
@@ -67,9 +67,21 @@ class Added(nnx.Module):
             embedding = embedding + self.classes[...][row].astype(embedding.dtype)
         return embedding
 
-    def to_features(self, x: Features, z: Features, pictures: Mapping[str, Features]) -> Features:
-        """The stem's result x for z, with the pictures, each of any size."""
+    def to_features(
+        self,
+        x: Features,
+        z: Features,
+        pictures: Mapping[str, Features],
+        shown: Mapping[str, Bool[Array, " batch"]],
+    ) -> Features:
+        """The stem's result x for z, with the pictures, each of any size.
+
+        Without a picture, where `shown` says so, it is what a stage gives that knows of none.
+        """
         for name, layer in self.pictures.items():
             picture = ops.space_to_depth(at_size_of(z, pictures[name]), self.patch_size)
-            x = x + layer(picture)
+            added = layer(picture)
+            if name in shown:
+                added = jnp.where(shown[name][:, None, None, None], added, 0)
+            x = x + added
         return x

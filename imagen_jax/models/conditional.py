@@ -202,7 +202,7 @@ class ConditionalUNet(nnx.Module):
         if self.added is not None:
             added = whole(self.added, gather)
             embedding = added.to_embedding(embedding, others.numbers, others.label)
-            x = added.to_features(x, z, others.pictures)
+            x = added.to_features(x, z, others.pictures, others.shown)
         if self.activates_embedding:
             embedding = self.activation(embedding)
         x = self.trunk(x, embedding, encoded.text, gather)

@@ -44,6 +44,7 @@ class Plan:
     Attributes:
         log_snrs: the grid of `samplers.time_grid`.
         guided: whether an unconditional half is computed too.
+        hidden: pictures that a further part is computed without, to be guided by them.
         course: of an edit's steps; None begins with noise and takes all.
         tiling: of each picture; None takes it whole.
     """
@@ -51,6 +52,7 @@ class Plan:
     log_snrs: tuple[float, ...]
     thresholding: Thresholding
     guided: bool
+    hidden: tuple[str, ...] = ()
     course: edits.Course | None = None
     tiling: Tiling | None = None
 
@@ -70,6 +72,8 @@ class Numbers:
     percentile: Percentile
     max_threshold: Traced
     aug_level: Traced
+    picture_scales: Traced = None
+    """The same of pictures; None where none is guided by."""
 
 
 def plan_sampling(
@@ -82,23 +86,29 @@ def plan_sampling(
     """The two halves of how a stage paints pictures of `size` (height, width)."""
     schedule, steps = config.diffusion.schedule, settings.num_steps
     grid = samplers.time_grid(schedule, steps, settings.spacing, settings.timesteps)
-    scales = guidance.guidance_scales(
-        settings.guidance_scale,
-        samplers.times(schedule, steps, settings.spacing, settings.timesteps),
-        settings.guidance_interval,
-        settings.guidance_oscillates_from,
+    scales, picture_scales = (
+        guidance.guidance_scales(
+            scale,
+            samplers.times(schedule, steps, settings.spacing, settings.timesteps),
+            settings.guidance_interval,
+            settings.guidance_oscillates_from,
+        )
+        for scale in (settings.guidance_scale, settings.picture_guidance_scale)
     )
+    by_pictures = config.conditions.can_hide and bool(np.any(picture_scales != 1))
     numbers = Numbers(
         samplers.make(settings.sampler, settings),
         scales,
         Percentile.of(settings.percentile, 3 * math.prod(size)),
         math.inf if settings.max_threshold is None else settings.max_threshold,
         settings.aug_level,
+        picture_scales if by_pictures else None,
     )
     guided = config.conditions.can_be_dropped and bool(np.any(scales != 1))
+    hidden = tuple(x.name for x in config.inputs.pictures) if by_pictures else ()
     log_snrs = tuple(np.asarray(grid).tolist())
     tiling = tiling_of(config, size, tile)
-    return Plan(log_snrs, settings.thresholding, guided, course, tiling), numbers
+    return Plan(log_snrs, settings.thresholding, guided, hidden, course, tiling), numbers
 
 
 def make_sampler(
@@ -155,7 +165,7 @@ def make_image_sampler(
         noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
         conditions = prepare(config, conditions, level, noise_keys, size)
         other, share = (None, None) if positive is None else positive
-        parts = stacked(conditions, null, other, guided=plan.guided)
+        parts = stacked(conditions, null, other, guided=plan.guided, hidden=plan.hidden)
         encoded = networks.encode(params, parts)
 
         def predict(z: Images, log_snr: LogSNR) -> Predicted:
@@ -186,4 +196,5 @@ def _make_denoise(
         cap=numbers.max_threshold,
     )
     scales = numbers.scales if plan.guided else None
-    return guidance.make_denoise(predict, config.diffusion.prediction, scales, threshold, share)
+    kind = config.diffusion.prediction
+    return guidance.make_denoise(predict, kind, scales, threshold, share, numbers.picture_scales)

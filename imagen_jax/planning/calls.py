@@ -233,13 +233,15 @@ def _conditions(config: StageConfig, count: int, size: Size) -> Conditions:
     array = lambda dtype, *shape: jax.ShapeDtypeStruct((count, *shape), dtype)  # noqa: E731
     low_size, has_text = [side // config.upscale for side in size], inputs.text_width is not None
     pictures = {x.name: array(jnp.uint8, *low_size, x.channels) for x in inputs.stacked}
-    pictures |= {x.name: array(jnp.uint8, *size, x.channels) for x in inputs.pictures}
+    pictures |= {x.name: array(jnp.uint8, *size, x.stored_channels) for x in inputs.pictures}
+    hides = inputs.pictures if config.conditions.can_hide else ()
     return Conditions(
         text=array(jnp.float32, tokens, inputs.text_width) if has_text else None,
         mask=array(jnp.bool_, tokens) if has_text else None,
         label=None if inputs.classes is None else array(jnp.int32),
         pictures=pictures,
         numbers={name: array(jnp.float32) for name in inputs.numbers},
+        shown={picture.name: array(jnp.bool_) for picture in hides},
     )
 
 

@@ -53,7 +53,7 @@ class HeldOutLoss:
     Broken records have no part in it; it is NaN where all are broken.
 
     Picture i has the same caption, crop, time and noise at every step and in every run, on any
-    number of devices, and no caption is dropped: what changes is the weights alone.
+    number of devices, and nothing is dropped: what changes is the weights alone.
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class HeldOutLoss:
             seed=_SEED,
         )
         undropped = dataclasses.replace(training, caption_dropout=0.0)
-        judged = dataclasses.replace(config, training=undropped)
+        whole = dataclasses.replace(config.conditions, picture_dropout=0.0)
+        judged = dataclasses.replace(config, training=undropped, conditions=whole)
         self._totals = jax.jit(
             functools.partial(_totals, objective, judged, networks),
             out_shardings=meshes.replicated(mesh),

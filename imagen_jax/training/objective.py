@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from imagen_jax.conditions import drop
+from imagen_jax.conditions import drop, hide
 from imagen_jax.config import StageConfig
 from imagen_jax.diffusion import process, schedules
 from imagen_jax.diffusion.pixels import to_unit
@@ -45,7 +45,7 @@ def diffusion_loss(
 ) -> tuple[jax.Array, Metrics]:
     """The paper's objective: each picture's error in what the network predicts of its noise.
 
-    Every picture draws its own time, noise, caption dropout and aug_level from its own key. The
+    Every picture draws its own time, noise, dropouts and aug_level from its own key. The
     metrics are those of `by_time`.
     """
     x = to_unit(batch["image"])
@@ -57,6 +57,7 @@ def diffusion_loss(
     level = jax.vmap(jax.random.uniform)(levels) * config.diffusion.max_aug_level
     conditions = networks.conditions_of(params | frozen, batch)
     conditions = drop(conditions, dropped, frozen.get("null_text"))
+    conditions = hide(conditions, _hidden(config, drops))
     conditions = prepare(config, conditions, level, augmentations, x.shape[1:3])
     encoded = networks.encode(params, conditions)
     log_snr = schedules.log_snr(config.diffusion.schedule, t)
@@ -69,6 +70,21 @@ def diffusion_loss(
         error = eps - process.to_eps(prediction, z, log_snr, kind)
         losses += variance_loss(fraction, error, log_snr)
     return losses, by_time(losses, t, batch["weight"])
+
+
+def _hidden(config: StageConfig, keys: jax.Array) -> dict[str, jax.Array]:
+    """Name of a picture -> bool [batch], where it is left out; drawn for each by itself."""
+    if not config.conditions.can_hide:
+        return {}
+
+    def draw(key: jax.Array, number: int) -> jax.Array:
+        return jax.random.uniform(jax.random.fold_in(key, number))
+
+    return {
+        picture.name: jax.vmap(functools.partial(draw, number=number))(keys)
+        < config.conditions.picture_dropout
+        for number, picture in enumerate(config.inputs.pictures)
+    }
 
 
 def mean_loss(

@@ -28,7 +28,7 @@ def abstract_batch(
     array = lambda dtype, *shape: jax.ShapeDtypeStruct((batch_size, *shape), dtype)  # noqa: E731
     batch = {"image": array(jnp.uint8, *size, 3), "weight": array(jnp.float32)}
     batch |= {x.name: array(jnp.uint8, *low_size, x.channels) for x in inputs.stacked}
-    batch |= {x.name: array(jnp.uint8, *size, x.channels) for x in inputs.pictures}
+    batch |= {x.name: array(jnp.uint8, *size, x.stored_channels) for x in inputs.pictures}
     batch |= {name: array(jnp.float32) for name in inputs.numbers}
     if inputs.classes is not None:
         batch["label"] = array(jnp.int32)

@@ -104,7 +104,7 @@ MODES = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"
 def test_every_mode_of_pillow_is_a_picture_or_a_broken_record(mode, profile, monkeypatch):
     image = Image.new(mode, (4, 4))
     image.info["icc_profile"] = profile
-    monkeypatch.setattr(transforms, "_open", lambda data, name: image)
+    monkeypatch.setattr(transforms, "opened", lambda data, name: image)
     if mode in ("I", "F"):
         with pytest.raises(BrokenRecord, match=f"picture undecodable .mode {mode}"):
             decode(b"")

@@ -171,3 +171,27 @@ def test_denoise_is_float32_when_the_network_is_not(outputs):
     ).value
     assert denoised.dtype == jnp.float32
     np.testing.assert_array_equal(denoised, np.full(z.shape, 7 * 1000.0 - 6 * 992.0))
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_pictures_are_guided_by_a_weight_of_their_own(outputs, guided):
+    """eps_0 + s (eps_p - eps_0) + w (eps_c - eps_p); without text's guidance eps_0 has the text."""
+    z, conditional, without_text = outputs
+    nothing, w, s = -z, 3.0, 2.5
+    parts = [conditional, without_text, nothing] if guided else [conditional, nothing]
+    sizes = []
+
+    def predict(z, log_snr):
+        sizes.append(len(z))
+        return Predicted(jnp.concatenate(parts))
+
+    denoise = guidance.make_denoise(
+        predict, "x0", jnp.array([w]) if guided else None, unchanged,
+        picture_scales=jnp.array([s]),
+    )  # fmt: skip
+    found = denoise(z, LOG_SNR, STEP).value
+    with_pictures = without_text if guided else conditional
+    expected = nothing + s * (with_pictures - nothing)
+    expected += w * (conditional - without_text) if guided else 0
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert sizes == [3 * len(parts)]

@@ -1,0 +1,93 @@
+"""How a stage samples."""
+
+import dataclasses
+import itertools
+
+from imagen_jax.config.checked import Checked
+from imagen_jax.config.choices import SamplerName, Spacing, Thresholding
+from imagen_jax.config.rules import (
+    require,
+    require_at_most,
+    require_choice,
+    require_fraction,
+    require_positive,
+)
+
+_MOST_STEPS = 10**6
+"""Of one picture's sampling."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Checked):
+    """How a stage samples unless flags say otherwise.
+
+    The paper states neither the number of steps nor its DrawBench guidance weights.
+    """
+
+    sampler: SamplerName = "ancestral"
+    num_steps: int = 256
+    spacing: Spacing = "even"
+    """Of the steps on a discrete chain (see diffusion/chain.py); `even` is all that others have."""
+    timesteps: tuple[int, ...] = ()
+    """Steps of a discrete chain, `num_steps` of them, descending; empty follows `spacing`."""
+    guidance_scale: float = 7.0
+    """w of eps = w eps_c + (1 - w) eps_u; 1 is off."""
+    picture_guidance_scale: float = 1.0
+    """The same of `conditions.pictures`: eps += (w - 1) (eps_p - eps_0), both without text and the
+    latter without pictures; 1 is off. The stage must have learned to do without pictures
+    (`conditions.picture_dropout`), others ignore it."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Guidance is off at times outside of it, 1 being noise (Kynkaanniemi et al. 2024); the paper
+    guides always."""
+    guidance_oscillates_from: int | None = None
+    """Step from which guidance is off in every other step, as in Imagen Video; None for never."""
+    thresholding: Thresholding = "dynamic"
+    percentile: float = 99.5
+    """Of |x0| in dynamic thresholding."""
+    max_threshold: float | None = None
+    """The most that dynamic thresholding divides by; the paper has no limit."""
+    gamma: float = 0.3
+    """Interpolates the ancestral sampler's log-variance between its bounds."""
+    eta: float = 0.0
+    """DDIM's stochasticity: 0 is deterministic, 1 is ancestral."""
+    aug_level: float = 0.2
+    """Of the low-resolution picture, super-resolution stages only."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, sampler=SamplerName, thresholding=Thresholding, spacing=Spacing)
+        require_positive(self, "num_steps")
+        require_at_most(self, _MOST_STEPS, num_steps=self.num_steps)
+        self._check_timesteps()
+        require(
+            self.max_threshold is None or self.max_threshold >= 1,
+            f"SamplingConfig.max_threshold is {self.max_threshold}; it must be at least 1.",
+        )
+        require_fraction(self, "gamma", "eta", "aug_level")
+        start, end = self.guidance_interval
+        require(
+            0 <= start < end <= 1,
+            f"SamplingConfig.guidance_interval is {self.guidance_interval}; it must be two times "
+            "between 0 and 1, the smaller one first.",
+        )
+        oscillates_from = self.guidance_oscillates_from
+        require(
+            oscillates_from is None or oscillates_from >= 0,
+            f"SamplingConfig.guidance_oscillates_from is {oscillates_from}; it must not be "
+            "negative.",
+        )
+        require(
+            0 < self.percentile <= 100,
+            f"SamplingConfig.percentile is {self.percentile}; it must lie in (0, 100].",
+        )
+
+    def _check_timesteps(self) -> None:
+        steps = self.timesteps
+        require(
+            len(steps) in (0, self.num_steps),
+            f"SamplingConfig.timesteps has {len(steps)} steps; num_steps is {self.num_steps}.",
+        )
+        require(
+            all(step > later for step, later in itertools.pairwise((1000, *steps, -1))),
+            f"SamplingConfig.timesteps is {steps}; they must descend within 999 to 0.",
+        )

@@ -1,0 +1,93 @@
+"""Pictures that a stage is shown beside the one that it paints: sketches, maps, masks."""
+
+import numpy as np
+from PIL import Image
+
+from imagen_jax.config.conditions import NO_LABEL, PictureCondition
+from imagen_jax.config.data import Size
+from imagen_jax.data import transforms
+from imagen_jax.data.records import BrokenRecord
+
+_NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+"""Modes in which a pixel is one number."""
+_INEXACT = ("JPEG",)
+_WHITE = 128
+"""From here on a mask is white."""
+
+
+def read(condition: PictureCondition, data: bytes, name: str, side: int | None) -> Image.Image:
+    """A picture as a record has it, upright: RGB, grey, the numbers of classes, or a mask of 0 and
+    255.
+
+    Args:
+        condition: what it is to the stage.
+        data: a file; of labels one that holds numbers, be they shown as greys or by a palette.
+        name: of the record, for the error.
+        side: as `transforms.decode` takes it.
+
+    Raises:
+        BrokenRecord: it does not decode, or has a number that is no class.
+    """
+    if condition.kind == "labels":
+        image = transforms.opened(data, name)
+        if image.format in _INEXACT:
+            raise BrokenRecord(name, f"{condition.name} in a lossy format", str(image.format))
+        return labels(condition, image, name)
+    image = transforms.decode(data, name, side)
+    return image if condition.kind == "colours" else grey(condition, image)
+
+
+def grey(condition: PictureCondition, image: Image.Image) -> Image.Image:
+    """An RGB picture in grey, and of a mask black and white."""
+    image = image.convert("L")
+    return image.point(lambda x: 255 * (x >= _WHITE)) if condition.kind == "mask" else image
+
+
+def labels(condition: PictureCondition, image: Image.Image, name: str) -> Image.Image:
+    """A map of classes as numbers of 8 bits; `NO_LABEL` stands for none.
+
+    Args:
+        image: as Pillow has opened it; colours of a palette do not matter.
+
+    Raises:
+        BrokenRecord: it does not decode, has no numbers, or one that is no class.
+    """
+    if image.mode not in _NUMBERS:
+        raise BrokenRecord(name, f"{condition.name} without numbers", f"mode {image.mode}")
+    numbers = np.asarray(transforms.upright(image, name))
+    wrong = (numbers >= condition.classes) & (numbers != NO_LABEL) | (numbers < 0)
+    if wrong.any():
+        known = f"there are 0 to {condition.classes - 1}, and {NO_LABEL} for none"
+        raise BrokenRecord(
+            name,
+            "class out of range",
+            f"{condition.name} has {numbers[wrong][0]}; {known}",
+        )
+    return Image.fromarray(numbers.astype(np.uint8))
+
+
+def check_ratio(condition: PictureCondition, size: Size, beside: Size, name: str) -> None:
+    """Raises a BrokenRecord unless two sizes have the same ratio, to a pixel of the smaller one."""
+    (height, width), (other_height, other_width) = size, beside
+    if abs(height * other_width - width * other_height) > max(*size, *beside):
+        raise BrokenRecord(
+            name,
+            f"{condition.name} of another ratio",
+            f"{height}x{width} beside {other_height}x{other_width}",
+        )
+
+
+def fit(condition: PictureCondition, image: Image.Image, size: Size) -> Image.Image:
+    """The largest centre part with the ratio of `size`: numbers by the nearest, all else by area.
+
+    A pixel of a mask is white if any part of it is.
+    """
+    if condition.kind == "labels":
+        return transforms.cover(image, size, Image.Resampling.NEAREST)
+    fitted = transforms.cover(image, size, Image.Resampling.BOX)
+    return fitted.point(lambda x: 255 * (x > 0)) if condition.kind == "mask" else fitted
+
+
+def masked(image: Image.Image, mask: Image.Image) -> Image.Image:
+    """A picture with its mask, as large, for a fourth channel."""
+    return Image.merge("RGBA", (*image.split(), mask))
