@@ -83,6 +83,8 @@ def stacked(
     if positive is None and not guided and not hidden:  # Then there may be no condition at all.
         return conditions
     every = jnp.ones(len(jax.tree.leaves(conditions)[0]), bool)
+    if hidden:  # All parts say which pictures are there.
+        conditions = hide(conditions, dict.fromkeys(hidden, ~every))
     parts = [conditions]
     if positive is not None:
         text, mask = drop_text(conditions.text, conditions.mask, every, positive)

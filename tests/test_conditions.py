@@ -41,10 +41,11 @@ def test_pictures_are_left_out_each_by_itself_and_text_stays():
 
 
 @pytest.mark.parametrize("guided", [True, False])
-def test_the_last_part_has_no_pictures_and_no_more_text_than_the_one_before(guided):
-    there = hide(TOLD, {"sketch": jnp.array([False, True, False])})
+@pytest.mark.parametrize("hidden", [[False, True, False], None])
+def test_the_last_part_has_no_pictures_and_no_more_text_than_the_one_before(guided, hidden):
+    there = hide(TOLD, {"sketch": jnp.array(hidden)}) if hidden else TOLD
     parts = stacked(there, guided=guided, hidden=["sketch"])
-    shown = [True, False, True] * (1 + guided) + [False] * 3
+    shown = [not x for x in hidden or [False] * 3] * (1 + guided) + [False] * 3
     assert parts.shown["sketch"].tolist() == shown
     labels = [4, 0, 7] + [NO_CLASS] * (6 if guided else 0)
     assert parts.label.tolist() == (labels if guided else [4, 0, 7] * 2)

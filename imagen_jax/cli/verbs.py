@@ -161,14 +161,20 @@ class Pack:
     data: Annotated[DataConfig, arg(name="")] = DataConfig()
     shard_records: int = 10_000
     """Records of one file."""
+    pictures: tuple[str, ...] = ()
+    """Pictures beside each record's own, as `conditions.pictures` of a config names them, such as
+    sketch:1."""
 
     def run(self) -> None:
+        from imagen_jax.config import ConditionsConfig
         from imagen_jax.data.pack import pack_source
         from imagen_jax.data.sources import open_source
 
         require_empty(self.out)
         require_positive(self, "shard_records")
-        count, left_out = pack_source(open_source(self.data), self.out, self.shard_records)
+        told = ConditionsConfig(pictures=self.pictures)
+        source = open_source(self.data, None, told)
+        count, left_out = pack_source(source, self.out, self.shard_records, told)
         print(f"{self.out}: {count} records; for training: --data.source arrayrecord:{self.out}")
         if left_out.total():
             print(f"left out: {left_out}")

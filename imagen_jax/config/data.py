@@ -113,6 +113,9 @@ class DataConfig(Checked):
     sizes: tuple[Size, ...] = ()
     """(height, width) of the pictures to train on, one size a batch: each picture is resized and
     cropped to the one whose ratio is nearest to its own. Empty is squares of the resolution."""
+    flip: float = 0.0
+    """Share of the pictures that are mirrored, left for right, with all that is shown beside them;
+    captions stay, so 0 is right where they name sides. The paper has none."""
     num_workers: int = 0
     """Worker processes that decode; 0 decodes in threads of the main process."""
     max_broken_share: float = 0.01
@@ -127,7 +130,7 @@ class DataConfig(Checked):
             self.num_workers >= 0,
             f"DataConfig.num_workers is {self.num_workers}; it must not be negative.",
         )
-        require_fraction(self, "max_broken_share")
+        require_fraction(self, "max_broken_share", "flip")
         if self.crop is not None:
             require_positive(self, "crop")
         self._check_sizes()

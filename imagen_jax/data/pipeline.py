@@ -8,7 +8,7 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags
-from PIL import Image
+from PIL import Image, ImageOps
 
 from imagen_jax.config import StageConfig
 from imagen_jax.config.conditions import LOW_RES
@@ -191,15 +191,14 @@ class LoadExample:
         if self._inputs.stacked:
             pictures[LOW_RES] = self._low_res(record, pictures["image"], self._low(size))
         for condition in self._inputs.pictures:
-            if condition.name not in record.pictures:
-                raise BrokenRecord(record.name, f"no {condition.name}")
-            beside = shown.read(condition, record.pictures[condition.name], record.name, max(size))
-            shown.check_ratio(condition, beside.size[::-1], decoded.size[::-1], record.name)
+            beside = shown.beside(condition, record, decoded, max(size))
             fitted = shown.fit(condition, beside, size)
             is_mask = condition.kind == "mask"
             pictures[condition.name] = (
                 shown.masked(pictures["image"], fitted) if is_mask else fitted
             )
+        if self._config.data.flip and rng.random() < self._config.data.flip:
+            pictures = {name: ImageOps.mirror(picture) for name, picture in pictures.items()}
         return transforms.random_crop(pictures, self._cropped(size), rng)
 
     def _low_res(self, record: Record, image: Image.Image, size: Size) -> Image.Image:

@@ -6,13 +6,34 @@ from PIL import Image
 from imagen_jax.config.conditions import NO_LABEL, PictureCondition
 from imagen_jax.config.data import Size
 from imagen_jax.data import transforms
-from imagen_jax.data.records import BrokenRecord
+from imagen_jax.data.records import BrokenRecord, Record
 
 _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Modes in which a pixel is one number."""
 _INEXACT = ("JPEG",)
 _WHITE = 128
 """From here on a mask is white."""
+
+
+def beside(
+    condition: PictureCondition, record: Record, image: Image.Image, side: int
+) -> Image.Image:
+    """The picture of a record that a stage is shown, as `read` gives it.
+
+    Args:
+        image: the record's own, decoded.
+        side: as `read` takes it.
+
+    Raises:
+        BrokenRecord: there is none, it is broken, or of another ratio than the record's own.
+    """
+    if condition.name not in record.pictures:
+        raise BrokenRecord(record.name, f"no {condition.name}")
+    found = read(condition, record.pictures[condition.name], record.name, side)
+    if not same_ratio(found.size, image.size):
+        sizes = "{1}x{0} beside {3}x{2}".format(*found.size, *image.size)
+        raise BrokenRecord(record.name, f"{condition.name} of another ratio", sizes)
+    return found
 
 
 def read(condition: PictureCondition, data: bytes, name: str, side: int | None) -> Image.Image:
@@ -66,15 +87,9 @@ def labels(condition: PictureCondition, image: Image.Image, name: str) -> Image.
     return Image.fromarray(numbers.astype(np.uint8))
 
 
-def check_ratio(condition: PictureCondition, size: Size, beside: Size, name: str) -> None:
-    """Raises a BrokenRecord unless two sizes have the same ratio, to a pixel of the smaller one."""
-    (height, width), (other_height, other_width) = size, beside
-    if abs(height * other_width - width * other_height) > max(*size, *beside):
-        raise BrokenRecord(
-            name,
-            f"{condition.name} of another ratio",
-            f"{height}x{width} beside {other_height}x{other_width}",
-        )
+def same_ratio(size: Size, other: Size) -> bool:
+    """Whether two sizes have the same ratio, to a pixel of the smaller one."""
+    return abs(size[0] * other[1] - size[1] * other[0]) <= max(*size, *other)
 
 
 def fit(condition: PictureCondition, image: Image.Image, size: Size) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The index of a set of tar shards: where each record's files lie, 24 bytes a record."""
+"""The index of a set of tar shards: where each record's files lie, 8 bytes a file."""
 
 import array
 import concurrent.futures
@@ -21,8 +21,8 @@ from imagen_jax.errors import UsageError
 from imagen_jax.storage.files import AnyPath, FileState, read_range, threads_for
 
 PLACES = "places"
-"""uint32 [records, 6]: first block and size in bytes of the picture, the caption and the JSON of
-each record; zeros for a file that it does not have."""
+"""uint32 [records, 6 + 2 shown]: first block and size in bytes of the picture, the caption, the
+JSON and what is shown beside the picture, of each record; zeros for a file that it has not."""
 CAPTION, JSON = ".txt", ".json"
 _SUFFIXES = {*PICTURE_SUFFIXES, CAPTION, JSON, *OTHER_PICTURE_SUFFIXES}
 _LOCAL_READ_AHEAD, _BUCKET_READ_AHEAD = 2**12, 2**22
@@ -45,8 +45,13 @@ class Shard(NamedTuple):
     left_out: dict[str, Sequence[int | str]]
 
 
-def open_index(path: AnyPath, shards: Sequence[FileState]) -> tuple[Columns, list[Shard]]:
+def open_index(
+    path: AnyPath, shards: Sequence[FileState], shown: Sequence[str] = ()
+) -> tuple[Columns, list[Shard]]:
     """The index of `shards`, kept at `path`; what is missing or changed there is read anew.
+
+    Args:
+        shown: names of pictures that every record has beside its own, as KEY.NAME.png.
 
     Raises:
         UsageError: a shard is compressed, or the index cannot be written.
@@ -57,11 +62,12 @@ def open_index(path: AnyPath, shards: Sequence[FileState]) -> tuple[Columns, lis
     if list(known) != wanted:
         rows = _rows_by_shard(kept, known)
         fresh = [shard for shard, state in zip(shards, wanted, strict=True) if state not in known]
-        for shard, (places, left_out) in zip(fresh, _read_shards(fresh, path), strict=True):
+        read = _read_shards(fresh, path, shown)
+        for shard, (places, left_out) in zip(fresh, read, strict=True):
             state = (str(shard.path), shard.size, shard.version)
             known[state] = Shard(*state, len(places), left_out.counts)
             rows[state] = places
-        none = np.empty((0, 6), np.uint32)
+        none = np.empty((0, _width(shown)), np.uint32)
         places = np.concatenate([none, *(rows[state] for state in wanted)])
         write_columns(path, {PLACES: places}, [known[state] for state in wanted])
         kept = Columns(path)
@@ -79,62 +85,86 @@ def _rows_by_shard(kept: Columns | None, known: dict[Any, Shard]) -> dict[Any, n
     return dict(zip(known, np.split(kept.column(PLACES), ends[:-1]), strict=True))
 
 
-def _read_shards(shards: Sequence[FileState], path: AnyPath) -> Iterator[tuple[np.ndarray, Tally]]:
+def _read_shards(
+    shards: Sequence[FileState], path: AnyPath, shown: Sequence[str]
+) -> Iterator[tuple[np.ndarray, Tally]]:
     if not shards:
         return
     with concurrent.futures.ThreadPoolExecutor(threads_for(str(shards[0].path))) as pool:
-        read = pool.map(read_shard, shards)
+        read = pool.map(functools.partial(read_shard, shown=shown), shards)
         name = path.parent.parent.name
         yield from tqdm(read, f"indexing {name}", len(shards), unit="shard", delay=2, leave=False)
 
 
-def read_shard(shard: FileState) -> tuple[np.ndarray, Tally]:
+def _width(shown: Sequence[str]) -> int:
+    return 2 * (3 + len(shown))
+
+
+def read_shard(shard: FileState, shown: Sequence[str] = ()) -> tuple[np.ndarray, Tally]:
     """The places of a shard's records, and what is left out of it.
+
+    Args:
+        shown: as `open_index` takes it.
 
     Raises:
         UsageError: it is compressed.
     """
     places, left_out = array.array("Q"), Tally()
     lacking: dict[str, str] = {}
-    for name, files in _groups(shard, left_out):
-        if reason := _reason(files):
+    for name, files in _groups(shard, left_out, shown):
+        if reason := _reason(files, shown):
             apart = {lacking.get(name), reason} == {_NO_PICTURE, _NO_CAPTION}
             lacking[name] = "files of a record not one after another" if apart else reason
         else:
-            places.extend(itertools.chain(*_three(files)))
+            places.extend(itertools.chain(*_files(files, shown)))
     for name, reason in lacking.items():
         left_out.add(reason, name)
     most = np.iinfo(np.uint32).max
-    return np.minimum(np.asarray(places).reshape(-1, 6), most).astype(np.uint32), left_out
+    return np.minimum(np.asarray(places).reshape(-1, _width(shown)), most).astype(
+        np.uint32
+    ), left_out
 
 
-def _reason(files: Files) -> str:
+def _reason(files: Files, shown: Sequence[str]) -> str:
     """Why a record cannot be used; empty for one that can."""
     if problem := next((member.problem for member in files.values() if member.problem), ""):
         return problem
     if not any(suffix in PICTURE_SUFFIXES for suffix in files):
         other = any(suffix in OTHER_PICTURE_SUFFIXES for suffix in files)
         return NOT_READ if other else _NO_PICTURE
-    return "" if CAPTION in files or JSON in files else _NO_CAPTION
+    if not (CAPTION in files or JSON in files):
+        return _NO_CAPTION
+    return next((f"no {name}" for name in shown if _beside(files, name) is None), "")
 
 
-def _three(files: Files) -> Iterator[tuple[int, int]]:
-    """(first block, size in bytes) of picture, caption and JSON."""
+def _beside(files: Files, name: str) -> str | None:
+    """The suffix of the picture that is shown beside the record's own."""
+    return next((x for x in _suffixes(name) if x in files), None)
+
+
+def _suffixes(name: str) -> list[str]:
+    """Of a picture of this name; those of files are read in lower case."""
+    return [f".{name.lower()}{suffix}" for suffix in PICTURE_SUFFIXES]
+
+
+def _files(files: Files, shown: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """(first block, size in bytes) of picture, caption, JSON and what is shown."""
     picture = next(suffix for suffix in files if suffix in PICTURE_SUFFIXES)
-    for suffix in (picture, CAPTION, JSON):
+    for suffix in (picture, CAPTION, JSON, *(_beside(files, name) for name in shown)):
         member = files.get(suffix)
         yield (member.start // BLOCK, member.size) if member else _NOWHERE
 
 
-def _groups(shard: FileState, left_out: Tally) -> Iterator[tuple[str, Files]]:
+def _groups(shard: FileState, left_out: Tally, shown: Sequence[str]) -> Iterator[tuple[str, Files]]:
     """The name and the files of each record."""
+    known = _SUFFIXES | {suffix for name in shown for suffix in _suffixes(name)}
     found = ((*_split(member.name), member) for member in _whole_members(shard, left_out))
     seen = (named for named in found if not _is_hidden(named[0]))
     for key, group in itertools.groupby(seen, lambda named: named[0]):
         files: Files = {}
         dotted = set()
         for _, suffix, member in group:
-            if suffix in _SUFFIXES:
+            if suffix in known:
                 files.setdefault(suffix, member)
             elif suffix.endswith(PICTURE_SUFFIXES):
                 dotted.add(member.name)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,8 +28,9 @@ class WebDatasetSource:
     """All records of a set of shards, in the order of the shards' names.
 
     A record is the files of one name, one after another: a picture, and a `.txt` with its
-    caption or a `.json` that has it. Where they lie is in an index that is made when the set is
-    opened for the first time; of shards that changed since, it is made again.
+    caption or a `.json` that has it; and `.sketch.png` where the stage is shown a "sketch". Where
+    they lie is in an index that is made when the set is opened for the first time; of shards that
+    changed since, it is made again.
     """
 
     def __init__(self, place: str, data_dir: str = "", conditions: ConditionsConfig = _TEXT_ALONE):
@@ -40,18 +42,15 @@ class WebDatasetSource:
             conditions: what the stage is told.
 
         Raises:
-            UsageError: there is no shard, none with a record, the index cannot be written, or the
-                stage is shown pictures that the index does not know.
+            UsageError: there is no shard, none with a record, or the index cannot be written.
         """
         self.name, self._reads_text = f"webdataset:{place}", conditions.text
-        if conditions.pictures:
-            raise UsageError(
-                f"data.source is {self.name!r}; of tar shards conditions.pictures are not read."
-            )
+        self._shown = tuple(picture.name for picture in conditions.shown)
         found = files_of(self.name, place, "*.tar", data_dir)
         self.home, shards = found.home, found.files
-        path = columns_path(self.home, found.pattern, "shards")
-        self._index, table = open_index(path, shards)
+        kind = ".".join(["shards", *self._shown])  # An index of its own for what each has to have.
+        path = columns_path(self.home, found.pattern, kind)
+        self._index, table = open_index(path, shards, self._shown)
         self._paths = [shard.path for shard in shards]
         self._ends = np.cumsum([shard.records for shard in table])
         self.fingerprint = hashlib.sha256(repr(table).encode()).hexdigest()
@@ -65,15 +64,17 @@ class WebDatasetSource:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
-        shard, picture, caption, described = self._places(index)
-        if picture[1] > annotations.MAX_PICTURE_BYTES:
-            name, _ = _read(shard, (picture[0], 0))
-            raise annotations.too_large(name, picture[1])
-        name, (image, text, values) = _read(shard, picture, caption, described)
-        return Record(name, image, self._captions(text if caption[0] else None, values, name))
+        shard, picture, caption, described, *shown = self._places(index)
+        for _, size in (picture, *shown):
+            if size > annotations.MAX_PICTURE_BYTES:
+                name, _ = _read(shard, (picture[0], 0))
+                raise annotations.too_large(name, size)
+        name, (image, text, values, *others) = _read(shard, picture, caption, described, *shown)
+        captions = self._captions(text if caption[0] else None, values, name)
+        return Record(name, image, captions, dict(zip(self._shown, others, strict=True)))
 
     def metadata(self, index: int) -> Metadata:
-        shard, _, caption, described = self._places(index)
+        shard, _, caption, described, *_ = self._places(index)
         name, (text, values) = _read(shard, caption, described)
         captions = self._captions(text if caption[0] else None, values, name)
         return Metadata(captions, annotations.numbers_of(annotations.read_json(values, name)))
@@ -86,12 +87,13 @@ class WebDatasetSource:
             return annotations.captions_of(annotations.read_json(values, name), name)
         return annotations.listed([" ".join(annotations.read_text(text, name).split())], name)
 
-    def _places(self, index: int) -> tuple[AnyPath, list[int], list[int], list[int]]:
-        """The record's shard, and (first block, size) of its picture, caption and JSON."""
+    def _places(self, index: int) -> tuple[Any, ...]:
+        """The record's shard, and [first block, size] of its picture, caption, JSON and of what is
+        shown."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        places = self._index.row(PLACES, index).reshape(3, 2).tolist()
-        texts = ([block, min(size, annotations.MAX_TEXT_BYTES + 1)] for block, size in places[1:])
-        return self._paths[shard], places[0], *texts
+        picture, *places = self._index.row(PLACES, index).reshape(-1, 2).tolist()
+        texts = ([block, min(size, annotations.MAX_TEXT_BYTES + 1)] for block, size in places[:2])
+        return self._paths[shard], picture, *texts, *places[2:]
 
 
 def _read(shard: AnyPath, *places: Place) -> tuple[str, list[bytes]]:

@@ -1,5 +1,6 @@
 """Records of stages that are told classes, pictures and numbers, and need no caption."""
 
+import dataclasses
 import io
 import json
 
@@ -9,11 +10,15 @@ import pytest
 import shards
 import tiny
 from PIL import Image
+from scripts import call, verbs
 
 from imagen_jax.config import ConditionsConfig, DataConfig
+from imagen_jax.config.conditions import PictureCondition
+from imagen_jax.data import shown
 from imagen_jax.data.arrayrecord_source import write_file
 from imagen_jax.data.broken import BrokenRecords
 from imagen_jax.data.pipeline import LoadExample, ReadBatch, collate, make_dataset
+from imagen_jax.data.records import BrokenRecord
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
 
@@ -86,14 +91,149 @@ def test_a_picture_without_the_one_that_should_lie_beside_it_is_left_out(data, t
         examples(config(data))
 
 
-def test_tar_shards_give_labels_of_their_json_but_no_other_pictures(tmp_path):
-    shards.write_shard(tmp_path / "0.tar", [shards.sample(n, label=n, age=n) for n in range(3)])
-    data = DataConfig(source=f"webdataset:{tmp_path}")
-    told = tiny.replace(tiny.told(classes=3, numbers=("age",)), data=data)
-    _, found = examples(told, 3)
-    assert [(x["label"], x["age"], x["caption"]) for x in found] == [(n, n, None) for n in range(3)]
-    with pytest.raises(UsageError, match=r"of tar shards conditions\.pictures are not read"):
-        examples(config(data))
+def test_tar_shards_give_labels_of_their_json_and_pictures_beside_theirs(tmp_path):
+    """In any order and case; the index of a stage without them stays another one."""
+    samples = [shards.sample(n, label=n, age=n) for n in range(3)]
+    for n, files in enumerate(samples):
+        files["Sketch.PNG"] = shards.picture(10 + n)
+    samples += [shards.sample(3, label=0, age=0)]
+    shards.write_shard(tmp_path / "0.tar", [dict(reversed(x.items())) for x in samples])
+    data = DataConfig(source=f"webdataset:{tmp_path}", max_broken_share=0.5)
+    told = tiny.replace(tiny.told(classes=4, numbers=("age",)), data=data)
+    _, found = examples(told, 4)
+    assert [(x["label"], x["caption"]) for x in found] == [(n, None) for n in (0, 1, 2, 0)]
+    with pytest.warns(UserWarning, match=r"1 of 4 records .* 1 no sketch \(as 0.tar/000000003\)"):
+        source, found = examples(config(data), 3)
+    assert len(source) == 3 and [x["label"] for x in found] == [0, 1, 2]
+    assert [int(x["sketch"].max()) for x in found] == [10, 11, 12]
+
+
+MAPS = {"pictures": ("labels:classes=4", "depth:1", "hole:mask")}
+
+
+def mapped_folder(directory, side=32):
+    """Two pictures in four parts of other colours, each beside maps of those parts."""
+    directory.mkdir()
+    quarters = np.kron(np.array([[0, 1], [2, 3]], np.uint8), np.ones((side // 2,) * 2, np.uint8))
+    for number in range(2):
+        colours = np.stack([60 * quarters, 255 - 60 * quarters, 9 * quarters], -1)
+        Image.fromarray(colours).save(directory / f"{number}.png")
+        Image.fromarray(quarters).save(directory / f"{number}.labels.png")
+        Image.fromarray(60 * quarters).save(directory / f"{number}.depth.png")
+        Image.fromarray(np.where(quarters == 3, 255, 0).astype(np.uint8)).save(
+            directory / f"{number}.hole.png"
+        )
+    return DataConfig(source=f"folder:{directory}")
+
+
+def test_maps_are_fitted_by_their_kind_and_cut_and_mirrored_as_their_picture(tmp_path):
+    """Whatever is drawn, every map says the same of a place as the picture does."""
+    data = dataclasses.replace(mapped_folder(tmp_path / "x"), crop=8, flip=0.5)
+    told = tiny.replace(tiny.told(**MAPS), data=data)
+    load = LoadExample(open_source(told.data, None, told.conditions), told)
+    mirrored = set()
+    for draw in range(20):
+        example = load(0, np.random.default_rng(draw))
+        labels = example["labels"][..., 0]
+        assert labels.shape == (8, 8) and set(np.unique(labels)) <= {0, 1, 2, 3}
+        flat = example["image"][..., 0] % 60 == 0  # Not on the borders, where colours mix.
+        np.testing.assert_array_equal(labels[flat], example["image"][..., 0][flat] // 60)
+        np.testing.assert_array_equal(example["hole"][..., :3], example["image"])
+        np.testing.assert_array_equal(example["hole"][..., 3] == 255, labels == 3)
+        assert set(np.unique(example["depth"])) <= {0, 60, 120, 180}
+        mirrored.add(bool(labels[0, 0] > labels[0, -1] or labels[-1, 0] > labels[-1, -1]))
+    assert mirrored == {True, False}
+
+
+def test_numbers_of_a_map_are_never_mixed_and_greys_are_means_of_areas():
+    numbers = np.kron(np.array([[0, 3], [3, 0]], np.uint8), np.ones((5, 5), np.uint8))
+    image = Image.fromarray(numbers)
+    found = np.asarray(shown.fit(PictureCondition("x", "labels", 4), image, (3, 3)))
+    assert set(np.unique(found)) == {0, 3}
+    means = np.asarray(
+        shown.fit(PictureCondition("x", "grey"), Image.fromarray(20 * numbers), (1, 1))
+    )
+    assert means == [[30]]
+    mask = np.zeros((8, 8), np.uint8)
+    mask[3, 3] = 255
+    found = np.asarray(shown.fit(PictureCondition("x", "mask"), Image.fromarray(mask), (2, 2)))
+    assert found.tolist() == [[255, 0], [0, 0]]
+
+
+def saved(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+LABELS = PictureCondition("labels", "labels", 4)
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (saved(Image.fromarray(np.array([[0, 3, 255]], np.uint8))), [[0, 3, 255]]),
+        (saved(Image.fromarray(np.array([[0, 3, 255]], np.uint16))), [[0, 3, 255]]),
+        (saved(Image.fromarray(np.array([[False, True]]))), [[0, 1]]),
+        (saved(Image.fromarray(np.array([[1, 2]], np.uint8)), exif=TURNED), [[1], [2]]),
+        (saved(Image.fromarray(np.array([[2, 1]], np.uint8)).convert("P")), [[2, 1]]),
+    ],
+)
+def test_a_map_is_its_numbers_whatever_file_holds_them(data, expected):
+    assert np.asarray(shown.read(LABELS, data, "x", 2)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (saved(Image.fromarray(np.array([[4]], np.uint8))), r"has 4; there are 0 to 3, and 255"),
+        (saved(Image.fromarray(np.array([[256]], np.uint16))), r"has 256; there are 0 to 3"),
+        (saved(Image.new("RGB", (2, 2))), "labels without numbers .mode RGB"),
+        (saved(Image.new("LA", (2, 2))), "labels without numbers .mode LA"),
+        (saved(Image.new("L", (8, 8)), "JPEG"), "labels in a lossy format .JPEG"),
+        (saved(Image.new("L", (8, 8)))[:40], "x: picture"),
+        (b"no picture", "x: picture undecodable"),
+    ],
+)
+def test_a_map_without_the_numbers_of_classes_is_broken(data, says):
+    with pytest.raises(BrokenRecord, match=says):
+        shown.read(LABELS, data, "x", 2)
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [((32, 32), None), ((64, 64), None), ((31, 32), None), ((32, 16), "labels of another ratio")],
+)
+def test_a_map_may_be_of_another_size_than_its_picture_but_not_of_another_shape(
+    size, says, tmp_path
+):
+    data = mapped_folder(tmp_path / "x")
+    Image.new("L", size).save(tmp_path / "x" / "0.labels.png")
+    told = tiny.replace(tiny.told(**MAPS), data=data)
+    _, (first, second) = examples(told, 2)
+    assert second["broken"] is None and (first["broken"] is None) == (says is None)
+    assert says is None or says in first["broken"].message
+    weight = ReadBatch(None)(collate([first, second]))["weight"]
+    assert weight.tolist() == [1.0 if says is None else 0.0, 1.0]
+    assert first["hole"].shape == (16, 16, 4)
+
+
+def test_what_is_packed_has_its_maps_and_a_broken_one_is_left_out(tmp_path):
+    data = mapped_folder(tmp_path / "x")
+    (tmp_path / "x" / "1.labels.png").write_bytes(b"no picture")
+    for number in range(2):
+        (tmp_path / "x" / f"{number}.txt").write_text("a square")
+    done = call(verbs, "pack", tmp_path / "out", "--source", data.source, "--pictures",
+                *MAPS["pictures"])  # fmt: skip
+    assert done.code == 0 and "1 picture undecodable" in done.out
+    packed = DataConfig(source=f"arrayrecord:{tmp_path / 'out'}")
+    told = tiny.replace(tiny.told(**MAPS), data=packed)
+    source, (example,) = examples(told, 1)
+    assert len(source) == 1 and example["broken"] is None
+    assert set(np.unique(example["labels"])) == {0, 1, 2, 3}
 
 
 def test_array_records_give_pictures_under_their_names(tmp_path):
