@@ -7,6 +7,7 @@
     python sample.py "a yellow car" --aspect 3:2
     python sample.py "a green apple" --image apple.png --strength 0.6
     python sample.py --image small.png --base none
+    python sample.py "a red apple" --base runs/maps --sketch lines.png
 
 Without stages of your own it uses the small cascade that ships with the package; after a stage
 of your own come only those that you name. Pictures of every stage, a contact sheet and
@@ -86,6 +87,7 @@ def settings_of(flags: SamplingFlags, stages: int) -> dict[str, list[Any]]:
     given = {
         "sampler": ("--sampler", flags.sampler),
         "guidance_scale": ("--guidance", flags.guidance),
+        "picture_guidance_scale": ("--picture-guidance", flags.picture_guidance),
         "thresholding": ("--thresholding", flags.thresholding),
         "aug_level": ("--aug-level", flags.aug_level),
     }
@@ -110,6 +112,7 @@ def call_of(flags: Flags, stages: int) -> dict[str, Any]:
         "image": edit.image or None,
         "mask": edit.mask or None,
         "extend": edit.extend or None,
+        **flags.shown.arguments(),
         **flags.steering.arguments(stages),
         **edit.settings(stages),
         **settings_of(flags.sampling, stages),

@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes
 
 from imagen_jax.cli import per_stage
 from imagen_jax.cli.edit_flags import EditFlags, SteerFlags
+from imagen_jax.cli.map_flags import MapFlags
 from imagen_jax.config.python_file import stage_or_config
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
@@ -99,6 +100,8 @@ class SamplingFlags:
     its steps, such as smart50."""
     guidance: per_stage.Scale = ()
     """How closely to follow the prompt: guidance scale w; 1 is off and needs half the work."""
+    picture_guidance: per_stage.Scale = ()
+    """How closely to follow maps and sketches, beside --guidance: 1 is off and needs less work."""
     sampler: per_stage.Samplers = ()
     """ancestral, ddim, dpm++ or heun, which takes two evaluations a step."""
     thresholding: per_stage.Thresholdings = ()
@@ -160,6 +163,7 @@ class Flags:
     stages: OmitArgPrefixes[StageFlags] = StageFlags()
     sampling: OmitArgPrefixes[SamplingFlags] = SamplingFlags()
     edit: OmitArgPrefixes[EditFlags] = EditFlags()
+    shown: OmitArgPrefixes[MapFlags] = MapFlags()
     steering: OmitArgPrefixes[SteerFlags] = SteerFlags()
     output: OmitArgPrefixes[OutputFlags] = OutputFlags()
     devices: OmitArgPrefixes[DeviceFlags] = DeviceFlags()
@@ -267,9 +271,11 @@ def check(flags: Flags) -> None:
     if flags.compiling.compile_only:
         if flags.stages.embeddings:
             raise UsageError("--compile-only embeds no prompts; leave --embeddings out.")
-        if (flags.edit, flags.steering) != (EditFlags(), SteerFlags()):
+        given = (flags.edit, flags.steering, flags.shown)
+        if given != (EditFlags(), SteerFlags(), MapFlags()):
             raise UsageError(
-                "--compile-only paints nothing; leave out the flags of an --image and of steering."
+                "--compile-only paints nothing; leave out the flags of an --image, of maps and of "
+                "steering."
             )
         return
     if flags.compiling.what != "steps":
@@ -277,6 +283,7 @@ def check(flags: Flags) -> None:
             f"--what {flags.compiling.what} belongs to --compile-only, which is missing."
         )
     flags.edit.check()
+    flags.shown.check()
     _check_prompts(flags)
     out = flags.output.out
     check_writable(out, f"--out is {out}")

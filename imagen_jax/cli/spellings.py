@@ -49,10 +49,12 @@ SAMPLE = Spellings(
         **_each("--latents --init-latents --noise-file", "--init-noise"),
         **_each("--outpaint --expand", "--extend"),
         **_each("--init-image --init-img --input-image --source-image", "--image"),
+        **_each("--label-map --segmentation --seg-map --label-image", "--labels"),
+        **_each("--scribble --lineart --outline --control-image", "--sketch"),
         **_each("--mask-image --init-mask --inpaint-mask", "--mask"),
         **_each("--denoising-strength --denoise --image-strength", "--strength"),
         **_each("--noise-level --noise-conditioning-level", "--aug-level"),
-        **_each("--class --class-label --class-labels --label --labels", "--classes"),
+        **_each("--class --class-label --class-labels --label", "--classes"),
     },
     absent={
         **_DEVICE,

@@ -83,7 +83,8 @@ class Cascade:
         Args:
             prompts: one or several, where a stage reads text.
             classes: one or several, where a stage has classes; beside prompts one for each.
-            pictures, numbers: name -> what stages that are told it get, as `Subjects` takes it.
+            pictures, numbers: name -> what stages that are told it get, as `Subjects` takes it:
+                files, PIL images or arrays, such as {"sketch": "lines.png"}.
             num_images: pictures of each prompt.
             seed: of all pictures; or one for each subject, or one for each picture.
             batch_size: pictures at once.

@@ -31,11 +31,20 @@ def read_picture(given: Any, what: str = "picture") -> Image.Image:
     Raises:
         UsageError: it is none of these, or cannot be decoded.
     """
-    named = f"The {what} {given}" if isinstance(given, str | Path) else f"The {what}"
+    return transforms.plain(opened(given, what), called(given, what))
+
+
+def opened(given: Any, what: str) -> Image.Image:
+    """The same as Pillow has it, neither turned nor in other colours yet."""
+    named = called(given, what)
     if isinstance(given, str | Path):
-        return transforms.decode(_read(given, named), named, None)
-    image = given if isinstance(given, Image.Image) else _of_array(given, named)
-    return transforms.plain(image, named)
+        return transforms.opened(_read(given, named), named)
+    return given if isinstance(given, Image.Image) else _of_array(given, named)
+
+
+def called(given: Any, what: str) -> str:
+    """What errors call it."""
+    return f"The {what} {given}" if isinstance(given, str | Path) else f"The {what}"
 
 
 def read_mask(given: Any, size: Size) -> Mask:

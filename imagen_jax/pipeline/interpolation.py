@@ -1,5 +1,6 @@
 """Pictures between two prompts, or between two seeds."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -40,7 +41,7 @@ def interpolated(subjects: Subjects, count: int, num_images: int, *, has_seeds: 
         raise UsageError("interpolate goes between two prompts, or to another seed: to_seed.")
     if num_images != 1:
         raise UsageError(f"num_images is {num_images}; interpolate paints one of each.")
-    return Subjects(prompts=subjects.prompts[:1] * count)
+    return dataclasses.replace(subjects, prompts=subjects.prompts[:1] * count)
 
 
 def noise_between(seed: int, to_seed: int, side: int, size: Size, count: int) -> Noise:

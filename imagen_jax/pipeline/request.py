@@ -107,6 +107,7 @@ class Call:
         tile: side of the tiles by which super-resolution stages denoise larger pictures.
         image, mask, extend: what every stage edits, as `edit_of` takes it, or what a first
             super-resolution stage enlarges; prompts may then be missing.
+        palette: what the colours of maps of classes mean, as `maps.read_palette` takes it.
         init_noise: what the first stage begins with, as `read_noise` takes it.
         negative_prompt: takes the place of the null text, away from which guidance leads.
         positive_prompt: another text beside the prompt: of what is predicted with text it has
@@ -127,6 +128,7 @@ class Call:
     image: Any = None
     mask: Any = None
     extend: Mapping[str, int] | None = None
+    palette: Any = None
     init_noise: Any = None
     negative_prompt: str | None = None
     positive_prompt: str | None = None
@@ -150,7 +152,7 @@ class _Making:
 
     def __init__(self, cast: Cast, subjects: Subjects, call: Call):
         check_numbers(call.num_images, call.batch_size)
-        subjects, call = _between(subjects, call)
+        subjects, call = _between(subjects.read(cast.stages, call.palette), call)
         self.cast, self.subjects, self.call = cast, subjects, call
         self._prompts: dict[str, Texts] = {}
         self.edit = edit_of(call.image, call.mask, call.extend)
@@ -163,7 +165,8 @@ class _Making:
     def request(self) -> Request:
         """The same, once the prompts are embedded."""
         ways = [(self._steps(own), own, members) for own, members in _grouped(self.each)]
-        inputs = stage_inputs(self.subjects, self.cast.stages, self._texts())
+        sizes = [step.size for step in self.steps]
+        inputs = stage_inputs(self.subjects, self.cast.stages, self._texts(), sizes, self.edit)
         parts = [self._part(inputs, *way) for way in ways]
         return Request(
             self.subjects,
@@ -191,12 +194,22 @@ class _Making:
         given, stages = self.edit is not None, self.cast.stages
         painting.check_order(self.steps, self.cast.mesh, given=given)
         self.subjects.check(stages, [step.size for step in self.steps], given=given)
+        self._check_picture_guidance()
         reads_text = any(stage.config.conditions.text for stage in stages)
         for own in self.each:
             for name in ("negative_prompt", "positive_prompt"):
                 if self._of(own, name) is not None and not reads_text:
                     raise UsageError(f"{name} is {self._of(own, name)!r}, but no stage reads text.")
             self._shares(own)
+
+    def _check_picture_guidance(self) -> None:
+        """A stage without such pictures takes it, as one of several, but not all of them."""
+        scales = {step.settings.picture_guidance_scale for step in self.steps} - {1.0}
+        if scales and not any(stage.config.conditions.can_hide for stage in self.cast.stages):
+            raise UsageError(
+                f"picture_guidance_scale is {scales.pop():g}, but no stage has learned to do "
+                "without pictures that it is shown (conditions.picture_dropout)."
+            )
 
     def _of(self, own: Mapping[str, Any], name: str) -> Any:
         """An argument of the call, or what some subjects have in its place."""

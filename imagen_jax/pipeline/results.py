@@ -222,6 +222,8 @@ def described(step: SampledStage, inputs: StageInputs) -> dict[str, Any]:
         "size": list(step.size),
         "sampling": dataclasses.asdict(step.settings),
     }
+    if step.settings.picture_guidance_scale == 1:  # As manifests were before there was any.
+        del said["sampling"]["picture_guidance_scale"]
     if step.stage.adapters:
         said["adapters"] = [[_name(x), weight] for x, weight in step.stage.adapters]
     if step.edit is not None:

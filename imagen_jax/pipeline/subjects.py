@@ -13,8 +13,11 @@ from imagen_jax.conditions import Conditions
 from imagen_jax.config import StageConfig
 from imagen_jax.config.conditions import LOW_RES, PictureCondition
 from imagen_jax.config.data import Size
+from imagen_jax.data import shown
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.arguments import checked_prompts
+from imagen_jax.pipeline.editing import Edit
+from imagen_jax.pipeline.maps import Map, fit_map, known_part, read_map, read_palette
 from imagen_jax.pipeline.prompts import HostNullText, PromptEmbeddings
 from imagen_jax.stored.stages import StoredStage
 
@@ -29,8 +32,8 @@ class Subjects:
     Attributes:
         prompts: for the stages that read text.
         classes: for the stages that have classes.
-        pictures: for the stages that are shown pictures of these names: arrays or PIL images, or
-            a list of them.
+        pictures: for the stages that are shown pictures of these names, each as `maps.read_map`
+            takes it, or a list of them; once `read`, uint8 arrays [height, width, channels].
         numbers: for the stages that are told numbers of these names: a number or a list of them.
     """
 
@@ -44,7 +47,7 @@ class Subjects:
         checked = {
             "prompts": checked_prompts(self.prompts) if self.prompts else (),
             "classes": tuple(map(_class, self.classes)),
-            "pictures": {name: _pictures(name, value) for name, value in self.pictures.items()},
+            "pictures": {name: _entries(value) for name, value in self.pictures.items()},
             "numbers": {name: _numbers(name, value) for name, value in self.numbers.items()},
         }
         for name, value in checked.items():
@@ -61,6 +64,28 @@ class Subjects:
     ) -> "Subjects":
         """The same where one prompt or class may stand alone, and nothing may be None."""
         return cls(_several(prompts), _several(classes), pictures or {}, numbers or {})
+
+    def read(self, stages: Sequence[StoredStage], palette: Any = None) -> "Subjects":
+        """The same with its pictures read as the stages take them.
+
+        Args:
+            palette: of maps of classes, as `read_palette` takes it.
+
+        Raises:
+            UsageError: one cannot be read, or no stage is shown it.
+        """
+        known = _conditions_of(stages)
+        colours = read_palette(palette)
+        if colours and not any(known[x].kind == "labels" for x in self.pictures if x in known):
+            raise UsageError("There is a palette, but no map of classes that it belongs to.")
+        for name in self.pictures:
+            if name not in known:
+                raise UsageError(f"No stage is told {name!r}; leave it out.")
+        pictures = {
+            name: tuple(read_map(known[name], one, colours) for one in given)
+            for name, given in self.pictures.items()
+        }
+        return dataclasses.replace(self, pictures=pictures)
 
     @property
     def count(self) -> int:
@@ -129,8 +154,8 @@ class Subjects:
             raise UsageError(
                 f"There is the class {self.classes[0]}, but no stage has classes; leave them out."
             )
-        taken = {name for config in configs for name in (*_shown(config), *config.inputs.numbers)}
-        for name in [*self.pictures, *self.numbers]:
+        taken = {name for config in configs for name in config.inputs.numbers}
+        for name in self.numbers:
             if name not in taken:
                 raise UsageError(f"No stage is told {name!r}; leave it out.")
 
@@ -184,23 +209,29 @@ class StageInputs:
 
 
 def stage_inputs(
-    subjects: Subjects, stages: Sequence[StoredStage], texts: Sequence[PromptEmbeddings | None]
+    subjects: Subjects,
+    stages: Sequence[StoredStage],
+    texts: Sequence[PromptEmbeddings | None],
+    sizes: Sequence[Size],
+    edit: Edit | None = None,
 ) -> list[StageInputs]:
     """What each stage is told, once `Subjects.check` has found nothing amiss.
 
     Args:
         texts: the prompts as each stage reads them, None where it reads none.
+        sizes: (height, width) of what each stage paints.
+        edit: whose known part is shown to the stages that are shown one.
     """
 
-    def inputs(stage: StoredStage, text: PromptEmbeddings | None) -> StageInputs:
-        others = _others(subjects, stage.config)
+    def inputs(stage: StoredStage, text: PromptEmbeddings | None, size: Size) -> StageInputs:
+        others = _others(subjects, stage.config, size, edit)
         if text is None:
             return StageInputs(subjects.names, others)
         rows = np.array(_repeated(range(len(text.prompts)), subjects.count))
         conditions = dataclasses.replace(others, text=text.text[rows], mask=text.mask[rows])
         return StageInputs(subjects.names, conditions, text.null, text.encoder_sha256 or None)
 
-    return [inputs(*pair) for pair in zip(stages, texts, strict=True)]
+    return [inputs(*of_stage) for of_stage in zip(stages, texts, sizes, strict=True)]
 
 
 def _several(given: Any) -> tuple[Any, ...]:
@@ -211,7 +242,7 @@ def _several(given: Any) -> tuple[Any, ...]:
     return tuple(given) if several else (given,)
 
 
-def _others(subjects: Subjects, config: StageConfig) -> Conditions:
+def _others(subjects: Subjects, config: StageConfig, size: Size, edit: Edit | None) -> Conditions:
     count, inputs = subjects.count, config.inputs
     label = None
     if inputs.classes is not None:
@@ -219,19 +250,42 @@ def _others(subjects: Subjects, config: StageConfig) -> Conditions:
     numbers = {
         x: np.array(_repeated(subjects.numbers[x], count), np.float32) for x in inputs.numbers
     }
-    pictures = {
-        picture.name: np.stack(_repeated(subjects.pictures[picture.name], count))
-        for picture in inputs.pictures
-    }
-    return Conditions(label=label, numbers=numbers, pictures=pictures)
+    pictures, present = {}, {}
+    for condition in inputs.pictures:
+        fitted, there = _fitted(subjects, condition, size, edit)
+        pictures[condition.name] = np.stack(_repeated(fitted, count))
+        if config.conditions.can_hide:
+            present[condition.name] = np.full(count, there)
+    return Conditions(label=label, numbers=numbers, pictures=pictures, shown=present)
+
+
+def _fitted(
+    subjects: Subjects, condition: PictureCondition, size: Size, edit: Edit | None
+) -> tuple[list[Map], bool]:
+    """A picture of each subject, or one for all, and whether there is any."""
+    if condition.kind == "mask":
+        known, there = known_part(edit, size)
+        return [known], there
+    if condition.name not in subjects.pictures:
+        return [np.zeros((*size, condition.stored_channels), np.uint8)], False
+    return [fit_map(condition, x, size) for x in subjects.pictures[condition.name]], True
 
 
 def _repeated(part: Sequence[Any], count: int) -> list[Any]:
     return list(part) * (count if len(part) == 1 else 1)
 
 
-def _shown(config: StageConfig) -> dict[str, PictureCondition]:
-    return {picture.name: picture for picture in config.inputs.pictures}
+def _conditions_of(stages: Sequence[StoredStage]) -> dict[str, PictureCondition]:
+    """Name -> the picture that stages are shown; all must take it in the same way."""
+    known: dict[str, PictureCondition] = {}
+    for stage in stages:
+        for condition in stage.config.inputs.pictures:
+            if known.setdefault(condition.name, condition) != condition:
+                raise UsageError(
+                    f"{stage.origin} ({stage.config.name}) is shown {condition.name!r} as another "
+                    "kind of picture than a stage before; their conditions.pictures must agree."
+                )
+    return known
 
 
 def _missing(subjects: Subjects, config: StageConfig, size: Size) -> Iterator[str]:
@@ -247,23 +301,21 @@ def _missing(subjects: Subjects, config: StageConfig, size: Size) -> Iterator[st
     for name in inputs.numbers:
         if name not in subjects.numbers:
             yield f"needs the number {name!r}; a call from Python takes numbers={{{name!r}: ...}}."
-    for name, condition in _shown(config).items():
-        if name not in subjects.pictures:
+    for condition in inputs.pictures:
+        name, given = condition.name, subjects.pictures.get(condition.name)
+        needed = condition.kind != "mask" and not config.conditions.can_hide
+        if given is None and needed:
             yield (
-                f"needs the picture {name!r}; a call from Python takes pictures={{{name!r}: ...}}."
+                f"needs the picture {name!r}; sample.py takes --maps {name}=FILE, and a call from "
+                f"Python pictures={{{name!r}: ...}}."
             )
-            continue
-        height, width, channels = subjects.pictures[name][0].shape
-        if channels != condition.channels:
-            yield (
-                f"takes the picture {name!r} with {condition.channels} channels; one with "
-                f"{channels} was given."
-            )
-        if height * size[1] != width * size[0]:
-            yield (
-                f"paints {size[0]}x{size[1]} pixels; the picture {name!r} has {height}x{width}, "
-                "which is of another ratio."
-            )
+        for picture in given or ():
+            height, width, _ = picture.shape
+            if not shown.same_ratio((height, width), size):
+                yield (
+                    f"paints {size[0]}x{size[1]} pixels; the picture {name!r} has "
+                    f"{height}x{width}, which is of another ratio."
+                )
 
 
 def _class(label: Any) -> int:
@@ -280,20 +332,7 @@ def _numbers(name: str, value: Any) -> list[float]:
     return [float(one) for one in values]
 
 
-def _pictures(name: str, value: Any) -> list[np.ndarray]:
-    """uint8 arrays [height, width, channels], all of one size."""
+def _entries(value: Any) -> tuple[Any, ...]:
+    """One picture, or those of a list or of an array with a further axis."""
     several = isinstance(value, list | tuple) or getattr(value, "ndim", 0) == 4
-    pictures = [np.asarray(picture) for picture in (value if several and len(value) else [value])]
-    pictures = [x[:, :, None] if x.ndim == 2 else x for x in pictures]
-    for picture in pictures:
-        if picture.dtype != np.uint8 or picture.ndim != 3 or not picture.size:
-            raise UsageError(
-                f"The picture {name!r} is {picture.dtype} of shape {picture.shape}; it must be "
-                "uint8 of shape (height, width, channels)."
-            )
-        if picture.shape != pictures[0].shape:
-            raise UsageError(
-                f"The pictures {name!r} have the shapes {pictures[0].shape} and {picture.shape}; "
-                "all of one call must have the same."
-            )
-    return pictures
+    return tuple(value) if several and len(value) else (value,)

@@ -79,7 +79,8 @@ def inputs(files):
 
 def test_class_picture_and_number_each_change_what_is_painted(inputs):
     plain = inputs()
-    np.testing.assert_array_equal(inputs(sketch=Image.fromarray(SKETCH)), plain)
+    for same in (Image.fromarray(SKETCH), COLOURED):
+        np.testing.assert_array_equal(inputs(sketch=same), plain)
     for changes in ({"label": 2}, {"sketch": 255 - SKETCH}, {"age": 0.9}):
         assert np.abs(inputs(**changes) - plain).max() > 1
     with_both = inputs(age=[0.5, 0.9])
@@ -107,19 +108,15 @@ def test_an_exported_stage_without_text_has_no_encoder(files):
         ("all", {"classes": (1,), "numbers": {"age": 1}}, "needs the picture 'sketch'"),
         (
             "all",
-            {"classes": (1,), "numbers": {"age": 1}, "pictures": {"sketch": COLOURED}},
-            "'sketch' with 1 channels; one with 3",
-        ),
-        (
-            "all",
             {"classes": (1,), "numbers": {"age": 1}, "pictures": {"sketch": SKETCH[:6]}},
             "paints 16x16 pixels; the picture 'sketch' has 6x8, which is of another ratio",
         ),
     ],
 )  # fmt: skip
 def test_what_a_stage_is_not_told_or_cannot_take_is_refused(files, stage, subjects, says):
+    stages = [imagen_jax.load_stage(files[stage])]
     with pytest.raises(UsageError, match=says):
-        Subjects(**subjects).check([imagen_jax.load_stage(files[stage])], [(16, 16)])
+        Subjects(**subjects).read(stages).check(stages, [(16, 16)])
 
 
 @pytest.mark.parametrize(
@@ -131,15 +128,25 @@ def test_what_a_stage_is_not_told_or_cannot_take_is_refused(files, stage, subjec
         ({"numbers": {"age": float("nan")}}, "'age' is nan"),
         ({"numbers": {"age": "old"}}, "'age' is 'old'"),
         ({"numbers": {"age": []}}, r"'age' is \[\]"),
-        ({"pictures": {"sketch": []}}, r"'sketch' is float64 of shape \(0,\)"),
-        ({"pictures": {"sketch": SKETCH / 255}}, "'sketch' is float64 of shape"),
-        ({"pictures": {"sketch": SKETCH[0]}}, r"'sketch' is uint8 of shape \(8,\)"),
-        ({"pictures": {"sketch": [SKETCH, SKETCH[:4]]}}, "have the shapes"),
     ],
 )
 def test_what_no_stage_could_take_is_refused(subjects, says):
     with pytest.raises(UsageError, match=says):
         Subjects(**subjects)
+
+
+@pytest.mark.parametrize(
+    ("sketch", "says"),
+    [
+        ([], "The picture 'sketch' is list"),
+        (SKETCH / 255, "The picture 'sketch' is ndarray, float64 of shape"),
+        (SKETCH[0], r"The picture 'sketch' is ndarray, uint8 of shape \(8,"),
+        ("nowhere.png", "The picture 'sketch' nowhere.png cannot be read"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_refused(files, sketch, says):
+    with pytest.raises(UsageError, match=says):
+        Subjects(pictures={"sketch": sketch}).read([imagen_jax.load_stage(files["all"])])
 
 
 def test_the_shell_says_the_same(files, tmp_path):
