@@ -19,11 +19,12 @@ from imagen_jax.arrays import (
     TextEmbeddings,
     TextMask,
     TokenIds,
+    Traced,
 )
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import EfficientUNetConfig, StageConfig, T5Config, UNetConfig
 from imagen_jax.config.choices import Dtype
-from imagen_jax.config.conditions import AUG_LEVEL, LOW_RES, PictureCondition
+from imagen_jax.config.conditions import AUG_LEVEL, GUIDANCE, LOW_RES, PictureCondition
 from imagen_jax.config.encoders import CLIPTextConfig
 from imagen_jax.diffusion import chain, process
 from imagen_jax.diffusion.pixels import to_unit
@@ -137,6 +138,21 @@ def _as_read(condition: PictureCondition, pixels: UInt8[Array, "batch _ _ _"]) -
         known = jnp.where(unknown, 0.0, to_unit(colours))
         return jnp.concatenate([known, unknown.astype(known.dtype)], axis=-1)
     return to_unit(pixels)
+
+
+def told_guidance(config: StageConfig, conditions: Conditions, weights: Traced) -> Conditions:
+    """The conditions with a guidance weight for each picture, where the U-Net takes one.
+
+    It reads the weight's place, 0 to 1, in the range of `conditions.guidance` (Meng et al. 2022).
+
+    Args:
+        weights: float32 [batch].
+    """
+    if config.conditions.guidance is None:
+        return conditions
+    low, high = config.conditions.guidance
+    numbers = conditions.numbers | {GUIDANCE: (weights - low) / (high - low)}
+    return dataclasses.replace(conditions, numbers=numbers)
 
 
 def build_unet(config: StageConfig, rngs: nnx.Rngs) -> UNet | EfficientUNet:

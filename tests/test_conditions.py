@@ -84,6 +84,13 @@ def test_a_map_has_a_channel_for_each_class_and_a_mask_comes_with_its_picture():
         ({"pictures": ("low_res",)}, "conditions has the name 'low_res'; it must be"),
         ({"numbers": ("mask",)}, "conditions has the name 'mask'; it must be"),
         ({"numbers": ("1",)}, "conditions has the name '1'; it must be"),
+        ({"guidance": (3.0, 3.0)}, r"conditions.guidance is \(3.0, 3.0\); it must be two weights"),
+        ({"guidance": (-1.0, 3.0)}, r"conditions.guidance is \(-1.0, 3.0\); it must be two"),
+        ({"guidance": (1.0, 3.0), "text": False}, "has nothing that guidance leads away from"),
+        (
+            {"guidance": (1.0, 3.0), "numbers": ("guidance_scale",)},
+            "which is what conditions.guidance adds",
+        ),
         ({"pictures": ("a",), "numbers": ("a",)}, "conditions has the name 'a' twice"),
     ],
 )

@@ -32,6 +32,7 @@ _FREE = {
     "mesh.fsdp",
     "mesh.spatial",
     "adapter.base",
+    "distillation.teacher",
 }
 """Fields that change nothing about what is learned."""
 _BY_FLAG = ("optimizer.", "training.", "diffusion.", "data.", "sampling.")

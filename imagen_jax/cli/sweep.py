@@ -56,9 +56,10 @@ class Sweep:
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Directory for sweep.png, a table, results.json, and what the points have made."""
     over: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE,...")] = ()
-    """What is varied: guidance, aug_level, steps, sampler or thresholding, for all stages or for
-    one, as base.guidance=1,2,4; base, sr256 or sr1024 with stages; or paper-base-w or paper-sr-w,
-    the paper's lists. The first one runs along each curve."""
+    """What is varied: guidance, aug_level, steps, sampler, thresholding, parallel (APG: 1 is off,
+    0 on) or renoising (CFG++), for all stages or for one, as base.guidance=1,2,4; base, sr256 or
+    sr1024 with stages; or paper-base-w or paper-sr-w, the paper's lists. The first one runs along
+    each curve."""
     flags: OmitArgPrefixes[SweepFlags] = SweepFlags()
     stages: OmitArgPrefixes[CascadeFlags] = CascadeFlags()
     sampling: OmitArgPrefixes[SamplingFlags] = SamplingFlags()
@@ -73,19 +74,12 @@ class Sweep:
         from imagen_jax.parallel import distributed
 
         require_positive(self, "batch_size")
-        require_positive(self.flags, "seeds", "num_images")
-        if self.flags.limit < 2:
-            raise UsageError(f"--limit is {self.flags.limit}; a distance takes at least 2 prompts.")
-        if self.flags.prompts:
-            require_default(self.flags, "it is of the emoji; leave it or --prompts out.", *_EMOJI)
-        else:
-            require_default(self.flags, "it is of --prompts, which are missing.", *_PROMPTS)
+        check_measuring(self.flags)
         check_writable(self.out, f"OUT is {self.out}")
         axes = axes_of.read_axes(self.over)
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)
-        measure = self._painted() if self.flags.prompts else self._judged()
-        table = sweep(axes, self._painter(), measure, self.out)
+        table = sweep(axes, self._painter(), measured_by(self.flags), self.out)
         if distributed.leads():
             print(table)
 
@@ -111,27 +105,46 @@ class Sweep:
 
         return painter_at
 
-    def _judged(self) -> Any:
-        from imagen_jax.evaluation.judge import load_judge
-        from imagen_jax.evaluation.sweeps import JudgedEmoji
 
-        return JudgedEmoji(load_judge(), self.flags.limit, self.flags.seeds)
+def check_measuring(flags: SweepFlags) -> None:
+    """Raises a UsageError for flags that nothing is measured by."""
+    require_positive(flags, "seeds", "num_images")
+    if flags.limit < 2:
+        raise UsageError(f"--limit is {flags.limit}; a distance takes at least 2 prompts.")
+    if flags.prompts:
+        require_default(flags, "it is of the emoji; leave it or --prompts out.", *_EMOJI)
+    else:
+        require_default(flags, "it is of --prompts, which are missing.", *_PROMPTS)
 
-    def _painted(self) -> Any:
-        from imagen_jax.evaluation.feature_files import open_features
-        from imagen_jax.evaluation.prompt_sets import read_prompt_set
-        from imagen_jax.evaluation.sweeps import PaintedPrompts
 
-        flags = self.flags
-        for name in ("clip", "reference", "weights"):
-            if getattr(flags, name) is None:
-                raise UsageError(f"--{name} is missing, which --prompts are measured by.")
-        return PaintedPrompts(
-            read_prompt_set(flags.prompts, flags.count, flags.split),
-            flags.clip,
-            open_features(flags.reference),
-            flags.weights,
-            flags.measure,
-            num_images=flags.num_images,
-            seed=flags.seed,
-        )
+def measured_by(flags: SweepFlags) -> Any:
+    """What measures pictures: of the prompts, or of the emoji's seen pairs."""
+    return painted_by(flags) if flags.prompts else judged_by(flags, "seen pairs")
+
+
+def judged_by(flags: SweepFlags, kind: str) -> Any:
+    """The emoji's judge, on prompts of a kind."""
+    from imagen_jax.evaluation.judge import load_judge
+    from imagen_jax.evaluation.sweeps import JudgedEmoji
+
+    return JudgedEmoji(load_judge(), flags.limit, flags.seeds, kind)
+
+
+def painted_by(flags: SweepFlags) -> Any:
+    """CLIP, and the network of a reference, on a set of prompts."""
+    from imagen_jax.evaluation.feature_files import open_features
+    from imagen_jax.evaluation.prompt_sets import read_prompt_set
+    from imagen_jax.evaluation.sweeps import PaintedPrompts
+
+    for name in ("clip", "reference", "weights"):
+        if getattr(flags, name) is None:
+            raise UsageError(f"--{name} is missing, which --prompts are measured by.")
+    return PaintedPrompts(
+        read_prompt_set(flags.prompts, flags.count, flags.split),
+        flags.clip,
+        open_features(flags.reference),
+        flags.weights,
+        flags.measure,
+        num_images=flags.num_images,
+        seed=flags.seed,
+    )

@@ -28,7 +28,13 @@ from imagen_jax.cli.config_help import describe, list_configs
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.cli.program import command, load, with_command
 from imagen_jax.cli.spellings import TRAIN, respell
-from imagen_jax.cli.train_flags import Flags, MeasuringFlags, check, steps_to_profile
+from imagen_jax.cli.train_flags import (
+    Flags,
+    MeasuringFlags,
+    TeacherFlags,
+    check,
+    steps_to_profile,
+)
 from imagen_jax.config import StageConfig
 from imagen_jax.config.python_file import find_config, read_config_file
 from imagen_jax.errors import end_at_once, exit_on_usage_error
@@ -50,7 +56,8 @@ def parse(arguments: Sequence[str]) -> Flags:
         print(f"\n{command('train')} CONFIG --help lists the fields of one.")
         sys.exit(0 if arguments else 2)
     name, *rest = arguments
-    config, rest = load_config(name), respell(rest, TRAIN)
+    rest = respell(rest, TRAIN)
+    config = taught(load_config(name), rest)
     flags = parse_flags(
         lambda: tyro.cli(
             tyro.conf.AvoidSubcommands[Flags],
@@ -62,6 +69,21 @@ def parse(arguments: Sequence[str]) -> Flags:
     )
     check(flags)
     return flags
+
+
+def taught(config: StageConfig, arguments: Sequence[str]) -> StageConfig:
+    """The config of a student, where the arguments name its teacher; what it samples with follows
+    from its steps, so that both are read before all other flags."""
+    flags, _ = parse_flags(
+        lambda: tyro.cli(
+            TeacherFlags, args=list(arguments), return_unknown_args=True, add_help=False
+        )
+    )
+    if not flags.teacher:
+        return config
+    from imagen_jax.training.students import student_of
+
+    return student_of(config, flags.teacher, flags.steps[0])
 
 
 def compile_only(flags: Flags) -> int:
@@ -110,22 +132,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from imagen_jax.parallel import distributed
         from imagen_jax.parallel.host_memory import run_where_called
         from imagen_jax.training.loop import run
+        from imagen_jax.training.students import train_students
 
         run_where_called()
         distributed.start(flags.distributed)
         distributed.require_accelerator(allow_cpu=flags.allow_cpu)
         init_from = stage_path(flags.init_from) if flags.init_from else None
-        workdir, profile = to_path(flags.workdir), steps_to_profile(flags.profile)
+        options = {
+            "init_from": init_from,
+            "weights": flags.weights,
+            "allow_change": flags.allow_change,
+            "profile": steps_to_profile(flags.profile),
+            "allow_changed_data": flags.allow_changed_data,
+            "measuring": open_measuring(flags.measuring),
+        }
+        workdir, steps = to_path(flags.workdir), flags.teaching.steps
         try:
-            run(
-                flags.config,
-                workdir,
-                init_from,
-                flags.weights,
-                flags.allow_change,
-                profile,
-                allow_changed_data=flags.allow_changed_data,
-                measuring=open_measuring(flags.measuring),
-            )
+            if len(steps) > 1:
+                train_students(flags.config, workdir, steps, **options)
+            else:
+                run(flags.config, workdir, **options)
         except CannotSave as error:
             end_at_once(error)

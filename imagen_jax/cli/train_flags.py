@@ -1,6 +1,7 @@
 """The flags of `train` beside the fields of the config, and the rules between them. No JAX here."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,8 @@ from imagen_jax.config.choices import Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.planning.options import CompileOptions
+
+_ANY = "any"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,51 @@ class MeasuringFlags:
     """Of that network; they stay in memory while the stage trains."""
     measures: tuple[str, ...] = ()
     """As `python -m imagen_jax evaluate` takes them; all of the network where none is named."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherFlags:
+    """Learning from a trained stage to paint in a few steps."""
+
+    teacher: Annotated[str, tyro.conf.arg(metavar="STAGE")] = ""
+    """The stage that a student learns from, by a config such as distill_64, which then takes its
+    networks and its data from it."""
+    student_steps: Annotated[
+        str, tyro.conf.arg(metavar="N[,N...]", help_behavior_hint="(default: any)")
+    ] = ""
+    """Sampling steps that the student is to take; `any` learns guidance alone. Several, each half
+    of the one before, as in any,16,8,4, are trained in turn, each in WORKDIR/N and written to
+    WORKDIR/N.safetensors."""
+
+    @property
+    def steps(self) -> tuple[int | None, ...]:
+        """The steps of each student, None for any.
+
+        Raises:
+            UsageError: they are no such numbers, or do not halve.
+        """
+        words = (self.student_steps or _ANY).split(",")
+        known = [word.isdecimal() and 0 < len(word) < 7 and int(word) > 0 for word in words]
+        if not all(known[1:]) or not (known[0] or words[0] == _ANY):
+            raise UsageError(
+                f"--student-steps is {self.student_steps!r}; it must be whole numbers from 1 with "
+                f"commas between them, of which the first may be {_ANY!r}."
+            )
+        steps = tuple(None if word == _ANY else int(word) for word in words)
+        for one, later in itertools.pairwise(steps):
+            if one not in (None, 2 * later):
+                raise UsageError(
+                    f"--student-steps is {self.student_steps!r}; {later} is not half of {one}, and "
+                    "a student takes half as many steps as its teacher."
+                )
+        return steps
+
+    def check(self) -> None:
+        """Raises a UsageError for steps of nobody."""
+        if self.student_steps and not self.teacher:
+            raise UsageError(
+                f"--student-steps {self.student_steps} belongs to --teacher, which is missing."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +101,7 @@ class Flags:
     """Steps to profile into WORKDIR/profile: from START up to, without, STOP. The signal SIGUSR1
     profiles the next few."""
     measuring: MeasuringFlags = MeasuringFlags()
+    teaching: tyro.conf.OmitArgPrefixes[TeacherFlags] = TeacherFlags()
     distributed: DistributedFlags = DistributedFlags()
     allow_cpu: bool = False
     """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
@@ -74,6 +123,7 @@ def check(flags: Flags) -> None:
             "--workdir is missing; name a directory for the run, such as --workdir runs/mine."
         )
     _check_measuring(flags)
+    flags.teaching.check()
     steps_to_profile(flags.profile)  # A mistake in it shows at once.
 
 

@@ -25,6 +25,7 @@ from imagen_jax.cli.publish import Publish
 from imagen_jax.cli.serve import Serve
 from imagen_jax.cli.stats import Stats
 from imagen_jax.cli.sweep import Sweep
+from imagen_jax.cli.tune import Tune
 from imagen_jax.cli.vocabulary import Vocabulary
 from imagen_jax.config import DataConfig, StageConfig
 from imagen_jax.config.choices import Dtype
@@ -299,7 +300,7 @@ class Embed:
 
 
 Preparing = Export | Publish | Convert | Pack | Plot | Estimate | Embed
-Measuring = Paint | Stats | Evaluate | Compare | Sweep
+Measuring = Paint | Stats | Evaluate | Compare | Sweep | Tune
 Verb = Preparing | Measuring | Serve | Vocabulary
 
 

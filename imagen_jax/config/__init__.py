@@ -8,10 +8,11 @@ beyond the paper say so and are off by default.
 from imagen_jax.config.adapter import AdapterConfig
 from imagen_jax.config.conditions import ConditionsConfig, NetworkInputs
 from imagen_jax.config.data import DataConfig
+from imagen_jax.config.diffusion import DiffusionConfig
+from imagen_jax.config.distillation import DistillationConfig
 from imagen_jax.config.network import EfficientUNetConfig, T5Config, UNetConfig
 from imagen_jax.config.sampling import SamplingConfig
 from imagen_jax.config.stage import (
-    DiffusionConfig,
     MeshConfig,
     OptimizerConfig,
     StageConfig,
@@ -24,6 +25,7 @@ __all__ = [
     "ConditionsConfig",
     "DataConfig",
     "DiffusionConfig",
+    "DistillationConfig",
     "EfficientUNetConfig",
     "MeshConfig",
     "NetworkInputs",

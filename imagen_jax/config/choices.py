@@ -2,15 +2,27 @@
 
 from typing import Literal
 
-Schedule = Literal["cosine", "linear", "cosine_chain"]
+Schedule = Literal[
+    "cosine",
+    "linear",
+    "cosine_chain",
+    "cosine_shifted_128",
+    "cosine_shifted_256",
+    "cosine_shifted_512",
+    "cosine_shifted_1024",
+    "linear_to_zero",
+]
 Prediction = Literal["eps", "x0", "v"]
 SamplerName = Literal["ancestral", "ddim", "dpm++", "heun"]
 Spacing = Literal["even", "leading", "trailing"]
+Renoising = Literal["guided", "unguided"]
+"""Which estimate's noise DDIM puts back: that of guidance, or that without text (CFG++)."""
 Thresholding = Literal["none", "static", "dynamic"]
 Inpainting = Literal["repaint", "clean"]
 """How the known part of a picture enters while the rest is painted: noised to the time of each
 step, or without noise."""
 NullTextKind = Literal["zeros", "empty"]
+DistillationMethod = Literal["progressive", "consistency"]
 Augmented = Literal["small", "enlarged"]
 OptimizerName = Literal["adafactor", "adam"]
 Dtype = Literal["float32", "bfloat16"]

@@ -10,6 +10,8 @@ from imagen_jax.config.rules import require, require_fraction
 
 LOW_RES, AUG_LEVEL = "low_res", "aug_level"
 """The picture that a super-resolution stage enlarges, and how much noise was added to it."""
+GUIDANCE = "guidance_scale"
+"""The weight of guidance, of a network that takes it."""
 _TAKEN = (
     LOW_RES,
     AUG_LEVEL,
@@ -96,6 +98,10 @@ class ConditionsConfig(Checked):
     (`sampling.picture_guidance_scale`)."""
     numbers: tuple[str, ...] = ()
     """Names of numbers, one for each picture, about 0 to 1 in size."""
+    guidance: tuple[float, float] | None = None
+    """The lowest and the highest guidance weight that the network takes as an input, as a teacher
+    showed it (see distillation): it paints guided pictures by one evaluation a step. None guides
+    by two, as the paper does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,6 +110,7 @@ class ConditionsConfig(Checked):
             f"conditions.classes is {self.classes}; it must lie between 1 and {_MOST_CLASSES:,}.",
         )
         require_fraction(self, "picture_dropout")
+        self._check_guidance()
         names = [*(picture.name for picture in self.shown), *self.numbers]
         for name in names:
             require(
@@ -112,6 +119,25 @@ class ConditionsConfig(Checked):
                 f"and none of {', '.join(_TAKEN)}.",
             )
             require(names.count(name) == 1, f"conditions has the name {name!r} twice.")
+
+    def _check_guidance(self) -> None:
+        if self.guidance is None:
+            return
+        low, high = self.guidance
+        require(
+            0 <= low < high,
+            f"conditions.guidance is {self.guidance}; it must be two weights from 0 up, the "
+            "smaller one first.",
+        )
+        require(
+            self.can_be_dropped,
+            f"conditions.guidance is {self.guidance}; a stage without text and classes has nothing "
+            "that guidance leads away from.",
+        )
+        require(
+            GUIDANCE not in self.numbers,
+            f"conditions.numbers has {GUIDANCE!r}, which is what conditions.guidance adds.",
+        )
 
     @property
     def shown(self) -> tuple[PictureCondition, ...]:
@@ -142,6 +168,7 @@ class ConditionsConfig(Checked):
             pictures=self.shown,
             numbers=self.numbers,
             classes=self.classes,
+            settings=() if self.guidance is None else (GUIDANCE,),
         )
 
 
@@ -154,6 +181,7 @@ class NetworkInputs:
         stacked: pictures that lie on z's channels at the input.
         levels: noise levels of these, with embeddings as the time has one.
         pictures, numbers, classes: as in `ConditionsConfig`; they begin without any effect.
+        settings: more numbers, which no picture brings but the settings of its sampling.
     """
 
     text_width: int | None
@@ -162,6 +190,7 @@ class NetworkInputs:
     pictures: tuple[PictureCondition, ...] = ()
     numbers: tuple[str, ...] = ()
     classes: int | None = None
+    settings: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -171,4 +200,4 @@ class NetworkInputs:
     @property
     def adds(self) -> bool:
         """Whether there is anything that begins without effect."""
-        return bool(self.pictures or self.numbers or self.classes)
+        return bool(self.pictures or self.numbers or self.classes or self.settings)

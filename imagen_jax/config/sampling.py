@@ -1,10 +1,10 @@
-"""How a stage samples."""
+"""How a stage samples, as a config that checks itself."""
 
 import dataclasses
 import itertools
 
 from imagen_jax.config.checked import Checked
-from imagen_jax.config.choices import SamplerName, Spacing, Thresholding
+from imagen_jax.config.choices import Renoising, SamplerName, Spacing, Thresholding
 from imagen_jax.config.rules import (
     require,
     require_at_most,
@@ -13,7 +13,7 @@ from imagen_jax.config.rules import (
     require_positive,
 )
 
-_MOST_STEPS = 10**6
+MOST_STEPS = 10**6
 """Of one picture's sampling."""
 
 
@@ -41,6 +41,14 @@ class SamplingConfig(Checked):
     guides always."""
     guidance_oscillates_from: int | None = None
     """Step from which guidance is off in every other step, as in Imagen Video; None for never."""
+    guidance_parallel: float = 1.0
+    """Share of the part of guidance along the estimate with text (APG, Sadat et al. 2024, which
+    takes 0); the paper's guidance has all of it."""
+    guidance_max_norm: float | None = None
+    """The most that the two estimates of a picture may be apart in guidance (APG); the paper has
+    no limit."""
+    renoising: Renoising = "guided"
+    """`unguided` is CFG++ (Chung et al. 2024), with weights from 0 to 1 and the sampler ddim."""
     thresholding: Thresholding = "dynamic"
     percentile: float = 99.5
     """Of |x0| in dynamic thresholding."""
@@ -55,9 +63,16 @@ class SamplingConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice(self, sampler=SamplerName, thresholding=Thresholding, spacing=Spacing)
+        require_choice(
+            self,
+            sampler=SamplerName,
+            thresholding=Thresholding,
+            spacing=Spacing,
+            renoising=Renoising,
+        )
+        self._check_guidance()
         require_positive(self, "num_steps")
-        require_at_most(self, _MOST_STEPS, num_steps=self.num_steps)
+        require_at_most(self, MOST_STEPS, num_steps=self.num_steps)
         self._check_timesteps()
         require(
             self.max_threshold is None or self.max_threshold >= 1,
@@ -81,6 +96,15 @@ class SamplingConfig(Checked):
             f"SamplingConfig.percentile is {self.percentile}; it must lie in (0, 100].",
         )
 
+    def _check_guidance(self) -> None:
+        if self.guidance_max_norm is not None:
+            require_positive(self, "guidance_max_norm")
+        require(
+            self.renoising == "guided" or self.sampler == "ddim",
+            f"SamplingConfig.renoising is {self.renoising!r} and sampler {self.sampler!r}; noise "
+            "of the estimate without text is put back by ddim alone.",
+        )
+
     def _check_timesteps(self) -> None:
         steps = self.timesteps
         require(
@@ -91,3 +115,15 @@ class SamplingConfig(Checked):
             all(step > later for step, later in itertools.pairwise((1000, *steps, -1))),
             f"SamplingConfig.timesteps is {steps}; they must descend within 999 to 0.",
         )
+
+    @property
+    def guides_all_steps_alike(self) -> bool:
+        """Whether every step has the same guidance weight, and guidance is the paper's."""
+        is_plain = not self.projects and self.renoising == "guided"
+        whole = self.guidance_interval == (0.0, 1.0) and self.guidance_oscillates_from is None
+        return is_plain and whole
+
+    @property
+    def projects(self) -> bool:
+        """Whether guidance is APG's."""
+        return self.guidance_parallel != 1 or self.guidance_max_norm is not None

@@ -1,4 +1,4 @@
-"""A stage's config: diffusion, optimizer, training, devices, and all parts together."""
+"""A stage's config: optimizer, training, devices, and all parts together."""
 
 import dataclasses
 import math
@@ -8,15 +8,11 @@ import pydantic
 
 from imagen_jax.config.adapter import AdapterConfig
 from imagen_jax.config.checked import Checked
-from imagen_jax.config.choices import (
-    Augmented,
-    Dtype,
-    OptimizerName,
-    Prediction,
-    Schedule,
-)
+from imagen_jax.config.choices import Dtype, OptimizerName
 from imagen_jax.config.conditions import ConditionsConfig, NetworkInputs
 from imagen_jax.config.data import LARGEST_SIDE, DataConfig, Size
+from imagen_jax.config.diffusion import DiffusionConfig
+from imagen_jax.config.distillation import DistillationConfig
 from imagen_jax.config.network import EfficientUNetConfig, UNetConfig
 from imagen_jax.config.rules import (
     require,
@@ -27,30 +23,6 @@ from imagen_jax.config.rules import (
 )
 from imagen_jax.config.sampling import SamplingConfig
 from imagen_jax.config.text import TextEncoderConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DiffusionConfig(Checked):
-    """Forward process and loss. The defaults are the paper's."""
-
-    schedule: Schedule = "cosine"
-    """`cosine_chain` is DeepFloyd IF's discrete chain of 1000 steps."""
-    prediction: Prediction = "eps"
-    """What the U-Net predicts and the loss compares; the paper predicts eps."""
-    min_snr_gamma: float | None = None
-    """Min-SNR-gamma loss weight (Hang et al. 2023); the paper has none."""
-    max_aug_level: float = 1.0
-    """Training draws aug_level from U(0, max); the paper gives no distribution."""
-    augmented: Augmented = "small"
-    """What the augmentation's noise is added to: the low-resolution picture as it is, or after it
-    was enlarged to the stage's own size (bilinear, corner to corner), as in DeepFloyd IF."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_choice(self, schedule=Schedule, prediction=Prediction, augmented=Augmented)
-        require_fraction(self, "max_aug_level")
-        if self.min_snr_gamma is not None:
-            require_positive(self, "min_snr_gamma")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,6 +144,7 @@ class StageConfig(Checked):
     sampling: SamplingConfig = SamplingConfig()
     mesh: MeshConfig = MeshConfig()
     adapter: AdapterConfig = AdapterConfig()
+    distillation: DistillationConfig = DistillationConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -204,6 +177,47 @@ class StageConfig(Checked):
         )
         self._check_text()
         self._check_adapter()
+        self._check_distillation()
+        self.as_learned(self.sampling)
+
+    def as_learned(self, settings: SamplingConfig) -> SamplingConfig:
+        """The settings, of a student on a chain at times that it knows.
+
+        Raises:
+            UsageError: a student has not learned such steps or such guidance.
+        """
+        self._check_guidance(settings)
+        learned = self.distillation.steps
+        if learned is None:
+            return settings
+        require(
+            learned % settings.num_steps == 0,
+            f"SamplingConfig.num_steps is {settings.num_steps}; {self.name!r} was distilled to "
+            f"{learned} steps, and takes these or a whole part of them.",
+        )
+        every = self.sampling.timesteps[:: learned // settings.num_steps]
+        require(
+            settings.timesteps in ((), every),
+            f"SamplingConfig.timesteps is {settings.timesteps}; {self.name!r} was distilled to "
+            f"{every}.",
+        )
+        return dataclasses.replace(settings, timesteps=every)
+
+    def _check_guidance(self, settings: SamplingConfig) -> None:
+        if self.conditions.guidance is None:
+            return
+        (low, high), scale = self.conditions.guidance, settings.guidance_scale
+        require(
+            low <= scale <= high,
+            f"SamplingConfig.guidance_scale is {scale:g}; {self.name!r} takes it as an input and "
+            f"learned {low:g} to {high:g}.",
+        )
+        require(
+            settings.guides_all_steps_alike,
+            "SamplingConfig has guidance_interval, guidance_oscillates_from, guidance_parallel, "
+            f"guidance_max_norm or renoising; {self.name!r} takes one guidance weight for all "
+            "steps and nothing else.",
+        )
 
     def _check_adapter(self) -> None:
         """Only the adapter is trained, and an encoder that it changes runs in each step."""
@@ -224,6 +238,26 @@ class StageConfig(Checked):
                 not adapter.adapts("text_encoder") or value in ("", "zeros"),
                 f"{name} is {value!r} and adapter.targets is {adapter.targets}; the embeddings of "
                 "an encoder that is adapted change.",
+            )
+
+    def _check_distillation(self) -> None:
+        """A student is its own U-Net, and of few steps one that begins with noise."""
+        student, steps = self.distillation, self.distillation.steps
+        require(
+            steps is None or self.diffusion.prediction != "eps",
+            f"distillation.steps is {steps} and diffusion.prediction is 'eps'; the first of few "
+            "steps sees nothing but noise, from which eps gives no picture: predict v or x0.",
+        )
+        fixed = {
+            "unet.predicts_variance": self.unet.predicts_variance,
+            "adapter.rank": self.adapter.rank,
+            "text_encoder.train": self.text_encoder.train,
+        }
+        for name, value in fixed.items():
+            require(
+                not (student.teacher and value),
+                f"{name} is {value} and distillation.teacher is {student.teacher!r}; a student's "
+                "steps are deterministic, and all that it learns is its U-Net.",
             )
 
     def _check_text(self) -> None:

@@ -15,16 +15,45 @@ from imagen_jax.diffusion.process import Denoise, Predicted, to_x0
 from imagen_jax.diffusion.schedules import PerPicture, over_pixels
 
 Scalar = Float[Array, ""]
+OverPixels = Float[Array, "batch 1 1 1"]
 GuidanceScales = Float[Array, "steps"]
 """w of each denoising step."""
+_TINY = 1e-12
 _KEPT_FROM = (99.0, 90.0, 0.0)
 """The largest values from one of these percentiles up are selected, so that another percentile
 above it changes nothing that is compiled."""
 
 
-def guide(conditional: Images, unconditional: Images, scale: float | Scalar) -> Images:
+def guide(conditional: Images, unconditional: Images, scale: float | Scalar | OverPixels) -> Images:
     """eps~ = w eps(z, c) + (1 - w) eps(z) (paper, eq. 2); w = 1 is no guidance, not w = 0."""
     return scale * conditional + (1 - scale) * unconditional
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Projection:
+    """x~ = x_c + (w - 1) (d_o + eta d_p), d = min(1, r / |x_c - x_u|) (x_c - x_u).
+
+    Adaptive projected guidance (Sadat et al. 2024, https://arxiv.org/abs/2410.02416, algorithm 1)
+    without its momentum. d_p is the part of d along the estimate with text, which saturates
+    colours, and d_o the rest; norms are over all values of a picture. eta = 1 and no r is `guide`.
+    """
+
+    parallel: Traced
+    """eta."""
+    max_norm: Traced
+    """r."""
+
+    def __call__(self, conditional: Images, unconditional: Images, scale: Scalar) -> Images:
+        """Both estimates are of x."""
+        over_values = functools.partial(jnp.sum, axis=(1, 2, 3), keepdims=True)
+        difference = conditional - unconditional
+        norm = jnp.sqrt(over_values(difference**2))
+        difference *= jnp.minimum(1.0, self.max_norm / jnp.maximum(norm, _TINY))
+        square = jnp.maximum(over_values(conditional**2), _TINY)
+        along = over_values(difference * conditional) / square
+        kept = difference - (1 - self.parallel) * along * conditional
+        return conditional + (scale - 1) * kept
 
 
 def guidance_scales(
@@ -115,6 +144,9 @@ def make_denoise(
     threshold: Callable[[Images], Images],
     share: Scalar | None = None,
     picture_scales: GuidanceScales | None = None,
+    projection: Projection | None = None,
+    *,
+    tells_away: bool = False,
 ) -> Denoise:
     """A sampler's `denoise(z, log_snr, step) -> x0`: predict, guide, convert to x, threshold.
 
@@ -133,8 +165,18 @@ def make_denoise(
     Guiding the raw output is guiding eps: every conversion is affine in the prediction and
     the weights w and 1 - w add up to 1. It spares an x- or v-prediction the detour over eps,
     which loses digits at high noise.
+
+    Args:
+        projection: guides estimates of x in another way.
+        tells_away: the estimate without text is told too, which a sampler may take noise from.
     """
     parts = 1 + sum(x is not None for x in (share, scales, picture_scales))
+
+    def guided(value: Images, null: Images, z: Images, log_snr: LogSNR, scale: Scalar) -> Images:
+        if projection is None:
+            return to_x0(guide(value, null, scale), z, log_snr, prediction_kind)
+        x_c, x_u = (to_x0(x, z, log_snr, prediction_kind) for x in (value, null))
+        return projection(x_c, x_u, scale)
 
     def denoise(z: Images, log_snr: LogSNR, step: Int32[Array, ""]) -> Predicted:
         many = (jnp.concatenate([x] * parts) if parts > 1 else x for x in (z, log_snr))
@@ -145,10 +187,13 @@ def make_denoise(
         without_text = value
         if scales is not None:
             without_text = values[-1 if picture_scales is None else -2]
-            value = guide(value, without_text, scales[step])
-        if picture_scales is not None:
-            value += (picture_scales[step] - 1) * (without_text - values[-1])
-        x0 = to_x0(value, z, log_snr, prediction_kind)
-        return Predicted(threshold(x0), fraction)
+        if picture_scales is not None:  # The same lead for both, whatever becomes of them.
+            lead = (picture_scales[step] - 1) * (without_text - values[-1])
+            value, without_text = value + lead, without_text + lead
+        if scales is None:
+            return Predicted(threshold(to_x0(value, z, log_snr, prediction_kind)), fraction)
+        x0 = guided(value, without_text, z, log_snr, scales[step])
+        away = to_x0(without_text, z, log_snr, prediction_kind) if tells_away else None
+        return Predicted(threshold(x0), fraction, away)
 
     return denoise

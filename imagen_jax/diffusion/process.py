@@ -5,6 +5,7 @@ standard normal, z the noisy picture; v = alpha eps - sigma x (Salimans & Ho 202
 of x, eps, v gives the other two once z is known.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ class Predicted(NamedTuple):
     fraction: Images | None = None
     """Where between its bounds, 0 to 1, the ancestral sampler's log-variance lies; None where that
     is not predicted."""
+    away: Images | None = None
+    """The estimate without text, where its noise is to be put back; of a `Denoise` only."""
 
 
 Denoise = Callable[[Images, LogSNR, Int32[Array, ""]], Predicted]
@@ -76,23 +79,39 @@ def to_v(prediction: Images, z: Images, log_snr: LogSNR, kind: Prediction) -> Im
     return convert[kind](prediction)
 
 
+def converted(
+    prediction: Images, z: Images, log_snr: LogSNR, kind: Prediction, to: Prediction
+) -> Images:
+    """A prediction of one kind as one of another; of the same kind it is what it was."""
+    return {"x0": to_x0, "eps": to_eps, "v": to_v}[to](prediction, z, log_snr, kind)
+
+
 def target(x: Images, eps: Images, log_snr: LogSNR, kind: Prediction) -> Images:
     """eps, x, or v = alpha eps - sigma x: what a network of this kind should predict."""
     alpha, sigma = alpha_sigma(over_pixels(log_snr))
     return {"eps": eps, "x0": x, "v": alpha * eps - sigma * x}[kind]
 
 
-def loss_weight(log_snr: LogSNR, kind: Prediction, min_snr_gamma: float | None) -> PerPicture:
+def loss_weight(
+    log_snr: LogSNR,
+    kind: Prediction,
+    min_snr_gamma: float | None,
+    sigmoid_bias: float | None = None,
+) -> PerPicture:
     """w = min(SNR, gamma) / {x0: 1, eps: SNR, v: SNR + 1} (Hang et al. 2023).
 
     The divisors turn the same weight min(SNR, gamma) on the squared error of x into one on
     the squared error of the prediction. None is the paper's loss: weight 1 for every kind.
+    With b = `sigmoid_bias` the weight on x is e^b sigmoid(lambda - b) (Hoogeboom et al. 2024,
+    Simpler Diffusion, section 3): SNR where there is much noise, levelling off at SNR = e^b.
     """
-    if min_snr_gamma is None:
-        return jnp.ones_like(log_snr)
     snr = jnp.exp(log_snr)
     divisor = {"x0": jnp.ones_like(snr), "eps": snr, "v": snr + 1}[kind]
-    return jnp.minimum(snr, min_snr_gamma) / divisor
+    if sigmoid_bias is not None:
+        return math.exp(sigmoid_bias) * jax.nn.sigmoid(log_snr - sigmoid_bias) / divisor
+    if min_snr_gamma is not None:
+        return jnp.minimum(snr, min_snr_gamma) / divisor
+    return jnp.ones_like(log_snr)
 
 
 def loss(
@@ -102,13 +121,27 @@ def loss(
     log_snr: LogSNR,
     kind: Prediction,
     min_snr_gamma: float | None,
+    sigmoid_bias: float | None = None,
 ) -> PerPicture:
     """w(lambda) ||prediction - target||^2 / (H W C), one value per picture, shape [batch].
 
-    The paper's (appendix A) has kind eps and no min-SNR weight.
+    The paper's (appendix A) has kind eps and no weights.
     """
-    error = jnp.square(prediction - target(x, eps, log_snr, kind)).mean((1, 2, 3))
-    return loss_weight(log_snr, kind, min_snr_gamma) * error
+    wanted = target(x, eps, log_snr, kind)
+    return weighted_error(prediction, wanted, log_snr, kind, min_snr_gamma, sigmoid_bias)
+
+
+def weighted_error(
+    prediction: Images,
+    wanted: Images,
+    log_snr: LogSNR,
+    kind: Prediction,
+    min_snr_gamma: float | None,
+    sigmoid_bias: float | None = None,
+) -> PerPicture:
+    """w(lambda) ||prediction - wanted||^2 / (H W C), both of one kind, shape [batch]."""
+    error = jnp.square(prediction - wanted).mean((1, 2, 3))
+    return loss_weight(log_snr, kind, min_snr_gamma, sigmoid_bias) * error
 
 
 def augment_low_res(

@@ -116,7 +116,7 @@ class Ancestral:
         return ()
 
     def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
-        x0, predicted = estimate(state.z, step.log_snr_t)
+        x0, predicted, _ = estimate(state.z, step.log_snr_t)
         gamma = self.gamma if predicted is None else predicted
         mean = posterior_mean(state.z, x0, step.log_snr_t, step.log_snr_s)
         std = ancestral_std(step.log_snr_t, step.log_snr_s, gamma)
@@ -132,6 +132,9 @@ class DDIM:
     appendix A, eq. 6. eta scales the noise sigma~_{s|t} (Song et al. 2021, eq. 12 and 16), so
     that eta = 1 is the ancestral sampler with gamma = 0. Written so that the argument of the
     root cannot be rounded below zero.
+
+    Where the estimate without text is told too, eps_t is that of it: CFG++ (Chung et al. 2024,
+    https://arxiv.org/abs/2406.08070, algorithm 2), in which guidance moves x0 and no noise.
     """
 
     eta: Traced = 0.0
@@ -140,11 +143,11 @@ class DDIM:
         return ()
 
     def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
-        x0, _ = estimate(state.z, step.log_snr_t)
+        x0, _, away = estimate(state.z, step.log_snr_t)
         alpha_t, sigma_t = alpha_sigma(step.log_snr_t)
         alpha_s, sigma_s = alpha_sigma(step.log_snr_s)
         r = -jnp.expm1(step.log_snr_t - step.log_snr_s)
-        eps = (state.z - alpha_t * x0) / sigma_t
+        eps = (state.z - alpha_t * (x0 if away is None else away)) / sigma_t
         fresh = self.eta * jnp.sqrt(r) * noise(keys, step, state.z)
         z = alpha_s * x0 + sigma_s * (jnp.sqrt(1 - self.eta**2 * r) * eps + fresh)
         return State(z, x0, ())
@@ -165,7 +168,7 @@ class DPMSolverPP2M:
         return jnp.zeros((), bool)
 
     def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
-        x0, _ = estimate(state.z, step.log_snr_t)
+        x0, *_ = estimate(state.z, step.log_snr_t)
         h = (step.log_snr_s - step.log_snr_t) / 2
         h_before = (step.log_snr_t - step.log_snr_before) / 2
         extrapolation = jnp.where(state.memory, h / (2 * h_before), 0.0)
@@ -191,10 +194,10 @@ class Heun:
     def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = map(alpha_sigma, (step.log_snr_t, step.log_snr_s))
         n_t, n_s = sigma_t / alpha_t, sigma_s / alpha_s
-        x0, _ = estimate(state.z, step.log_snr_t)
+        x0, *_ = estimate(state.z, step.log_snr_t)
         d_t = (state.z - alpha_t * x0) / sigma_t
         euler = alpha_s * x0 + sigma_s * d_t
-        x0_s, _ = estimate(euler, step.log_snr_s)
+        x0_s, *_ = estimate(euler, step.log_snr_s)
         d_s = (euler - alpha_s * x0_s) / sigma_s
         second_order = jnp.where(n_t <= 80.0, (n_s - n_t) * (d_s - d_t) / 2, 0.0)
         return State(euler + alpha_s * second_order, x0, ())

@@ -4,7 +4,9 @@ Time runs from 0 (clean picture) to 1 (noise). A schedule says lambda(t) and not
 the process is variance preserving, so alpha and sigma follow from lambda alone.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -48,10 +50,36 @@ def linear_log_snr(t: Time) -> LogSNR:
     return -jnp.log(jnp.expm1(jnp.maximum(integral, math.exp(-LOG_SNR_MAX))))
 
 
-_SCHEDULES = {
+def shifted_cosine_log_snr(side: int, t: Time) -> LogSNR:
+    """lambda(t) + 2 ln(64 / side) of the cosine (Hoogeboom et al. 2023, simple diffusion, eq. 6).
+
+    Averaged down to 64 pixels, a picture of that side is then as noisy as under the cosine.
+    """
+    return cosine_log_snr(t) + 2 * math.log(64 / side)
+
+
+def linear_log_snr_to_zero(t: Time) -> LogSNR:
+    """`linear` with alpha moved so that it ends in 0 and begins as it was (Lin et al. 2023,
+    algorithm 1): alpha' = alpha(0) (alpha - alpha(1)) / (alpha(0) - alpha(1)).
+
+    lambda is -20 at t = 1 by truncation.
+    """
+    ends, smallest = linear_log_snr(jnp.array([0.0, 1.0])), math.exp(-LOG_SNR_MAX / 2)
+    (first, last), alpha = alpha_sigma(ends)[0], alpha_sigma(linear_log_snr(t))[0]
+    alpha = jnp.maximum(first * (alpha - last) / (first - last), smallest)
+    # Of an alpha that is rounded to 1 nothing is left of sigma.
+    return jnp.minimum(2 * jnp.log(alpha) - jnp.log1p(-(alpha**2)), linear_log_snr(t))
+
+
+_SCHEDULES: dict[str, Callable[[Time], LogSNR]] = {
     "cosine": cosine_log_snr,
     "linear": linear_log_snr,
     "cosine_chain": chain.log_snr,
+    "linear_to_zero": linear_log_snr_to_zero,
+    **{
+        f"cosine_shifted_{side}": functools.partial(shifted_cosine_log_snr, side)
+        for side in (128, 256, 512, 1024)
+    },
 }
 
 

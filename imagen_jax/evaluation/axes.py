@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
-from imagen_jax.config.choices import SamplerName, Thresholding
+from imagen_jax.config.choices import Renoising, SamplerName, Thresholding
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.shipped import STAGES
 from imagen_jax.storage.digests import digest
@@ -82,6 +82,8 @@ _SETTINGS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "steps": ("num_steps", _steps, "a whole number of at least 1"),
     "sampler": ("sampler", _one_of(SamplerName), " or ".join(get_args(SamplerName))),
     "thresholding": ("thresholding", _one_of(Thresholding), " or ".join(get_args(Thresholding))),
+    "parallel": ("guidance_parallel", _fraction, "a number between 0 and 1"),
+    "renoising": ("renoising", _one_of(Renoising), " or ".join(get_args(Renoising))),
 }
 """Name -> the field of `SamplingConfig`, how a value is read, and what it must be."""
 

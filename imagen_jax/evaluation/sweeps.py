@@ -13,7 +13,7 @@ from imagen_jax.checkpoints.directory import package_versions
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import emoji, measures
 from imagen_jax.evaluation.axes import Axis, Point, directory_name, points_of
-from imagen_jax.evaluation.cases import all_cases, digest
+from imagen_jax.evaluation.cases import Kind, all_cases, digest
 from imagen_jax.evaluation.clip_texts import open_text_side
 from imagen_jax.evaluation.curves import Measured, draw
 from imagen_jax.evaluation.feature_files import FeatureFiles
@@ -32,8 +32,6 @@ from imagen_jax.storage.files import write_text
 
 CURVES = "sweep.png"
 POINTS = "points"
-_JUDGED = "seen pairs"
-"""Of the emoji no others are looked at: settings are never chosen on what is held out."""
 
 Painter = tuple[Cascade, dict[str, Any]]
 """A cascade, and what it is called with at a point."""
@@ -102,17 +100,17 @@ def _write(axes: Sequence[Axis], measured: Sequence[Measured], out: Path) -> Non
 
 class JudgedEmoji:
     """The share of concepts that the judge names first, and its kernel distance from true pictures,
-    of pairs that training sees."""
+    of prompts of one kind; settings are never chosen on what is held out."""
 
     _NAMES = (
-        ("concept", "judge: concept named first (seen pairs)"),
-        ("judge_kernel_distance", "judge kernel distance to true pictures (seen pairs)"),
+        ("concept", "judge: concept named first"),
+        ("judge_kernel_distance", "judge kernel distance to true pictures"),
     )
 
-    def __init__(self, judge: Judge, limit: int, seeds: int) -> None:
+    def __init__(self, judge: Judge, limit: int, seeds: int, kind: Kind = "seen pairs") -> None:
         """`limit` prompts, with each of `seeds` seeds from 0 on."""
-        self._judge, self._seeds = judge, seeds
-        self._cases = [case for case in all_cases() if case.kind == _JUDGED][:limit]
+        self._judge, self._seeds, self._kind = judge, seeds, kind
+        self._cases = [case for case in all_cases() if case.kind == kind][:limit]
         self._prompts = [case.prompt for case in self._cases]
 
     def check(self, cascade: Cascade) -> None:
@@ -127,12 +125,12 @@ class JudgedEmoji:
                 cascade(self._prompts, seed=seed, **options).stages[-1]
                 for seed in range(self._seeds)
             ]
-            figures = emoji.measure(self._judge, self._cases, painted).columns[_JUDGED]
+            figures = emoji.measure(self._judge, self._cases, painted).columns[self._kind]
             results = sealed({"plan": plan, "figures": figures})
             distributed.leader_does(
                 lambda: write_text(directory / RESULTS, json.dumps(results, indent=1))
             )
-        return {name: figures[key] for key, name in self._NAMES}
+        return {f"{name} ({self._kind})": figures[key] for key, name in self._NAMES}
 
     def _plan(self, cascade: Cascade, options: dict[str, Any]) -> dict[str, Any]:
         """All that the figures depend on, as it comes back from JSON."""

@@ -45,7 +45,7 @@ class Added(nnx.Module):
         self.numbers = nnx.Dict(
             {
                 name: ScalarEmbedding(width, embedding, activation=activation, **kwargs)
-                for name in inputs.numbers
+                for name in (*inputs.numbers, *inputs.settings)
             }
         )
         self.null_class = inputs.classes

@@ -23,7 +23,7 @@ from imagen_jax.pipeline.given import Noise, digest_of, read_noise
 from imagen_jax.pipeline.interpolation import interpolated, noise_between, shares
 from imagen_jax.pipeline.painting import Painted, SampledStage
 from imagen_jax.pipeline.prompts import PromptEmbeddings
-from imagen_jax.pipeline.steps import picture_to_enlarge, sampled_stages
+from imagen_jax.pipeline.steps import check_picture_guidance, picture_to_enlarge, sampled_stages
 from imagen_jax.pipeline.subjects import StageInputs, Subjects, stage_inputs
 from imagen_jax.stored.stages import StoredStage
 
@@ -194,22 +194,24 @@ class _Making:
         given, stages = self.edit is not None, self.cast.stages
         painting.check_order(self.steps, self.cast.mesh, given=given)
         self.subjects.check(stages, [step.size for step in self.steps], given=given)
-        self._check_picture_guidance()
+        check_picture_guidance(self.steps)
         reads_text = any(stage.config.conditions.text for stage in stages)
         for own in self.each:
             for name in ("negative_prompt", "positive_prompt"):
                 if self._of(own, name) is not None and not reads_text:
                     raise UsageError(f"{name} is {self._of(own, name)!r}, but no stage reads text.")
+            self._check_leads_away(own)
             self._shares(own)
 
-    def _check_picture_guidance(self) -> None:
-        """A stage without such pictures takes it, as one of several, but not all of them."""
-        scales = {step.settings.picture_guidance_scale for step in self.steps} - {1.0}
-        if scales and not any(stage.config.conditions.can_hide for stage in self.cast.stages):
-            raise UsageError(
-                f"picture_guidance_scale is {scales.pop():g}, but no stage has learned to do "
-                "without pictures that it is shown (conditions.picture_dropout)."
-            )
+    def _check_leads_away(self, own: Mapping[str, Any]) -> None:
+        """A stage that takes the guidance weight leads away from the null text it learned."""
+        negative = self._of(own, "negative_prompt")
+        for stage in self.cast.stages if negative is not None else ():
+            if stage.config.conditions.guidance is not None:
+                raise UsageError(
+                    f"negative_prompt is {negative!r}, but {stage.origin} takes the guidance "
+                    "weight as an input; it knows no text to lead away from but the null text."
+                )
 
     def _of(self, own: Mapping[str, Any], name: str) -> Any:
         """An argument of the call, or what some subjects have in its place."""

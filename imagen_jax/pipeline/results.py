@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from imagen_jax.checkpoints.directory import package_versions
+from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.file_stem import file_stem
 from imagen_jax.pipeline.inscription import KEY, inscription
@@ -31,6 +32,8 @@ _OWN = ("pictures", "stages", "arguments")
 """What is compared in parts, and the arguments, since all that follows from them is there too."""
 _OF_THE_MACHINE = ("versions", "devices", "batch_size", "split_height")
 """What may differ where pictures are made again: nothing but rounding follows from it."""
+_ADDED = ("guidance_parallel", "guidance_max_norm", "renoising")
+"""Settings that the first versions do not have."""
 _COLUMNS = 6
 """Of the contact sheet, where each prompt has one picture."""
 
@@ -220,7 +223,7 @@ def described(step: SampledStage, inputs: StageInputs) -> dict[str, Any]:
         "unet_sha256": None,  # Not known before they are loaded.
         "text_encoder_sha256": inputs.encoder_sha256,
         "size": list(step.size),
-        "sampling": dataclasses.asdict(step.settings),
+        "sampling": _said(step.settings),
     }
     if step.settings.picture_guidance_scale == 1:  # As manifests were before there was any.
         del said["sampling"]["picture_guidance_scale"]
@@ -231,6 +234,13 @@ def described(step: SampledStage, inputs: StageInputs) -> dict[str, Any]:
     if step.tile is not None:
         said["tile"] = step.tile
     return said
+
+
+def _said(settings: SamplingConfig) -> dict[str, Any]:
+    """The settings, without those that are off and that older versions do not have: what a manifest
+    of theirs says can be made again."""
+    values, off = dataclasses.asdict(settings), SamplingConfig()
+    return {x: y for x, y in values.items() if x not in _ADDED or y != getattr(off, x)}
 
 
 def _name(path: AnyPath) -> str:

@@ -19,7 +19,7 @@ from imagen_jax.diffusion import edits, guidance, process, samplers
 from imagen_jax.diffusion.guidance import Percentile
 from imagen_jax.diffusion.pixels import to_pixels, to_unit
 from imagen_jax.diffusion.process import Predicted
-from imagen_jax.networks import Networks, Params, prepare
+from imagen_jax.networks import Networks, Params, prepare, told_guidance
 from imagen_jax.pipeline.tiles import Tiling, tiled, tiling_of
 
 Positive = tuple[NullText, Traced]
@@ -45,6 +45,8 @@ class Plan:
         log_snrs: the grid of `samplers.time_grid`.
         guided: whether an unconditional half is computed too.
         hidden: pictures that a further part is computed without, to be guided by them.
+        projects: whether guidance is that of `guidance.Projection`.
+        renoises: whether noise is that of the unconditional estimate.
         course: of an edit's steps; None begins with noise and takes all.
         tiling: of each picture; None takes it whole.
     """
@@ -55,6 +57,8 @@ class Plan:
     hidden: tuple[str, ...] = ()
     course: edits.Course | None = None
     tiling: Tiling | None = None
+    projects: bool = False
+    renoises: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -72,6 +76,7 @@ class Numbers:
     percentile: Percentile
     max_threshold: Traced
     aug_level: Traced
+    projection: guidance.Projection
     picture_scales: Traced = None
     """The same of pictures; None where none is guided by."""
 
@@ -83,7 +88,12 @@ def plan_sampling(
     course: edits.Course | None = None,
     tile: int | None = None,
 ) -> tuple[Plan, Numbers]:
-    """The two halves of how a stage paints pictures of `size` (height, width)."""
+    """The two halves of how a stage paints pictures of `size` (height, width).
+
+    Raises:
+        UsageError: the stage did not learn to sample so.
+    """
+    settings = config.as_learned(settings)
     schedule, steps = config.diffusion.schedule, settings.num_steps
     grid = samplers.time_grid(schedule, steps, settings.spacing, settings.timesteps)
     scales, picture_scales = (
@@ -102,13 +112,19 @@ def plan_sampling(
         Percentile.of(settings.percentile, 3 * math.prod(size)),
         math.inf if settings.max_threshold is None else settings.max_threshold,
         settings.aug_level,
+        guidance.Projection(
+            settings.guidance_parallel,
+            math.inf if settings.guidance_max_norm is None else settings.guidance_max_norm,
+        ),
         picture_scales if by_pictures else None,
     )
-    guided = config.conditions.can_be_dropped and bool(np.any(scales != 1))
+    by_two = config.conditions.can_be_dropped and config.conditions.guidance is None
+    guided = by_two and bool(np.any(scales != 1))
     hidden = tuple(x.name for x in config.inputs.pictures) if by_pictures else ()
     log_snrs = tuple(np.asarray(grid).tolist())
     tiling = tiling_of(config, size, tile)
-    return Plan(log_snrs, settings.thresholding, guided, hidden, course, tiling), numbers
+    kinds = guided and settings.projects, guided and settings.renoising == "unguided"
+    return Plan(log_snrs, settings.thresholding, guided, hidden, course, tiling, *kinds), numbers
 
 
 def make_sampler(
@@ -164,6 +180,7 @@ def make_image_sampler(
         level = jnp.full(keys.shape, numbers.aug_level, jnp.float32)
         noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
         conditions = prepare(config, conditions, level, noise_keys, size)
+        conditions = told_guidance(config, conditions, jnp.full(keys.shape, numbers.scales[0]))
         other, share = (None, None) if positive is None else positive
         parts = stacked(conditions, null, other, guided=plan.guided, hidden=plan.hidden)
         encoded = networks.encode(params, parts)
@@ -196,5 +213,13 @@ def _make_denoise(
         cap=numbers.max_threshold,
     )
     scales = numbers.scales if plan.guided else None
-    kind = config.diffusion.prediction
-    return guidance.make_denoise(predict, kind, scales, threshold, share, numbers.picture_scales)
+    return guidance.make_denoise(
+        predict,
+        config.diffusion.prediction,
+        scales,
+        threshold,
+        share,
+        numbers.picture_scales,
+        numbers.projection if plan.projects else None,
+        tells_away=plan.renoises,
+    )

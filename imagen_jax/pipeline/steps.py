@@ -38,6 +38,7 @@ def sampled_stages(
     configs = [stage.config for stage in stages]
     own = {name: value for name, value in settings.items() if name not in EDIT_SETTINGS}
     changed = changed_settings([config.sampling for config in configs], own)
+    changed = [config.as_learned(x) for config, x in zip(configs, changed, strict=True)]
     editing = {name: value for name, value in settings.items() if name in EDIT_SETTINGS}
     _check_editing(stages, editing, edit)
     if edit is not None and size is None and aspect is None:
@@ -51,6 +52,17 @@ def sampled_stages(
         return steps
     each = changed_settings([EditSettings()] * len(steps), editing)
     return [_editing(step, edit, own) for step, own in zip(steps, each, strict=True)]
+
+
+def check_picture_guidance(steps: Sequence[SampledStage]) -> None:
+    """Raises a UsageError where pictures are to guide, and no stage has learned to be guided by
+    them; one of several need not have."""
+    scales = {step.settings.picture_guidance_scale for step in steps} - {1.0}
+    if scales and not any(step.stage.config.conditions.can_hide for step in steps):
+        raise UsageError(
+            f"picture_guidance_scale is {scales.pop():g}, but no stage has learned to do without "
+            "pictures that it is shown (conditions.picture_dropout)."
+        )
 
 
 def picture_to_enlarge(

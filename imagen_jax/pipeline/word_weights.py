@@ -15,7 +15,7 @@ from imagen_jax.config import StageConfig
 from imagen_jax.diffusion import process, schedules
 from imagen_jax.diffusion.pixels import to_unit
 from imagen_jax.models.attention import WordWeights, recorded
-from imagen_jax.networks import Params, build_networks, prepare
+from imagen_jax.networks import Params, build_networks, prepare, told_guidance
 from imagen_jax.parallel import mesh as meshes
 
 
@@ -34,7 +34,9 @@ def make_word_weights(config: StageConfig, mesh: Mesh, size: tuple[int, int]) ->
     ) -> list[WordWeights]:
         of_z, of_low_res = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         level = jnp.full(keys.shape, aug_level, jnp.float32)
-        encoded = networks.encode(params, prepare(config, conditions, level, of_low_res, size))
+        told = prepare(config, conditions, level, of_low_res, size)
+        weights = jnp.full(keys.shape, config.sampling.guidance_scale)
+        encoded = networks.encode(params, told_guidance(config, told, weights))
         log_snr = schedules.log_snr(config.diffusion.schedule, jnp.full(keys.shape, time))
         z = process.q_sample(to_unit(pixels), process.normal(of_z, (*size, 3)), log_snr)
         with ops.plain(), recorded() as weights:

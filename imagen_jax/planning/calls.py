@@ -29,6 +29,7 @@ from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.sampling import make_sampler, plan_sampling
 from imagen_jax.training.speed import step_flops
 from imagen_jax.training.step import abstract_batch
+from imagen_jax.training.teachers import abstract_teacher
 from imagen_jax.training.trainer import Trainer
 
 
@@ -70,7 +71,7 @@ def training_steps(config: StageConfig, mesh: Mesh) -> Iterator[Call]:
         encoder = {"text_encoder": _placed_encoder(config, mesh)}
     if _has_null_text(config):
         null = {"null_text": _null_text(config, mesh)}
-    frozen = adapted | encoder | null
+    frozen = adapted | encoder | null | _placed(abstract_teacher(config), mesh)
     count = config.training.batch_size
     key = _all_at(jax.eval_shape(lambda: jax.random.key(0)), meshes.replicated(mesh))
     for size in sorted(config.training_sizes, key=math.prod, reverse=True):
@@ -206,14 +207,17 @@ def _networks(config: StageConfig, mesh: Mesh) -> Networks:
 
 
 def _placed_encoder(config: StageConfig, mesh: Mesh) -> Params:
-    encoder = abstract_frozen_encoder(config.text_encoder.network)
-    return meshes.with_shardings(encoder, meshes.parameter_shardings(encoder, mesh))
+    return _placed(abstract_frozen_encoder(config.text_encoder.network), mesh)
 
 
 def _placed_unet(config: StageConfig, mesh: Mesh) -> Params:
     """That an adapter is trained beside."""
-    unet = abstract_adapted(config)["unet"]
-    return meshes.with_shardings(unet, meshes.parameter_shardings(unet, mesh))
+    return _placed(abstract_adapted(config)["unet"], mesh)
+
+
+def _placed(abstract: Params, mesh: Mesh) -> Params:
+    """Parameters where they lie on a mesh."""
+    return meshes.with_shardings(abstract, meshes.parameter_shardings(abstract, mesh))
 
 
 def _null_text(config: StageConfig, mesh: Mesh) -> tuple:

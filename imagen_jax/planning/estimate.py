@@ -17,9 +17,10 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import abstract_adapted, abstract_frozen_encoder, build_networks
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.training.adapting import of_adapter
-from imagen_jax.training.objective import diffusion_loss, mean_loss
+from imagen_jax.training.objective import mean_loss
 from imagen_jax.training.optim import make_optimizer
 from imagen_jax.training.step import abstract_batch
+from imagen_jax.training.teachers import abstract_teacher, own_objective
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,9 @@ def estimate(config: StageConfig, chips: int) -> Estimate:
     state = jax.eval_shape(
         functools.partial(init_state, config, make_optimizer(config.optimizer)), key
     )
-    frozen = {"unet": abstract_adapted(config)["unet"]} if config.adapter.rank else {}
+    frozen = abstract_teacher(config)
+    if config.adapter.rank:
+        frozen["unet"] = abstract_adapted(config)["unet"]
     if config.runs_frozen_encoder:
         frozen["text_encoder"] = abstract_frozen_encoder(config.text_encoder.network)
     shard_bytes = functools.partial(_shard_bytes, mesh=mesh)
@@ -97,7 +100,8 @@ def _abstract_mesh(config: StageConfig, chips: int) -> AbstractMesh:
 
 def _activations(config: StageConfig, params: Any, frozen: Any, pictures: int) -> int:
     """The bytes of one chip's `pictures`, through the loss and its gradient."""
-    objective = of_adapter(diffusion_loss) if config.adapter.rank else diffusion_loss
+    objective = own_objective(config)
+    objective = of_adapter(objective) if config.adapter.rank else objective
     loss = functools.partial(mean_loss, objective, config, build_networks(config))
     batch = abstract_batch(config, pictures)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), pictures))

@@ -97,7 +97,7 @@ def _rows(items) -> Iterator[list]:
 def _paints_prompts(config: StageConfig) -> bool:
     """Whether prompts are all that the stage is told, and there are any."""
     inputs = config.inputs
-    others = inputs.stacked or inputs.adds
+    others = inputs.stacked or inputs.pictures or inputs.numbers or inputs.classes
     return inputs.text_width is not None and not others and bool(config.training.sample_prompts)
 
 

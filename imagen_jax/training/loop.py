@@ -31,13 +31,14 @@ from imagen_jax.training.hooks import Hooks
 from imagen_jax.training.inputs import Inputs, open_inputs
 from imagen_jax.training.lock import Lock
 from imagen_jax.training.metrics import TooManySkipped
-from imagen_jax.training.objective import Objective, diffusion_loss
+from imagen_jax.training.objective import Objective
 from imagen_jax.training.painted import Measuring
 from imagen_jax.training.preemption import Preemption, deaf_children
 from imagen_jax.training.profiling import Profiler
 from imagen_jax.training.report import Reporter
 from imagen_jax.training.speed import Work
 from imagen_jax.training.start import Start, from_checkpoint, from_stage
+from imagen_jax.training.teachers import first_student, keep_account_of_teacher
 from imagen_jax.training.trainer import Trainer
 
 
@@ -50,7 +51,7 @@ def run(
     profile: range = range(0),
     *,
     allow_changed_data: bool = False,
-    objective: Objective = diffusion_loss,
+    objective: Objective | None = None,
     frozen: Params | None = None,
     measuring: Measuring | None = None,
 ) -> None:
@@ -66,7 +67,7 @@ def run(
         allow_change: fields of the config that may differ from those of the run so far.
         allow_changed_data: whether the run may go on with other records than it has seen so far.
         profile: steps to profile, the first one being 1.
-        objective: what it is trained on.
+        objective: what it is trained on; None for the config's own.
         frozen: parameters on all devices that the objective reads beside the stage's own.
         measuring: what is measured of pictures that the run paints, and how often.
 
@@ -86,6 +87,7 @@ def run(
             claim_directory(workdir, config, allow_change)
             inputs.keep_account(config, workdir)
             keep_account_of_adapted(config, workdir)
+            keep_account_of_teacher(config, workdir)
             checkpoints = Checkpoints(workdir, config.training.keep_checkpoints)
             with preemption.while_training(), contextlib.closing(checkpoints):
                 saved = Saved(checkpoints, lock, inputs.data, allow_changed_data)
@@ -102,9 +104,16 @@ def _first_params(
     trainer: Trainer, workdir: AnyPath, init_from: AnyPath | None, weights: Weights | None
 ) -> Params | None:
     """What a new run starts from; None where it draws it, or goes on from a checkpoint."""
-    config = trainer.config
+    config, abstract = trainer.config, trainer.abstract_state.params
+    is_student = bool(config.distillation.teacher)
     if init_from is None:
-        return None
+        begins = is_student and newest_step(workdir) is None
+        return first_student(config, abstract) if begins else None
+    if is_student:
+        raise UsageError(
+            f"--init-from is {init_from} and distillation.teacher is "
+            f"{config.distillation.teacher}; a student begins with its teacher's weights."
+        )
     if config.adapter.rank:
         raise UsageError(
             f"--init-from is {init_from} and adapter.rank is {config.adapter.rank}; an adapter "
@@ -112,7 +121,7 @@ def _first_params(
         )
     if newest_step(workdir) is not None:
         return None
-    return from_stage(config, trainer.abstract_state.params, init_from, weights)
+    return from_stage(config, abstract, init_from, weights)
 
 
 @dataclasses.dataclass(frozen=True)

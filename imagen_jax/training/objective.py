@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Key
 
-from imagen_jax.conditions import drop, hide
+from imagen_jax.arrays import Keys
+from imagen_jax.conditions import Conditions, drop, hide
 from imagen_jax.config import StageConfig
 from imagen_jax.diffusion import process, schedules
 from imagen_jax.diffusion.pixels import to_unit
@@ -49,23 +51,16 @@ def diffusion_loss(
     metrics are those of `by_time`.
     """
     x = to_unit(batch["image"])
-    times, noise, drops, levels, augmentations = jax.vmap(
-        functools.partial(jax.random.split, num=5), out_axes=1
-    )(keys)
+    times, noise, *others = split(keys, 5)
     t = jax.vmap(jax.random.uniform)(times)
-    dropped = jax.vmap(jax.random.uniform)(drops) < config.training.caption_dropout
-    level = jax.vmap(jax.random.uniform)(levels) * config.diffusion.max_aug_level
-    conditions = networks.conditions_of(params | frozen, batch)
-    conditions = drop(conditions, dropped, frozen.get("null_text"))
-    conditions = hide(conditions, _hidden(config, drops))
-    conditions = prepare(config, conditions, level, augmentations, x.shape[1:3])
-    encoded = networks.encode(params, conditions)
+    encoded = networks.encode(params, drawn(config, networks, params | frozen, batch, *others))
     log_snr = schedules.log_snr(config.diffusion.schedule, t)
     eps = process.normal(noise, x.shape[1:])
     z = process.q_sample(x, eps, log_snr)
-    prediction, fraction = networks.predict(params, z, log_snr, encoded)
+    prediction, fraction, _ = networks.predict(params, z, log_snr, encoded)
     kind = config.diffusion.prediction
-    losses = process.loss(prediction, x, eps, log_snr, kind, config.diffusion.min_snr_gamma)
+    weights = config.diffusion.min_snr_gamma, config.diffusion.sigmoid_bias
+    losses = process.loss(prediction, x, eps, log_snr, kind, *weights)
     if fraction is not None:
         error = eps - process.to_eps(prediction, z, log_snr, kind)
         losses += variance_loss(fraction, error, log_snr)
@@ -85,6 +80,35 @@ def _hidden(config: StageConfig, keys: jax.Array) -> dict[str, jax.Array]:
         < config.conditions.picture_dropout
         for number, picture in enumerate(config.inputs.pictures)
     }
+
+
+def split(keys: Keys, number: int) -> Key[Array, "number batch"]:
+    """`number` keys of each picture's own."""
+    return jax.vmap(functools.partial(jax.random.split, num=number), out_axes=1)(keys)
+
+
+def drawn(
+    config: StageConfig,
+    networks: Networks,
+    params: Params,
+    batch: Batch,
+    drops: Keys,
+    levels: Keys,
+    augmentations: Keys,
+) -> Conditions:
+    """What the networks are told of a batch: captions dropped and pictures hidden at random, and
+    the low-resolution picture noised to a random aug_level.
+
+    Args:
+        params: trained and frozen.
+        drops, levels, augmentations: what each of these is drawn from.
+    """
+    dropped = jax.vmap(jax.random.uniform)(drops) < config.training.caption_dropout
+    level = jax.vmap(jax.random.uniform)(levels) * config.diffusion.max_aug_level
+    conditions = networks.conditions_of(params, batch)
+    conditions = drop(conditions, dropped, params.get("null_text"))
+    conditions = hide(conditions, _hidden(config, drops))
+    return prepare(config, conditions, level, augmentations, batch["image"].shape[1:3])
 
 
 def mean_loss(

@@ -131,13 +131,16 @@ def _new_opt_state(
     return init(params, step)
 
 
-def _with_our_settings(theirs: Network, ours: Network) -> Network:
-    """Their network with our dtype, remat and rounding of a scale: what changes no function."""
+def _with_our_settings(theirs: Network, ours: Network, *, new_head: bool) -> Network:
+    """Their network with our dtype, remat and rounding of a scale: what changes no function; and
+    where the head is new, with what that predicts."""
     same = {"dtype": ours.dtype, "remat": ours.remat}
     both = isinstance(ours, UNetConfig) and isinstance(theirs, UNetConfig)
     # 0.7071 in DeepFloyd's code is more digits of 1 / sqrt(2) elsewhere.
     if both and math.isclose(ours.residual_scale, theirs.residual_scale, rel_tol=1e-4):
         same["residual_scale"] = ours.residual_scale
+    if both and new_head:
+        same["predicts_variance"] = ours.predicts_variance
     return dataclasses.replace(theirs, **same)
 
 
@@ -147,6 +150,8 @@ def from_stage(
     stage: AnyPath,
     weights: Weights | None,
     by: str = "--init-from",
+    *,
+    new_head: bool = False,
 ) -> Params:
     """Parameters of a trained stage, placed as `abstract` says, for a run that starts from them.
 
@@ -159,23 +164,16 @@ def from_stage(
         stage: training directory or exported file.
         weights: which; as `stages.load_weights` takes it.
         by: the flag or field that names the stage, for errors.
+        new_head: the U-Net's last layer begins as in a new run, since it predicts something else.
 
     Raises:
         UsageError: it is no stage, or one of another U-Net or text encoder.
     """
     origin = f"{by} {stage}"
     trained = load_weights(stage, weights, with_encoder="text_encoder" in abstract)
-    ours, theirs = (x.inputs.text_width for x in (config, trained.config))
-    if None not in (ours, theirs) and ours != theirs:
-        raise UsageError(
-            f"{origin} was trained with a text encoder of width {theirs} "
-            f"(text_encoder.t5.d_model or clip.width); that of this config has width {ours}."
-        )
-    if (ours is None) != (theirs is None):
-        reads = "reads text" if ours is None else "reads no text"
-        raise UsageError(f"{origin} {reads}, unlike this config (conditions.text).")
+    _check_text_width(config, trained.config, origin)
     loaded = {name: trained.params[name] for name in abstract}
-    loaded, new = _with_new_conditions(loaded, abstract)
+    loaded, new = _with_new_parts(loaded, abstract, head_of(config.unet) if new_head else ())
     if jax.tree.structure(loaded) != jax.tree.structure(abstract):
         raise UsageError(f"{origin} is a network of another structure.")
     for (path, ours), theirs in zip(
@@ -186,9 +184,8 @@ def from_stage(
                 f"{origin}: {jax.tree_util.keystr(path)} has shape {theirs.shape}; this config "
                 f"has {ours.shape}."
             )
-    if difference := first_difference(
-        _with_our_settings(trained.config.unet, config.unet), config.unet
-    ):
+    theirs = _with_our_settings(trained.config.unet, config.unet, new_head=new_head)
+    if difference := first_difference(theirs, config.unet):
         name, was, now = difference
         raise UsageError(f"{origin} was trained with unet.{name} {was!r}; this config has {now!r}.")
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
@@ -203,9 +200,30 @@ def from_stage(
     return unflatten_dict(placed)
 
 
-def _with_new_conditions(loaded: Params, abstract: Params) -> tuple[Params, set[tuple]]:
-    """`loaded` with zeros for what begins without effect and is not there, and paths of these."""
+def _check_text_width(config: StageConfig, trained: StageConfig, origin: str) -> None:
+    ours, theirs = (x.inputs.text_width for x in (config, trained))
+    if None not in (ours, theirs) and ours != theirs:
+        raise UsageError(
+            f"{origin} was trained with a text encoder of width {theirs} "
+            f"(text_encoder.t5.d_model or clip.width); that of this config has width {ours}."
+        )
+    if (ours is None) != (theirs is None):
+        reads = "reads text" if ours is None else "reads no text"
+        raise UsageError(f"{origin} {reads}, unlike this config (conditions.text).")
+
+
+def head_of(config: Network) -> tuple[str, ...]:
+    """Where the U-Net's last layer is among its parameters."""
+    return ("unet", "pixel_head", "conv_2") if config.pixel_channels else ("unet", "conv_out")
+
+
+def _with_new_parts(
+    loaded: Params, abstract: Params, head: tuple[str, ...]
+) -> tuple[Params, set[tuple]]:
+    """`loaded` with zeros for what a new run draws, and the paths of these: what begins without
+    effect and is not there, and the head if one is named."""
     wanted, there = flatten_dict(abstract), flatten_dict(loaded)
     new = {path for path in wanted.keys() - there.keys() if path[:2] == ("unet", "added")}
+    new |= {path for path in wanted if head and path[: len(head)] == head}
     there |= {path: np.zeros(wanted[path].shape, wanted[path].dtype) for path in new}
     return unflatten_dict(there), new

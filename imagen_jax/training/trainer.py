@@ -16,28 +16,31 @@ from imagen_jax.stored.stages import load_frozen_encoder
 from imagen_jax.training.adapting import load_adapted, of_adapter
 from imagen_jax.training.evaluation import HeldOutLoss
 from imagen_jax.training.grids import SampleGrid
-from imagen_jax.training.objective import Objective, diffusion_loss
+from imagen_jax.training.objective import Objective
 from imagen_jax.training.optim import make_optimizer
 from imagen_jax.training.painted import Measuring, PaintedFigures
 from imagen_jax.training.speed import Work, step_flops
 from imagen_jax.training.start import abstract_state
 from imagen_jax.training.step import train_step
+from imagen_jax.training.teachers import load_teacher, own_objective
 
 
 class Trainer:
     """A stage on a mesh: where its state lies, and its compiled step."""
 
     def __init__(
-        self, config: StageConfig, mesh: jax.sharding.Mesh, objective: Objective = diffusion_loss
+        self, config: StageConfig, mesh: jax.sharding.Mesh, objective: Objective | None = None
     ):
+        """`objective`: None takes the config's own."""
         training = config.training
         _check_trainable(config)
         meshes.check_batch_size(training.batch_size // training.accumulation_steps, mesh)
         for height, _ in config.training_sizes:
             meshes.check_height(height // config.upscale, mesh)
         self.config, self.mesh = config, mesh
-        self.objective = of_adapter(objective) if config.adapter.rank else objective
         gather = functools.partial(meshes.gather_parameters, mesh=mesh)
+        objective = objective or own_objective(config, gather)
+        self.objective = of_adapter(objective) if config.adapter.rank else objective
         self.networks = build_networks(config, gather)
         optimizer = make_optimizer(config.optimizer)
         self.abstract_state = abstract_state(config, mesh)
@@ -58,7 +61,7 @@ class Trainer:
 
     def load_frozen(self, workdir: AnyPath, read: ReadCaptions | None) -> Params:
         """What the step needs but does not train, on the mesh; `read`: of captions."""
-        frozen = {}
+        frozen = load_teacher(self.config, self.mesh)
         if self.config.adapter.rank:
             frozen["unet"] = load_adapted(self.config, self.mesh)["unet"]
         if self.config.runs_frozen_encoder:

@@ -143,7 +143,8 @@ def export_deepfloyd_if(directory: Path, config: StageConfig, unet: Params, dtyp
 def unet_in_their_form(config: StageConfig) -> StoredUNet:
     """The network as diffusers' config says it."""
     text, low_res = config.text_encoder.width, config.low_resolution is not None
-    if isinstance(config.unet, UNetConfig) and config.diffusion.schedule == "cosine_chain":
+    on_chain = config.diffusion.schedule == "cosine_chain"
+    if isinstance(config.unet, UNetConfig) and on_chain and not config.inputs.adds:
         stored = StoredUNet(config.unet, config.resolution, text, low_res)
         with contextlib.suppress(UsageError):
             read = parse_unet_config(unet_values(stored), Path(config.name))

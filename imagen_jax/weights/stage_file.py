@@ -27,12 +27,19 @@ def save_stage_file(
     Paths of this machine stay out of the header: where the data lies, and where an encoder
     was read that now is in the file. A tokenizer's directory stays, for it is still needed.
     """
-    config = dataclasses.replace(config, data=config.data.without_places())
-    if "text_encoder" in params:
-        encoder = dataclasses.replace(config.text_encoder, source="")
-        config = dataclasses.replace(config, text_encoder=encoder)
+    config = exported_config(config, with_encoder="text_encoder" in params)
     metadata = {"format": _FORMAT, "config": json_form.to_json(config), "weights": weights}
     write_tensors(path, params, dtype, metadata)
+
+
+def exported_config(config: StageConfig, *, with_encoder: bool) -> StageConfig:
+    """The config in the header of a file that holds the stage, with or without its encoder."""
+    taught = dataclasses.replace(config.distillation, teacher="")
+    config = dataclasses.replace(config, data=config.data.without_places(), distillation=taught)
+    if with_encoder:
+        encoder = dataclasses.replace(config.text_encoder, source="")
+        config = dataclasses.replace(config, text_encoder=encoder)
+    return config
 
 
 def load_stage_file(path: AnyPath) -> tuple[StageConfig, Params]:

@@ -195,3 +195,46 @@ def test_pictures_are_guided_by_a_weight_of_their_own(outputs, guided):
     expected += w * (conditional - without_text) if guided else 0
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert sizes == [3 * len(parts)]
+
+
+def test_a_projection_without_limits_is_guidance(outputs):
+    _, conditional, unconditional = outputs
+    projected = guidance.Projection(1.0, np.inf)(conditional, unconditional, jnp.float32(5.0))
+    expected = guidance.guide(conditional, unconditional, 5.0)
+    np.testing.assert_allclose(projected, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_projection_drops_what_lies_along_the_estimate_and_limits_the_rest(outputs):
+    """Of each picture by itself, in float64."""
+    _, conditional, unconditional = (np.float64(x) for x in outputs)
+    unconditional[0] = 1.001 * conditional[0]  # Nothing but a part along it, shorter than r.
+    found = guidance.Projection(0.25, 2.0)(
+        jnp.float32(conditional), jnp.float32(unconditional), jnp.float32(5.0)
+    )
+    for c, u, picture in zip(conditional, unconditional, found, strict=True):
+        d = c - u
+        d *= min(1.0, 2.0 / np.linalg.norm(d))
+        along = np.sum(d * c) / np.sum(c * c) * c
+        assert abs(np.sum((d - along) * c)) < 1e-9
+        np.testing.assert_allclose(picture, c + 4.0 * (d - along + 0.25 * along), atol=1e-5)
+    far = np.linalg.norm(found[1] - conditional[1])
+    assert far <= 4 * 2.0 + 1e-4 < 4 * np.linalg.norm(conditional[1] - unconditional[1])
+
+
+def test_a_projection_of_nothing_is_finite():
+    zeros = jnp.zeros((1, 2, 2, 3))
+    assert np.all(guidance.Projection(0.0, 1.0)(zeros, zeros, jnp.float32(3.0)) == 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_denoise_projects_estimates_of_x_and_tells_the_one_without_text(outputs, kind):
+    z, conditional, unconditional = outputs
+    predict, _ = predict_from(conditional, unconditional)
+    projection = guidance.Projection(0.0, 3.0)
+    of = (predict, kind, jnp.full(1, 4.0), unchanged, None, None, projection)
+    predicted = guidance.make_denoise(*of, tells_away=True)(z, LOG_SNR, STEP)
+    x_c, x_u = (TO_X0(output, z, LOG_SNR, kind) for output in (conditional, unconditional))
+    expected = projection(x_c, x_u, jnp.float32(4.0))
+    np.testing.assert_allclose(predicted.value, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(predicted.away, x_u)
+    assert guidance.make_denoise(*of)(z, LOG_SNR, STEP).away is None

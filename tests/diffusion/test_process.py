@@ -97,6 +97,17 @@ def test_min_snr_weighs_the_error_of_x_whatever_is_predicted(x, eps, kind):
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sigmoid_weighs_the_error_of_x_whatever_is_predicted(x, eps, kind):
+    """loss = e^b sigmoid(lambda - b) ||x0^ - x||^2; in eps-space it is sigmoid(b - lambda)."""
+    x0, log_snr = x + 0.1, np.asarray(LOG_SNR, np.float64)
+    z = process.q_sample(x, eps, LOG_SNR)
+    prediction = TO[kind](x0, z, LOG_SNR, "x0")
+    losses = process.loss(prediction, x, eps, LOG_SNR, kind, None, -2.0)
+    expected = np.exp(log_snr) / (1 + np.exp(log_snr + 2.0)) * 0.1**2
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+
+
 def test_min_snr_weights_have_their_known_values():
     log_snr = jnp.log(jnp.array([0.5, 20.0]))
     weights = [process.loss_weight(log_snr, kind, 5.0) for kind in KINDS]
@@ -106,7 +117,8 @@ def test_min_snr_weights_have_their_known_values():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_min_snr_weights_are_finite_at_the_truncated_ends(kind):
-    assert np.all(np.isfinite(process.loss_weight(jnp.array([-20.0, 20.0]), kind, 5.0)))
+    for weights in ((5.0, None), (None, -3.0)):
+        assert np.all(np.isfinite(process.loss_weight(jnp.array([-20.0, 20.0]), kind, *weights)))
 
 
 def test_noise_of_a_picture_depends_on_its_key_alone():

@@ -111,6 +111,19 @@ def test_ddim_with_eta_one_is_the_ancestral_sampler_with_gamma_zero():
     np.testing.assert_allclose(ddim, ancestral, atol=1e-4)
 
 
+def test_ddim_puts_back_the_noise_of_the_estimate_that_it_is_told():
+    """CFG++: z_s = alpha_s x + sigma_s eps_u, where eps_u is what x_u leaves of z_t."""
+    z, x, away = jax.random.normal(jax.random.key(3), (3, 2, 4, 4, 3))
+    state = samplers.State(z, jnp.zeros_like(z), ())
+    step = samplers.Step(jnp.int32(0), *map(jnp.float32, (-2.0, -2.0, 0.5)))
+    of = (state, step, keys_of(2))
+    found = samplers.DDIM().update(lambda z, log_snr: Predicted(x, None, away), *of)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = map(float64_alpha_sigma, (-2.0, 0.5))
+    eps = (np.float64(z) - alpha_t * np.float64(away)) / sigma_t
+    np.testing.assert_allclose(found.z, alpha_s * np.float64(x) + sigma_s * eps, atol=1e-5)
+    np.testing.assert_array_equal(found.x0, x)
+
+
 @functools.cache
 def ode_error(name, num_steps):
     """Largest distance from E[x | z] on the ODE's exact path, after equal steps in log-SNR.

@@ -6,7 +6,7 @@ import pytest
 
 from imagen_jax.diffusion import schedules
 
-SCHEDULES = ["cosine", "linear"]
+SCHEDULES = ["cosine", "linear", "linear_to_zero", "cosine_shifted_256"]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -26,6 +26,28 @@ def test_cosine_is_the_equation_away_from_the_ends():
     expected = -2 * np.log(np.tan(np.pi * t / 2))
     actual = schedules.log_snr("cosine", jnp.asarray(t, jnp.float32))
     np.testing.assert_allclose(actual, expected, atol=6e-3)  # the truncation moves t by 3e-5
+
+
+@pytest.mark.parametrize("side", [128, 256, 512, 1024])
+def test_a_shifted_cosine_is_as_noisy_once_it_is_averaged_down_to_64(side):
+    """Of side / 64 squared pixels the mean has that much less noise."""
+    t = jnp.linspace(0.05, 0.95, 19)
+    snr, shifted = (
+        np.exp(schedules.log_snr(name, t)) for name in ("cosine", f"cosine_shifted_{side}")
+    )
+    np.testing.assert_allclose(shifted * (side / 64) ** 2, snr, rtol=1e-4)
+
+
+def test_linear_to_zero_is_linear_with_alpha_moved_and_stretched():
+    """In float64; it begins as `linear` does and ends in noise alone."""
+    t = np.linspace(0.01, 0.99, 50)
+    alpha = lambda t: np.exp(-(0.1 * t + 19.9 / 2 * t**2) / 2)  # noqa: E731
+    moved = (alpha(t) - alpha(1.0)) / (1 - alpha(1.0))
+    expected = np.log(moved**2 / (1 - moved**2))
+    actual = schedules.log_snr("linear_to_zero", jnp.asarray(t, jnp.float32))
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
+    ends = schedules.log_snr("linear_to_zero", jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(ends, [20.0, -20.0], rtol=1e-5)
 
 
 def test_cosine_is_antisymmetric_about_the_middle():

@@ -8,12 +8,13 @@ import pytest
 import tiny
 from scripts import call, refused, sample, tree
 
+from imagen_jax.conditions import Conditions
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import painting, stage
 from imagen_jax.pipeline.prompts import PromptEmbeddings
-from imagen_jax.pipeline.results import Results
+from imagen_jax.pipeline.results import Results, described
 from imagen_jax.pipeline.subjects import StageInputs
 from imagen_jax.stored.stages import StoredNetwork, open_stage
 from imagen_jax.weights.stage_file import save_stage_file
@@ -231,3 +232,13 @@ def test_the_flag_takes_up_a_run_and_refuses_another(steps, tmp_path):
     assert tree(tmp_path / "out") == before
     refused(call(sample, *PROMPTS, *base, "--resume", "--seed", 1), "its seed is 0 and that of")
     assert tree(tmp_path / "out") == before
+
+
+def test_a_manifest_says_newer_settings_where_they_are_on_alone(steps):
+    """So that one of an older version, which does not have them, can be made again."""
+    inputs = StageInputs(PROMPTS, Conditions())
+    of_old = described(steps[0], inputs)["sampling"]
+    assert not {"guidance_parallel", "guidance_max_norm", "renoising"} & of_old.keys()
+    assert of_old["guidance_scale"] == steps[0].settings.guidance_scale
+    changed = tiny.replace(steps[0], settings={"guidance_parallel": 0.0})
+    assert described(changed, inputs)["sampling"] == of_old | {"guidance_parallel": 0.0}

@@ -64,6 +64,20 @@ def test_a_picture_depends_on_its_key_and_conditions_but_not_on_the_batch(guided
     assert np.abs(together[0].astype(int) - together[2].astype(int)).max() > 5
 
 
+@pytest.mark.parametrize(
+    "settings", [{"guidance_parallel": 0.0, "guidance_max_norm": 2.0}, {"renoising": "unguided"}]
+)
+def test_guidance_of_other_forms_paints_something_else(settings):
+    """Without guidance there is nothing that they could change."""
+    (text, mask, low_res), keys = conditions(2), picture_keys(seed=5, stream=SIDE, count=2)
+    paint = lambda **own: painter(SR, sampler="ddim", **own)(text, mask, low_res, keys)  # noqa: E731
+    assert np.any(paint(guidance_scale=3.0, **settings) != paint(guidance_scale=3.0))
+    changed = tiny.replace(SR.sampling, sampler="ddim", guidance_scale=1.0, **settings)
+    plain = tiny.replace(SR.sampling, sampler="ddim", guidance_scale=1.0)
+    plans = [plan_sampling(SR, x, (SIDE, SIDE))[0] for x in (changed, plain)]
+    assert plans[0] == plans[1]
+
+
 def test_it_is_said_which_pictures_are_not_finite(guided):
     (text, mask, low_res), keys = conditions(4), picture_keys(seed=5, stream=SIDE, count=4)
     text = np.array(text)

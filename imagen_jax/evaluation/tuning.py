@@ -1,0 +1,109 @@
+"""Tuning: the settings that suit a trained stage best, at so many evaluations of its network.
+
+Nothing is trained. One setting after another is varied, the best of each is kept, and only what
+training sees is looked at; what is held out tells afterwards how good the choice was.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
+
+from imagen_jax.config import SamplingConfig, StageConfig
+from imagen_jax.config.choices import SamplerName, Spacing, Thresholding
+from imagen_jax.errors import UsageError
+
+Figures = tuple[float, float]
+"""How well pictures fit their prompts, and how far they are from true ones."""
+_INTERVALS = ((0.0, 1.0), (0.0, 0.8), (0.2, 1.0), (0.2, 0.8))
+"""Times at which guidance is on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """Settings that were measured."""
+
+    settings: SamplingConfig
+    figures: Figures
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """More is better: the fit, and of equal ones the distance."""
+        return self.figures[0], -self.figures[1]
+
+
+def evaluations(config: StageConfig, settings: SamplingConfig) -> int:
+    """How many times a picture goes through the network."""
+    return settings.num_steps * _each_step(config, settings)
+
+
+def _each_step(config: StageConfig, settings: SamplingConfig) -> int:
+    by_two = config.conditions.can_be_dropped and config.conditions.guidance is None
+    guided = by_two and settings.guidance_scale != 1
+    return (1 + guided) * (2 if settings.sampler == "heun" else 1)
+
+
+def within(config: StageConfig, settings: SamplingConfig, budget: int) -> SamplingConfig:
+    """The settings with as many steps as the budget allows.
+
+    Raises:
+        UsageError: it allows none, or the stage is a student, whose steps are what it learned.
+    """
+    if config.distillation.steps is not None:
+        raise UsageError(
+            f"{config.name!r} was distilled to {config.distillation.steps} steps; there is nothing "
+            "to choose."
+        )
+    steps = budget // _each_step(config, settings)
+    if steps < 1:
+        raise UsageError(
+            f"--budget is {budget}; one step of {settings.sampler} takes "
+            f"{_each_step(config, settings)} evaluations."
+        )
+    return dataclasses.replace(settings, num_steps=steps, timesteps=())
+
+
+def tune(
+    config: StageConfig, budget: int, measure: Callable[[SamplingConfig], Figures]
+) -> list[Tried]:
+    """Everything that was tried, the stage's own settings first and the best ones last.
+
+    Raises:
+        UsageError: as `within`.
+    """
+    own = within(config, config.sampling, budget)
+    best = Tried(own, measure(own))
+    tried = [best]
+    for vary in (_samplers, _spacings, _intervals, _thresholdings):
+        for settings in vary(config, best.settings):
+            if _each_step(config, settings) > budget:
+                continue
+            settings = within(config, settings, budget)
+            if all(settings != one.settings for one in tried):
+                tried.append(Tried(settings, measure(settings)))
+        best = max(tried, key=lambda one: one.rank)  # The first of equal ones.
+    return [*(one for one in tried if one is not best), best]
+
+
+def _samplers(config: StageConfig, best: SamplingConfig) -> Iterator[SamplingConfig]:
+    return _values(best, "sampler", get_args(SamplerName))
+
+
+def _spacings(config: StageConfig, best: SamplingConfig) -> Iterator[SamplingConfig]:
+    on_chain = config.diffusion.schedule == "cosine_chain"
+    return _values(best, "spacing", get_args(Spacing) if on_chain else ())
+
+
+def _intervals(config: StageConfig, best: SamplingConfig) -> Iterator[SamplingConfig]:
+    by_two = config.conditions.can_be_dropped and config.conditions.guidance is None
+    guided = by_two and best.guidance_scale != 1
+    return _values(best, "guidance_interval", _INTERVALS if guided else ())
+
+
+def _thresholdings(config: StageConfig, best: SamplingConfig) -> Iterator[SamplingConfig]:
+    return _values(best, "thresholding", get_args(Thresholding))
+
+
+def _values(best: SamplingConfig, name: str, values: tuple[Any, ...]) -> Iterator[SamplingConfig]:
+    renoising = {"renoising": "guided"} if name == "sampler" else {}
+    for value in values:
+        yield dataclasses.replace(best, **renoising, **{name: value})

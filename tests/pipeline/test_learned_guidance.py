@@ -1,0 +1,96 @@
+"""A network that takes the weight of guidance paints by one evaluation a step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from scripts import call, sample
+
+from imagen_jax.conditions import Conditions
+from imagen_jax.errors import UsageError
+from imagen_jax.networks import build_networks, told_guidance
+from imagen_jax.pipeline.cascade import Cascade
+from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
+from imagen_jax.stored.stages import open_stage
+from imagen_jax.weights.stage_file import save_stage_file
+
+RANGE = {"conditions": {"guidance": (1.0, 5.0)}, "sampling": {"guidance_scale": 2.0}}
+CONFIG = tiny.stage(**RANGE)
+PARAMS = tiny.random_params(CONFIG)
+SIZE = (CONFIG.resolution, CONFIG.resolution)
+
+
+def paint(config, unet, **settings):
+    """Two pictures, and how many pictures each evaluation of the network was of."""
+    seen = []
+    networks = build_networks(config)
+
+    class Counting(type(networks)):
+        def predict(self, params, z, log_snr, encoded):
+            seen.append(len(z))
+            return super().predict(params, z, log_snr, encoded)
+
+    networks = Counting(**vars(networks))
+    plan, numbers = plan_sampling(config, tiny.replace(config.sampling, **settings), SIZE)
+    arrays = tiny.inputs(config)
+    told = Conditions(text=jnp.asarray(arrays["text"]), mask=jnp.asarray(arrays["mask"]))
+    sampler = make_sampler(config, plan, networks, size=SIZE)
+    pictures, _ = sampler({"unet": unet}, numbers, picture_keys(0, 16, 2), told)
+    return np.asarray(pictures), set(seen)
+
+
+def test_it_begins_as_the_stage_without_it():
+    """Its projection is zero then; the teacher is guided by nothing."""
+    plain = tiny.stage(sampling={"guidance_scale": 1.0})
+    unet = {name: x for name, x in PARAMS["unet"].items() if name != "added"}
+    added = jax.tree.map(jnp.copy, PARAMS["unet"]["added"])
+    last = added["numbers"]["guidance_scale"]["dense_2"]
+    last |= jax.tree.map(jnp.zeros_like, last)
+    begun, evaluated = paint(CONFIG, unet | {"added": added})
+    np.testing.assert_array_equal(begun, paint(plain, unet)[0])
+    assert evaluated == {2}
+
+
+def test_the_weight_is_read_and_takes_one_evaluation():
+    two, evaluated = paint(CONFIG, PARAMS["unet"])
+    three, _ = paint(CONFIG, PARAMS["unet"], guidance_scale=3.0)
+    assert np.any(two != three) and evaluated == {2}
+    _, guided = paint(tiny.stage(), {x: PARAMS["unet"][x] for x in PARAMS["unet"] if x != "added"})
+    assert guided == {4}
+
+
+def test_a_network_is_told_the_weights_place_in_the_range():
+    told = told_guidance(CONFIG, Conditions(), jnp.array([1.0, 2.0, 5.0]))
+    assert told.numbers["guidance_scale"].tolist() == [0.0, 0.25, 1.0]
+    assert told_guidance(tiny.stage(), Conditions(), jnp.ones(3)) == Conditions()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"guidance_scale": 5.5}, "guidance_scale is 5.5; 'tiny' takes it as an input and learned"),
+        ({"guidance_scale": 0.5}, "guidance_scale is 0.5; 'tiny' takes it as an input and learned"),
+        ({"guidance_interval": (0.2, 0.8)}, "takes one guidance weight for all steps"),
+        ({"guidance_oscillates_from": 2}, "takes one guidance weight for all steps"),
+        ({"guidance_parallel": 0.0}, "takes one guidance weight for all steps"),
+        ({"guidance_max_norm": 9.0}, "takes one guidance weight for all steps"),
+        ({"renoising": "unguided", "sampler": "ddim"}, "takes one guidance weight for all steps"),
+    ],
+)
+def test_guidance_that_was_not_learned_is_refused(settings, says):
+    with pytest.raises(UsageError, match=says):
+        plan_sampling(CONFIG, tiny.replace(CONFIG.sampling, **settings), SIZE)
+    with pytest.raises(UsageError, match=says):
+        tiny.stage(**RANGE | {"sampling": RANGE["sampling"] | settings})
+
+
+def test_a_user_is_told_in_one_sentence(tmp_path):
+    path = tmp_path / "stage.safetensors"
+    save_stage_file(path, CONFIG, PARAMS, "float32")
+    stages = ("--base", path, "--sr256", "none", "--out", tmp_path / "out")
+    refused = call(sample, "a cat", *stages, "--guidance-scale", 9)
+    assert refused.code == 2 and refused.err.count("\n") == 1
+    assert "'tiny' takes it as an input and learned 1 to 5." in refused.err
+    with pytest.raises(UsageError, match="it knows no text to lead away from but the null text"):
+        Cascade([open_stage(path)])("a cat", negative_prompt="a dog", progress=False)

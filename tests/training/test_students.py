@@ -1,0 +1,174 @@
+"""One command for students of students: what it writes, and going on where it was stopped."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import runs
+import tiny
+from scripts import ROOT, call, sample, train
+
+from imagen_jax.config import json_form
+from imagen_jax.config.python_file import read_config_file
+from imagen_jax.errors import UsageError
+from imagen_jax.stored.stages import load_weights, open_stage
+from imagen_jax.training.loop import run
+from imagen_jax.training.students import next_student, student_of, train_students
+from imagen_jax.weights.stage_file import save_stage_file
+
+RECIPE = tiny.stage(
+    text_encoder={"train": False}, conditions={"guidance": (1.0, 5.0)},
+    diffusion={"prediction": "v"}, sampling={"guidance_scale": 1.0},
+    training={"num_steps": 2, "sample_every": 2},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("students")
+
+
+@pytest.fixture(scope="module")
+def data(place):
+    return tiny.folder(place / "data")
+
+
+@pytest.fixture(scope="module")
+def teacher(place):
+    path, config = place / "teacher.safetensors", tiny.stage(diffusion={"prediction": "v"})
+    save_stage_file(path, config, tiny.random_params(config), "float32")
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe(place):
+    """As a user's own config file."""
+    path = place / "recipe.py"
+    text = json_form.to_json(RECIPE)
+    path.write_text(
+        "from imagen_jax.config import json_form\n"
+        f"def get_config():\n    return json_form.from_json({text!r}, 'recipe')\n"
+    )
+    assert read_config_file(path) == RECIPE
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(place, data, teacher, recipe):
+    """(the command's arguments, where it wrote)."""
+    arguments = (recipe, "--teacher", teacher, "--student-steps", "any,4,2", "--data.source")
+    arguments = (*arguments, data.source)
+    assert call(train, *arguments, "--workdir", place / "run").code == 0
+    return arguments, place / "run"
+
+
+def test_every_student_is_a_stage_of_its_own(trained):
+    _, workdir = trained
+    names = {"any", "4", "2"}
+    assert {path.name for path in workdir.iterdir()} == names | {f"{x}.safetensors" for x in names}
+    for name, learned, steps in (("any", None, 3), ("4", 4, 4), ("2", 2, 2)):
+        config = open_stage(workdir / f"{name}.safetensors").config
+        assert (config.distillation.steps, config.sampling.num_steps) == (learned, steps)
+        assert config.distillation.teacher == "" and config.sampling.guidance_scale == 5.0
+        assert list((workdir / name / "samples").iterdir())
+    assert config.sampling.sampler == "ddim"
+    first, second = (load_weights(workdir / f"{x}.safetensors").params for x in ("4", "2"))
+    np.testing.assert_array_equal(*(x["text_encoder"]["token_embedding"] for x in (first, second)))
+    assert np.any(first["unet"]["conv_in"]["kernel"] != second["unet"]["conv_in"]["kernel"])
+    weight = second["unet"]["added"]["numbers"]["guidance_scale"]["dense_2"]["kernel"]
+    assert np.abs(weight).max() > 1e-4
+
+
+def test_a_student_is_sampled_in_its_own_steps(trained, tmp_path):
+    path = trained[1] / "2.safetensors"
+    stages = ("--base", path, "--sr256", "none", "--out", tmp_path / "out")
+    assert call(sample, "a cat", *stages, "--guidance-scale", 2.5).code == 0
+    (said,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["stages"]
+    settings = said["sampling"]
+    assert (settings["num_steps"], settings["sampler"]) == (2, "ddim")
+    assert settings["guidance_scale"] == 2.5
+    for flags, says in (
+        (("--steps", 3), "num_steps is 3; 'tiny' was distilled to 2 steps, and takes these or a"),
+        (
+            ("--guidance", 5.5),
+            "guidance_scale is 5.5; 'tiny' takes it as an input and learned 1 to",
+        ),
+    ):
+        refused = call(sample, "a cat", *stages, *flags)
+        assert refused.code == 2 and says in refused.err and refused.err.count("\n") == 1
+
+
+def test_the_command_goes_on_where_it_was_stopped_to_the_bit(trained, data, teacher, tmp_path):
+    """In the middle of the second student; a student that is there is not made again."""
+    _, straight = trained
+    config = tiny.replace(student_of(RECIPE, str(teacher), None), data={"source": data.source})
+    train_students(config, tmp_path / "run", [None])
+    made = tmp_path / "run" / "any.safetensors"
+    before = made.stat().st_mtime_ns
+    second = next_student(config, str(made), 4)
+    run(tiny.replace(second, training={"num_steps": 1}), tmp_path / "run" / "4")
+    assert runs.steps(tmp_path / "run" / "4") == [1]
+    train_students(config, tmp_path / "run", [None, 4])
+    assert runs.steps(tmp_path / "run" / "4")[0] == 2
+    for name in ("any.safetensors", "4.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (straight / name).read_bytes()
+    assert made.stat().st_mtime_ns == before
+
+
+def test_a_run_does_not_go_on_with_another_teacher(trained, data, tmp_path):
+    config = tiny.stage(diffusion={"prediction": "v"})
+    other = tmp_path / "other.safetensors"
+    save_stage_file(other, config, tiny.random_params(config, seed=1), "float32")
+    student = tiny.replace(student_of(RECIPE, str(other), None), data={"source": data.source})
+    source = open_stage(trained[1] / "any").config.text_encoder.source
+    student = tiny.replace(student, text_encoder={"source": source}, training={"num_steps": 3})
+    with pytest.raises(UsageError, match="holds a student of other weights than those that"):
+        run(student, trained[1] / "any")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--student-steps", "6,4"), "--student-steps is '6,4'; 4 is not half of 6, and a student"),
+        (("--student-steps", "4,any"), "it must be whole numbers from 1 with commas between them"),
+        (("--student-steps", "0"), "it must be whole numbers from 1 with commas between them"),
+        (("--student-steps", "4,,2"), "it must be whole numbers from 1 with commas between them"),
+        (("--init-from", "STAGE"), "a student begins with its teacher's weights"),
+        (("--resolution", "32"), "has resolution 16; this config has 32"),
+        (("--conditions.guidance", "6", "9"), "'tiny' takes it as an input and learned 6 to 9"),
+    ],
+)
+def test_flags_of_no_student_are_refused_in_one_sentence(
+    flags, says, recipe, teacher, data, tmp_path
+):
+    flags = [teacher if flag == "STAGE" else flag for flag in flags]
+    given = ("--teacher", teacher, "--data.source", data.source, "--workdir", tmp_path / "run")
+    refused = call(train, recipe, *given, *flags)
+    assert refused.code == 2 and says in refused.err and refused.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_students_config_is_known_before_devices_are(recipe, teacher):
+    """Several processes read their flags before they find each other, which must come first."""
+    code = (
+        "import sys; from imagen_jax.cli import train; from jax._src import xla_bridge\n"
+        "flags = train.parse(sys.argv[1:])\n"
+        "assert flags.config.distillation.steps == 4 and flags.config.text_encoder.source\n"
+        "assert not xla_bridge.backends_are_initialized()"
+    )
+    flags = (recipe, "--teacher", teacher, "--student-steps", "4", "--workdir", "x")
+    command = [sys.executable, "-c", code, *map(str, flags)]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
+
+
+def test_steps_without_a_teacher_are_refused(recipe, tmp_path):
+    refused = call(train, recipe, "--student-steps", 4, "--workdir", tmp_path / "run")
+    assert refused.code == 2 and "--student-steps 4 belongs to --teacher" in refused.err
+    refused = call(train, recipe, "--workdir", tmp_path / "run")
+    assert refused.code == 2 and "only a teacher shows a stage that" in refused.err
+    refused = call(train, recipe, "--teacher", tmp_path / "x", "--workdir", tmp_path / "run")
+    assert refused.code == 2 and f"{tmp_path / 'x'}" in refused.err
+    assert refused.err.count("\n") == 1
