@@ -51,7 +51,7 @@ print(len(list(Path(folder).rglob("*.txt"))), "captions in", folder)
 
 # %%
 # @title The config
-# A stage is one config. `tiny_64` is the smallest; `emoji_base_64` is larger, and asks for 62,500
+# A stage is one config. `tiny_64` is the smallest; `emoji_base_64` is larger, and asks for 30,000
 # steps by itself. Choose the batch size by the memory of the device.
 import dataclasses
 
