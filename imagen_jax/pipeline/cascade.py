@@ -253,15 +253,17 @@ class Cascade:
             stage.release()
 
     def _request(self, subjects: Subjects, **options: Any) -> Request:
-        """A call's arguments, checked, and its prompts embedded; warns of prompts that say nothing
-        to the first stage, as far as its words are known."""
+        """A call's arguments, checked, and its prompts embedded."""
         stored = [stage.stored for stage in self.stages]
         cast = Cast(stored, self.mesh, self.embed, self._text_encoders.without_prompt)
-        request = make_request(cast, subjects, Call.of(options))
-        words = stored[0].vocabulary
-        if words and (told := words.warning(subjects.prompts, stored[0].config.name)):
-            warnings.warn(told, stacklevel=3)
-        return request
+        return make_request(cast, subjects, Call.of(options))
+
+    def _warn_of_unknown_words(self, prompts: Sequence[str]) -> None:
+        """Of prompts that say nothing to the first stage, as far as its words are known."""
+        first = self.stages[0].stored
+        words = first.vocabulary
+        if words and (told := words.warning(prompts, first.config.name)):
+            warnings.warn(told, stacklevel=4)
 
     def _keep_for(self, steps: Sequence[SampledStage]) -> Keep:
         height, width = steps[0].size
@@ -273,6 +275,7 @@ class Cascade:
         self, request: Request, keeper: Keeper, callback: Callback | None, progress: bool
     ) -> Iterator[Painted]:
         """What each stage paints of all parts, in turn."""
+        self._warn_of_unknown_words(request.subjects.prompts)
         keep, shown = self._keep_for(request.steps), progress and distributed.leads()
         if keep == "one":
             self.release()

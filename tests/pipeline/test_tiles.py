@@ -59,8 +59,10 @@ def test_what_looks_at_single_pixels_predicts_the_same():
     log_snr = jnp.array([1.0, -2.0])
     tiling = tiling_of(CONFIG, (40, 24), 16)
     found = jax.jit(tiled(predict, encoded, tiling))(z, log_snr)
-    for ours, theirs in zip(found, predict(z, log_snr, encoded), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    wanted = predict(z, log_snr, encoded)
+    np.testing.assert_allclose(found.value, wanted.value, atol=1e-5)
+    np.testing.assert_allclose(found.fraction, wanted.fraction, atol=1e-5)
+    assert found.away is None
 
 
 def test_tiles_that_disagree_meet_without_a_step():
