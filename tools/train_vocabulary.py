@@ -5,8 +5,7 @@
 
 SentencePiece unigram over every wording that the data package can produce; lower case, bytes
 for what it has not seen, and T5's ids: padding 0, end 1, unknown 2. Deterministic. With
---letters a piece is one letter, as in ByT5: the vocabulary that docs/cascade.md compares it
-with.
+--letters a piece is one letter, as in ByT5, to compare with.
 """
 
 import argparse
