@@ -35,7 +35,7 @@ def import_all() -> int:
     names = [m.name for m in pkgutil.walk_packages(imagen_jax.__path__, "imagen_jax.")]
     names = [name for name in names if not name.endswith("__main__")]
     if find_spec("starlette") is None:
-        # The page's server comes with the extra `serve`.
+        # The page's server comes with the extra `ui`.
         names = [name for name in names if not name.startswith("imagen_jax.serve")]
     for name in names:
         importlib.import_module(name)

@@ -5,6 +5,7 @@ import functools
 import itertools
 import math
 import warnings
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,29 @@ from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.sampling import picture_keys
 from imagen_jax.training.objective import Batch, Objective
 
-_SEED = 0
+SEED = 0
 """Of pictures and noise: not the run's own, so that runs can be compared."""
+
+
+def judged_at_once(config: StageConfig) -> int:
+    """Pictures of a batch that a run is judged by: those of a part of a training step."""
+    return config.training.batch_size // config.training.accumulation_steps
+
+
+def judged_batches(
+    source: Source, config: StageConfig, read: ReadCaptions | None, mesh: jax.sharding.Mesh
+) -> Iterable[Batch]:
+    """The rows of this process in batches of a source, without end, the same in every run."""
+    size = judged_at_once(config)
+    return make_dataset(
+        source,
+        # Threads: worker processes would be started anew each time.
+        dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0)),
+        read,
+        batch_size=size,
+        rows=meshes.local_rows(size, mesh),
+        seed=SEED,
+    )
 
 
 def open_held_out(config: StageConfig) -> Source | None:
@@ -70,16 +92,8 @@ class HeldOutLoss:
         """
         training = config.training
         self._mesh, self._batches = mesh, training.eval_batches
-        self._size = training.batch_size // training.accumulation_steps
-        self._dataset = make_dataset(
-            source,
-            # Threads: worker processes would be started anew each time.
-            dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0)),
-            read,
-            batch_size=self._size,
-            rows=meshes.local_rows(self._size, mesh),
-            seed=_SEED,
-        )
+        self._size = judged_at_once(config)
+        self._dataset = judged_batches(source, config, read, mesh)
         undropped = dataclasses.replace(training, caption_dropout=0.0)
         whole = dataclasses.replace(config.conditions, picture_dropout=0.0)
         judged = dataclasses.replace(config, training=undropped, conditions=whole)
@@ -87,7 +101,7 @@ class HeldOutLoss:
             functools.partial(_totals, objective, judged, networks),
             out_shardings=meshes.replicated(mesh),
         )
-        self._keys = picture_keys(_SEED, config.resolution, self._size * self._batches)
+        self._keys = picture_keys(SEED, config.resolution, self._size * self._batches)
 
     def __call__(self, state: TrainState, frozen: Params) -> dict[str, float]:
         """`eval_loss_ema` and `eval_loss_raw`."""

@@ -11,18 +11,17 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from imagen_jax.config import StageConfig
-from imagen_jax.data.pipeline import Batch, ReadCaptions, make_dataset
+from imagen_jax.data.pipeline import Batch, ReadCaptions
 from imagen_jax.data.records import Source
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
+from imagen_jax.training.evaluation import SEED, judged_at_once, judged_batches
 
 Pictures = UInt8[np.ndarray, "pictures height width 3"]
 Features = Float[np.ndarray, "pictures features"]
-_SEED = 0
-"""Of pictures and noise: not the run's own, so that runs can be compared."""
 
 
 @runtime_checkable
@@ -72,18 +71,10 @@ class PaintedFigures:
         """
         self._config, self._networks, self._mesh = config, networks, mesh
         self._measuring = measuring
-        self._size = config.training.batch_size // config.training.accumulation_steps
+        self._size = judged_at_once(config)
         # Two good records of two shuffled passes are never farther from each other.
         self._most_broken = 2 * len(source) + self._size
-        self._dataset = make_dataset(
-            source,
-            # Threads: worker processes would be started anew each time.
-            dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0)),
-            read,
-            batch_size=self._size,
-            rows=meshes.local_rows(self._size, mesh),
-            seed=_SEED,
-        )
+        self._dataset = judged_batches(source, config, read, mesh)
         self._conditions = jax.jit(networks.conditions_of)
         self._sampler = functools.cache(self._make_sampler)
 
@@ -125,7 +116,7 @@ class PaintedFigures:
         """Those of a batch whose records are not broken; `first`: number of its first picture."""
         sample, numbers = self._sampler(batch["image"].shape[1:3])
         batch = meshes.global_batch(batch, self._mesh)
-        keys = picture_keys(_SEED, self._config.resolution, self._size, first)
+        keys = picture_keys(SEED, self._config.resolution, self._size, first)
         conditions = self._conditions(params, batch)
         painted = sample(params, numbers, keys, conditions, params.get("null_text"))
         weight, (pictures, finite) = meshes.to_host((batch["weight"], painted))
