@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 
 import imagen_jax
 from imagen_jax.data.captions import noun_phrase
-from imagen_jax.data.emoji_words import shortest_name
 
 SIDE = 256
 PLACES = ((128, 136, 100), (118, 130, 92), (138, 140, 88), (128, 128, 108), (124, 142, 96))
@@ -58,8 +57,9 @@ def main() -> None:
     directory = parser.parse_args().directory
     save([draw_zibo(*place) for place in PLACES], ["a zibo toy"] * len(PLACES), directory / "own")
     base = imagen_jax.load_cascade().first(1)
-    known = base.stages[0].stored.vocabulary.concepts
-    captions = list(dict.fromkeys(noun_phrase(shortest_name(concept)) for concept in known))
+    words = base.stages[0].stored.vocabulary
+    names = map(words.shortest_name, words.concepts)
+    captions = list(dict.fromkeys(map(noun_phrase, names)))
     save(base(captions, seed=0).images, captions, directory / "prior")
 
 

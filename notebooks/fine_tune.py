@@ -78,12 +78,12 @@ base(prompts, seed=0, num_steps=paint_steps)
 # @title Pictures of other things
 # So many of the things that the base knows are painted, one picture of each.
 from imagen_jax.data.captions import noun_phrase
-from imagen_jax.data.emoji_words import shortest_name
 
 num_others = 48  # @param {type:"integer"}
 
-known = base.stages[0].stored.vocabulary.concepts
-others = [noun_phrase(shortest_name(concept)) for concept in known[:: len(known) // num_others]]
+words = base.stages[0].stored.vocabulary
+known = words.concepts[:: len(words.concepts) // num_others]
+others = [noun_phrase(words.shortest_name(concept)) for concept in known]
 painted = base(others[:num_others], seed=1, num_steps=paint_steps)
 save(painted.images, others[:num_others], Path("others"))
 painted

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +60,9 @@ def _listed(name: str, words: Any) -> str:
 
     lines = [f"{name} knows {len(words.concepts)} things:", ""]
     for group, concepts in words.by_group().items():
-        lines.append(_wrapped(group.replace("-", ", "), map(_with_names, concepts)))
+        lines.append(
+            _wrapped(group.replace("-", ", "), (_with_names(words.names_of(x)) for x in concepts))
+        )
     lines += ["", _wrapped("styles, as in 'a cat, noto style'", STYLES)]
     if words.colours:
         lines.append(_wrapped("colours, as in 'a blue apple'", words.colours))
@@ -72,10 +74,8 @@ def _wrapped(title: str, parts: Iterable[str]) -> str:
     return textwrap.fill(f"{title}: {', '.join(parts)}", _WIDTH, subsequent_indent="    ")
 
 
-def _with_names(concept: Any) -> str:
-    from imagen_jax.data.emoji_words import names_of
-
-    label, *others = names_of(concept)
+def _with_names(names: Sequence[str]) -> str:
+    label, *others = names
     return f"{label} ({', '.join(others)})" if others else label
 
 
@@ -85,12 +85,11 @@ def _save_sheet(words: Any, path: Path) -> None:
 
     from imagen_jax.data.emoji_colours import draw
     from imagen_jax.data.emoji_vectors import styles_of
-    from imagen_jax.data.emoji_words import shortest_name
     from imagen_jax.pipeline.sheets import grid, save_png
 
     drawn = [draw(styles_of(c.key)[0], c.key, "", "", _SIDE) for c in words.concepts]
     pictures = [np.asarray(Image.open(io.BytesIO(png))) for png in drawn]
-    names = [shortest_name(concept) for concept in words.concepts]
+    names = [words.shortest_name(concept) for concept in words.concepts]
     starts = range(0, len(names), _COLUMNS)
     rows = [pictures[first : first + _COLUMNS] for first in starts]
     save_png(grid(rows, [names[first : first + _COLUMNS] for first in starts]), path)

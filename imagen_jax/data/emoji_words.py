@@ -14,6 +14,22 @@ from imagen_jax.data.emoji_vectors import STYLES, Concept
 
 NEAREST = 3
 """At most so many known words are offered for one that is not known."""
+NOT_IN_FIRST_VERSION = frozenset(
+    [
+        "purple heart",
+        "fox",
+        "lady beetle",
+        "rose",
+        "beans",
+        "doughnut",
+        "birthday cake",
+        "soccer ball",
+        "bell",
+        "television",
+    ]
+)
+"""Labels of the core that version 1 of the data set never showed; its captions had no synonyms. The
+shipped base was trained on it."""
 _DATA_SET = "captioned_emoji"
 _LIKE = 0.8
 """Similarity of spelling from which a word is taken for a known one with an error."""
@@ -35,24 +51,31 @@ class Vocabulary:
         concepts: in emoji order.
         colours: that things were shown in; none where each was shown in its own alone.
         backgrounds: that things were shown on.
+        has_synonyms: whether the captions named things by other words than the label too.
     """
 
     concepts: tuple[Concept, ...]
     colours: tuple[str, ...] = ()
     backgrounds: tuple[str, ...] = ()
+    has_synonyms: bool = True
 
     @classmethod
     def of(cls, data: DataConfig) -> "Vocabulary | None":
         """That of a stage that was trained on this data; None where it is not of the emoji."""
         sources = [share.source for share in data.shares]
-        configs = [name for source in sources for name in _configs(source)]
+        found = [_named(source) for source in sources]
+        configs = [name for name, _ in filter(None, found)]
         if not configs or len(configs) < len(sources):
             return None
         concepts = emoji_concepts.core_concepts()
         if any(name.startswith("all_") for name in configs):
             concepts = list(emoji_vectors.concepts().values())
+        has_synonyms = not all(version.startswith("1.") for _, version in filter(None, found))
+        if not has_synonyms:
+            concepts = [c for c in concepts if c.label not in NOT_IN_FIRST_VERSION]
         is_varied = any(name.startswith("varied_") for name in configs)
-        return cls(tuple(concepts), *((tuple(HUES), tuple(BACKGROUNDS)) if is_varied else ()))
+        looks = (tuple(HUES), tuple(BACKGROUNDS)) if is_varied else ((), ())
+        return cls(tuple(concepts), *looks, has_synonyms)
 
     def by_group(self) -> dict[str, list[Concept]]:
         """Unicode's subgroup of emoji -> its concepts."""
@@ -60,6 +83,19 @@ class Vocabulary:
         for concept in self.concepts:
             groups.setdefault(concept.subgroup, []).append(concept)
         return groups
+
+    def names_of(self, concept: Concept) -> tuple[str, ...]:
+        """The label, and what else the captions call the thing."""
+        free = emoji_concepts.COLOUR_FREE.get(concept.label)
+        return (*self._said(concept), *((free,) if free else ()))
+
+    def shortest_name(self, concept: Concept) -> str:
+        """What people are likeliest to type."""
+        return min(self._said(concept), key=len)
+
+    def _said(self, concept: Concept) -> tuple[str, ...]:
+        synonyms = emoji_concepts.SYNONYMS.get(concept.label, ()) if self.has_synonyms else ()
+        return (concept.label, *synonyms)
 
     def unknown(self, prompt: str) -> list[str]:
         """The words of a prompt that names no known thing, but for colours, styles and the like;
@@ -70,7 +106,7 @@ class Vocabulary:
     def nearest(self, word: str) -> list[str]:
         """The known words that are written alike or, failing that, mean things of the same kind."""
         alike = difflib.get_close_matches(word, self._known, NEAREST, _LIKE)
-        return alike or _same_kind(word, self.concepts)
+        return alike or [self.shortest_name(x) for x in _same_kind(word, self.concepts)]
 
     def warning(self, prompts: Sequence[str], origin: object) -> str | None:
         """A sentence on prompts that name nothing known; None where all do.
@@ -96,27 +132,16 @@ class Vocabulary:
     @functools.cached_property
     def _known(self) -> dict[str, None]:
         """Every word of the things' names, in their order."""
-        names = [name for concept in self.concepts for name in names_of(concept)]
+        names = [name for concept in self.concepts for name in self.names_of(concept)]
         words = [word for name in names for word in _words(name)]
         return dict.fromkeys(word for word in words if word not in _WITHOUT_MEANING | _LOOKS)
 
 
-def names_of(concept: Concept) -> tuple[str, ...]:
-    """The label, and what else the captions call the thing."""
-    free = emoji_concepts.COLOUR_FREE.get(concept.label)
-    synonyms = emoji_concepts.SYNONYMS.get(concept.label, ())
-    return (concept.label, *synonyms, *((free,) if free else ()))
-
-
-def shortest_name(concept: Concept) -> str:
-    """What people are likeliest to type."""
-    return min((concept.label, *emoji_concepts.SYNONYMS.get(concept.label, ())), key=len)
-
-
-def _configs(source: str) -> list[str]:
-    """The data set's config that a source names, if it is the emoji: `varied_64`."""
-    found = re.fullmatch(rf"(?:tfds:)?{_DATA_SET}/(\w+)(?::[\d.*]+)?", source)
-    return [found[1]] if found else []
+def _named(source: str) -> tuple[str, str] | None:
+    """Config and version of the data set that a source names, such as ("varied_64", "2.0.0"), if
+    it is the emoji; the version is empty where none is named."""
+    found = re.fullmatch(rf"(?:tfds:)?{_DATA_SET}/(\w+)(?::([\d.*]+))?", source)
+    return (found[1], found[2] or "") if found else None
 
 
 def _words(text: str) -> list[str]:
@@ -135,14 +160,15 @@ def _singular(word: str) -> str:
 def _meanings() -> Mapping[str, list[Concept]]:
     """Word -> the emoji that have it as a name or keyword, those of the name first."""
     found: dict[str, list[Concept]] = {}
-    for names in (lambda c: [c.label], lambda c: c.keywords):
+    synonyms = emoji_concepts.SYNONYMS
+    for names in (lambda c: [c.label], lambda c: synonyms.get(c.label, ()), lambda c: c.keywords):
         for concept in emoji_vectors.concepts().values():
             for word in {word for name in names(concept) for word in _words(name)}:
                 found.setdefault(word, []).append(concept)
     return found
 
 
-def _same_kind(word: str, concepts: Iterable[Concept]) -> list[str]:
+def _same_kind(word: str, concepts: Iterable[Concept]) -> list[Concept]:
     """The things of the subgroup of the first emoji of this word, the nearest in Unicode's order,
     which puts like things together, first."""
     meant = next(iter(_meanings().get(word, ())), None)
@@ -151,4 +177,4 @@ def _same_kind(word: str, concepts: Iterable[Concept]) -> list[str]:
     place = {key: index for index, key in enumerate(emoji_vectors.concepts())}
     kin = [concept for concept in concepts if concept.subgroup == meant.subgroup]
     kin.sort(key=lambda concept: abs(place[concept.key] - place[meant.key]))
-    return [shortest_name(concept) for concept in kin[:NEAREST]]
+    return kin[:NEAREST]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from imagen_jax.data.emoji_vectors import STYLES
-from imagen_jax.data.emoji_words import Vocabulary, shortest_name
+from imagen_jax.data.emoji_words import Vocabulary
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.serve.command import Given
@@ -115,7 +115,7 @@ def told(vocabulary: Vocabulary | None) -> dict[str, Any] | None:
         return None
     groups = vocabulary.by_group().values()
     return {
-        "things": [[shortest_name(concept) for concept in group] for group in groups],
+        "things": [[vocabulary.shortest_name(concept) for concept in group] for group in groups],
         "colours": vocabulary.colours,
         "backgrounds": vocabulary.backgrounds,
         "styles": STYLES,

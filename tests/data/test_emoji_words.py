@@ -2,7 +2,9 @@ import pytest
 
 from imagen_jax.config import DataConfig
 from imagen_jax.data.emoji_vectors import STYLES, concepts
-from imagen_jax.data.emoji_words import Vocabulary, names_of, shortest_name
+from imagen_jax.data.emoji_words import NOT_IN_FIRST_VERSION, Vocabulary
+from imagen_jax.pipeline.shipped import shipped_stage
+from imagen_jax.stored.stages import open_stage
 
 CORE = Vocabulary.of(DataConfig(source="captioned_emoji/core_64"))
 
@@ -32,9 +34,9 @@ def test_of_other_data_the_words_are_not_known(mixture):
 
 def test_every_name_of_every_thing_is_known_however_it_is_written():
     for concept in CORE.concepts:
-        for name in names_of(concept):
+        for name in CORE.names_of(concept):
             assert CORE.unknown(f"A {name.upper()}, {STYLES[0]} style") == [], name
-        assert shortest_name(concept) in names_of(concept)
+        assert CORE.shortest_name(concept) in CORE.names_of(concept)
 
 
 @pytest.mark.parametrize(
@@ -55,10 +57,24 @@ def test_words_are_unknown_where_the_prompt_names_nothing_that_is_known(prompt, 
     assert CORE.unknown(prompt) == unknown
 
 
+def test_the_first_version_of_the_data_set_had_fewer_things_and_no_synonyms():
+    first = Vocabulary.of(DataConfig(source="captioned_emoji/core_64:1.0.0"))
+    left_out = {concept.label for concept in set(CORE.concepts) - set(first.concepts)}
+    assert left_out == NOT_IN_FIRST_VERSION and len(first.concepts) == 165
+    for prompt in ("a puppy", "a car", "a plane", "a TV", "a doughnut"):
+        assert first.unknown(prompt) and not CORE.unknown(prompt)
+    assert not first.unknown("an automobile") and "dog face" in first.nearest("puppy")
+
+
+def test_the_shipped_base_says_which_version_it_has_seen():
+    words = open_stage(shipped_stage("base")).vocabulary
+    assert not words.has_synonyms and not words.colours
+
+
 def test_a_slip_of_the_pen_is_answered_by_spelling_and_another_thing_by_its_kind():
     assert CORE.nearest("helicoptre")[0] == "helicopter"
     assert set(CORE.nearest("unicorn")) <= {
-        shortest_name(c) for c in CORE.concepts if c.subgroup == "animal-mammal"
+        CORE.shortest_name(c) for c in CORE.concepts if c.subgroup == "animal-mammal"
     }
     assert "horse" in CORE.nearest("zebra")
     assert CORE.nearest("wyvern") == []
