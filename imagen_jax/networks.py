@@ -24,7 +24,13 @@ from imagen_jax.arrays import (
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import EfficientUNetConfig, StageConfig, T5Config, UNetConfig
 from imagen_jax.config.choices import Dtype
-from imagen_jax.config.conditions import AUG_LEVEL, GUIDANCE, LOW_RES, PictureCondition
+from imagen_jax.config.conditions import (
+    AUG_LEVEL,
+    GUIDANCE,
+    LOW_RES,
+    NetworkInputs,
+    PictureCondition,
+)
 from imagen_jax.config.encoders import CLIPTextConfig
 from imagen_jax.diffusion import chain, process
 from imagen_jax.diffusion.pixels import to_unit
@@ -155,17 +161,47 @@ def told_guidance(config: StageConfig, conditions: Conditions, weights: Traced) 
     return dataclasses.replace(conditions, numbers=numbers)
 
 
-def build_unet(config: StageConfig, rngs: nnx.Rngs) -> UNet | EfficientUNet:
-    if isinstance(config.unet, UNetConfig):
-        return UNet(config.unet, config.inputs, resolution=config.resolution, rngs=rngs)
-    assert isinstance(config.unet, EfficientUNetConfig)
-    return EfficientUNet(config.unet, config.inputs, rngs=rngs)
+def _make_unet(
+    network: UNetConfig | EfficientUNetConfig,
+    inputs: NetworkInputs,
+    resolution: int,
+    rngs: nnx.Rngs,
+) -> UNet | EfficientUNet:
+    if isinstance(network, UNetConfig):
+        return UNet(network, inputs, resolution=resolution, rngs=rngs)
+    return EfficientUNet(network, inputs, rngs=rngs)
 
 
 def build_text_encoder(config: T5Config | CLIPTextConfig, rngs: nnx.Rngs) -> T5Encoder | CLIPText:
     if isinstance(config, T5Config):
         return T5Encoder(config, rngs=rngs)
     return CLIPText(config, rngs=rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Traced:
+    """What a network is without its parameters: its graph, and their shapes and dtypes."""
+
+    graph: nnx.GraphDef
+    shapes: Params
+
+
+# Tracing a large network takes a second, and a process asks for the same one many times.
+@functools.cache
+def _traced_unet(
+    network: UNetConfig | EfficientUNetConfig, inputs: NetworkInputs, resolution: int
+) -> _Traced:
+    return _trace(lambda: _make_unet(network, inputs, resolution, nnx.Rngs(0)))
+
+
+@functools.cache
+def _traced_encoder(config: T5Config | CLIPTextConfig) -> _Traced:
+    return _trace(lambda: build_text_encoder(config, nnx.Rngs(0)))
+
+
+def _trace(make: Callable[[], nnx.Module]) -> _Traced:
+    module = nnx.eval_shape(make)
+    return _Traced(nnx.graphdef(module), _pure(module))
 
 
 def build_networks(config: StageConfig, gather: GatherAs | None = None) -> Networks:
@@ -177,20 +213,14 @@ def build_networks(config: StageConfig, gather: GatherAs | None = None) -> Netwo
             every device holds them whole, or where the partitioner may choose.
     """
     encoder = config.text_encoder.network
-    unet = nnx.eval_shape(lambda: build_unet(config, nnx.Rngs(0)))
-    text_encoder = None
-    if config.conditions.text:
-        text_encoder = nnx.graphdef(
-            nnx.eval_shape(lambda: build_text_encoder(encoder, nnx.Rngs(0)))
-        )
 
     def gather_as(dtype: Dtype) -> Gather:
         return as_they_are if gather is None else functools.partial(gather, dtype=dtype)
 
     return Networks(
         config,
-        nnx.graphdef(unet),
-        text_encoder,
+        _traced_unet(config.unet, config.inputs, config.resolution).graph,
+        _traced_encoder(encoder).graph if config.conditions.text else None,
         gather_as(config.unet.dtype),
         gather_as(encoder.dtype),
     )
@@ -206,15 +236,37 @@ def init_params(config: StageConfig, key: jax.Array) -> Params:
 def init_networks(config: StageConfig, key: jax.Array) -> Params:
     """Fresh parameters of the U-Net and, if the stage trains it, of its encoder."""
     unet_key, encoder_key = jax.random.split(key)
-    params = {"unet": _pure(build_unet(config, nnx.Rngs(unet_key)))}
+    unet = _make_unet(config.unet, config.inputs, config.resolution, nnx.Rngs(unet_key))
+    params = {"unet": _pure(unet)}
     if config.text_encoder.train:
         params["text_encoder"] = init_text_encoder(config, encoder_key)
     return params
 
 
+def abstract_params(config: StageConfig) -> Params:
+    """Shapes and dtypes of what `init_params` makes."""
+    if config.adapter.rank:
+        init = functools.partial(low_rank.init, config.adapter, abstract_adapted(config))
+        return {ADAPTER: jax.eval_shape(init, jax.random.key(0))}
+    params = {"unet": _abstract_unet(config)}
+    if config.text_encoder.train:
+        params["text_encoder"] = abstract_text_encoder(config)
+    return params
+
+
+def _abstract_unet(config: StageConfig) -> Params:
+    shapes = _traced_unet(config.unet, config.inputs, config.resolution).shapes
+    return jax.tree.map(lambda x: x, shapes)  # Whoever gets the dicts may change them.
+
+
+def abstract_text_encoder(config: StageConfig) -> Params:
+    """Shapes and dtypes of an encoder as `init_text_encoder` makes it."""
+    return jax.tree.map(lambda x: x, _traced_encoder(config.text_encoder.network).shapes)
+
+
 def abstract_adapted(config: StageConfig) -> Params:
     """The networks that the stage's adapter may add to, held fixed: shapes and dtypes."""
-    made = jax.eval_shape(lambda: {"unet": _pure(build_unet(config, nnx.Rngs(0)))})
+    made = {"unet": _abstract_unet(config)}
     if config.adapter.adapts("text_encoder"):
         made["text_encoder"] = abstract_frozen_encoder(config.text_encoder.network)
     return made
@@ -245,15 +297,15 @@ def abstract_sampled_unet(config: StageConfig) -> Params:
         dtype = config.unet.dtype if path[-1].key == "kernel" else "float32"
         return jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
 
-    made = jax.eval_shape(lambda: _pure(build_unet(config, nnx.Rngs(0))))
-    return jax.tree_util.tree_map_with_path(held, made)
+    return jax.tree_util.tree_map_with_path(held, _abstract_unet(config))
 
 
 def abstract_frozen_encoder(config: T5Config | CLIPTextConfig) -> Params:
     """An encoder that is not trained: no step is added to it, so it lies in its computation's
     dtype."""
-    made = jax.eval_shape(lambda: _pure(build_text_encoder(config, nnx.Rngs(0))))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(config.dtype)), made)
+    dtype = jnp.dtype(config.dtype)
+    shapes = _traced_encoder(config).shapes
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
 
 
 def _pure(module: nnx.Module) -> Params:

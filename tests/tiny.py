@@ -22,7 +22,7 @@ from imagen_jax.config import (
     TrainingConfig,
     UNetConfig,
 )
-from imagen_jax.networks import build_networks, init_params
+from imagen_jax.networks import abstract_params, build_networks
 from imagen_jax.training.optim import make_optimizer
 
 LENGTH = 8
@@ -129,8 +129,7 @@ def random_params(config: StageConfig, seed: int = 0):
         spread = fan_in**-0.5 if name in ("kernel", "embedding") else 0.2
         return (around + spread * draws).astype(np.float32)
 
-    abstract = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    return jax.tree_util.tree_map_with_path(draw, abstract)
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(config))
 
 
 def state(config: StageConfig, step: int = 0, seed: int = 0) -> TrainState:

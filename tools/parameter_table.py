@@ -5,22 +5,18 @@
 Nothing is allocated: shapes are traced.
 """
 
-import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from flax import nnx
 
 from imagen_jax.config import T5Config
 from imagen_jax.config.encoders import CLIPTextConfig
 from imagen_jax.networks import (
     Params,
     abstract_frozen_encoder,
+    abstract_params,
     abstract_sampled_unet,
-    build_text_encoder,
-    init_params,
 )
 from imagen_jax.storage.files import write_text
 from imagen_jax.stored.stages import load_config
@@ -79,22 +75,19 @@ configs are in `configs/deepfloyd_if`.
 """
 
 
-def count(init: Callable[[jax.Array], object]) -> int:
-    """Parameters that `init` would make from a key."""
-    shapes = jax.eval_shape(init, jax.random.key(0))
+def count(shapes: object) -> int:
+    """The number of parameters of these shapes."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
 
 
 def counts(name: str) -> tuple[int, int]:
     """Parameters of a config's U-Net and of its text encoder."""
     config = load_config(ROOT / "configs" / f"{name}.py")
-    return count(functools.partial(init_params, config)), encoder_count(config.text_encoder.network)
+    return count(abstract_params(config)), encoder_count(config.text_encoder.network)
 
 
-@functools.cache
 def encoder_count(sizes: T5Config | CLIPTextConfig) -> int:
-    """Most configs share one encoder, and to trace T5-XXL takes longest."""
-    return count(lambda key: nnx.state(build_text_encoder(sizes, nnx.Rngs(key)), nnx.Param))
+    return count(abstract_frozen_encoder(sizes))
 
 
 def page() -> str:

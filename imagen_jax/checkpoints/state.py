@@ -1,5 +1,6 @@
 """All that a run has come to: what a checkpoint holds of it."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import optax
 from flax.struct import dataclass
 
 from imagen_jax.config import StageConfig
-from imagen_jax.networks import Params, init_params
+from imagen_jax.networks import Params, abstract_params, init_params
 
 
 @dataclass
@@ -32,6 +33,13 @@ def init_state(
     config: StageConfig, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> TrainState:
     return first_state(optimizer, init_params(config, key))
+
+
+def abstract_first_state(
+    config: StageConfig, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """Shapes and dtypes of what `init_state` makes."""
+    return jax.eval_shape(functools.partial(first_state, optimizer), abstract_params(config))
 
 
 def first_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:

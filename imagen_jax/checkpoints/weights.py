@@ -9,7 +9,7 @@ from imagen_jax.checkpoints.checkpoint import Checkpoints
 from imagen_jax.checkpoints.directory import read_config
 from imagen_jax.config import StageConfig
 from imagen_jax.config.choices import Weights
-from imagen_jax.networks import Params, init_params
+from imagen_jax.networks import Params, abstract_params
 from imagen_jax.parallel.mesh import parameter_shardings, with_shardings
 from imagen_jax.storage.files import AnyPath
 
@@ -30,8 +30,7 @@ def load_directory(
         UsageError: it holds no checkpoint that is whole.
     """
     config = read_config(workdir)
-    abstract = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    return config, load_networks(workdir, abstract, mesh, weights)
+    return config, load_networks(workdir, abstract_params(config), mesh, weights)
 
 
 def load_networks(

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from imagen_jax.checkpoints.state import init_state
+from imagen_jax.checkpoints.state import abstract_first_state
 from imagen_jax.config import StageConfig
 from imagen_jax.costs.liveness import peak_bytes
 from imagen_jax.errors import UsageError
@@ -60,10 +60,7 @@ def estimate(config: StageConfig, chips: int) -> Estimate:
     mesh = _abstract_mesh(config, chips)
     parts = config.training.accumulation_steps
     meshes.check_batch_size(config.training.batch_size // parts, mesh)
-    key = jax.random.key(0)
-    state = jax.eval_shape(
-        functools.partial(init_state, config, make_optimizer(config.optimizer)), key
-    )
+    state = abstract_first_state(config, make_optimizer(config.optimizer))
     frozen = abstract_teacher(config)
     if config.adapter.rank:
         frozen["unet"] = abstract_adapted(config)["unet"]

@@ -16,7 +16,7 @@ from imagen_jax.config import AdapterConfig, MeshConfig, StageConfig
 from imagen_jax.config.choices import Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.models import low_rank
-from imagen_jax.networks import ADAPTER, Params, init_params
+from imagen_jax.networks import ADAPTER, Params, abstract_params
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh, to_host
 from imagen_jax.storage.digests import sealed, unsealed
@@ -89,8 +89,8 @@ def _open_directory(workdir: AnyPath, weights: Weights) -> StoredAdapter:
     def load() -> Params:
         return to_host(load_directory(workdir, make_mesh(MeshConfig()), weights)[1][ADAPTER])
 
-    made = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))[ADAPTER]
-    shapes = {path: x.shape for path, x in flatten_dict(made).items()}
+    made = flatten_dict(abstract_params(config)[ADAPTER])
+    shapes = {path: x.shape for path, x in made.items()}
     return StoredAdapter(workdir, config.adapter, read_account(workdir), shapes, load)
 
 

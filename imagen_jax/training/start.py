@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from imagen_jax.checkpoints.about import About
 from imagen_jax.checkpoints.checkpoint import Checkpoints, Items
-from imagen_jax.checkpoints.state import TrainState, init_state
+from imagen_jax.checkpoints.state import TrainState, abstract_first_state
 from imagen_jax.config import EfficientUNetConfig, StageConfig, UNetConfig
 from imagen_jax.config.choices import Weights
 from imagen_jax.config.json_form import first_difference
@@ -45,8 +45,7 @@ class Start:
 
 def abstract_state(config: StageConfig, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of a run's state."""
-    init = functools.partial(init_state, config, make_optimizer(config.optimizer))
-    abstract = jax.eval_shape(init, jax.random.key(0))
+    abstract = abstract_first_state(config, make_optimizer(config.optimizer))
     return meshes.with_shardings(abstract, meshes.parameter_shardings(abstract, mesh))
 
 

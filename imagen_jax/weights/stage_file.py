@@ -3,13 +3,12 @@
 import dataclasses
 from typing import get_args
 
-import jax
 from flax.traverse_util import unflatten_dict
 
 from imagen_jax.config import StageConfig, json_form
 from imagen_jax.config.choices import Dtype, Weights
 from imagen_jax.errors import UsageError
-from imagen_jax.networks import Params, init_params, init_text_encoder
+from imagen_jax.networks import Params, abstract_params, abstract_text_encoder
 from imagen_jax.storage.files import AnyPath
 from imagen_jax.weights.adapter_file import FORMAT as ADAPTER_FORMAT
 from imagen_jax.weights.hugging_face import TORCH
@@ -109,10 +108,7 @@ def _config(header: dict[str, str], path: AnyPath) -> StageConfig:
 
 
 def _abstract(config: StageConfig, holds_encoder: bool) -> Params:
-    def init() -> Params:
-        params = init_params(config, jax.random.key(0))
-        if holds_encoder:
-            params["text_encoder"] = init_text_encoder(config, jax.random.key(0))
-        return params
-
-    return jax.eval_shape(init)
+    params = abstract_params(config)
+    if holds_encoder:
+        params["text_encoder"] = abstract_text_encoder(config)
+    return params

@@ -30,7 +30,7 @@ from imagen_jax.config import (
     UNetConfig,
 )
 from imagen_jax.embedding.run import Work, embed
-from imagen_jax.networks import init_params
+from imagen_jax.networks import abstract_params
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.painting import SampledStage
 from imagen_jax.pipeline.prompts import PromptEmbeddings
@@ -72,18 +72,13 @@ def of_tree(tree: Any, name: str = "") -> Read:
     }
 
 
-@functools.cache
-def abstract_params() -> Any:
-    return jax.eval_shape(lambda: init_params(CONFIG, jax.random.key(0)))
-
-
 def random_params(seed: int) -> Any:
     rng = np.random.default_rng(seed)
 
     def draw(x: jax.ShapeDtypeStruct) -> np.ndarray:
         return (rng.normal(size=x.shape) / math.prod(x.shape[:-1]) ** 0.5).astype(np.float32)
 
-    return jax.tree.map(draw, abstract_params())
+    return jax.tree.map(draw, abstract_params(CONFIG))
 
 
 # Training directories.
