@@ -295,6 +295,7 @@ def test_warnings_are_one_line_and_are_not_repeated(capsys):
 # Training directories.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -373,6 +374,7 @@ def test_a_run_without_checkpoints_is_refused(tmp_path, unharmed):
         refused(call(sample, "a", "--base", tmp_path / "run"), "holds no checkpoint yet")
 
 
+@pytest.mark.slow
 def test_export_and_sampling_leave_the_run_as_it_is_and_replace_whole_files(run_copy, tmp_path):
     before = tree(run_copy)
     file = tmp_path / "files" / "x.safetensors"

@@ -53,6 +53,7 @@ def painted(out, name):
     return np.asarray(Image.open(out / name))
 
 
+@pytest.mark.slow
 def test_an_edit_is_that_of_python(edit, directory, tmp_path):
     asked = {"strength": [0.5, 1.0], "resamplings": 2}
     flags = ("--strength", "0.5,1", "--resamplings", "2")
@@ -73,6 +74,7 @@ def test_an_edit_is_that_of_python(edit, directory, tmp_path):
     assert [one["resamplings"] for one in said] == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_stage_alone_enlarges_a_picture_without_a_prompt(directory, tmp_path):
     flags = ("--base", "none", "--sr256", directory / "sr256.safetensors", "--out", tmp_path)
     picture = ("--image", directory / "picture.png", "--aug-level", "0.4")
@@ -101,6 +103,7 @@ def saved(directory, name, image, **options):
     return directory / name
 
 
+@pytest.mark.slow
 def test_pictures_of_all_kinds_are_taken(edit, directory, tmp_path):
     """Grey, a palette, an alpha, 16 bits, and one that its camera held on its side."""
     image = Image.fromarray(PICTURE)
@@ -167,6 +170,7 @@ def test_what_cannot_be_edited_ends_with_a_sentence(
 # Beyond the picture.
 
 
+@pytest.mark.slow
 def test_what_is_extended_keeps_the_picture_and_paints_beside_it(edit, tmp_path):
     result = edit("a red apple", "--extend", "left,right", "16")
     assert result.code == 0, result.err
@@ -181,6 +185,7 @@ def test_what_is_extended_keeps_the_picture_and_paints_beside_it(edit, tmp_path)
     assert manifest["image"]["size"] == [32, 32]
 
 
+@pytest.mark.slow
 def test_variations_need_no_prompt_and_differ(edit, tmp_path):
     result = edit("--variations", "2")
     assert result.code == 0, result.err

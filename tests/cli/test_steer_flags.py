@@ -65,6 +65,7 @@ def close(ours, theirs):
     return np.abs(ours.astype(int) - theirs).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_is_that_of_python(run, cascade, tmp_path):
     result = run("a red apple", "--negative-prompt", "a pear")
     assert result.code == 0, result.err
@@ -77,6 +78,7 @@ def test_a_negative_prompt_is_that_of_python(run, cascade, tmp_path):
     assert manifest["negative_prompt"] == "a pear"
 
 
+@pytest.mark.slow
 def test_each_row_of_a_table_is_painted_with_its_settings(run, cascade, tmp_path):
     (tmp_path / "prompts.csv").write_text(TABLE)
     result = run("--prompts-file", tmp_path / "prompts.csv", "--num-images", "2")
@@ -152,6 +154,7 @@ def test_settings_of_a_row_that_mean_nothing_are_refused(cells, says, run, tmp_p
     refused(run("a", "--prompts-file", tmp_path / "p.csv"), "prompts and --prompts-file; give one")
 
 
+@pytest.mark.slow
 def test_noise_of_ones_own_takes_the_place_of_the_seeds(run, cascade, tmp_path):
     noise = np.random.default_rng(0).normal(size=(16, 16, 3))
     np.save(tmp_path / "noise.npy", noise)
@@ -168,6 +171,7 @@ def test_noise_of_ones_own_takes_the_place_of_the_seeds(run, cascade, tmp_path):
     assert close(pair[0], found) and not close(pair[1], found)
 
 
+@pytest.mark.slow
 def test_noise_that_a_seed_would_draw_changes_nothing(cascade):
     """The noise of the ancestral steps stays the seed's."""
     from imagen_jax.diffusion.samplers import initial_noise
@@ -204,6 +208,7 @@ def test_noise_that_does_not_do_is_refused(noise, says, run, tmp_path):
 # Again.
 
 
+@pytest.mark.slow
 def test_a_manifest_makes_the_same_files_again(directory, tmp_path, monkeypatch):
     """With all kinds of inputs, in another directory, with the manifest alone and its inputs."""
     monkeypatch.chdir(tmp_path)
@@ -226,6 +231,7 @@ def test_a_manifest_makes_the_same_files_again(directory, tmp_path, monkeypatch)
     assert "--out" not in kept and "--resume" not in kept and "mask.png" in " ".join(kept)
 
 
+@pytest.mark.slow
 def test_a_manifest_is_not_made_again_from_other_inputs(run, directory, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     picture = np.zeros((32, 32, 3), np.uint8)
@@ -253,6 +259,7 @@ def test_a_manifest_is_not_made_again_from_other_inputs(run, directory, tmp_path
 # A second text, and the way to it.
 
 
+@pytest.mark.slow
 def test_a_share_of_another_text_leads_from_one_to_the_other(cascade):
     one, other = (cascade(text, seed=3).stages for text in ("a red apple", "a cat face"))
     mixed = {"positive_prompt": "a cat face", "seed": 3}
@@ -266,6 +273,7 @@ def test_a_share_of_another_text_leads_from_one_to_the_other(cascade):
     assert not close(half, one[-1]) and not close(half, other[-1])
 
 
+@pytest.mark.slow
 def test_the_share_is_of_what_is_predicted_with_text(cascade):
     """Without guidance too: then the null text is not read."""
     asked = {"seed": 3, "guidance_scale": 1.0}
@@ -274,6 +282,7 @@ def test_the_share_is_of_what_is_predicted_with_text(cascade):
     assert close(mixed.stages[0], one) and not close(one, other)
 
 
+@pytest.mark.slow
 def test_pictures_between_two_prompts_begin_and_end_with_theirs(run, cascade, tmp_path):
     result = run("a red apple", "a cat face", "--interpolate", "3")
     assert result.code == 0, result.err
@@ -288,6 +297,7 @@ def test_pictures_between_two_prompts_begin_and_end_with_theirs(run, cascade, tm
     assert (manifest["interpolate"], manifest["positive_prompt"]) == (3, "a cat face")
 
 
+@pytest.mark.slow
 def test_pictures_between_two_seeds_go_from_the_noise_of_one_to_the_others(cascade):
     way = cascade("a red apple", seed=3, interpolate=3, to_seed=4).stages[-1]
     assert close(way[0], cascade("a red apple", seed=3).stages[-1][0])
@@ -315,6 +325,7 @@ def test_ways_that_lead_nowhere_are_refused(arguments, says, run):
     refused(run(*arguments), says)
 
 
+@pytest.mark.slow
 def test_a_preview_shows_every_step(run, tmp_path):
     result = run("a red apple", "a cat face", "--preview")
     assert result.code == 0, result.err

@@ -66,6 +66,7 @@ def test_the_first_version_of_the_data_set_had_fewer_things_and_no_synonyms():
     assert not first.unknown("an automobile") and "dog face" in first.nearest("puppy")
 
 
+@pytest.mark.slow
 def test_the_shipped_base_says_which_version_it_has_seen():
     words = open_stage(shipped_stage("base")).vocabulary
     assert not words.has_synonyms and not words.colours

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 PARENT = """
 import multiprocessing, time
 from imagen_jax.data.workers import end_with_parent
@@ -30,6 +32,8 @@ READER = """
 import sys
 import tiny
 from pathlib import Path
+
+import pytest
 from imagen_jax.data.pipeline import make_dataset
 from imagen_jax.data.sources import open_source
 
@@ -65,6 +69,7 @@ def test_a_worker_ends_with_a_parent_that_was_killed(tmp_path):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_held_at_the_end_leaves_no_shared_memory(tmp_path):
     """Python's resource tracker says on stderr what it has to clean up."""
     (tmp_path / "reader.py").write_text(READER)

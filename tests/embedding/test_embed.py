@@ -152,6 +152,7 @@ def test_batches_bring_embeddings_of_the_very_captions(made, embedded, num_worke
     np.testing.assert_allclose(found.astype(np.float32), text, rtol=2**-8, atol=2**-10)
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_encoder(made, embedded, tmp_path, monkeypatch):
     """Neither for its steps nor for its sheets."""
     prompts = ("pizza", "an apple")

@@ -412,6 +412,7 @@ def start(made, out, *flags, devices=8):
     return subprocess.Popen(list(map(str, command)), env=environ, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(many, tmp_path):
     """With the true encoder, and SIGKILL when some shards are there."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"

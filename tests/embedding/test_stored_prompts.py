@@ -57,6 +57,7 @@ def test_they_are_what_the_stage_would_embed(made, embedded):
     assert stored.null is None and stored.text.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_deepfloyd_if_gets_the_padding_and_the_empty_caption_that_it_reads(tmp_path):
     path = tmp_path / "IF-I.safetensors"
     convert_deepfloyd_if(GOLDEN / "stage_1", path, "float32", GOLDEN / "stage_1")
@@ -71,6 +72,7 @@ def test_deepfloyd_if_gets_the_padding_and_the_empty_caption_that_it_reads(tmp_p
     assert not live.mask.all() and np.abs(live.text[~live.mask]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_sample_needs_no_encoder(made, embedded, tmp_path, monkeypatch):
     """Not even one that can be found."""
     config = tiny.stage(text_encoder={"train": False, "source": "nowhere"})

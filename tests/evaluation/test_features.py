@@ -28,6 +28,7 @@ def some_pictures(count, side=31):
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_inception_takes_pictures_as_pytorch_fid_does(monkeypatch):
     """The golden is of pytorch-fid's own resizing to 299 pixels."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -45,6 +46,7 @@ def clip(mesh):
     return open_network("clip", GOLDEN / "clip", mesh, Reading("centre", "bicubic"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 10])
 def test_every_picture_is_read_once_and_in_order(clip, batch_size):
     """Seven pictures; two devices make batches of 2, 4, 4 and 10."""
@@ -60,6 +62,7 @@ def test_no_pictures_make_no_batches(clip):
     assert list(clip([], 4)) == []
 
 
+@pytest.mark.slow
 def test_clip_takes_square_pictures_as_transformers_does(monkeypatch, mesh):
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 

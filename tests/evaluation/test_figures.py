@@ -23,6 +23,7 @@ def verdict(judge, asked: Case, shown: Case) -> figures.Verdict:
     return figures.verdicts(judge, [asked], picture, judge(picture))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [PLAIN, BLUE, ON_GREY])
 def test_what_was_asked_for_is_right(judge, case):
     found = verdict(judge, case, case)

@@ -76,6 +76,7 @@ def test_large_pictures_are_reduced_by_means(judge):
     np.testing.assert_allclose(*opinions, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_opinions_depend_neither_on_the_number_nor_on_the_order_of_pictures(small):
     pictures = np.random.default_rng(0).integers(0, 256, (70, SIDE, SIDE, 3)).astype(np.uint8)
     whole, part = small(pictures), small(pictures[[66, 3]])
@@ -84,6 +85,7 @@ def test_opinions_depend_neither_on_the_number_nor_on_the_order_of_pictures(smal
     np.testing.assert_allclose(np.exp(whole.styles).sum(1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_file_gives_back_what_was_saved(small, tmp_path):
     path = tmp_path / "judge.safetensors"
     save_judge(path, small)

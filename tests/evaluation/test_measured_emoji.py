@@ -43,6 +43,7 @@ def test_true_pictures_are_as_right_as_those_beside_them():
     assert found.enlarged["edge rise, 256 pixels"] < 2
 
 
+@pytest.mark.slow
 def test_black_pictures_are_wrong_and_all_is_written(evaluate, tmp_path):
     result = evaluate("--seeds", 2, "--out", tmp_path)
     assert result.code == 0
@@ -59,6 +60,7 @@ def test_black_pictures_are_wrong_and_all_is_written(evaluate, tmp_path):
     assert results["stages"][0]["sampling"]["guidance_scale"] == 3
 
 
+@pytest.mark.slow
 def test_a_base_alone_enlarges_nothing(evaluate, tmp_path):
     result = evaluate("--sr256", "none", "--guidance", 2, "--out", tmp_path)
     assert result.code == 0
@@ -68,6 +70,7 @@ def test_a_base_alone_enlarges_nothing(evaluate, tmp_path):
     assert results["stages"][0]["sampling"]["guidance_scale"] == 2
 
 
+@pytest.mark.slow
 def test_nothing_is_written_where_something_is_wrong(evaluate, tmp_path):
     config = tiny.stage()
     small = tmp_path / "tiny.safetensors"

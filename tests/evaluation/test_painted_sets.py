@@ -52,6 +52,7 @@ def painted(files, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_pictures_are_those_of_one_call_with_their_prompts(files, painted):
     cascade = imagen_jax.load_cascade(files / "one.safetensors")
     manifest = json.loads((painted / "manifest.json").read_text())
@@ -66,6 +67,7 @@ def test_pictures_are_those_of_one_call_with_their_prompts(files, painted):
         assert np.abs(difference).max() <= 1  # Batches of other sizes round otherwise.
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_what_is_missing(files, painted, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(painted, out)
@@ -108,6 +110,7 @@ def test_another_command_and_bad_flags_are_refused(files, painted, flags, says):
     assert tree(painted) == before
 
 
+@pytest.mark.slow
 def test_pictures_for_geneval_lie_as_it_reads_them(files, tmp_path):
     lines = [{"tag": "counting", "prompt": "two dogs", "include": []}, {"prompt": "a car"}]
     (tmp_path / "e.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -128,6 +131,7 @@ def test_pictures_for_geneval_lie_as_it_reads_them(files, tmp_path):
     assert open_pictures(out).prompts == ("two dogs", "two dogs", "a car", "a car")
 
 
+@pytest.mark.slow
 def test_stored_embeddings_paint_the_same_and_take_no_encoder(files, painted, tmp_path):
     stage = files / "one.safetensors"
     embedded = call(

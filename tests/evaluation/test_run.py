@@ -67,6 +67,7 @@ def figures_in(out):
     return json.loads((out / "results.json").read_text())["figures"]
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_features(sets, tmp_path):
     result = evaluate(sets / "painted", tmp_path, "dinov2", reference=sets / "dinov2")
     assert result.code == 0
@@ -107,6 +108,7 @@ def test_a_table_and_a_sheet_lie_beside_them(sets, tmp_path):
     assert Image.open(tmp_path / "sheet.png").size[0] > 8 * 128
 
 
+@pytest.mark.slow
 def test_a_set_is_no_distance_from_itself(sets, tmp_path):
     for network in ("clip", "dinov2"):
         out = tmp_path / network
@@ -133,6 +135,7 @@ def painted(directory, prompts):
     return directory
 
 
+@pytest.mark.slow
 def test_the_clip_score_is_of_each_picture_with_its_own_prompt(clip_directory, tmp_path):
     prompts = ["a red apple", "bananas", "a red apple", "zoo", "x", "y z", "tree", "red"]
     directory, out = painted(tmp_path / "painted", prompts), tmp_path / "out"
@@ -150,6 +153,7 @@ def test_the_clip_score_is_of_each_picture_with_its_own_prompt(clip_directory, t
     assert 1 < sum(x > 0.01 for x in cosines) < len(prompts)
 
 
+@pytest.mark.slow
 def test_prompts_may_come_from_a_file(clip_directory, tmp_path):
     """Two pictures of each prompt, painted by whom it may be."""
     prompts = ["a red apple", "bananas", "zoo"]

@@ -46,6 +46,7 @@ def sweep(out, *flags):
     return call(verbs, "sweep", out, "--sr256", "none", *flags)
 
 
+@pytest.mark.slow
 def test_points_are_measured_drawn_and_taken_over_by_a_later_sweep(called, tmp_path):
     first = sweep(tmp_path, "--over", "guidance=1,2")
     assert first.code == 0
@@ -62,6 +63,7 @@ def test_points_are_measured_drawn_and_taken_over_by_a_later_sweep(called, tmp_p
     assert Image.open(tmp_path / "sweep.png").size[0] > 300
 
 
+@pytest.mark.slow
 def test_points_of_another_command_are_not_taken_over(called, tmp_path):
     assert sweep(tmp_path, "--over", "guidance=1").code == 0
     before = tree(tmp_path)
@@ -70,6 +72,7 @@ def test_points_of_another_command_are_not_taken_over(called, tmp_path):
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_mistakes_are_found_before_anything_is_painted(called, tmp_path):
     small, run = tmp_path / "tiny.safetensors", functools.partial(sweep, tmp_path / "out")
     save_stage_file(small, tiny.stage(), tiny.random_params(tiny.stage()), "float32", "ema")
@@ -103,6 +106,7 @@ def test_there_is_a_curve_for_each_value_of_the_other_axes():
     assert {blue, orange} <= colours[0] and orange not in colours[1]
 
 
+@pytest.mark.slow
 def test_painted_prompts_are_scored_and_held_against_a_reference(monkeypatch, tmp_path):
     """On a tiny CLIP for both; the second time nothing is painted anew."""
     clip, stage = tmp_path / "clip", tmp_path / "tiny.safetensors"

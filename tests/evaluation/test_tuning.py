@@ -82,6 +82,7 @@ def painted(monkeypatch):
     monkeypatch.setattr(sweeps, "all_cases", lambda: cases)
 
 
+@pytest.mark.slow
 def test_the_choice_is_in_the_header_of_what_is_written(painted, tmp_path):
     config = tiny.stage(resolution=64, sampling={"guidance_scale": 3.0, "sampler": "ddim"})
     stage, out = tmp_path / "stage.safetensors", tmp_path / "tuned.safetensors"

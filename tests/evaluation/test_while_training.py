@@ -43,6 +43,7 @@ def logged(workdir):
     return {x["step"]: x["pictures shown (kept)"] for x in lines if "pictures shown (kept)" in x}
 
 
+@pytest.mark.slow
 def test_so_many_pictures_are_painted_at_each_time_and_none_is_kept(folder, tmp_path):
     config, kept = tiny.stage(data=folder, training={"num_steps": 5}), Kept()
     run(config, tmp_path / "w", measuring=Measuring(2, 11, kept))
@@ -54,6 +55,7 @@ def test_so_many_pictures_are_painted_at_each_time_and_none_is_kept(folder, tmp_
     assert not list((tmp_path / "w").glob("**/*.png"))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_trained_shows_the_same_pictures_each_time(folder, tmp_path):
     frozen = {"learning_rate": 1e-30}  # Below what a float32 weight can be changed by.
     config, kept = tiny.stage(data=folder, training={"num_steps": 2}, optimizer=frozen), Kept()
@@ -62,6 +64,7 @@ def test_a_run_that_is_not_trained_shows_the_same_pictures_each_time(folder, tmp
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:left out")
 def test_batches_of_broken_records_are_passed_over_and_nothing_else_ends_it(folder, tmp_path):
     """One record of twelve can be used, and then none: every batch is of eight."""
@@ -82,6 +85,7 @@ def test_batches_of_broken_records_are_passed_over_and_nothing_else_ends_it(fold
         run(config, tmp_path / "other", measuring=Measuring(1, 5, Kept()))
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_evaluate(tmp_path):
     rng = np.random.default_rng(0)
     sets = {}

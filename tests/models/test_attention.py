@@ -73,6 +73,7 @@ def test_image_attention_starts_as_the_identity():
     np.testing.assert_array_equal(module(x, module.text_keys_values(text), mask), x)
 
 
+@pytest.mark.slow
 def test_pooling_lets_the_mean_of_the_real_tokens_attend_over_them():
     module = AttentionPooling(TEXT_WIDTH, 10, head_dim=6, dtype="float32", rngs=nnx.Rngs(0))
     module = randomised(module)

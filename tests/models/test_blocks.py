@@ -49,6 +49,7 @@ def network(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_loss_and_gradients_do_not_depend_on_remat(network):
     results = {}
     for remat in ("none", "selective", "full"):
@@ -69,6 +70,7 @@ def kept_bytes(loss, params):
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(backward))
 
 
+@pytest.mark.slow
 def test_each_step_of_remat_keeps_less(network):
     sizes = [kept_bytes(loss, params) for params, loss in map(
         functools.partial(make, network), ("none", "selective", "full")
@@ -88,6 +90,7 @@ def count_primitives(jaxpr, counts=None):
     return counts
 
 
+@pytest.mark.slow
 def test_a_run_of_equal_blocks_is_one_scan(network):
     """Equal blocks stand there once."""
     counts = {}
@@ -100,6 +103,7 @@ def test_a_run_of_equal_blocks_is_one_scan(network):
     assert saved >= 4  # Two convolutions of a block going down, and of one going up.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_all_parameters_are_gathered_but_the_small_ones_of_stem_and_head(network, remat):
     """What does not pass through `gather` is left to the partitioner."""

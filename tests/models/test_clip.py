@@ -124,6 +124,7 @@ def test_a_token_is_seen_by_those_behind_it_alone(golden):
     assert (moved[:5] == 0).all() and (moved[5:] > 1e-4).all()
 
 
+@pytest.mark.slow
 def test_what_is_behind_the_end_changes_nothing(golden):
     config, params, expected = golden
     token_ids, mask = expected["token_ids"], expected["mask"]
@@ -134,6 +135,7 @@ def test_what_is_behind_the_end_changes_nothing(golden):
     assert_close(alone, texts[1:2])
 
 
+@pytest.mark.slow
 def test_parameters_in_parts_give_what_whole_ones_give(golden, monkeypatch):
     config, whole, expected = golden
     monkeypatch.setattr("imagen_jax.parallel.mesh._REPLICATE_BELOW", 1)
@@ -167,6 +169,7 @@ def test_all_state_is_float32_parameters(golden):
 KNOWN_MILLIONS = {"b32": 151.3, "l14_336": 427.9}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KNOWN_MILLIONS)
 def test_parameter_count_of_presets(name):
     """Those that OpenAI's models are known to have."""

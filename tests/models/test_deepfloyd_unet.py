@@ -31,6 +31,7 @@ def golden(request):
     return arrays, outputs(GOLDEN / request.param / "unet", arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("index", "name", "tolerance"),
     [(0, "output", 2e-5), (1, "projected", 1e-5), (2, "pooled", 1e-5)],

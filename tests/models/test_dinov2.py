@@ -70,6 +70,7 @@ def test_a_line_between_the_ends_stays_a_line_when_it_is_halved():
     )
 
 
+@pytest.mark.slow
 def test_parameter_count_of_vit_l():
     count = sum(x.size for x in jax.tree.leaves(nnx.state(abstract(DINOv2Config()))))
     assert count / 1e6 == pytest.approx(304.4, rel=4e-4)

@@ -17,6 +17,7 @@ from imagen_jax.ops import upsample
 CONFIG = tiny.super_resolution()
 
 
+@pytest.mark.slow
 def test_starts_as_its_outer_convolutions_with_scaled_skips():
     """Residual blocks and attention begin as the identity."""
     config = tiny.replace(
@@ -36,6 +37,7 @@ def test_starts_as_its_outer_convolutions_with_scaled_skips():
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_starts_as_zero_and_gives_nearly_the_same_from_bfloat16(model):
     config = tiny.replace(CONFIG, unet={"dtype": "bfloat16"})
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))

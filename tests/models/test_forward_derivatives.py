@@ -73,6 +73,7 @@ def placed(params, mesh):
     return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_unet_has_forward_derivatives_by_parameters_pictures_and_text(name, mesh):
     config = NETWORKS[name]
@@ -83,6 +84,7 @@ def test_a_unet_has_forward_derivatives_by_parameters_pictures_and_text(name, me
     assert_is_finite_difference(function, params, batch["text"], batch["z"])
 
 
+@pytest.mark.slow
 def test_a_text_encoder_has_forward_derivatives_by_its_parameters(mesh):
     config = tiny.stage(text_encoder={"t5": T5})
     networks = build_networks(config, functools.partial(meshes.gather_parameters, mesh=mesh))

@@ -122,6 +122,7 @@ def test_buckets_begin_where_the_powers_of_two_say():
     )
 
 
+@pytest.mark.slow
 def test_position_bias_depends_on_the_offset_only(tiny):
     encoder = nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: make(TINY))), tiny)
     bias = np.asarray(encoder.position_bias(9))
@@ -153,6 +154,7 @@ def test_every_real_token_is_seen(tiny):
     assert (np.abs(output[0] - output[1]).max(axis=-1) > 1e-4).all()
 
 
+@pytest.mark.slow
 def test_a_row_without_tokens_is_finite_and_so_are_its_gradients(tiny):
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(TINY)))
     token_ids, mask = map(jnp.asarray, some_batch((6, 0)))
@@ -185,6 +187,7 @@ def test_bfloat16_is_close_to_float32(golden):
     assert 1e-4 < np.sqrt(np.mean(error**2)) < 0.02 * np.sqrt(np.mean(exact**2))
 
 
+@pytest.mark.slow
 def test_initial_values_have_the_spread_of_t5():
     config = T5Config(vocab_size=300, d_model=96, num_layers=1, num_heads=4, d_kv=32, d_ff=160)
     params = make_params(config)

@@ -26,6 +26,7 @@ def model():
     return (lambda batch: np.asarray(run(params, **batch))), tiny.inputs(CONFIG)
 
 
+@pytest.mark.slow
 def test_starts_as_zero_and_gives_nearly_the_same_from_bfloat16(model):
     """Float32 from float32 parameters; what is computed between them is rounded to 8 bits."""
     config = tiny.replace(CONFIG, unet={"dtype": "bfloat16"})
@@ -60,6 +61,7 @@ def test_padding_has_no_influence(model):
     assert not np.allclose(run({**changed, "mask": every})[0], run(batch)[0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_what_is_encoded_once_serves_every_step(model):
     """The state crosses a jit border and gives what encoding inside gives."""
     run, batch = model

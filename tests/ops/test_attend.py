@@ -40,14 +40,14 @@ def test_many_queries_give_what_a_few_at_a_time_give(count):
     queries, keys, values = normal(2, count, 3, 4), normal(2, 4, 3, 4), normal(2, 4, 3, 4, seed=1)
     expected = in_numpy.attend(queries, keys, values, MASK)
     arrays = as_jax(queries, keys, values)
-    np.testing.assert_allclose(attend(*arrays, mask), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(attend)(*arrays, mask), expected, rtol=1e-5, atol=1e-5)
 
     def in_parts(queries, keys, values):
         parts = jnp.split(queries, list(range(200, count, 200)), axis=1)
         return jnp.concatenate([attend(part, keys, values, mask) for part in parts], axis=1)
 
     def gradients(function):
-        return jax.grad(lambda arrays: jnp.sum(function(*arrays) ** 3))(arrays)
+        return jax.jit(jax.grad(lambda arrays: jnp.sum(function(*arrays) ** 3)))(arrays)
 
     expected = gradients(in_parts)
     result = gradients(lambda *arrays: attend(*arrays, mask))
@@ -70,7 +70,8 @@ def test_the_weights_of_many_queries_are_not_kept_for_the_backward_pass(count):
 @pytest.mark.usefixtures("device_count")
 def test_gradients_in_bfloat16_are_those_in_float32():
     arrays = as_jax(normal(2, 512, 3, 4), normal(2, 4, 3, 4, seed=1), normal(2, 4, 3, 4, seed=2))
-    gradients = jax.grad(lambda arrays: jnp.sum(attend(*arrays, jnp.asarray(MASK)) ** 2))
+    loss = lambda arrays: jnp.sum(attend(*arrays, jnp.asarray(MASK)) ** 2)  # noqa: E731
+    gradients = jax.jit(jax.grad(loss))
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), arrays)
     expected = gradients(jax.tree.map(lambda x: x.astype(jnp.float32), rounded))
     for result, right in zip(gradients(rounded), expected, strict=True):

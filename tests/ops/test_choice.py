@@ -54,6 +54,7 @@ def operations(traced, platform):
     return {name: counts[name] for name in counts.keys() - NOT_COUNTED}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("device_count")
 def test_accelerators_run_the_plain_form():
     """A training step's operations are the same within `plain()` and without, but on CPUs."""

@@ -70,6 +70,7 @@ print(size // resource.getpagesize(), (faults[-1] - faults[7]) / 16)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="what other libraries keep is unknown"
 )

@@ -54,6 +54,7 @@ def pictures(cascade):
     return cascade(PROMPTS, num_images=2, seed=3)
 
 
+@pytest.mark.slow
 def test_a_prompt_whose_words_the_base_never_met_gets_a_warning(cascade):
     with pytest.warns(UserWarning, match=r"'a zebra' names nothing that tiny_base .* 'horse'"):
         cascade.first(1)("a zebra")
@@ -65,6 +66,7 @@ def test_a_call_gives_the_pictures_of_every_stage(pictures):
     np.testing.assert_array_equal(np.asarray(pictures.images[2]), pictures.stages[-1][2])
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_what_sample_py_leaves(pictures, files, tmp_path):
     arguments = [*PROMPTS, "--num-images", 2, "--seed", 3, "--out", tmp_path / "script"]
     for name, path in files.items():
@@ -117,6 +119,7 @@ def test_traced_settings_change_the_pictures(cascade, pictures):
     assert np.any(guided.stages[0] != pictures.stages[0])
 
 
+@pytest.mark.slow
 def test_one_at_a_time_paints_the_same_and_holds_nothing(files, pictures):
     frugal = imagen_jax.load_cascade(**files, keep="one")
     again = frugal(PROMPTS, num_images=2, seed=3)
@@ -148,6 +151,7 @@ def test_a_stream_holds_one_chunk_and_takes_what_a_call_takes(cascade, pictures)
     assert next(cascade.stream(PROMPTS[0] * 10, num_images=2)).prompts == (PROMPTS[0] * 10,)
 
 
+@pytest.mark.slow
 def test_every_stage_follows_the_size_of_the_base(cascade, tmp_path):
     wide = cascade(PROMPTS[0], num_images=2, seed=3, size=(8, 12))
     assert [stage.shape for stage in wide.stages] == [(2, 8, 12, 3), (2, 16, 24, 3)]
@@ -193,6 +197,7 @@ def test_each_picture_may_have_its_own_seed(cascade, pictures):
     assert np.abs(difference[0]).max() <= 1 < np.abs(difference[1]).max()
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_takes_the_place_of_the_null_text(cascade, pictures, tmp_path):
     """Guided away from the prompt itself nothing is left to guide: it is the unguided picture."""
     options = {"num_images": 2, "seed": 3}
@@ -212,6 +217,7 @@ def test_embeddings_may_be_made_once(cascade, pictures):
     np.testing.assert_array_equal(again.stages[0], pictures.stages[0])
 
 
+@pytest.mark.slow
 def test_a_callback_hears_of_every_step_with_the_present_estimate(cascade, pictures):
     heard = []
     cascade(PROMPTS, num_images=2, seed=3, callback=heard.append)

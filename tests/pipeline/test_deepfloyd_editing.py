@@ -49,6 +49,7 @@ def converted(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", ["img2img", "inpainting"])
 @pytest.mark.parametrize("name", ["stage_1", "stage_2"])
 def test_edits_equal_the_pipelines_of_diffusers(name, edit, golden, converted, monkeypatch):
@@ -86,6 +87,7 @@ def test_edits_equal_the_pipelines_of_diffusers(name, edit, golden, converted, m
     np.testing.assert_allclose(painted, ours["pictures"], rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_stages_edit_as_diffusers_does_by_default(converted):
     """Known pixels are never noised, nothing is gone twice, and each begins with the picture."""
     picture, mask = Image.new("RGB", (32, 32)), np.eye(32, dtype=bool)

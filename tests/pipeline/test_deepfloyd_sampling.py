@@ -45,6 +45,7 @@ def converted(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stage_1", "stage_2"])
 def test_ten_guided_steps_equal_the_pipeline_of_diffusers(name, converted, monkeypatch):
     """From the prompts on, with the noise that the pipeline drew."""
@@ -75,6 +76,7 @@ def test_ten_guided_steps_equal_the_pipeline_of_diffusers(name, converted, monke
     np.testing.assert_allclose(pictures, golden["pictures"], rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_header_says_how_to_sample(converted):
     one, two = (load_weights(converted / f"stage_{i}.safetensors").config for i in (1, 2))
     shared = {"thresholding": "dynamic", "percentile": 95.0, "spacing": "leading"}
@@ -202,6 +204,7 @@ def test_a_wrong_directory_is_refused(directory, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -224,6 +227,7 @@ def test_a_text_encoder_that_is_no_longer_what_it_was_is_refused(damage, says, d
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_stages_that_cannot_be_painted_from_are_refused(converted, directory):
     result = call(sample, "a", "--base", converted / "stage_2.safetensors")
     refused(result, "(deepfloyd_if_2) takes 8-pixel pictures, but it comes first")

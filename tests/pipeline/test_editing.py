@@ -157,6 +157,7 @@ def test_a_stage_alone_enlarges_a_picture_as_it_would_the_bases(files, cascade, 
     np.testing.assert_array_equal(low_res, np.stack([base, base]))
 
 
+@pytest.mark.slow
 def test_a_stage_alone_takes_any_size_and_needs_a_picture(files):
     alone = imagen_jax.load_cascade(sr256=files["sr256"])
     wide = alone(PROMPT, image=PICTURE[:12, :24], **ASKED)

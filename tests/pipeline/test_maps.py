@@ -161,6 +161,7 @@ def test_an_interpolation_follows_its_map_all_the_way(base):
     assert np.abs(way[1] - base(interpolate=2, to_seed=1)[1]).max() > 1
 
 
+@pytest.mark.slow
 def test_super_resolution_follows_maps_at_its_own_size(files):
     cascade = imagen_jax.load_cascade(
         base=files / "base.safetensors", sr256=files / "sr256.safetensors"
@@ -171,6 +172,7 @@ def test_super_resolution_follows_maps_at_its_own_size(files):
     assert np.abs(told[1].astype(int) - plain[1]).max() > 1
 
 
+@pytest.mark.slow
 def test_the_shell_paints_the_same_and_again_from_its_manifest(files, base, tmp_path):
     words = ("a cat", "--base", files / "base.safetensors", *ONLY, "--picture-guidance", 2,
              "--labels", files / "coloured.png", "--palette", files / "palette.json",
@@ -196,6 +198,7 @@ def test_the_shell_paints_the_same_and_again_from_its_manifest(files, base, tmp_
     refused(other, "its pictures_sha256 is")
 
 
+@pytest.mark.slow
 def test_without_maps_a_manifest_is_as_it_was(files, tmp_path):
     done = call(
         sample, "a cat", "--base", files / "base.safetensors", *ONLY, "--out", tmp_path / "o"
@@ -206,6 +209,7 @@ def test_without_maps_a_manifest_is_as_it_was(files, tmp_path):
     assert "picture_guidance_scale" not in manifest["stages"][0]["sampling"]
 
 
+@pytest.mark.slow
 def test_the_shell_says_what_does_not_fit(files, tmp_path):
     own = ("a cat", "--base", files / "base.safetensors", *ONLY, "--out", tmp_path / "out")
     refused(call(sample, *own, "--palette", files / "palette.json"), "--palette is of a map")

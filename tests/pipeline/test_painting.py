@@ -59,6 +59,7 @@ def painted(stages, tmp_path_factory):
     return out, call(sample, *arguments, "--steps", "2,1,1")
 
 
+@pytest.mark.slow
 def test_every_picture_of_every_stage_is_there(painted):
     out, result = painted
     assert result.code == 0, result.err
@@ -113,6 +114,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(painted, s
     assert all(other[name] != first[name] for name in pictures)
 
 
+@pytest.mark.slow
 def test_each_network_is_gone_before_the_next_is_loaded(steps, monkeypatch):
     """Three encoders, then three U-Nets: not one array of one is alive when another comes."""
     load, alive, loaded = StoredNetwork.load, [], []
@@ -147,6 +149,7 @@ def test_flags_set_each_stage(stages, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*-64.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own", "others", "sides", "ends"),
     [
@@ -199,6 +202,7 @@ def alone(steps):
     return paint(steps[:2], PROMPTS[2:], devices=1, batch_size=1)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "settings", "place"),
     [
@@ -218,6 +222,7 @@ def test_a_picture_depends_on_its_prompt_seed_and_number_alone(
     assert all(np.abs(other - alone).max() > 10 for other in others)
 
 
+@pytest.mark.slow
 def test_split_heights_paint_the_same_pictures_of_other_sizes(steps):
     """24 rows of the second stage's pictures on four devices."""
     options = {"prompts": PROMPTS[2:], "batch_size": 1, "size": (12, 20)}
@@ -258,6 +263,7 @@ def test_every_device_gets_as_many_rows_of_the_size_that_is_painted(stages, step
     refused(call(sample, "a", *flags(stages)[:4], *wanted), "6 pixels high does not divide")
 
 
+@pytest.mark.slow
 def test_flags_say_how_large_the_pictures_are(stages, tmp_path, monkeypatch):
     paint_nothing(monkeypatch)
     for flag, sizes in (("--size=8x20", [(8, 20), (16, 40), (32, 80)]),
@@ -293,6 +299,7 @@ def test_sizes_that_cannot_be_painted_are_refused(given, says, stages, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_training_directory_and_its_export_paint_the_same_pixels(tmp_path):
     """The EMA counts: the parameters themselves are others."""
     config, workdir = CONFIGS["base"], tmp_path / "run"
@@ -316,6 +323,7 @@ def test_a_training_directory_and_its_export_paint_the_same_pixels(tmp_path):
     assert np.abs(np.asarray(Image.open(tmp_path / "out-run" / name)) - expected[0]).max() <= 1
 
 
+@pytest.mark.slow
 def test_raw_weights_are_painted_with_where_they_are_asked_for(tmp_path):
     config, workdir = CONFIGS["base"], tmp_path / "run"
     claim_directory(workdir, config)
@@ -357,6 +365,7 @@ def test_the_shipped_cascade_is_small_enough_to_ship():
     assert sum(path.stat().st_size for path in painting.shipped_stages()) <= 40e6
 
 
+@pytest.mark.slow
 def test_the_shipped_cascade_paints_a_red_apple_and_the_same_bytes_twice(optimised):
     cascade = load_cascade(mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
     first, second = (cascade("a red apple", num_steps=[8, 1, 1]).stages for _ in range(2))

@@ -60,6 +60,7 @@ def embed(stages, texts=PROMPTS, batch_size=4):
     return TextEncoders(stages, mesh)(texts, batch_size)
 
 
+@pytest.mark.slow
 def test_equal_encoders_embed_once_and_others_for_themselves(exported, counted):
     """The same file, the same weights in another file, other weights, another length."""
     names = ("base", "base", "same", "other", "shorter")

@@ -52,6 +52,7 @@ def unguided():
     return painter(SR, guidance_scale=1.0)
 
 
+@pytest.mark.slow
 def test_a_picture_depends_on_its_key_and_conditions_but_not_on_the_batch(guided):
     """Picture 2 of four, alone and in another place of a smaller batch."""
     inputs, keys = conditions(4), picture_keys(seed=5, stream=SIDE, count=4)
@@ -64,6 +65,7 @@ def test_a_picture_depends_on_its_key_and_conditions_but_not_on_the_batch(guided
     assert np.abs(together[0].astype(int) - together[2].astype(int)).max() > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"guidance_parallel": 0.0, "guidance_max_norm": 2.0}, {"renoising": "unguided"}]
 )
@@ -185,6 +187,7 @@ def split_over_eight():
     return paint(1)[0], *paint(8)
 
 
+@pytest.mark.slow
 def test_a_picture_whose_height_is_split_is_the_whole_picture(split_over_eight):
     """Within 1 of 255, and hardly ever that: sums of norms over devices have another order."""
     whole, split, _ = split_over_eight

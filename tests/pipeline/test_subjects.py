@@ -35,6 +35,7 @@ def files(tmp_path_factory):
     return {name: directory / f"{name}.safetensors" for name in CONFIGS}
 
 
+@pytest.mark.slow
 def test_classes_are_painted_from_the_shell_as_from_python(files, tmp_path):
     arguments = ("--classes", "2,0", "--num-images", 2, "--base", files["classes"])
     result = call(sample, *arguments, "--out", tmp_path / "out")
@@ -52,6 +53,7 @@ def test_classes_are_painted_from_the_shell_as_from_python(files, tmp_path):
     np.testing.assert_array_equal(pictures.stages[0], painted)
 
 
+@pytest.mark.slow
 def test_an_unconditional_stage_needs_no_prompt_and_guidance_changes_nothing(files, tmp_path):
     result = call(sample, "--num-images", 2, "--base", files["nothing"], "--out", tmp_path / "out")
     assert result.code == 0, result.err
@@ -149,6 +151,7 @@ def test_a_picture_that_cannot_be_read_is_refused(files, sketch, says):
         Subjects(pictures={"sketch": sketch}).read([imagen_jax.load_stage(files["all"])])
 
 
+@pytest.mark.slow
 def test_the_shell_says_the_same(files, tmp_path):
     out = ("--sr256", "none", "--out", tmp_path / "out")
     paint = lambda stage, *words: call(sample, *words, "--base", files[stage], *out)  # noqa: E731
@@ -163,6 +166,7 @@ def test_the_shell_says_the_same(files, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_null_class_is_what_guidance_leads_away_from(files):
     """At the weight 0 the unconditional half alone is left, whatever the class."""
     cascade = imagen_jax.load_cascade(base=files["classes"])

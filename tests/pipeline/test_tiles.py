@@ -82,6 +82,7 @@ def test_tiles_that_disagree_meet_without_a_step():
     assert steps.max() <= 6 / 4 + 0.01, "6 from tile to tile, over an overlap of 4 rows"
 
 
+@pytest.mark.slow
 def test_a_stage_paints_a_picture_of_any_size_by_tiles(stage):
     alone = imagen_jax.load_cascade(sr256=stage)
     found = alone("a red apple", image=PICTURE, tile=16, **ASKED)

@@ -104,6 +104,7 @@ def test_it_agrees_with_the_tpu_compiler(report):
     assert abs(found / report["memory"]["peak"] - 1) < 0.15
 
 
+@pytest.mark.slow
 def test_the_state_is_counted_as_it_lies():
     config = tiny.stage()
     for devices in (1, 4, 8):
@@ -122,6 +123,7 @@ def test_the_state_is_counted_as_it_lies():
         assert found.optimizer == shard(state.opt_state)
 
 
+@pytest.mark.slow
 def test_activations_follow_the_pictures_of_one_chip():
     size = lambda chips, **training: estimate(  # noqa: E731
         tiny.stage(training={"batch_size": 64, **training}), chips
@@ -151,6 +153,7 @@ def test_the_verb_prints_every_part_and_refuses_what_it_cannot_use(tmp_path, mon
     )
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_lies_in_the_dtype_of_its_computation():
     exact, half = (
         estimate(tiny.stage(text_encoder={"train": False, "t5": {"dtype": dtype}}), 1).frozen

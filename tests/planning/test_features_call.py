@@ -12,6 +12,7 @@ from imagen_jax.planning import calls
 POD = ("--compile-only", "--topology", "v5e:2x2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side", "parameters"),
     [("inception", 299, 21.8e6), ("clip", 336, 428e6), ("dinov2", 224, 304e6)],

@@ -55,6 +55,7 @@ def picture_of(client, job, name):
     return np.asarray(Image.open(io.BytesIO(answer.body)))
 
 
+@pytest.mark.slow
 def test_an_order_is_painted_as_a_call_of_the_cascade_paints_it(client, done, cascade):
     assert done["state"] == "done" and len(done["shown"]) == 2
     pictures = cascade("a red apple", num_images=2, seed=3)
@@ -94,6 +95,7 @@ def run_command(job, directory, monkeypatch):
     return tree(directory / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -127,6 +129,7 @@ def test_a_picture_is_edited_under_a_mask(client, tmp_path, monkeypatch):
     assert "--strength 0.1" in same["command"]
 
 
+@pytest.mark.slow
 def test_a_stream_tells_of_steps_and_previews_until_the_end(client):
     job = client.order(**ORDER, steps=[256, 256]).json
     answer = client("GET", f"/api/events?job={job['id']}&job=unknown")
@@ -152,6 +155,7 @@ def test_a_job_is_cancelled_and_the_next_is_painted(client):
     assert client.painted()["state"] == "done"
 
 
+@pytest.mark.slow
 def test_a_visitor_who_leaves_finds_the_pictures_again(client):
     """The stream breaks off; two jobs go on."""
     first, second = client.order(steps=[64]).json, client.order(seed=9).json
@@ -272,6 +276,7 @@ def test_which_names_a_page_answers_to():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_refuses_what_it_cannot_serve(files, tmp_path):
     serve = lambda *flags: call(verbs, "serve", *flags, "--base", files["base"])  # noqa: E731
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -77,11 +77,13 @@ def trained(directory, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_a_stage_is_trained_beside_it_and_paints(trained):
     (picture,) = imagen_jax.load_cascade(trained / "w")("a red apple").images
     assert picture.size == (16, 16)
 
 
+@pytest.mark.slow
 def test_embeddings_made_once_are_the_encoders_own(directory, trained):
     (trained / "p.txt").write_text("a red apple\nzoo")
     result = call(

@@ -29,6 +29,7 @@ def published(hub):
     return hub.repositories["me/apples"].files
 
 
+@pytest.mark.slow
 def test_a_published_file_is_loaded_by_its_address(hub, file):
     result = call(verbs, "publish", file, "me/apples", "--license", "apache-2.0")
     assert (result.code, result.out) == (0, f"{hub.address}/me/apples\n"), result.err
@@ -38,6 +39,7 @@ def test_a_published_file_is_loaded_by_its_address(hub, file):
     assert stage.unet.fingerprint() == imagen_jax.load_stage(file).unet.fingerprint()
 
 
+@pytest.mark.slow
 def test_the_shell_takes_an_address_wherever_it_takes_a_stage(hub, file, tmp_path):
     assert call(verbs, "publish", file, "hf://me/apples").code == 0
     out = tmp_path / "out"

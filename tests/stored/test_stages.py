@@ -69,6 +69,7 @@ def test_a_stage_without_encoder_finds_the_one_that_it_names(tmp_path, converted
     jax.tree.map(np.testing.assert_array_equal, loaded, load(GOLDEN))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "stored"),
     [(tiny.stage, "bfloat16"), (tiny.stage, "float32"), (tiny.super_resolution, "bfloat16")],
@@ -96,6 +97,7 @@ def test_kernels_are_held_as_they_are_used_and_paint_the_same_pictures(stage, st
     np.testing.assert_array_equal(ours, wanted)
 
 
+@pytest.mark.slow
 def test_of_a_training_directory_one_network_is_read_at_a_time(tmp_path):
     """All of the checkpoint that was the newest when the stage was opened."""
     config = tiny.stage(unet={"dtype": "bfloat16"})

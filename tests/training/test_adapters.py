@@ -84,6 +84,7 @@ def assert_same(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_factors_alone(workdir, config):
     _, kept = load_directory(workdir, MESH, "raw")
     assert set(kept) == {ADAPTER}
@@ -94,6 +95,7 @@ def test_a_run_keeps_the_factors_alone(workdir, config):
     assert all(moved)
 
 
+@pytest.mark.slow
 def test_its_directory_is_the_stage_with_the_adapter(workdir, stage):
     before, after = (flatten_dict(unet_of(open_stage(path))) for path in (stage, workdir))
     _, kept = load_directory(workdir, MESH, "ema")
@@ -103,6 +105,7 @@ def test_its_directory_is_the_stage_with_the_adapter(workdir, stage):
         assert np.array_equal(kernel, after[path]) == (path not in chosen), path
 
 
+@pytest.mark.slow
 def test_an_exported_adapter_is_added_by_its_weight(exported, workdir, stage):
     adapter = open_adapter(exported)
     add = lambda *weights: open_stage(stage, adapters=[(adapter, w) for w in weights])  # noqa: E731
@@ -112,6 +115,7 @@ def test_an_exported_adapter_is_added_by_its_weight(exported, workdir, stage):
     jax.tree.map(close, unet_of(add(0.75, 0.25)), unet_of(add(1.0)))
 
 
+@pytest.mark.slow
 def test_a_merged_stage_is_one_file(workdir, place):
     path = place / "merged.safetensors"
     assert call(verbs, "export", workdir, path, "--dtype", "float32", "--merged").code == 0
@@ -160,6 +164,7 @@ def test_an_encoder_can_be_adapted(config):
     assert set(init_params(config, jax.random.key(0))[ADAPTER]) == {"text_encoder"}
 
 
+@pytest.mark.slow
 def test_the_gradient_reaches_the_adapter_as_it_reaches_the_kernels(config):
     """dL/dB = s A^T dL/dW, of a kernel that is a matrix."""
     config = tiny.replace(config, adapter={"targets": ("unet.middle.attention.out.kernel",)})
@@ -225,6 +230,7 @@ def test_adapted_networks_are_those_that_a_pattern_may_choose(config):
     assert set(abstract_adapted(config)) == {"unet"}
 
 
+@pytest.mark.slow
 def test_a_picture_is_painted_with_adapters_by_flag(exported, stage, workdir, place):
     """With weight 1 a file paints what its directory paints; with 0, what the stage paints."""
     none = ("--sr256", "none", "--steps", "1", "--seed", "3")
@@ -255,6 +261,7 @@ def test_python_takes_paths_and_weights(exported, stage):
     assert_same(unet_of(one), unet_of(other))
 
 
+@pytest.mark.slow
 def test_both_may_be_on_the_hub(exported, stage, monkeypatch, tmp_path):
     near = load_stage(stage, adapters=[exported])
     with fake_hub.running(monkeypatch, tmp_path) as hub:

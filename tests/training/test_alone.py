@@ -64,12 +64,14 @@ def workdir(config, directory):
     return workdir
 
 
+@pytest.mark.slow
 def test_it_trains_and_goes_on(workdir, config):
     state = runs.saved(config, workdir)
     assert state.step == 2 and set(state.params) == {"unet"}
     assert not (workdir / "text_encoder.safetensors").exists()  # T5 is large and stays.
 
 
+@pytest.mark.slow
 def test_it_is_loaded_and_exported_with_its_encoder(workdir, config, directory):
     encoder = load_t5(directory / "moved", T5, make_mesh(MeshConfig()))
     file = directory / "stage.safetensors"
@@ -82,6 +84,7 @@ def test_it_is_loaded_and_exported_with_its_encoder(workdir, config, directory):
     assert load_weights(file).config.text_encoder.source == ""
 
 
+@pytest.mark.slow
 def test_it_starts_another_run(workdir, config, directory):
     """Without its encoder, which that run reads itself."""
     config = tiny.replace(config, training={"num_steps": 1}, optimizer={"learning_rate": 1e-9})

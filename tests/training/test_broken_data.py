@@ -18,6 +18,7 @@ def config(tmp_path):
     return tiny.stage(data=data)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_past_broken_records_and_logs_how_many(config, tmp_path, capsys):
     """One is known where captions are read; held-out pictures, which it asks for, it has none."""
     (tmp_path / "data" / "05.txt").write_text("\ufffd")

@@ -33,6 +33,7 @@ def source(tmp_path_factory):
     return tiny.labelled_folder(tmp_path_factory.mktemp("told") / "pictures")
 
 
+@pytest.mark.slow
 def test_classes_pictures_and_numbers_are_learned(source, tmp_path):
     """All that begins as zero has moved after a few steps; there is no encoder anywhere."""
     changes = {"num_steps": 3, "sample_every": 3}
@@ -50,12 +51,14 @@ def test_classes_pictures_and_numbers_are_learned(source, tmp_path):
     assert load_weights(out).params.keys() == {"unet"}
 
 
+@pytest.mark.slow
 def test_an_unconditional_stage_trains(source, tmp_path):
     config = tiny.replace(tiny.told(), data=source, training={"num_steps": 1, "sample_every": 1})
     run(config, tmp_path / "run")
     assert runs.steps(tmp_path / "run") == [1]
 
 
+@pytest.mark.slow
 def test_a_batch_has_what_the_step_is_compiled_for():
     shown = {"sketch", "labels", "hole", "view"}
     for config in (
@@ -88,6 +91,7 @@ def predict(config, params, batch, hidden=None):
     return np.asarray(jax.jit(run)(params, batch))
 
 
+@pytest.mark.slow
 def test_without_its_pictures_a_stage_is_one_that_knows_of_none():
     """To the bit, and for each row by itself."""
     plain, told = (
@@ -115,6 +119,7 @@ def test_maps_and_masks_are_read_as_classes_and_known_pixels():
     assert read.pictures["hole"][0].tolist() == [[[1, -1, -1, 0], [0, 0, 0, 1]]]
 
 
+@pytest.mark.slow
 def test_pictures_are_dropped_by_their_share_and_apart_from_each_other_and_the_text(monkeypatch):
     config = tiny.stage(
         conditions={"pictures": ("sketch:1", "view"), "picture_dropout": 0.5},
@@ -136,6 +141,7 @@ def test_pictures_are_dropped_by_their_share_and_apart_from_each_other_and_the_t
         assert abs(np.mean(drawn[one] == drawn[other]) - 0.5) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tiny.stage, tiny.super_resolution])
 def test_a_stage_that_is_taught_more_begins_as_what_it_came_from(make, tmp_path):
     """To the bit, whatever it is told."""

@@ -77,6 +77,7 @@ def predicts(config, params, frozen):
     return np.asarray(jax.jit(run)(params, batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [RECIPE, ENLARGING], ids=["base", "enlarging"])
 def test_a_student_begins_as_its_teacher_to_the_bit(recipe, teachers):
     make = tiny.stage if recipe is RECIPE else tiny.super_resolution
@@ -90,6 +91,7 @@ def test_a_student_begins_as_its_teacher_to_the_bit(recipe, teachers):
     assert np.any(added["dense_1"]["kernel"]) and not np.any(added["dense_2"]["kernel"])
 
 
+@pytest.mark.slow
 def test_a_head_that_predicts_something_else_is_new(teachers):
     """Of a teacher that predicts eps, and its variance too, as DeepFloyd IF's do."""
     teacher = tiny.stage(unet={"predicts_variance": True}, diffusion={"schedule": "cosine_chain"})
@@ -111,6 +113,7 @@ def loss(config, params, frozen):
     return float(jax.jit(functools.partial(mean_loss, *of))(params, frozen, batch, keys))
 
 
+@pytest.mark.slow
 def test_without_guidance_there_is_nothing_to_learn_at_first(teachers):
     """At any time, a student that begins as its teacher is no distance from it."""
     unguided = tiny.stage(**V | {"sampling": {"num_steps": 3, "guidance_scale": 1.0}})
@@ -123,6 +126,7 @@ def test_without_guidance_there_is_nothing_to_learn_at_first(teachers):
     assert loss(halved, *begun(halved)) > 1e-4
 
 
+@pytest.mark.slow
 def test_what_is_learned_of_guidance_is_w_c_and_1_minus_w_u(teachers):
     config = student_of(RECIPE, teachers(tiny.stage(**V)), None)
     theirs = open_teacher(config).config
@@ -178,6 +182,7 @@ def test_a_consistent_student_is_led_by_itself_to_the_end_of_its_step(teachers):
     assert seen == set(range(12))
 
 
+@pytest.mark.slow
 def test_a_consistent_student_learns_from_a_teacher_of_any_steps_alone(teachers):
     first = tiny.replace(
         student_of(RECIPE, teachers(tiny.stage(**V)), 4), distillation={"teacher": ""}
@@ -253,6 +258,7 @@ def test_a_chain_has_so_many_steps_and_no_more(teachers):
         student_of(RECIPE, on_chain, 501)
 
 
+@pytest.mark.slow
 def test_planning_counts_the_teacher(teachers):
     config = student_of(RECIPE, teachers(tiny.stage(**V)), 4)
     alone = dataclasses.replace(
@@ -284,6 +290,7 @@ def test_a_teacher_of_something_else_is_refused(changes, says, teachers):
         open_teacher(config)
 
 
+@pytest.mark.slow
 def test_steps_that_do_not_halve_and_guidance_of_another_range_are_refused(teachers):
     first = student_of(RECIPE, teachers(tiny.stage(**V)), 4)
     of_students = tiny.replace(first, distillation={"teacher": ""})

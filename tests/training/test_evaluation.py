@@ -69,6 +69,7 @@ def test_runs_of_another_seed_batch_and_number_of_devices_can_be_compared(source
         assert got[name] == pytest.approx(loss, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_it_is_the_mean_loss_and_no_caption_is_dropped(evaluate, state):
     """Training drops all of them here."""
     config = tiny.replace(CONFIG, training={"caption_dropout": 0.0})

@@ -47,6 +47,7 @@ def steps():
     return take_step(freeze=FREEZE), take_step()
 
 
+@pytest.mark.slow
 def test_frozen_parameters_stay_and_their_ema_equals_them(steps):
     before, after, _ = steps[0]
     old, new, ema = (names(tree) for tree in (before.params, after.params, after.ema))
@@ -109,6 +110,7 @@ def test_a_pattern_that_fits_nothing_or_all_is_an_error(freeze, says):
         Trainer(config, make_mesh(config.mesh))
 
 
+@pytest.mark.slow
 def test_a_stage_is_fine_tuned_in_part_and_goes_on(tmp_path):
     """From another stage, over a checkpoint."""
     config = tiny.stage(data=tiny.folder(tmp_path / "data"), optimizer={"freeze": FREEZE})

@@ -37,6 +37,7 @@ def workdir(encoder, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_run_keeps_the_encoder_that_it_was_started_with(workdir, encoder):
     stage = load_weights(workdir)
     jax.tree.map(np.testing.assert_array_equal, stage.params["text_encoder"], encoder)

@@ -70,6 +70,7 @@ def test_parameters_and_ema_are_the_stages_and_the_optimizer_is_new(stage):
     assert not any(np.any(x) for x in moments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weights", "which"), [(None, "ema"), ("ema", "ema"), ("raw", "params")]
 )  # fmt: skip
@@ -98,6 +99,7 @@ def test_a_file_does_not_pass_for_what_it_does_not_hold(trained, tmp_path):
             load_weights(file, other)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_stage_and_goes_on_from_its_own_checkpoint(stage, tmp_path):
     """Which is then all that it needs. A step of Adam moves a parameter by its rate at most."""
     path, params = stage
@@ -128,6 +130,7 @@ def test_another_network_is_an_error(stage, changes, says):
         start(tiny.stage(**changes), stage[0])
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_is_not_loaded_and_a_trained_one_starts_from_it(stage, tmp_path):
     """The source of a stage's encoder need not be there to train its U-Net."""
     config = tiny.stage(text_encoder={"train": False, "source": str(tmp_path / "gone")})
@@ -176,6 +179,7 @@ def fine_tuned(file, config, directory):
     return losses, np.abs(after - before).max((0, 1, 2))
 
 
+@pytest.mark.slow
 def test_mean_and_variance_of_deepfloyd_if_are_fine_tuned(deepfloyd, tmp_path):
     losses, moved = fine_tuned(*deepfloyd, tmp_path)
     assert len(losses) == 2
@@ -198,6 +202,7 @@ def test_a_stage_of_deepfloyd_if_is_imported_fine_tuned_and_sampled(tmp_path):
     assert result.code == 0, result.err
 
 
+@pytest.mark.slow
 def test_dropped_captions_are_the_empty_one(deepfloyd, tmp_path):
     """As sampling has it; by the encoder, or from embeddings made before."""
     file, config = deepfloyd

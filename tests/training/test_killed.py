@@ -160,6 +160,7 @@ def test_a_run_that_cannot_save_says_so_at_once_and_loses_nothing(config, direct
     assert_goes_on_as_if_nothing_had_happened(config, workdir, directory / "straight 4")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_ends_with_its_own_exit_code(config, directory):
     workdir = directory / "interrupted"
     with started(until(config, 10**6, checkpoint_every=10**6), workdir) as process:

@@ -37,6 +37,7 @@ def batch():
     return {name: jnp.asarray(arrays[name]) for name in ("image", "weight")}
 
 
+@pytest.mark.slow
 def test_a_step_learns_from_another_objective_and_leaves_the_teacher():
     trainer = Trainer(CONFIG, make_mesh(CONFIG.mesh, jax.devices()[:1]), distil)
     teacher = jax.tree.map(jnp.asarray, tiny.random_params(CONFIG, seed=1))
@@ -52,6 +53,7 @@ def test_a_step_learns_from_another_objective_and_leaves_the_teacher():
     assert metrics["loss"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_takes_an_objective_and_logs_its_metrics(tmp_path):
     config = tiny.replace(
         CONFIG, data=tiny.labelled_folder(tmp_path / "pictures"), training={"num_steps": 2}

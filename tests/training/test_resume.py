@@ -148,6 +148,7 @@ def first_resumed(monkeypatch, config, workdir, *names):
     return caught.value.args[0]
 
 
+@pytest.mark.slow
 def test_a_changed_rate_keeps_the_moments(config, straight, copy, monkeypatch):
     changed = tiny.replace(config, optimizer={"learning_rate": 0.5, "moment_dtype": "bfloat16"})
     names = "optimizer.learning-rate", "--optimizer.moment_dtype"
@@ -178,6 +179,7 @@ def test_another_optimizer_starts_its_moments_anew_and_goes_on_with_its_schedule
     assert means and not any(np.any(x) for x in means if x.shape != (1,))
 
 
+@pytest.mark.slow
 def test_another_batch_size_goes_on_with_the_next_picture(config, copy, monkeypatch):
     """And the checkpoints say how many pictures that makes."""
     changed = tiny.replace(config, training={"batch_size": 16, "num_steps": 8})
@@ -206,6 +208,7 @@ def changed_data(config):
     os.utime(path, ns=times)
 
 
+@pytest.mark.slow
 def test_data_that_have_changed_are_gone_on_with_by_a_flag_only(
     config, copy, monkeypatch, changed_data
 ):

@@ -74,10 +74,12 @@ def straight(config, directory, sizes_of_steps):
     return runs.saved(config, directory / "straight")
 
 
+@pytest.mark.slow
 def test_every_step_has_one_size_and_all_come(straight, sizes_of_steps):
     assert len(sizes_of_steps) == 5 and set(sizes_of_steps) == set(SIZES)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_sees_the_same_batches_to_the_bit(config, directory, straight):
     """From its second step, as if it had been killed before it saved again."""
     workdir = directory / "broken"

@@ -124,6 +124,7 @@ def test_what_does_not_divide_is_refused_before_anything_is_made():
         Trainer(tiny.super_resolution(low_resolution=4), mesh)
 
 
+@pytest.mark.slow
 def test_a_fresh_state_is_born_divided():
     mesh = meshes.make_mesh(MeshConfig(fsdp=8))
     trainer = Trainer(stage("adam"), mesh)

@@ -45,6 +45,7 @@ def assert_trees_equal(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_step_and_another_does_not(base):
     state, batch = tiny.state(CONFIG), tiny.batch(CONFIG)
     (first, metrics), (again, same) = (take_step(base, state, batch) for _ in range(2))
@@ -81,6 +82,7 @@ def test_ema_is_its_formula(base, step, decay):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_gradient_norm_and_parameter_norm_are_global_l2_norms(base):
     state, batch = tiny.state(CONFIG), tiny.batch(CONFIG)
     after, metrics = take_step(base, state, batch)
@@ -94,6 +96,7 @@ def test_the_gradient_norm_and_parameter_norm_are_global_l2_norms(base):
     assert metrics["gradient_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_accumulation_equals_one_batch_up_to_rounding(base):
     config = tiny.replace(CONFIG, training={"accumulation_steps": 2})
     state, batch = tiny.state(config), tiny.batch(config)
@@ -108,6 +111,7 @@ def test_accumulation_equals_one_batch_up_to_rounding(base):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_step_learns_from_all_rows_with_a_weight_and_from_no_other(base, parts):
     """Its gradient is that of the mean over them; what stands in the others does not matter."""

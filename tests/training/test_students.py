@@ -65,6 +65,7 @@ def trained(place, data, teacher, recipe):
     return arguments, place / "run"
 
 
+@pytest.mark.slow
 def test_every_student_is_a_stage_of_its_own(trained):
     _, workdir = trained
     names = {"any", "4", "2"}
@@ -82,6 +83,7 @@ def test_every_student_is_a_stage_of_its_own(trained):
     assert np.abs(weight).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_student_is_sampled_in_its_own_steps(trained, tmp_path):
     path = trained[1] / "2.safetensors"
     stages = ("--base", path, "--sr256", "none", "--out", tmp_path / "out")
@@ -101,6 +103,7 @@ def test_a_student_is_sampled_in_its_own_steps(trained, tmp_path):
         assert refused.code == 2 and says in refused.err and refused.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_where_it_was_stopped_to_the_bit(trained, data, teacher, tmp_path):
     """In the middle of the second student; a student that is there is not made again."""
     _, straight = trained

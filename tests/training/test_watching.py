@@ -59,6 +59,7 @@ def watched(tmp_path_factory):
     return directory / "run"
 
 
+@pytest.mark.slow
 def test_all_that_a_run_measures_is_logged(watched):
     often = {
         "loss", "loss_by_time", "gradient_norm", "parameter_norm", "ema_distance",
@@ -172,6 +173,7 @@ def stopped(config, feed, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_skipped_counted_and_too_much_of_it_stops_the_run(
     config, feed, stopped
 ):
@@ -196,6 +198,7 @@ def test_what_is_not_finite_is_skipped_counted_and_too_much_of_it_stops_the_run(
         assert np.isfinite(left).all()
 
 
+@pytest.mark.slow
 def test_a_stop_where_a_checkpoint_is_due_saves_once(config, feed, tmp_path):
     """Before a checkpoint the step's own metrics are read."""
     feed(range(2, 10**6))

@@ -49,6 +49,7 @@ def stage(request, tmp_path_factory):
     return GOLDEN / request.param, place / "stage.safetensors", place / "out"
 
 
+@pytest.mark.slow
 def test_every_tensor_comes_back_as_it_was_read(stage):
     golden, _, out = stage
     before, after = stored(golden), stored(out)
@@ -71,6 +72,7 @@ def test_configs_say_what_they_said(stage):
     assert (out / "image_noising_scheduler").exists() == (golden.name == "stage_2")
 
 
+@pytest.mark.slow
 def test_what_is_written_is_read_to_the_same_stage(stage, tmp_path):
     _, file, out = stage
     convert(out, tmp_path / "again.safetensors")
@@ -79,6 +81,7 @@ def test_what_is_written_is_read_to_the_same_stage(stage, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
+@pytest.mark.slow
 def test_bfloat16_halves_the_file(stage, tmp_path):
     golden, file, _ = stage
     out = tmp_path / "out"

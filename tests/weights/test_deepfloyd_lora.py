@@ -28,6 +28,7 @@ def write(path: Path, tensors: dict) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 def test_equals_diffusers_golden(stage, old, tmp_path):
     definition, params = stage

@@ -56,6 +56,7 @@ def test_every_tensor_is_read_or_left_out():
     assert len(left) == 94 + 2
 
 
+@pytest.mark.slow
 def test_a_converted_file_is_read_like_the_published_one(publish, tensors, mesh, tmp_path):
     publish()
     out = tmp_path / "fid.safetensors"
