@@ -24,7 +24,7 @@ steps = 30  # @param {type:"integer"}
 seed = 0  # @param {type:"integer"}
 
 cascade = imagen_jax.load_cascade()
-base = imagen_jax.Cascade([cascade.stages[0].stored])
+base = cascade.first(1)
 
 
 def paint(texts, **settings):
@@ -233,7 +233,7 @@ show(ends, [f"{kind}: {s:.0%} at the ends" for kind, s in zip(kinds, stuck, stri
 levels = [0.0, 0.1, 0.3, 0.5]  # @param {type:"raw"}
 large_steps = 16  # @param {type:"integer"}
 
-two = imagen_jax.Cascade([stage.stored for stage in cascade.stages[:2]])
+two = cascade.first(2)
 settings = {"num_steps": [steps, large_steps], "size": (side, side), "seed": seed}
 enlarged = [
     two(prompt, aug_level=[0.0, level], progress=False, **settings).stages for level in levels

@@ -62,7 +62,7 @@ from imagen_jax.pipeline.sheets import grid
 
 guidance_scales = [1.0, 3.0, 8.0]  # @param {type:"raw"}
 
-base = imagen_jax.Cascade(wanted[:1])
+base = cascade.first(1)
 rows = [
     base(texts, seed=0, guidance_scale=scale, progress=False, **settings).stages[0]
     for scale in guidance_scales
