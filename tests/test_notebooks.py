@@ -27,7 +27,10 @@ SMALL = {
         "side": 16, "steps": 2, "large_steps": 1, "largest_steps": 1, "scales": [0.0, 4.0],
         "levels": [0.0, 0.3],
     },
-    "fine_tune": {"paint_steps": 2, "num_others": 3, "train_steps": 2, "weights": [0.0, 1.0]},
+    "fine_tune": {
+        "paint_steps": 2, "num_others": 4, "train_steps": 2, "weights": [1.0],
+        "num_drawings": 12, "maps_steps": 2, "maps_batch": 4, "picture_scales": [2.0],
+    },
     "train": {"train_steps": 3, "batch_size": 4, "paint_steps": 2},
 }  # fmt: skip
 """Name -> what the forms say in the tests: few steps, small pictures."""
