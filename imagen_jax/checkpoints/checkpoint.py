@@ -69,14 +69,18 @@ class CannotSave(UsageError):
 
 
 class _Manager(ocp.CheckpointManager):
-    """Never asks whether the run is preempted.
+    """Neither asks whether the run is preempted nor reads when its checkpoints were written.
 
     The loop asks. Its processes agree on a step by counting what each has asked about, and
-    Orbax would ask from a thread of its own, about steps that have long passed.
+    Orbax would ask from a thread of its own, about steps that have long passed. The times are of
+    no use here, and where one of them is damaged Orbax could list no checkpoint at all.
     """
 
     def reached_preemption(self, step: int) -> bool:
         return False
+
+    def _load_checkpoint_infos(self, skip_metadata_read: bool = True) -> list[Any]:
+        return super()._load_checkpoint_infos(skip_metadata_read=True)
 
 
 class Checkpoints:

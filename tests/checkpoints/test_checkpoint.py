@@ -206,6 +206,18 @@ def test_whatever_is_damaged_the_newest_whole_checkpoint_comes_back(shift, small
     assert needed | {str(largest(intact).relative_to(intact))} <= fell_back
 
 
+@pytest.mark.parametrize("value", [{"metrics": [1]}, {"commit_timestamp_nsecs": 10**30}, [1]])
+def test_what_orbax_notes_beside_a_checkpoint_is_not_needed(value, small):
+    for step in (1, 2):
+        note = small / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
+        assert note.is_file()
+        note.write_text(json.dumps(value))
+    assert_same(restore(small, small_state(2)).items, items_of(small_state(2)))
+    with opened(small, keep=3) as checkpoints, pytest.warns(UserWarning, match="is kept as"):
+        checkpoints.set_aside(newer_than=1)
+        assert checkpoints.steps() == [1]
+
+
 def test_numbers_that_changed_unnoticed_by_the_format_are_noticed(small):
     """As if a file had been zeroed below the format's own checks."""
     about = small / "checkpoints" / "2" / "about" / "metadata"
