@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from imagen_jax.errors import UsageError
@@ -34,6 +34,18 @@ _PLAIN = (
     (r"Missing value for argument '(.*?)'.*", r"\1 is missing"),
 )
 """What Python and the flag library say, and how it is said here."""
+
+
+def in_unicode(arguments: Sequence[str]) -> list[str]:
+    """The arguments; libraries that read files take no other names of them.
+
+    Raises:
+        UsageError: one of them is not UTF-8.
+    """
+    for argument in arguments:
+        if argument != argument.encode(errors="ignore").decode():
+            raise UsageError(f"{argument!r} is not UTF-8; rename the file, or spell it anew.")
+    return list(arguments)
 
 
 def parse_flags(parse: Callable[[], Result]) -> Result:

@@ -26,7 +26,7 @@ from typing import Any
 import tyro
 
 from imagen_jax.cli.again import kept, with_those_of_manifest
-from imagen_jax.cli.parsing import parse_flags
+from imagen_jax.cli.parsing import in_unicode, parse_flags
 from imagen_jax.cli.per_stage import for_stages
 from imagen_jax.cli.program import command, load, with_command
 from imagen_jax.cli.prompts_file import read_prompts_file
@@ -50,7 +50,7 @@ from imagen_jax.storage.hub import stage_path
 
 def arguments_of(arguments: Sequence[str]) -> list[str]:
     """The arguments as they are called here, after those of --from-manifest."""
-    return with_those_of_manifest(respell(arguments, SAMPLE))
+    return with_those_of_manifest(respell(in_unicode(arguments), SAMPLE))
 
 
 def parse(arguments: Sequence[str]) -> Flags:

@@ -25,7 +25,7 @@ from typing import Any
 import tyro
 
 from imagen_jax.cli.config_help import describe, list_configs
-from imagen_jax.cli.parsing import parse_flags
+from imagen_jax.cli.parsing import in_unicode, parse_flags
 from imagen_jax.cli.program import command, load, with_command
 from imagen_jax.cli.spellings import TRAIN, respell
 from imagen_jax.cli.train_flags import (
@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str]) -> Flags:
         print(list_configs())
         print(f"\n{command('train')} CONFIG --help lists the fields of one.")
         sys.exit(0 if arguments else 2)
-    name, *rest = arguments
+    name, *rest = in_unicode(arguments)
     rest = respell(rest, TRAIN)
     config = taught(load_config(name), rest)
     flags = parse_flags(

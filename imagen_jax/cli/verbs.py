@@ -19,7 +19,7 @@ from imagen_jax.cli.evaluate import Evaluate
 from imagen_jax.cli.export import Export
 from imagen_jax.cli.outputs import require_empty, require_suffix
 from imagen_jax.cli.paint import Paint
-from imagen_jax.cli.parsing import parse_flags
+from imagen_jax.cli.parsing import in_unicode, parse_flags
 from imagen_jax.cli.program import load, package_command
 from imagen_jax.cli.publish import Publish
 from imagen_jax.cli.serve import Serve
@@ -311,7 +311,7 @@ def main(arguments: Sequence[str]) -> None:
                 Verb,
                 prog=package_command(),
                 description=(__doc__ or "").replace("python -m imagen_jax", package_command()),
-                args=arguments,
+                args=in_unicode(arguments),
             )
         )
         compilation.prepare()

@@ -51,8 +51,10 @@ class ArrayRecordSource:
         found = files_of(self.name, place, "*.arrayrecord", data_dir)
         self.home, self.left_out = found.home, Tally()
         self.fingerprint = hashlib.sha256(repr(found.files).encode()).hexdigest()
+        paths = [str(file.path) for file in found.files]
         try:
-            self._records = ArrayRecordDataSource([str(file.path) for file in found.files])
+            "".join(paths).encode()  # No others can be opened.
+            self._records = ArrayRecordDataSource(paths)
         except _READ_ERRORS as error:
             raise UsageError(f"{self.name} cannot be read: {reason(error)}.") from error
         if not len(self):

@@ -1,5 +1,6 @@
 """ArrayRecord files: what is read of them, and the verb that writes them."""
 
+import os
 import pickle
 
 import msgpack
@@ -39,6 +40,13 @@ def test_documented_records_are_read(tmp_path):
     assert source[1].name.endswith("[1]")
     assert len(open_records(tmp_path / "1*")) == 1
     assert len(open_records(tmp_path, filters=("similarity>0.4",))) == 1
+
+
+def test_a_file_whose_name_is_not_utf_8_is_named(tmp_path):
+    write(tmp_path / "0.arrayrecord", {"image": picture(1), "caption": "c"})
+    (tmp_path / "0.arrayrecord").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.arrayrecord"))
+    with pytest.raises(UsageError, match=r"cannot be read: .*udcff"):
+        open_records(tmp_path)
 
 
 @pytest.mark.parametrize(
