@@ -4,9 +4,7 @@ import dataclasses
 import glob
 import itertools
 import math
-import os
 import re
-import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +14,10 @@ from imagen_jax.errors import UsageError, reason
 from imagen_jax.storage.files import (
     AnyPath,
     FileState,
+    directories_below,
     list_files,
     read_range,
+    state_of,
     to_path,
     with_home,
 )
@@ -129,40 +129,23 @@ def files_below(source: str, place: str, data_dir: str) -> Found:
         raise UsageError(f"data.source is {source!r}; there is no such directory.")
     if not isinstance(path, Path):
         return files_of(source, place, "**", data_dir)
-    files = [_state(file) for file in _walk(path)]
-    files = sorted(filter(None, files), key=lambda file: str(file.path))
+    files = filter(None, map(state_of, _walk(path)))
+    files = sorted(files, key=lambda file: str(file.path))
     if not files:
         raise UsageError(f"data.source is {source!r}; there is no file {path}/**.")
     return Found(path, f"{path}/**", files, _home(path, data_dir))
 
 
 def _walk(top: Path) -> Iterator[Path]:
-    """Files below `top`; a link to a directory that was seen, such as its own, is not followed."""
-    seen = set()
+    """Files below `top`; a directory that cannot be read is left out with a warning."""
 
     def skip(error: OSError) -> None:
         if error.filename == str(top):
             raise error
         warnings.warn(f"{error.filename} is left out: {reason(error)}", stacklevel=2)
 
-    for directory, below, names in os.walk(top, onerror=skip, followlinks=True):
-        found = os.stat(directory)
-        if (found.st_dev, found.st_ino) in seen:
-            below.clear()
-            continue
-        seen.add((found.st_dev, found.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        yield from (Path(directory, name) for name in names if not name.startswith("."))
-
-
-def _state(path: Path) -> FileState | None:
-    """None for what is no file, such as a pipe."""
-    try:
-        found = path.stat()
-    except OSError:
-        return FileState(path, 0, "unreadable")
-    regular = stat.S_ISREG(found.st_mode)
-    return FileState(path, found.st_size, str(found.st_mtime_ns)) if regular else None
+    for directory, names in directories_below(top, skip):
+        yield from (directory / name for name in names if not name.startswith("."))
 
 
 def read_part(path: AnyPath, start: int, size: int, name: str) -> bytes:

@@ -7,9 +7,10 @@ import importlib.util
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -99,16 +100,47 @@ class FileState:
 def list_files(pattern: str) -> list[FileState]:
     """The files that match `pattern` (*, ?, [...] and ** as in a shell), in order of their names.
 
-    A bucket is asked once, not once a file.
+    Below ** each real directory is seen once. A link that leads nowhere is a file too; that there
+    is nothing to be read shows later. A bucket is asked once, not once a file.
     """
     if pattern.startswith(_BUCKET):
         system, _ = fsspec.url_to_fs(pattern)
         found = system.glob(pattern, detail=True)
         files = [_of_bucket(name, info) for name, info in found.items() if info["type"] == "file"]
     else:
-        paths = map(Path, glob.iglob(pattern, recursive=True))
-        files = [_of_machine(path) for path in paths if path.is_file()]
+        files = list(filter(None, map(state_of, _matching(pattern))))
     return sorted(files, key=lambda file: str(file.path))
+
+
+def _matching(pattern: str) -> Iterator[Path]:
+    head, deep, tail = pattern.partition("/**")
+    if not deep or tail[:1] not in ("", "/"):
+        yield from map(Path, glob.iglob(pattern))
+        return
+    for top in glob.iglob(f"{head}/"):
+        for directory, _ in directories_below(Path(top)):
+            yield from _matching(f"{glob.escape(str(directory))}{tail or '/*'}")
+
+
+def directories_below(
+    top: Path, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str]]]:
+    """`top` and the directories below it but hidden ones, each real one once; with their files.
+
+    A link to a directory that was seen, such as its own, is not followed.
+
+    Args:
+        onerror: is told of a directory that cannot be read.
+    """
+    seen = set()
+    for directory, below, names in os.walk(top, onerror=onerror, followlinks=True):
+        found = os.stat(directory)
+        if (found.st_dev, found.st_ino) in seen:
+            below.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield Path(directory), names
 
 
 def _of_bucket(name: str, info: dict) -> FileState:
@@ -117,9 +149,14 @@ def _of_bucket(name: str, info: dict) -> FileState:
     return FileState(epath.Path(name), info["size"], version)
 
 
-def _of_machine(path: Path) -> FileState:
-    stat = path.stat()
-    return FileState(path, stat.st_size, str(stat.st_mtime_ns))
+def state_of(path: Path) -> FileState | None:
+    """That of a file of this machine; None for what is none, such as a directory or a pipe."""
+    try:
+        found = path.stat()
+    except OSError:
+        return FileState(path, 0, "unreadable")
+    regular = stat.S_ISREG(found.st_mode)
+    return FileState(path, found.st_size, str(found.st_mtime_ns)) if regular else None
 
 
 def read_range(path: AnyPath, start: int, size: int) -> bytes:

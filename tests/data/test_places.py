@@ -6,7 +6,7 @@ from shards import sample, write_shard
 from imagen_jax.config import DataConfig
 from imagen_jax.data.places import expand_braces
 from imagen_jax.data.sources import open_source
-from imagen_jax.errors import UsageError
+from imagen_jax.errors import UsageError, exit_on_usage_error
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,32 @@ def test_shards_are_named_with_braces(tmp_path):
     assert len(open_shards(tmp_path / "{00[0-2],*1*}.tar")) == 5  # 1 is meant twice.
     with pytest.raises(UsageError, match=r"there is no file .*012\.tar"):
         open_shards(tmp_path / "{009..012}.tar")
+
+
+def test_below_two_stars_each_real_directory_is_seen_once(tmp_path):
+    """With two links to itself, a directory has 2**40 paths."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / ".hidden").mkdir()
+    for name in ("0.tar", "a/1.tar", "a/b/2.tar", "a/.hidden/3.tar"):
+        write_shard(tmp_path / name, [sample(int(name[-5]))])
+    for name in ("x", "y"):
+        (tmp_path / "a" / name).symlink_to(tmp_path)
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "a")
+    source = open_shards(tmp_path / "**" / "*.tar")
+    assert sorted(source[index].captions.all()[0] for index in range(len(source))) == [
+        "0 1", "1 1", "2 1"
+    ]  # fmt: skip
+    assert len(open_shards(tmp_path / "a" / "**" / "b" / "*.tar")) == 1
+    assert len(open_shards(tmp_path / "a" / "b" / "**")) == 1
+
+
+@pytest.mark.parametrize("leads_to", ["nowhere.tar", "1.tar"])
+def test_a_shard_that_is_a_link_to_nothing_is_named(leads_to, tmp_path, capsys):
+    write_shard(tmp_path / "0.tar", [sample(1)])
+    (tmp_path / "1.tar").symlink_to(leads_to)
+    with pytest.raises(SystemExit, match="2"), exit_on_usage_error():
+        open_shards(tmp_path)
+    assert f"error: {tmp_path}/1.tar: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["plain [1]", "{0..3}", "what?*"])
