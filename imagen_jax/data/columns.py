@@ -24,7 +24,8 @@ _PIECE = 2**16
 
 def columns_path(home: AnyPath, source: str, kind: str) -> AnyPath:
     """Where the columns of one kind are kept of a source, as it is named."""
-    return home / _DIRECTORY / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.{kind}"
+    digest = hashlib.sha256(os.fsencode(source)).hexdigest()
+    return home / _DIRECTORY / f"{digest[:16]}.{kind}"
 
 
 def write_columns(path: AnyPath, columns: dict[str, np.ndarray], about: Any) -> None:
@@ -114,6 +115,6 @@ class Columns:
 def open_columns(path: AnyPath) -> Columns | None:
     """The columns at `path`; None if there are none, or none that are whole."""
     try:
-        return Columns(path)
+        return Columns(path) if path.is_file() else None  # A pipe would be waited for.
     except _DAMAGED:
         return None

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +52,9 @@ def pax(*records: bytes) -> bytes:
     return header(b"%011o" % len(data), b"x") + data.ljust(-(-len(data) // 512) * 512, b"\0")
 
 
+END = bytes(1024)
+
+
 def found(archive: bytes) -> list[str]:
     return [m.name for m in members(Window(lambda s, n: archive[s : s + n], 512), len(archive))]
 
@@ -94,9 +99,39 @@ def test_sizes_and_names_in_extensions_are_read():
     renamed = pax(b"15 path=ab.txt\n") + header(b"0")
     binary = header(b"\x80" + (3).to_bytes(11), name=b"c.txt") + bytes(512)
     linked = header(b"3", b"K") + bytes(512) + header(b"777", b"2", b"link") + FIRST
-    assert found(large + renamed + binary + linked) == [
+    assert found(large + renamed + binary + linked + END) == [
         "a.png", "ab.txt", "c.txt", "link", "first.txt"
     ]  # fmt: skip
+
+
+HOLES = {
+    "empty": lambda whole: b"",
+    "cut between two files": lambda whole: whole[: whole.index(b"000000002.png")],
+    "without the blocks that end it": lambda whole: whole.rstrip(b"\0") + bytes(512),
+    "blank, but for its end": lambda whole: bytes(512) + bytes(len(whole) - 512) + b"x" * 512,
+}
+
+
+@pytest.mark.parametrize("hole", HOLES)
+def test_what_a_shard_has_lost_is_said(hole, tmp_path):
+    samples = [sample(number) for number in range(4)]
+    write_shard(tmp_path / "0.tar", samples)
+    write_shard(tmp_path / "1.tar", samples)
+    damaged = HOLES[hole]((tmp_path / "1.tar").read_bytes())
+    (tmp_path / "1.tar").write_bytes(damaged[: len(damaged) // 512 * 512])
+    with pytest.warns(UserWarning, match=r"shard cut short or damaged \(as 1\.tar\)"):
+        source = open_shards(tmp_path, max_broken_share=1.0)
+    assert 4 <= len(source) <= 8
+
+
+def test_archives_one_behind_another_are_read_as_one(tmp_path):
+    both = []
+    for numbers in ((1, 2), (3,)):
+        write_shard(tmp_path / "x", map(sample, numbers))
+        both.append((tmp_path / "x").read_bytes())
+    (tmp_path / "0.tar").write_bytes(b"".join(both))
+    source = open_shards(tmp_path)
+    assert texts(source) == ["1 1", "2 1", "3 1"]
 
 
 def test_a_changed_byte_of_a_header_is_never_another_record(tmp_path):
@@ -184,6 +219,23 @@ def test_an_index_without_records_is_one(tmp_path):
             open_shards(tmp_path)
     write(tmp_path / "0.tar", [("0.png", picture(0)), ("0.txt", b"0")])
     assert texts(open_shards(tmp_path)) == ["0"]
+
+
+def test_a_directory_that_is_not_utf_8_has_its_index(tmp_path):
+    directory = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    directory.mkdir()
+    write_shard(directory / "0.tar", [sample(1, similarity=0.1), sample(2, similarity=0.2)])
+    for _ in range(2):
+        assert texts(open_shards(directory, filters=("similarity>0.1",))) == ["2 1"]
+
+
+def test_a_pipe_where_the_index_lies_is_not_waited_for(tmp_path):
+    write_shard(tmp_path / "0.tar", [sample(1)])
+    open_shards(tmp_path)
+    (index,) = (tmp_path / ".imagen_jax").iterdir()
+    index.unlink()
+    os.mkfifo(index)
+    assert texts(open_shards(tmp_path)) == ["1 1"]
 
 
 @pytest.mark.parametrize("kind", ["shards", "numbers"])
