@@ -96,12 +96,13 @@ def _parse(line: str) -> Line:
     if not isinstance(measured, Mapping):
         raise TypeError(f"{measured!r} is no object")
     for name in ("step", "pictures_seen"):
-        if not isinstance(measured[name], int):
+        if type(measured[name]) is not int or not 0 <= measured[name] < 2**63:
             raise TypeError(f"{name} is {measured[name]!r}")
     for value in measured.values():
         for number in value if isinstance(value, list) else [value]:
-            if number is not None:
-                float(number)
+            if not isinstance(number, int | float | None):
+                raise TypeError(f"{number!r} is no number")
+            float(number or 0)  # Not all that are whole can be one.
     return dict(measured)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from imagen_jax.errors import UsageError
 from imagen_jax.storage.files import AnyPath
+from imagen_jax.storage.json_text import is_number
 from imagen_jax.training.metrics_file import Line, read_metrics
 
 _WINDOW = 10
@@ -55,8 +56,8 @@ PANELS = (
 
 
 def curve(lines: Sequence[Line], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures seen and values, of the lines that hold the number `name`."""
-    points = [(line["pictures_seen"], line[name]) for line in lines if line.get(name) is not None]
+    """Pictures seen and values, of the lines that hold a number `name` that can be drawn."""
+    points = [(line["pictures_seen"], line[name]) for line in lines if is_number(line.get(name))]
     seen, values = np.array(points, float).reshape(-1, 2).T
     return seen, values
 
@@ -69,9 +70,15 @@ def running_mean(values: np.ndarray) -> np.ndarray:
 
 
 def by_time(lines: Sequence[Line]) -> tuple[np.ndarray, np.ndarray]:
-    """Middles of the bins of t and their mean loss over the last tenth of a run."""
-    rows = [line["loss_by_time"] for line in lines if "loss_by_time" in line]
-    last = np.array(rows[-max(1, round(_END * len(rows))) :], float)  # None becomes NaN.
+    """Middles of the bins of t and their mean loss over the last tenth of a run.
+
+    Of lines with another number of bins than the last one, none counts.
+    """
+    found = [line.get("loss_by_time") for line in lines]
+    lists = [row for row in found if isinstance(row, list)] or [[]]
+    rows = [row for row in lists if len(row) == len(lists[-1])]
+    rows = rows[-max(1, round(_END * len(rows))) :]
+    last = np.array([[x if is_number(x) else np.nan for x in row] for row in rows], float)
     known = np.isfinite(last).any(0)
     middles = (np.arange(last.shape[1]) + 0.5) / last.shape[1]
     return middles[known], np.nanmean(last[:, known], 0)
@@ -139,8 +146,8 @@ def _dress(axis: Axes, panel: Panel, most_seen: int) -> None:
         axis.set_xlabel("pictures seen", color=_GREY)
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.set_xlim(0, 1.02 * most_seen)
-    values = np.concatenate([line.get_ydata() for line in axis.lines])
-    if values.min() > 0 and values.max() > 3 * values.min():
+    values = np.concatenate([[], *(line.get_ydata() for line in axis.lines)])
+    if len(values) and values.min() > 0 and values.max() > 3 * values.min():
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_minor_locator(NullLocator())

@@ -84,6 +84,11 @@ DAMAGED = (
     b'{"step": 1, "loss": 2.0}',
     b'{"step": "1", "loss": 2.0, "pictures_seen": 8}',
     b'{"step": 1, "loss": "low", "pictures_seen": 8}',
+    b'{"step": 1, "loss": "0.5", "pictures_seen": 8}',
+    b'{"step": true, "loss": 0.5, "pictures_seen": 8}',
+    b'{"step": 1, "loss": 0.5, "pictures_seen": -8}',
+    b'{"step": 1, "loss": 0.5, "pictures_seen": 9223372036854775808}',
+    b'{"step": 1, "loss": 1' + b"0" * 400 + b', "pictures_seen": 8}',
     b"[" * 100_000,
 )
 

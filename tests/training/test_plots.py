@@ -73,6 +73,23 @@ def test_the_loss_by_time_is_that_of_the_end():
     np.testing.assert_allclose(losses, [2.0, 5.0, 2.0])
 
 
+def test_bins_of_another_number_than_the_last_do_not_count():
+    lines = [{"loss_by_time": x} for x in ([7.0], [1.0, 2.0, 3e300, [3]], 5.0)]
+    np.testing.assert_allclose(by_time(lines), ([0.125, 0.375], [1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [{"loss_by_time": 3.0}, {"loss_by_time": [None]}, {"loss_by_time": []}, {"loss": [1.0]},
+     {"loss": 1e308, "gradient_norm": -1e308}],
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_left_out(measured, tmp_path):
+    run = write(tmp_path, loss_by_time=[0.1, 0.2])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 31, "pictures_seen": 248, **measured}) + "\n")
+    assert strong(draw_curves([run]), 0) > 200
+
+
 def test_runs_of_the_same_name_and_one_without_any_loss(tmp_path):
     runs = [write(tmp_path / name / "run") for name in ("a", "b")]
     (tmp_path / "c").mkdir()
