@@ -36,8 +36,8 @@ def exit_on_usage_error() -> Iterator[None]:
     """Ends a script with one sentence on stderr and exit code 2, without a traceback.
 
     So ends what the operating system refuses: a file that cannot be read, a disk that is full,
-    no network. Warnings are one line each too, and none is repeated. Ctrl-C ends with exit
-    code 130.
+    no network, no more memory. Warnings are one line each too, and none is repeated. Ctrl-C ends
+    with exit code 130.
     """
     with warnings.catch_warnings():
         warnings.showwarning = _warn_once()
@@ -49,6 +49,9 @@ def exit_on_usage_error() -> Iterator[None]:
         except OSError as error:
             where = "" if error.filename is None else f"{error.filename}: "
             print(f"error: {one_line(where + reason(error))}.", file=sys.stderr)
+            sys.exit(2)
+        except MemoryError as error:
+            print(f"error: There is not enough memory: {one_line(reason(error))}.", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)

@@ -42,6 +42,12 @@ def test_names_cannot_break_the_line_nor_move_the_cursor(text, shown, capsys):
     assert capsys.readouterr().err.splitlines() == [f"warning: {shown}", f"error: {shown}"]
 
 
+def test_where_memory_is_short_it_is_said(capsys):
+    with pytest.raises(SystemExit, match="2"), exit_on_usage_error():
+        raise MemoryError("std::bad_alloc")
+    assert capsys.readouterr().err == "error: There is not enough memory: std::bad_alloc.\n"
+
+
 def test_warnings_are_not_repeated_and_not_kept_for_ever(capsys):
     show = errors._warn_once()
     for number in range(1001):

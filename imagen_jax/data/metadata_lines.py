@@ -65,14 +65,17 @@ class Lines:
 def _places(
     directory: AnyPath, file: str, left_out: Tally
 ) -> Iterator[tuple[int, int, str | None]]:
-    """(start, size, picture) of each line that is not blank; None for one that cannot be read."""
-    start = 0
+    """(start, size, picture) of each line that is not blank; None for one that cannot be read.
+
+    Of a line that is too long to be read only the beginning is.
+    """
+    start, ended = 0, True
     try:
         with (directory / file).open("rb") as lines:
-            for line in lines:
-                if line.strip():
+            while line := lines.readline(annotations.MAX_TEXT_BYTES + 1):
+                if ended and line.strip():
                     yield start, len(line), _picture(line, file)
-                start += len(line)
+                start, ended = start + len(line), line.endswith(b"\n")
     except OSError:
         left_out.add("file unreadable", file)
 

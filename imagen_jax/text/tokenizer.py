@@ -25,6 +25,8 @@ EOS_ID = 1
 _CAPTIONS = Path(__file__).with_name("captions.model")
 _SENTENCEPIECE_NAME = "spiece.model"
 _JSON_NAME = "tokenizer.json"
+_MOST_BYTES = 2**28
+"""Of a SentencePiece model; mT5's, of 250,000 pieces, has 4 million."""
 
 
 @runtime_checkable
@@ -55,6 +57,8 @@ class SentencePieceVocabulary:
 
     def __init__(self, path: Path) -> None:
         try:
+            if path.stat().st_size > _MOST_BYTES:
+                raise OSError(f"it has more than {_MOST_BYTES:,} bytes")
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:
             raise UsageError(f"{path} is not a readable SentencePiece model: {error}.") from error

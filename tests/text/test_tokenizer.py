@@ -188,6 +188,13 @@ def test_a_damaged_model_is_refused(tmp_path, content):
         load_tokenizer(str(tmp_path))
 
 
+def test_a_model_of_gigabytes_is_refused_unread(tmp_path):
+    with (tmp_path / "spiece.model").open("wb") as file:
+        file.truncate(2**40)  # A hole, which takes no place.
+    with pytest.raises(UsageError, match=r"it has more than 268,435,456 bytes\.$"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_a_model_with_other_special_ids_is_refused(tmp_path):
     train(tmp_path, pad_id=-1, eos_id=2, unk_id=0, bos_id=1)
     with pytest.raises(UsageError, match="padding id -1 and </s> id 2; T5's are 0 and 1"):
