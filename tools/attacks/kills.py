@@ -38,10 +38,11 @@ _END_SECONDS = 180
 _WHOLE_SECONDS = 1200
 _CODES = {
     signal.SIGKILL: {-signal.SIGKILL},
-    signal.SIGTERM: {0, -signal.SIGTERM},
+    signal.SIGTERM: {0, -signal.SIGTERM, -signal.SIGKILL},
     signal.SIGINT: {130, -signal.SIGINT},
 }
-"""-SIGTERM and -SIGINT come of a process that has not begun to listen yet."""
+"""-SIGTERM and -SIGINT come of a process that has not begun to listen yet; -SIGKILL beside SIGTERM
+of those that would wait for it for minutes."""
 
 
 class Run:
@@ -70,8 +71,8 @@ class Run:
         try:
             yield processes
         finally:
+            _kill_all(processes)
             for process in processes:
-                process.kill()
                 process.wait()
 
     def _together(self, number: int, port: int) -> list[str]:
@@ -135,6 +136,8 @@ def _kill(run: Run, rng: random.Random) -> str:
         for process in inputs:
             process.send_signal(number)
         try:
+            if number == signal.SIGTERM and inputs[0].wait(_END_SECONDS) == -signal.SIGTERM:
+                _kill_all(processes)
             codes = [process.wait(_END_SECONDS) for process in processes]
         except subprocess.TimeoutExpired:
             return _failed(run, number, "it does not end")
@@ -145,6 +148,11 @@ def _kill(run: Run, rng: random.Random) -> str:
     if "damaged" in said or ("Traceback" in said and -signal.SIGINT not in codes):
         return _failed(run, number, "it complains")
     return "" if run.newest() >= before else _failed(run, number, f"step {before} is lost")
+
+
+def _kill_all(processes: list[subprocess.Popen]) -> None:
+    for process in processes:
+        process.kill()
 
 
 def _wait(run: Run, processes: list[subprocess.Popen], rng: random.Random) -> None:
