@@ -24,6 +24,8 @@ SHIPPED = "shipped"
 NONE = "none"
 _LIKE_ONE_PROMPT = 3
 """So many prompts of one word each are likely to be one without quotes."""
+_MOST = 2**20
+"""Of pictures: a slip of the finger ends before memory is taken."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -261,9 +263,11 @@ def check(flags: Flags) -> None:
         (flags.devices, "batch_size"),
         (flags.devices, "split_height"),
     ):
-        if getattr(part, name) < 1:
-            flag = name.replace("_", "-")
-            raise UsageError(f"--{flag} is {getattr(part, name)}; it must be at least 1.")
+        flag, value = name.replace("_", "-"), getattr(part, name)
+        if value < 1:
+            raise UsageError(f"--{flag} is {value}; it must be at least 1.")
+        if value > _MOST:
+            raise UsageError(f"--{flag} is {value}; it must be at most {_MOST:,}.")
     seed = flags.pictures.seed
     if not 0 <= seed < 2**32:
         raise UsageError(f"--seed is {seed}; it must lie between 0 and {2**32 - 1}.")

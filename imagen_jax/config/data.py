@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from imagen_jax.config.checked import Checked
-from imagen_jax.config.rules import require, require_fraction, require_positive
+from imagen_jax.config.rules import require, require_at_most, require_fraction, require_positive
 from imagen_jax.errors import UsageError
 
 FOLDER, WEBDATASET, ARRAYRECORD = "folder:", "webdataset:", "arrayrecord:"
@@ -19,6 +19,7 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 LARGEST_SIDE = 2**15
 """Pixels; what is larger is a slip, and would take all memory before it shows."""
+_MOST_WORKERS = 1024
 _MOST_SIZES = 255
 _OPERATORS = {
     ">=": operator.ge,
@@ -130,9 +131,11 @@ class DataConfig(Checked):
             self.num_workers >= 0,
             f"DataConfig.num_workers is {self.num_workers}; it must not be negative.",
         )
+        require_at_most(self, _MOST_WORKERS, num_workers=self.num_workers)
         require_fraction(self, "max_broken_share", "flip")
         if self.crop is not None:
             require_positive(self, "crop")
+            require_at_most(self, LARGEST_SIDE, crop=self.crop)
         self._check_sizes()
         _ = self.conditions, self.shares
 

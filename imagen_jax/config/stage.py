@@ -24,6 +24,11 @@ from imagen_jax.config.rules import (
 from imagen_jax.config.sampling import SamplingConfig
 from imagen_jax.config.text import TextEncoderConfig
 
+_MOST_PICTURES = 2**20
+"""Of a batch."""
+_MOST_STEPS = 2**31 - 1
+"""They are counted in 32 bits."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Checked):
@@ -97,6 +102,8 @@ class TrainingConfig(Checked):
             "eval_batches",
             "max_skipped_in_a_row",
         )
+        require_at_most(self, _MOST_PICTURES, batch_size=self.batch_size)
+        require_at_most(self, _MOST_STEPS, num_steps=self.num_steps)
         require_fraction(self, "caption_dropout")
         require(
             0 <= self.seed < 2**32,

@@ -154,6 +154,7 @@ def test_train_refuses_bad_flags(arguments, says, tmp_path, monkeypatch):
         (["a", "--seed", str(2**32)], ["--seed is 4294967296"]),
         (["a", "--seed", "1.5"], ["--seed", "'1.5'"]),
         (["a", "--num-images", "0"], ["--num-images is 0", "at least 1"]),
+        (["a", "--num-images", "1048577"], ["--num-images is 1048577", "at most 1,048,576"]),
         (["a", "--batch-size", "-4"], ["--batch-size is -4", "at least 1"]),
         (["a", "--batch-size", "four"], ["--batch-size", "'four'"]),
         (["a", "--colour", "red"], ["--colour"]),
