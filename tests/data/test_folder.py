@@ -5,13 +5,13 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from scripts import ROOT, call, verbs
 from shards import picture
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data import annotations
 from imagen_jax.data.records import BrokenRecord
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
@@ -206,15 +206,21 @@ def test_a_metadata_file_names_pictures_and_captions(tmp_path):
     assert texts(open_folder(tmp_path, filters=("score>1",))) == [("its own",)]
 
 
-def test_a_line_that_is_too_long_is_not_read_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(annotations, "MAX_TEXT_BYTES", 100)
+def test_a_line_that_is_too_long_is_not_read_into_memory(tmp_path):
     for name in ("a", "b"):
         put(tmp_path, f"{name}.png")
-    long = json.dumps({"file_name": "a.png", "text": "x" * 1000})
-    good = [json.dumps({"file_name": f"{x}.png", "text": x}) for x in "ab"]
-    (tmp_path / "metadata.jsonl").write_text("\n".join([good[0], long, good[1]]))
-    with pytest.warns(UserWarning, match=r"1 JSON unreadable \(as metadata\.jsonl, byte \d+\)\.?"):
-        assert texts(open_folder(tmp_path, max_broken_share=1.0)) == [("a",), ("b",)]
+        lines(tmp_path / f"{name}.jsonl", {"file_name": f"{name}.png", "text": name})
+    with (tmp_path / "metadata.jsonl").open("wb") as file:
+        file.write((tmp_path / "a.jsonl").read_bytes().strip() + b"\n")
+        file.seek(2**27, os.SEEK_CUR)  # A hole, which takes no place.
+        file.write(b"\n" + (tmp_path / "b.jsonl").read_bytes())
+    tracemalloc.start()
+    with pytest.warns(UserWarning, match=r"1 JSON unreadable \(as metadata\.jsonl, byte \d+\)"):
+        source = open_folder(tmp_path, max_broken_share=1.0)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert texts(source) == [("a",), ("b",)]
+    assert most < 2**25
 
 
 def test_lines_that_cannot_be_used_are_counted(tmp_path):
