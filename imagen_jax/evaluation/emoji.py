@@ -102,7 +102,7 @@ def measure_emoji(stages: Sequence[StoredStage], out: Path, trial: Trial, **opti
     }
 
     def write() -> None:
-        _save_sheets(out, cases, by_seed[0].stages[0], measured.verdicts[0])
+        save_sheets(out, cases, by_seed[0].stages[0], measured.verdicts[0])
         if large is not None:
             captions = [case.prompt for case in few]
             _save_sheet(out / "enlarged.png", large.stages[-1], captions, large=True)
@@ -190,11 +190,11 @@ def _enlarged(judge: Judge, cases: Sequence[Case], stages: Sequence[np.ndarray])
     return figures.enlarged_figures(stages, true, judge)
 
 
-def _save_sheets(
+def save_sheets(
     out: Path, cases: Sequence[Case], pictures: Pictures, found: Sequence[Verdict]
 ) -> None:
-    """One sheet a kind of prompt, of one seed; + before the prompts that are right."""
-    for kind in KINDS:
+    """One sheet a kind of prompt there is, of one seed; + before the prompts that are right."""
+    for kind in sorted({case.kind for case in cases}):
         rows = [row for row, case in enumerate(cases) if case.kind == kind]
         captions = [f"{'+' if found[row].all_right else '-'} {cases[row].prompt}" for row in rows]
         _save_sheet(out / f"{kind.replace(' ', '-')}.png", pictures[rows], captions)

@@ -125,11 +125,15 @@ class JudgedEmoji:
                 cascade(self._prompts, seed=seed, **options).stages[-1]
                 for seed in range(self._seeds)
             ]
-            figures = emoji.measure(self._judge, self._cases, painted).columns[self._kind]
+            measured = emoji.measure(self._judge, self._cases, painted)
+            figures = measured.columns[self._kind]
             results = sealed({"plan": plan, "figures": figures})
-            distributed.leader_does(
-                lambda: write_text(directory / RESULTS, json.dumps(results, indent=1))
-            )
+
+            def write() -> None:
+                emoji.save_sheets(directory, self._cases, painted[0], measured.verdicts[0])
+                write_text(directory / RESULTS, json.dumps(results, indent=1))
+
+            distributed.leader_does(write)
         return {f"{name} ({self._kind})": figures[key] for key, name in self._NAMES}
 
     def _plan(self, cascade: Cascade, options: dict[str, Any]) -> dict[str, Any]:

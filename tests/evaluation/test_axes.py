@@ -47,6 +47,16 @@ def test_a_point_changes_settings_of_all_stages_or_of_one():
         settings_in(point, {}, 1)
 
 
+def test_options_of_guidance_are_read():
+    interval, oscillating = map(read_axis, ("interval=0:1,0.2:0.8", "base.oscillates-from=0,12"))
+    assert interval.values == ((0, 1), (0.2, 0.8)) and oscillating.values == (0, 12)
+    point = {"interval": interval.values[1], "base.oscillates_from": 12}
+    assert settings_in(point, {}, 2) == {
+        "guidance_interval": [(0.2, 0.8)] * 2,
+        "guidance_oscillates_from": [12, None],
+    }
+
+
 def test_a_directory_is_known_by_its_settings_in_any_order():
     one, other = {"guidance": 1.0, "base": "runs/a"}, {"base": "runs/a", "guidance": 1.0}
     assert directory_name(one) == directory_name(other)
@@ -68,6 +78,11 @@ def test_a_directory_is_known_by_its_settings_in_any_order():
         ("steps=0", "'0' is not a whole number of at least 1"),
         ("steps=1.5", "'1.5' is not a whole number"),
         ("sampler=euler", "'euler' is not ancestral or ddim or"),
+        ("interval=0.2", "'0.2' is not two times from 0 to 1"),
+        ("interval=0.8:0.2", "'0.8:0.2' is not two times from 0 to 1"),
+        ("interval=0:1:1", "'0:1:1' is not two times from 0 to 1"),
+        ("interval=0:nan", "'0:nan' is not two times from 0 to 1"),
+        ("oscillates_from=-1", "'-1' is not a whole number of at least 0"),
         ("base=", "'' is not a stage"),
         ("guidance=1,1.0", "1.0 comes 2 times"),
     ],

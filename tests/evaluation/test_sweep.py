@@ -61,6 +61,9 @@ def test_points_are_measured_drawn_and_taken_over_by_a_later_sweep(called, tmp_p
     results = json.loads((tmp_path / "results.json").read_text())
     assert [point["settings"]["guidance"] for point in results["points"]] == [1, 2, 4]
     assert Image.open(tmp_path / "sweep.png").size[0] > 300
+    for point in results["points"]:  # What was painted can be looked at, and nothing held out.
+        kept = {path.name for path in (tmp_path / "points" / point["kept"]).iterdir()}
+        assert kept == {"results.json", "seen-pairs.png"}
 
 
 @pytest.mark.slow
