@@ -1,10 +1,11 @@
 """The verb `sweep`: a cascade measured over its settings, and the curves of that."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from imagen_jax.cli.sample_flags import CascadeFlags, SamplingFlags
 from imagen_jax.cli.unused import require_default
@@ -55,7 +56,9 @@ class Sweep:
 
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Directory for sweep.png, a table, results.json, and what the points have made."""
-    over: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE,...")] = ()
+    over: Annotated[
+        UseAppendAction[tuple[tuple[str, ...], ...]], arg(metavar="NAME=VALUE,... ...")
+    ] = ()
     """What is varied: guidance, aug_level, steps, sampler, thresholding, interval (times at which
     guidance is on: 0:1 is always), oscillates_from (the step from which it is off in every other),
     parallel (APG: 1 is off, 0 on) or renoising (CFG++), for all stages or for one, as
@@ -77,7 +80,7 @@ class Sweep:
         require_positive(self, "batch_size")
         check_measuring(self.flags)
         check_writable(self.out, f"OUT is {self.out}")
-        axes = axes_of.read_axes(self.over)
+        axes = axes_of.read_axes([*itertools.chain.from_iterable(self.over)])
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)
         table = sweep(axes, self._painter(), measured_by(self.flags), self.out)

@@ -66,6 +66,14 @@ def test_points_are_measured_drawn_and_taken_over_by_a_later_sweep(called, tmp_p
         assert kept == {"results.json", "seen-pairs.png"}
 
 
+def test_all_that_is_to_be_varied_is_whichever_way_it_is_given(called, tmp_path):
+    axes = ("guidance=1,2", "thresholding=none,static")
+    apart = sweep(tmp_path / "a", "--over", axes[0], "--over", axes[1])
+    together = sweep(tmp_path / "b", "--over", *axes)
+    assert apart.code == 0 and together.code == 0
+    assert apart.out == together.out and len(apart.out.splitlines()) == 2 + 4
+
+
 @pytest.mark.slow
 def test_points_of_another_command_are_not_taken_over(called, tmp_path):
     assert sweep(tmp_path, "--over", "guidance=1").code == 0
