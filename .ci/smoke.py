@@ -7,6 +7,7 @@ base on pictures of its own, each by the command that a user types, outside of t
 """
 
 import importlib
+import os
 import pkgutil
 import subprocess
 import sys
@@ -43,8 +44,12 @@ def import_all() -> int:
 
 
 def command(directory: Path, *arguments: object) -> None:
+    """Runs it in `directory`, where what is compiled is kept for the next one."""
     subprocess.run(
-        [sys.executable, "-m", "imagen_jax", *map(str, arguments)], cwd=directory, check=True
+        [sys.executable, "-m", "imagen_jax", *map(str, arguments)],
+        cwd=directory,
+        env=os.environ | {"IMAGEN_CACHE_DIR": str(directory / "compiled")},
+        check=True,
     )
 
 
