@@ -1,12 +1,15 @@
 """Pictures to teach the shipped base a thing that it has never seen, and to keep what it knows.
 
-    python examples/zibo.py zibo
+    python examples/zibo.py make zibo
     python train.py dreambooth/emoji --workdir runs/zibo \
         --data.mixture "0.5*folder:zibo/own" "0.5*folder:zibo/prior"
+    python examples/zibo.py show runs/zibo
     python sample.py "a zibo toy" --base runs/zibo --sr256 shipped --sr1024 shipped
 
-DIRECTORY/own gets five drawn pictures of a zibo, a star with a face. DIRECTORY/prior gets one
+`make` draws five pictures of a zibo, a star with a face, to DIRECTORY/own. DIRECTORY/prior gets one
 picture of each thing that the base knows, painted by the base itself. Each lies beside its caption.
+
+`show` paints the same prompts with the shipped base and with each STAGE after it, a row each.
 """
 
 import argparse
@@ -17,11 +20,23 @@ from PIL import Image, ImageDraw
 
 import imagen_jax
 from imagen_jax.data.captions import noun_phrase
+from imagen_jax.errors import exit_on_usage_error
+from imagen_jax.pipeline.sheets import grid, save_png
+from imagen_jax.pipeline.shipped import shipped_stage
 
 SIDE = 256
 PLACES = ((128, 136, 100), (118, 130, 92), (138, 140, 88), (128, 128, 108), (124, 142, 96))
 """Centre and radius of each zibo, in pixels."""
 POINTS = 7
+SHOWN = (
+    "a zibo toy",
+    "a red zibo toy",
+    "a green zibo toy",
+    "a zibo toy on a blue background",
+    "a red apple",
+    "a cat face",
+)
+CELL = 128
 
 
 def draw_zibo(x: float, y: float, radius: float) -> Image.Image:
@@ -49,18 +64,38 @@ def save(pictures: list[Image.Image], captions: list[str], directory: Path) -> N
         (directory / f"{number:03}.txt").write_text(f"{caption}\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
-    directory = parser.parse_args().directory
+def make(directory: Path) -> None:
+    """Draws zibos to DIRECTORY/own, and paints what the base knows to DIRECTORY/prior."""
     save([draw_zibo(*place) for place in PLACES], ["a zibo toy"] * len(PLACES), directory / "own")
     base = imagen_jax.load_cascade().first(1)
     words = base.stages[0].stored.vocabulary
     names = map(words.shortest_name, words.concepts)
     captions = list(dict.fromkeys(map(noun_phrase, names)))
     save(base(captions, seed=0).images, captions, directory / "prior")
+
+
+def show(bases: list[str], sheet: Path, seed: int) -> None:
+    """Paints the prompts of SHOWN with each base, a row each."""
+    rows = [imagen_jax.load_cascade(base)(SHOWN, seed=seed).stages[0] for base in bases]
+    save_png(grid(rows, [SHOWN] * len(rows), CELL), sheet)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(required=True, dest="verb")
+    verbs.add_parser("make").add_argument("directory", type=Path, metavar="DIRECTORY")
+    showing = verbs.add_parser("show")
+    showing.add_argument("stages", nargs="+", metavar="STAGE")
+    showing.add_argument("--sheet", type=Path, default=Path("zibo.png"))
+    showing.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    with exit_on_usage_error():
+        if flags.verb == "make":
+            make(flags.directory)
+        else:
+            show([str(shipped_stage("base")), *flags.stages], flags.sheet, flags.seed)
 
 
 if __name__ == "__main__":
