@@ -77,6 +77,7 @@ def files_below(directory: Path) -> set[str]:
     return {p.relative_to(directory).as_posix() for p in paths if "__pycache__" not in p.parts}
 
 
+@pytest.mark.slow
 def test_the_wheel_says_what_it_is(wheel):
     with zipfile.ZipFile(wheel) as archive:
         [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]

@@ -91,6 +91,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(files, painted, tmp_path, mon
     assert tree(out) == tree(painted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -153,6 +154,7 @@ def test_stored_embeddings_paint_the_same_and_take_no_encoder(files, painted, tm
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused(files, painted, tmp_path):
     """Where nothing is left to paint too."""
     out = tmp_path / "out"
@@ -164,6 +166,7 @@ def test_other_weights_are_refused(files, painted, tmp_path):
         (out / open_pictures(out).names[0]).unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_another_text_encoder_is_another_painter(files, painted, tmp_path):
     params = tiny.random_params(CONFIG)
     params["text_encoder"] = tiny.random_params(CONFIG, 1)["text_encoder"]
@@ -173,6 +176,7 @@ def test_another_text_encoder_is_another_painter(files, painted, tmp_path):
     refused(result, "was begun with other weights")
 
 
+@pytest.mark.slow
 def test_a_manifest_that_was_changed_is_refused(files, painted, tmp_path):
     shutil.copytree(painted, tmp_path / "out")
     path = tmp_path / "out" / "manifest.json"
@@ -180,6 +184,7 @@ def test_a_manifest_that_was_changed_is_refused(files, painted, tmp_path):
     refused(paint(files, tmp_path / "out", "--seed", "3"), "does not match its sha256")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("listed", [{}, {"pictures": 3}, {"pictures": [{"files": ["a"]}]}])
 def test_a_list_of_pictures_may_be_anyones(files, painted, tmp_path, listed):
     shutil.copytree(painted, tmp_path / "out")

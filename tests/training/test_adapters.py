@@ -126,12 +126,14 @@ def test_a_merged_stage_is_one_file(workdir, place):
     assert_same(unet_of(merged), unet_of(open_stage(workdir)))
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_stage_is_refused(exported, place):
     other = save_stage(place / "other.safetensors", seed=1)
     with pytest.raises(UsageError, match="is an adapter of another stage than"):
         open_stage(other, adapters=[(open_adapter(exported), 1.0)])
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_beside_another_stage(workdir, config, place):
     other = save_stage(place / "third.safetensors", seed=2)
     changed = tiny.replace(config, adapter={"base": str(other)})
@@ -139,6 +141,7 @@ def test_a_run_does_not_go_on_beside_another_stage(workdir, config, place):
         run(tiny.replace(changed, training={"num_steps": 3}), workdir)
 
 
+@pytest.mark.slow
 def test_a_stage_that_was_moved_is_found_by_its_new_path(workdir, config, stage, place):
     moved = place / "moved.safetensors"
     moved.write_bytes(stage.read_bytes())
@@ -152,6 +155,7 @@ def test_what_is_no_adapter_is_one_sentence(stage, place):
         open_adapter(place / "nowhere.safetensors")
 
 
+@pytest.mark.slow
 def test_what_is_no_stage_is_one_sentence(exported):
     with pytest.raises(UsageError, match="is an adapter"):
         open_stage(exported)
@@ -252,6 +256,7 @@ def test_a_picture_is_painted_with_adapters_by_flag(exported, stage, workdir, pl
     assert told["adapters"] == [[exported.name, 1.0]]
 
 
+@pytest.mark.slow
 def test_python_takes_paths_and_weights(exported, stage):
     for weight in (math.nan, -math.inf):
         with pytest.raises(UsageError, match=r"zibo.* must be a finite number"):

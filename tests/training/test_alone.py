@@ -99,6 +99,7 @@ def test_it_starts_another_run(workdir, config, directory):
     )
 
 
+@pytest.mark.slow
 def test_it_needs_a_base_only_to_paint(workdir):
     result = call(sample, "a red apple", "--base", workdir, "--sr256", "none")
     assert result.code == 2 and "takes 8-pixel pictures, but it comes first" in result.err

@@ -57,6 +57,7 @@ def test_frozen_parameters_stay_and_their_ema_equals_them(steps):
     assert {name for name in old if np.array_equal(ema[name], new[name])} == frozen
 
 
+@pytest.mark.slow
 def test_the_others_learn_as_if_nothing_was_frozen(steps):
     (_, some, _), (_, every, _) = steps
     some, every = names(some.params), names(every.params)
@@ -64,6 +65,7 @@ def test_the_others_learn_as_if_nothing_was_frozen(steps):
         np.testing.assert_allclose(some[name], every[name], rtol=1e-5, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_have_no_moments_and_no_part_in_the_norm(steps):
     (before, some, metrics), (_, every, other) = steps
     frozen = sum(x.size for name, x in names(before.params).items() if is_frozen(name))

@@ -43,6 +43,7 @@ def test_the_run_keeps_the_encoder_that_it_was_started_with(workdir, encoder):
     jax.tree.map(np.testing.assert_array_equal, stage.params["text_encoder"], encoder)
 
 
+@pytest.mark.slow
 def test_every_sheet_has_a_row_of_inputs_of_samples_and_of_targets(workdir):
     """Inputs and targets stay; what is painted from the same noise changes with the EMA."""
     paths = sorted((workdir / "samples").iterdir())

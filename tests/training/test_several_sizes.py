@@ -92,12 +92,14 @@ def test_a_run_that_goes_on_sees_the_same_batches_to_the_bit(config, directory, 
     jax.tree.map(np.testing.assert_array_equal, resumed, straight)
 
 
+@pytest.mark.slow
 def test_held_out_pictures_have_their_sizes(directory, straight):
     lines = read_metrics(directory / "straight")
     (losses,) = [line for line in lines if "eval_loss_raw" in line]
     assert np.isfinite([losses["eval_loss_raw"], losses["eval_loss_ema"]]).all()
 
 
+@pytest.mark.slow
 def test_figures_are_of_the_true_sizes(directory, straight, sizes_of_steps):
     """Where the step before the logged one had its size too, the rates are that size's."""
     lines = {line["step"]: line for line in read_metrics(directory / "straight") if "loss" in line}
@@ -127,6 +129,7 @@ def test_the_height_of_every_size_must_divide_over_the_devices(config):
         Trainer(sizes, make_mesh(sizes.mesh))
 
 
+@pytest.mark.slow
 def test_other_sizes_are_a_change_of_the_data(config, directory, straight):
     other = tiny.replace(steps(config, 5), data={"sizes": ((16, 16), (24, 8))})
     with pytest.raises(UsageError, match=r"data\.sizes"):

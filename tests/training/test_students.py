@@ -121,6 +121,7 @@ def test_the_command_goes_on_where_it_was_stopped_to_the_bit(trained, data, teac
     assert made.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_another_teacher(trained, data, tmp_path):
     config = tiny.stage(diffusion={"prediction": "v"})
     other = tmp_path / "other.safetensors"
