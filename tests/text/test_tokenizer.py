@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -245,3 +247,9 @@ def test_the_real_t5_vocabulary():
         wanted = other(texts, max_length=length, padding="max_length", truncation=True)
         np.testing.assert_array_equal(token_ids, wanted["input_ids"])
         np.testing.assert_array_equal(mask, wanted["attention_mask"])
+
+
+def test_nobody_is_told_that_there_is_no_pytorch():
+    code = "import sys; sys.modules['torch'] = None; import imagen_jax.text, transformers"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
