@@ -128,7 +128,7 @@ def test_what_is_too_long_is_refused_and_seen_before(page):
     assert page.inner_text("#letters") == "100,000 / 200"
     page.click("#paint")
     assert message(page) == "The prompt has 100,000 letters; it may have 200."
-    paint(page, "short again", size="1")
+    paint(page, "a red apple", size="1")
     page.wait_for_selector(_DONE)
     assert page.is_hidden("#message")
 
