@@ -187,7 +187,7 @@ for weight in weights:
 import random
 
 import numpy as np
-from PIL import ImageFilter, ImageOps
+from PIL import ImageOps
 
 from imagen_jax.data import emoji_colours, emoji_concepts, emoji_vectors
 from imagen_jax.pipeline.sheets import grid
@@ -220,43 +220,29 @@ if drawings_folder:
 else:
     rng = random.Random(0)
     drawn = [draw_thing(rng) for _ in range(num_drawings)]
+if len(drawn) < 5:
+    raise ValueError(f"There are {len(drawn)} pictures; four are kept, so at least 5 are needed.")
 print(len(drawn), "pictures, such as", drawn[0][1])
 
 # %%
 # @title Maps and outlines
-# Each is made from its picture, and lies beside it as `NAME.labels.png` and `NAME.sketch.png`. The
+# Each is made from its picture, and lies beside it as `NAME.labels.png` and `NAME.sketch.png`: the
+# number of the nearest of eleven colours for each pixel, and black where the colour changes. The
 # first four pictures are kept from the training.
-RGB = np.stack([emoji_colours.from_hex(code) for code in COLOURS.values()])
-OKLAB = emoji_colours.to_oklab(RGB)
-
-
-def label_map(picture):
-    """The number of the nearest colour of each pixel, without single pixels."""
-    lab = emoji_colours.to_oklab(np.asarray(picture))
-    distances = np.linalg.norm(lab[:, :, None] - OKLAB, axis=-1)
-    numbers = distances.argmin(-1).astype(np.uint8)
-    return np.asarray(Image.fromarray(numbers).filter(ImageFilter.ModeFilter(5)))
-
-
-def outlines(picture):
-    """Black where the colour changes from a pixel to the next below or to the right, else white."""
-    pixels = np.asarray(picture).astype(int)
-    down = np.diff(pixels, axis=0, append=pixels[-1:])
-    right = np.diff(pixels, axis=1, append=pixels[:, -1:])
-    changed = np.maximum(abs(down), abs(right)).max(-1) > 60
-    return np.where(changed, 0, 255).astype(np.uint8)
+from imagen_jax.data.picture_maps import in_colours, label_map, sketch
 
 
 def shown(pictures):
     """What the stage is shown of some pictures."""
-    return {"labels": [*map(label_map, pictures)], "sketch": [*map(outlines, pictures)]}
+    pixels = [np.asarray(picture) for picture in pictures]
+    return {"labels": [*map(label_map, pixels)], "sketch": [*map(sketch, pixels)]}
 
 
 def rows(pictures):
     """Pictures above their maps and their outlines."""
-    maps = [RGB[label_map(picture)] for picture in pictures]
-    lines = [np.stack([outlines(picture)] * 3, axis=-1) for picture in pictures]
-    return [[np.asarray(picture) for picture in pictures], maps, lines]
+    told = shown(pictures)
+    lines = [np.stack([lines] * 3, axis=-1) for lines in told["sketch"]]
+    return [[*map(np.asarray, pictures)], [*map(in_colours, told["labels"])], lines]
 
 
 unseen, unseen_texts = [list(part) for part in zip(*drawn[:4], strict=True)]
@@ -271,7 +257,6 @@ grid(rows(taught[:8]), cell=96)
 # @title Train with drawings
 # Interrupt the cell to stop. The run saves, and this cell goes on from there. In three of ten
 # examples the map is left out, and in as many the outlines, so that both can be left out later.
-from imagen_jax.pipeline.shipped import shipped_stage
 
 maps_workdir = "runs/maps"  # @param {type:"string"}
 maps_steps = 300  # @param {type:"integer"}

@@ -62,7 +62,7 @@ def device_count(request, monkeypatch):
 
 
 _MOST_MAPS = 20_000
-"""Linux grants a process 65,530, and ends it at the next one."""
+"""Linux refuses a process more than 65,530, and compiling then crashes."""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,12 +19,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import Image, ImageFilter
+from PIL import Image
 from scipy import ndimage
 
 from imagen_jax.data import captions, emoji_colours, emoji_concepts, emoji_vectors, transforms
 from imagen_jax.data.emoji_vectors import Concept
+from imagen_jax.data.picture_maps import (
+    COLOURS,
+    Labels,
+    Outlines,
+    Pixels,
+    in_colours,
+    label_map,
+    outlines,
+    sketch,
+)
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.pipeline.load import load_cascade
 from imagen_jax.pipeline.sheets import grid, save_png
@@ -32,12 +41,6 @@ from imagen_jax.pipeline.sheets import grid, save_png
 SIDE = 64
 VARIANTS = 6
 """The most pictures of a concept in a style beside the plain one."""
-COLOURS = list(emoji_colours.BACKGROUNDS)
-"""Those of a map, in the order of their numbers."""
-DOMINANT = 0.03
-"""Share of a picture from which on a colour counts."""
-EDGE = 0.12
-"""Least distance in OKLab between neighbours on both sides of an outline."""
 NEAR = 1
 """Pixels by which an outline may lie beside another and still meet it."""
 WAYS = {
@@ -48,37 +51,6 @@ WAYS = {
 }
 """What a stage is shown."""
 ON_SHEET, CELL = 12, 96
-
-Pixels = UInt8[np.ndarray, "height width 3"]
-Labels = UInt8[np.ndarray, "height width"]
-Outlines = Bool[np.ndarray, "height width"]
-
-
-def label_map(pixels: Pixels) -> Labels:
-    """The number of each pixel's nearest colour, of those that dominate, without single pixels."""
-    lab = emoji_colours.to_oklab(pixels.reshape(-1, 3))
-    anchors = emoji_colours.to_oklab(
-        np.stack([emoji_colours.from_hex(colour) for colour in emoji_colours.BACKGROUNDS.values()])
-    )
-    distances = np.linalg.norm((lab[:, None] - anchors) * (0.5**0.5, 1, 1), axis=-1)
-    shares = np.bincount(distances.argmin(1), minlength=len(COLOURS)) / len(lab)
-    distances[:, shares < DOMINANT] = np.inf
-    numbers = distances.argmin(1).astype(np.uint8).reshape(pixels.shape[:2])
-    return np.asarray(Image.fromarray(numbers).filter(ImageFilter.ModeFilter(3)))
-
-
-def outlines(pixels: Pixels) -> Outlines:
-    """Where a picture's colour changes from a pixel to the next one below or to the right."""
-    lab = emoji_colours.to_oklab(pixels)
-    found = np.zeros(pixels.shape[:2], bool)
-    found[:-1] |= np.linalg.norm(np.diff(lab, axis=0), axis=-1) > EDGE
-    found[:, :-1] |= np.linalg.norm(np.diff(lab, axis=1), axis=-1) > EDGE
-    return found
-
-
-def sketch(pixels: Pixels) -> Labels:
-    """The outlines, black on white."""
-    return np.where(outlines(pixels), 0, 255).astype(np.uint8)
 
 
 def mean_iou(wanted: Labels, found: Labels) -> float:
@@ -125,12 +97,6 @@ def write(directory: Path, concept: Concept, style: str, colour: str, background
     (directory / f"{stem}.txt").write_text("\n".join(lines))
     save_png(label_map(pixels), directory / f"{stem}.labels.png")
     save_png(sketch(pixels), directory / f"{stem}.sketch.png")
-
-
-def in_colours(labels: Labels) -> Pixels:
-    """A map as it is shown."""
-    colours = [emoji_colours.from_hex(text) for text in emoji_colours.BACKGROUNDS.values()]
-    return np.stack(colours)[labels]
 
 
 def measure(stage: str, directory: Path, count: int, scale: float, sheet: Path | None) -> None:
