@@ -172,7 +172,7 @@ def _make_unet(
     return EfficientUNet(network, inputs, rngs=rngs)
 
 
-def build_text_encoder(config: T5Config | CLIPTextConfig, rngs: nnx.Rngs) -> T5Encoder | CLIPText:
+def _make_text_encoder(config: T5Config | CLIPTextConfig, rngs: nnx.Rngs) -> T5Encoder | CLIPText:
     if isinstance(config, T5Config):
         return T5Encoder(config, rngs=rngs)
     return CLIPText(config, rngs=rngs)
@@ -196,7 +196,7 @@ def _traced_unet(
 
 @functools.cache
 def _traced_encoder(config: T5Config | CLIPTextConfig) -> _Traced:
-    return _trace(lambda: build_text_encoder(config, nnx.Rngs(0)))
+    return _trace(lambda: _make_text_encoder(config, nnx.Rngs(0)))
 
 
 def _trace(make: Callable[[], nnx.Module]) -> _Traced:
@@ -286,7 +286,7 @@ def with_adapter(config: StageConfig, params: Params, frozen: Params) -> tuple[P
 
 
 def init_text_encoder(config: StageConfig, key: jax.Array) -> Params:
-    return _pure(build_text_encoder(config.text_encoder.network, nnx.Rngs(key)))
+    return _pure(_make_text_encoder(config.text_encoder.network, nnx.Rngs(key)))
 
 
 def abstract_sampled_unet(config: StageConfig) -> Params:
