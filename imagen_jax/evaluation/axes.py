@@ -61,7 +61,7 @@ def _interval(text: str) -> tuple[float, float]:
     return start, end
 
 
-def _from(least: int) -> Callable[[str], int]:
+def _at_least(least: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         value = int(text)
         if value < least:
@@ -89,11 +89,11 @@ def _path(text: str) -> str:
 _SETTINGS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "guidance": ("guidance_scale", _finite, "a finite number"),
     "aug_level": ("aug_level", _fraction, "a number between 0 and 1"),
-    "steps": ("num_steps", _from(1), "a whole number of at least 1"),
+    "steps": ("num_steps", _at_least(1), "a whole number of at least 1"),
     "sampler": ("sampler", _one_of(SamplerName), " or ".join(get_args(SamplerName))),
     "thresholding": ("thresholding", _one_of(Thresholding), " or ".join(get_args(Thresholding))),
     "interval": ("guidance_interval", _interval, "two times from 0 to 1 as 0.2:0.8"),
-    "oscillates_from": ("guidance_oscillates_from", _from(0), "a whole number of at least 0"),
+    "oscillates_from": ("guidance_oscillates_from", _at_least(0), "a whole number of at least 0"),
     "parallel": ("guidance_parallel", _fraction, "a number between 0 and 1"),
     "renoising": ("renoising", _one_of(Renoising), " or ".join(get_args(Renoising))),
 }

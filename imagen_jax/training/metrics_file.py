@@ -8,6 +8,7 @@ from typing import Any
 
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.storage.files import AnyPath, replacing, write_text
+from imagen_jax.storage.json_text import is_number
 
 METRICS_FILE = "metrics.jsonl"
 Line = dict[str, Any]
@@ -100,9 +101,8 @@ def _parse(line: str) -> Line:
             raise TypeError(f"{name} is {measured[name]!r}")
     for value in measured.values():
         for number in value if isinstance(value, list) else [value]:
-            if not isinstance(number, int | float | None):
+            if number is not None and not is_number(number):
                 raise TypeError(f"{number!r} is no number")
-            float(number or 0)  # Not all that are whole can be one.
     return dict(measured)
 
 

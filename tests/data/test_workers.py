@@ -32,8 +32,6 @@ READER = """
 import sys
 import tiny
 from pathlib import Path
-
-import pytest
 from imagen_jax.data.pipeline import make_dataset
 from imagen_jax.data.sources import open_source
 
