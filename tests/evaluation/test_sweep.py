@@ -66,6 +66,7 @@ def test_points_are_measured_drawn_and_taken_over_by_a_later_sweep(called, tmp_p
         assert kept == {"results.json", "seen-pairs.png"}
 
 
+@pytest.mark.slow
 def test_all_that_is_to_be_varied_is_whichever_way_it_is_given(called, tmp_path):
     axes = ("guidance=1,2", "thresholding=none,static")
     apart = sweep(tmp_path / "a", "--over", axes[0], "--over", axes[1])

@@ -99,5 +99,6 @@ train.main()
 """
 
 
+@pytest.mark.slow
 def test_training_has_its_programs_run_where_they_are_called():
     assert said_by(TRAINS) == "True\n"

@@ -105,6 +105,7 @@ def test_strength_may_differ_by_stage(cascade, unedited):
     assert [step.num_steps for step in edited.steps] == [4, 1]
 
 
+@pytest.mark.slow
 def test_a_picture_does_not_depend_on_its_batch_or_the_devices(files, inpainted):
     """Two pictures one after another, each split over four devices."""
     stages = [open_stage(path) for path in files.values()]

@@ -101,6 +101,7 @@ def test_the_manifest_says_how_the_pictures_were_made(painted, steps):
     assert manifest["versions"]["jax"] == jax.__version__
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(painted, stages, tmp_path):
     out, _ = painted
     base = ["--base", stages / "base.safetensors", "--sr256", "none", "--num-images", 2]

@@ -83,6 +83,7 @@ def test_it_is_the_mean_loss_and_no_caption_is_dropped(evaluate, state):
     assert evaluate(state, {})["eval_loss_raw"] == pytest.approx(float(np.mean(losses)), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:left out")
 def test_broken_records_have_no_part_in_it(state, tmp_path):
     """However many of a batch they are, and also where all are."""

@@ -49,13 +49,11 @@ def alone():
     return {name: train(stage(name), mesh) for name in ("adam", "adafactor")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "fsdp", "spatial"),
-    [
-        ("adam", 8, 1), ("adafactor", 4, 1), ("adam", 2, 2),
-        pytest.param("adam", 1, 1, marks=pytest.mark.slow),
-    ],
-)  # fmt: skip
+    [("adam", 8, 1), ("adafactor", 4, 1), ("adam", 2, 2), ("adam", 1, 1)],
+)
 def test_sharded_equals_single_device(alone, optimizer, fsdp, spatial):
     """Eight devices as meshes 1x8x1, 2x4x1, 2x2x2, which splits pictures too, and 8x1x1."""
     mesh = meshes.make_mesh(MeshConfig(fsdp=fsdp, spatial=spatial))

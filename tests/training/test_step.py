@@ -193,6 +193,7 @@ def test_the_distance_of_the_ema_is_relative_to_the_parameters(base):
     assert metrics["ema_distance"] == pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_one_batch_overfits(base):
     """Plain pictures whose colour only the caption tells: x0 is learned through the text."""
     state, batch = tiny.state(CONFIG), tiny.batch(CONFIG)

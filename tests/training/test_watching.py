@@ -82,6 +82,7 @@ def test_all_that_a_run_measures_is_logged(watched):
         assert len(line["loss_by_time"]) == 10 and min(known) <= line["loss"] <= max(known)
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_same_and_the_pictures(watched):
     shown = board(watched)
     for line in logged(watched):
@@ -99,6 +100,7 @@ def test_tensorboard_gets_the_same_and_the_pictures(watched):
     assert not list(watched.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_the_window_of_the_flag_is_profiled(watched):
     (trace,) = (watched / "profile").rglob("*.xplane.pb")
     assert b"train_step" in trace.read_bytes()
@@ -118,6 +120,7 @@ def test_the_tiny_run_hardly_waits_for_data(tmp_path):
     assert len(waits) == 4 and max(waits) < 0.02
 
 
+@pytest.mark.slow
 def test_it_can_be_plotted(watched):
     out = watched.parent / "curves.png"
     result = call(verbs, "plot", watched, "--out", out)
@@ -207,6 +210,7 @@ def test_a_stop_where_a_checkpoint_is_due_saves_once(config, feed, tmp_path):
     assert runs.saved(config, tmp_path / "run").step == 4
 
 
+@pytest.mark.slow
 def test_parameters_that_are_not_finite_are_never_saved(config, feed, tmp_path, monkeypatch):
     feed(())
     init = trainer.init_state

@@ -19,7 +19,7 @@ from imagen_jax.weights.deepfloyd_stage import unet_in_their_form
 from imagen_jax.weights.stage_file import load_stage_file, save_stage_file
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "deepfloyd_if"
-STAGES = ["stage_1", "stage_2"]
+STAGES = [pytest.param("stage_1", marks=pytest.mark.slow), "stage_2"]
 TEXT = GOLDEN / "stage_1"
 
 
