@@ -19,7 +19,7 @@ from imagen_jax.cli.evaluate import Evaluate
 from imagen_jax.cli.export import Export
 from imagen_jax.cli.outputs import require_empty, require_suffix
 from imagen_jax.cli.paint import Paint
-from imagen_jax.cli.parsing import in_unicode, parse_flags
+from imagen_jax.cli.parsing import in_unicode, parse_flags, require_once
 from imagen_jax.cli.program import load, package_command
 from imagen_jax.cli.publish import Publish
 from imagen_jax.cli.serve import Serve
@@ -314,6 +314,7 @@ def main(arguments: Sequence[str]) -> None:
                 args=in_unicode(arguments),
             )
         )
+        require_once(arguments, verb)
         compilation.prepare()
         load("numpy", "ml_dtypes")  # What all else in C waits for.
         verb.run()
