@@ -230,7 +230,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=10**9, help="of each kind, at most")
     parser.add_argument("--first", type=int, default=0, help="number of the first trial")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", metavar="KIND", help="--list names all")
+    parser.add_argument(
+        "--only", nargs="+", action="extend", metavar="KIND", help="--list names all"
+    )
     parser.add_argument("--list", action="store_true", help="name the kinds and stop")
     parser.add_argument("--seconds", type=float, default=60, help="that a trial may take")
     parser.add_argument("--megabytes", type=int, default=2048, help="that a trial may take")

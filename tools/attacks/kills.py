@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -147,6 +148,11 @@ def _kill(run: Run, rng: random.Random) -> str:
     said = run.said()
     if "damaged" in said or ("Traceback" in said and -signal.SIGINT not in codes):
         return _failed(run, number, "it complains")
+    if 0 in codes and f"Stopped by {number.name}" not in said:
+        return _failed(run, number, "it does not say why it ends")
+    told = re.search(r"Stopped by .* after step (\d+); it is saved", said)
+    if told and int(told[1]) != run.newest():
+        return _failed(run, number, f"its newest step is {run.newest()}")
     return "" if run.newest() >= before else _failed(run, number, f"step {before} is lost")
 
 
@@ -169,7 +175,9 @@ def _wait(run: Run, processes: list[subprocess.Popen], rng: random.Random) -> No
 
 
 def _failed(run: Run, number: signal.Signals, what: str) -> str:
-    return f"{number.name}: {what}: {run.said()}"
+    problem = f"{number.name}: {what}: {run.said()}"
+    print(problem, flush=True)
+    return problem
 
 
 def _compare(run: Run, straight: Run) -> list[str]:
