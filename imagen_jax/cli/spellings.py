@@ -75,7 +75,10 @@ SAMPLE = Spellings(
             "--dtype --torch-dtype --precision --mixed-precision --fp16 --bf16 --half",
             "each stage computes in the type that its config names.",
         ),
-        **_each("--lora", "there are no adapters."),
+        **_each(
+            "--lora --lora-path --lora-weights --adapter --adapters",
+            "--base-adapters, --sr256-adapters and --sr1024-adapters add to a stage.",
+        ),
         **_each("--eta", "it is the field sampling.eta of a stage's config."),
     },
 )
