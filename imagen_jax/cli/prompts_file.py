@@ -1,6 +1,7 @@
 """A file of prompts: one a line, or a table with settings of each. No JAX here."""
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,7 +41,8 @@ def read_prompts_file(name: str) -> tuple[list[str], list[dict[str, Any]] | None
 def _rows(text: str, name: str) -> list[dict[str, str]]:
     """The rows that are not blank, each without its empty cells."""
     try:
-        table = csv.DictReader(text.splitlines(), strict=True, skipinitialspace=True)
+        # In lines of its own: a prompt may have several, or letters that others end lines with.
+        table = csv.DictReader(io.StringIO(text), strict=True, skipinitialspace=True)
         rows = [(table.line_num, row) for row in table]
     except csv.Error as error:
         raise UsageError(f"--prompts-file {name} is no table: {reason(error)}.") from error
@@ -63,5 +65,5 @@ def _value(field: str, cell: str) -> Any:
         return cell
     try:
         return json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         return cell

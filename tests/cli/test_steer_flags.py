@@ -110,6 +110,14 @@ def test_lines_are_prompts(tmp_path):
     assert read_prompts_file(str(tmp_path / "prompts.txt")) == (["a red  apple", "a, cat"], None)
 
 
+def test_a_prompt_of_a_table_keeps_the_lines_and_separators_that_it_has(tmp_path):
+    text = 'prompt,seed\n"a red\napple, cut",1\na\u2028b\x85c,2\n"d",\n'
+    (tmp_path / "p.csv").write_text(text, encoding="utf-8")
+    prompts, settings = read_prompts_file(str(tmp_path / "p.csv"))
+    assert prompts == ["a red\napple, cut", "a\u2028b\x85c", "d"]
+    assert settings == [{"seed": 1}, {"seed": 2}, {}]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
@@ -143,6 +151,7 @@ def test_files_without_prompts_are_refused(name, text, says, tmp_path):
         ("max_threshold\na,much\n", "max_threshold is 'much'; it must be a number"),
         ("sampler\na,3\n", "sampler is 3; it must be text"),
         ("num_steps\na,0\n", "num_steps is 0"),
+        (f"num_steps\na,{'[' * 100_000}\n", "num_steps"),
         ("size\na,64x64\n", "'size' is no setting"),
         ("strength\na,0.5\n", "strength is 0.5, but there is no image"),
     ],
