@@ -16,7 +16,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.storage.files import AnyPath, replacing
 
 _DIRECTORY = ".imagen_jax"
-_DAMAGED = (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError)
+_DAMAGED = (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError)
 _DESCRIBED = "described"
 _PIECE = 2**16
 """Rows."""
@@ -75,7 +75,8 @@ class Columns:
 
         Raises:
             OSError: it cannot be read.
-            SafetensorError, KeyError, TypeError, ValueError: it is damaged, be it one bit.
+            SafetensorError, KeyError, TypeError, ValueError, RecursionError: it is damaged, be it
+                one bit.
         """
         self._copy = None
         if not isinstance(path, Path):
