@@ -16,6 +16,21 @@ ITEM = "about"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Fingerprints:
+    """Of what a run reads from files; empty where there is none, or it is not known.
+
+    Attributes:
+        data: of the records that it is trained on.
+        tokenizer: of the vocabulary that captions are read by.
+        encoder: of a text encoder that is not trained.
+    """
+
+    data: str = ""
+    tokenizer: str = ""
+    encoder: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class About(Checked):
     """A checkpoint's run and position, and what its arrays add up to.
 
@@ -25,7 +40,7 @@ class About(Checked):
         checksums: of each item, by `checksums.checksums`.
         versions: of the packages that wrote it.
         step: that it is of; None in what an older version wrote.
-        data: fingerprint of the records that it was trained on; empty where it is not known.
+        data, tokenizer, encoder: what it was trained on, as in `Fingerprints`.
     """
 
     config: StageConfig
@@ -34,6 +49,12 @@ class About(Checked):
     versions: dict[str, str]
     step: int | None = None
     data: str = ""
+    tokenizer: str = ""
+    encoder: str = ""
+
+    @property
+    def fingerprints(self) -> Fingerprints:
+        return Fingerprints(data=self.data, tokenizer=self.tokenizer, encoder=self.encoder)
 
     def to_json(self) -> dict[str, Any]:
         """The values with a digest, which `read_about` checks."""

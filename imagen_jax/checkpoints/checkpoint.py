@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from imagen_jax.checkpoints.about import ITEM as ABOUT
-from imagen_jax.checkpoints.about import About, read_about
+from imagen_jax.checkpoints.about import About, Fingerprints, read_about
 from imagen_jax.checkpoints.checksums import checksums
 from imagen_jax.checkpoints.directory import package_versions
 from imagen_jax.checkpoints.orbax_errors import (
@@ -111,7 +111,13 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)[:_LISTED]
         return json.loads(distributed.said_by_all(json.dumps(steps))[0])
 
-    def save(self, state: TrainState, config: StageConfig, pictures: int, data: str = "") -> None:
+    def save(
+        self,
+        state: TrainState,
+        config: StageConfig,
+        pictures: int,
+        fingerprints: Fingerprints | None = None,
+    ) -> None:
         """Starts to save; the arrays may be donated once this returns.
 
         The first one of a run is waited for, so that one that cannot be read shows at once.
@@ -120,7 +126,7 @@ class Checkpoints:
             state: of the run.
             config: that it is trained with.
             pictures: seen so far.
-            data: fingerprint of the records.
+            fingerprints: of what it is trained on, as far as they are known.
 
         Raises:
             UsageError: it cannot be written, or the one before cannot be read.
@@ -133,7 +139,7 @@ class Checkpoints:
             versions=package_versions(),
             step=int(state.step),
             checksums={name: checksums(item) for name, item in items.items()},
-            data=data,
+            **dataclasses.asdict(fingerprints or Fingerprints()),
         )
         arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         arguments[ABOUT] = ocp.args.JsonSave(about.to_json())

@@ -96,7 +96,7 @@ class Flags:
     optimizer.learning_rate or training.batch_size."""
     allow_changed_data: bool = False
     """Go on with other records than those that the run has seen so far: files that have changed,
-    or copies of them with other times."""
+    or copies of them with other times; or with another tokenizer or frozen text encoder."""
     profile: Annotated[str, tyro.conf.arg(metavar="START:STOP")] = ""
     """Steps to profile into WORKDIR/profile: from START up to, without, STOP. The signal SIGUSR1
     profiles the next few."""

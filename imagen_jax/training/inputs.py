@@ -1,8 +1,12 @@
 """What a run reads: records, how their captions are read, and parameters that it does not train."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 
+from flax.traverse_util import flatten_dict
+
+from imagen_jax.checkpoints.about import Fingerprints
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import ReadCaptions
 from imagen_jax.data.records import Source
@@ -14,7 +18,8 @@ from imagen_jax.stored.encoders import keep_account_of_embeddings
 from imagen_jax.stored.stages import keep_frozen_encoder
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.training.evaluation import open_held_out
-from imagen_jax.training.text_inputs import load_caption_reader
+from imagen_jax.training.text_inputs import CaptionTokens, load_caption_reader
+from imagen_jax.weights.tensors import fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +30,14 @@ class Inputs:
         read: of captions; None for a stage without text.
         frozen: what the step needs but does not train.
         source: the records.
-        data: fingerprint of these.
+        fingerprints: of all these.
         held_out: records that the run is judged by, if it is.
     """
 
     read: ReadCaptions | None
     frozen: Params
     source: Source
-    data: str
+    fingerprints: Fingerprints
     held_out: Source | None
 
     def keep_account(self, config: StageConfig, workdir: AnyPath) -> None:
@@ -63,6 +68,19 @@ def open_inputs(
     with distributed.leader_first("opened the data"):  # It may have to be built.
         source = open_source(config.data, config.low_resolution, config.conditions)
         held_out = open_held_out(config) if config.training.eval_every else None
-    # Where each process has files of its own, their times differ.
-    data = distributed.said_by_all(source.fingerprint)[0]
-    return Inputs(read, frozen, source, data, held_out)
+    return Inputs(read, frozen, source, _fingerprints(source, read, frozen), held_out)
+
+
+def _fingerprints(
+    source: Source, read: CaptionTokens | EmbeddingCache | None, frozen: Params
+) -> Fingerprints:
+    """The first process's: where each has files of its own, their times differ."""
+    found = {"data": source.fingerprint}
+    if "text_encoder" in frozen:
+        found["encoder"] = fingerprint(flatten_dict(frozen["text_encoder"]))
+    if isinstance(read, CaptionTokens):
+        found["tokenizer"] = read.fingerprint
+    elif read is not None:
+        made = read.metadata
+        found |= {"tokenizer": made.encoding.vocabulary, "encoder": made.encoder}
+    return Fingerprints(**json.loads(distributed.said_by_all(json.dumps(found))[0]))

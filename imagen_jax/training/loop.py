@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 
 import jax
 
+from imagen_jax.checkpoints.about import Fingerprints
 from imagen_jax.checkpoints.checkpoint import Checkpoints, newest_step
 from imagen_jax.checkpoints.directory import check_directory, claim_directory
 from imagen_jax.checkpoints.state import TrainState
@@ -65,15 +66,16 @@ def run(
         init_from: a trained stage whose weights a new run starts from.
         weights: which of them, as `stages.load_weights` takes it.
         allow_change: fields of the config that may differ from those of the run so far.
-        allow_changed_data: whether the run may go on with other records than it has seen so far.
+        allow_changed_data: whether the run may go on with other records, or another tokenizer or
+            frozen text encoder, than it has had so far.
         profile: steps to profile, the first one being 1.
         objective: what it is trained on; None for the config's own.
         frozen: parameters on all devices that the objective reads beside the stage's own.
         measuring: what is measured of pictures that the run paints, and how often.
 
     Raises:
-        UsageError: a workdir of another config or in use, data or an encoder that cannot be read,
-            data that have changed, sizes that do not divide, or too many updates in a row that
+        UsageError: a workdir of another config or in use, data or an encoder that cannot be read
+            or have changed, sizes that do not divide, or too many updates in a row that
             are not finite.
         KeyboardInterrupt: it was Ctrl-C that ended it; what was trained is saved.
     """
@@ -90,7 +92,7 @@ def run(
             keep_account_of_teacher(config, workdir)
             checkpoints = Checkpoints(workdir, config.training.keep_checkpoints)
             with preemption.while_training(), contextlib.closing(checkpoints):
-                saved = Saved(checkpoints, lock, inputs.data, allow_changed_data)
+                saved = Saved(checkpoints, lock, inputs.fingerprints, allow_changed_data)
                 first, last = _run(
                     trainer, inputs, saved, params, workdir, profile, preemption, measuring
                 )
@@ -131,25 +133,25 @@ class Saved:
     Attributes:
         checkpoints: of the directory.
         lock: on it.
-        data: fingerprint of the records.
+        fingerprints: of what the run reads.
         allow_changed_data: whether they may be others than a checkpoint's.
     """
 
     checkpoints: Checkpoints
     lock: Lock
-    data: str
+    fingerprints: Fingerprints
     allow_changed_data: bool
 
     def save(self, state: TrainState, config: StageConfig, pictures: int) -> None:
         self.lock.check()
-        self.checkpoints.save(state, config, pictures, self.data)
+        self.checkpoints.save(state, config, pictures, self.fingerprints)
 
     def start(self, trainer: Trainer, params: Params | None, key: jax.Array) -> Start:
         """`params`: what a run without a checkpoint starts from; None draws them."""
         if self.checkpoints.steps():
-            data = None if self.allow_changed_data else self.data
+            known = None if self.allow_changed_data else self.fingerprints
             return from_checkpoint(
-                self.checkpoints, trainer.config, trainer.mesh, trainer.abstract_state, data
+                self.checkpoints, trainer.config, trainer.mesh, trainer.abstract_state, known
             )
         return Start(trainer.init(key) if params is None else trainer.start_from(params))
 

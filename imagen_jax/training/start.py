@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from imagen_jax.checkpoints.about import About
+from imagen_jax.checkpoints.about import About, Fingerprints
 from imagen_jax.checkpoints.checkpoint import Checkpoints, Items
 from imagen_jax.checkpoints.state import TrainState, abstract_first_state
 from imagen_jax.config import EfficientUNetConfig, StageConfig, UNetConfig
@@ -54,7 +54,7 @@ def from_checkpoint(
     config: StageConfig,
     mesh: Mesh,
     abstract: TrainState,
-    data: str | None = None,
+    fingerprints: Fingerprints | None = None,
 ) -> Start:
     """The newest checkpoint that is whole; damaged ones are moved out of the way.
 
@@ -67,10 +67,10 @@ def from_checkpoint(
         config: of the run, which may have changed.
         mesh: that the state is placed on.
         abstract: `abstract_state(config, mesh)`.
-        data: fingerprint of the records; None where they may be others than the checkpoint's.
+        fingerprints: of what the run reads; None where it may be other than the checkpoint's.
 
     Raises:
-        UsageError: no checkpoint is whole, or the records have changed.
+        UsageError: no checkpoint is whole, or what the run reads has changed.
     """
 
     def wanted(stored: StageConfig) -> Items:
@@ -83,8 +83,8 @@ def from_checkpoint(
         return items | {"opt_state": state.opt_state} if keeps else items
 
     restored = checkpoints.restore(wanted)
-    if data is not None:
-        _require_same_data(restored.about, config, data)
+    if fingerprints is not None:
+        _require_same_inputs(restored.about, config, fingerprints)
     checkpoints.set_aside(newer_than=restored.step)
     params, ema, opt_state = map(restored.items.get, ("params", "ema", "opt_state"))
     step = meshes.place_parameters(np.array(restored.step, np.int32), abstract.step.sharding)
@@ -95,15 +95,32 @@ def from_checkpoint(
     return Start(state, restored.about.pictures)
 
 
-def _require_same_data(about: About, config: StageConfig, data: str) -> None:
-    """Where the config names other data than the checkpoint's, that was allowed already."""
-    named = [tuple(getattr(x.data, name) for name in _RECORDS) for x in (about.config, config)]
-    if about.data and about.data != data and named[0] == named[1]:
-        raise UsageError(
-            f"The files of {', '.join(share.source for share in config.data.shares)} are not those "
-            f"that the run was trained on up to step {about.step}; put them back, or pass "
-            "--allow-changed-data to go on with what is there."
-        )
+def _require_same_inputs(about: About, config: StageConfig, now: Fingerprints) -> None:
+    """Where the config names others than the checkpoint's, that was allowed already."""
+    for name, then in dataclasses.asdict(about.fingerprints).items():
+        both = {then, getattr(now, name)}
+        if len(both - {""}) == 2 and _named(name, about.config) == _named(name, config):
+            raise UsageError(
+                f"{_said_of(name, config)} that the run was trained on up to step {about.step}; "
+                "put back what was there, or pass --allow-changed-data to go on with what is."
+            )
+
+
+def _named(name: str, config: StageConfig) -> tuple:
+    """What of a config says where the run has one of `Fingerprints`."""
+    if name == "data":
+        return tuple(getattr(config.data, field) for field in _RECORDS)
+    return (config.text_encoder.tokenizer if name == "tokenizer" else config.text_encoder.source,)
+
+
+def _said_of(name: str, config: StageConfig) -> str:
+    if name == "data":
+        files = ", ".join(share.source for share in config.data.shares)
+        return f"The files of {files} are not those"
+    if name == "tokenizer":
+        return f"The tokenizer {config.text_encoder.tokenizer!r} is not the one"
+    origin = config.data.embeddings or config.text_encoder.source
+    return f"The text encoder of {origin!r} is not the one"
 
 
 def _form(opt_state: Any) -> tuple:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagen_jax.config import StageConfig
-from imagen_jax.data.pipeline import Batch, ReadCaptions
+from imagen_jax.data.pipeline import Batch
 from imagen_jax.storage.files import with_home
 from imagen_jax.stored.encoders import load_stage_tokenizer
 from imagen_jax.text.cache import EmbeddingCache
@@ -15,7 +15,7 @@ _QUOTED = 5
 _LONGEST_QUOTE = 200
 
 
-def load_caption_reader(config: StageConfig) -> ReadCaptions:
+def load_caption_reader(config: StageConfig) -> "CaptionTokens | EmbeddingCache":
     """Captions -> tokens for the text encoder, or embeddings from `data.embeddings`.
 
     Raises:
@@ -38,6 +38,11 @@ class CaptionTokens:
     def __init__(self, tokenizer: Tokenizer, max_length: int):
         self._tokenizer, self._max_length = tokenizer, max_length
         self._cut, self._said_at = 0, 10 * _QUOTED
+
+    @property
+    def fingerprint(self) -> str:
+        """The tokenizer's."""
+        return self._tokenizer.fingerprint
 
     def __call__(self, captions: Sequence[str]) -> Batch:
         ids = [self._tokenizer.read(caption) for caption in captions]

@@ -142,11 +142,12 @@ def fingerprint(params: dict[ParamPath, jax.Array | StoredTensor]) -> str:
     """SHA-256 over names, shapes and a corner of every parameter, rounded to bfloat16.
 
     It is cheap, of arrays and of what is still in its files alike, and the same in either dtype.
+    All processes that share arrays must call it.
     """
     sha = hashlib.sha256()
     for name, x in sorted((_dotted(path), x) for path, x in params.items()):
         index = tuple(slice(0, _CORNER) for _ in x.shape)
-        corner = x.part(index, "bfloat16") if isinstance(x, StoredTensor) else x[index]
+        corner = x.part(index, "bfloat16") if isinstance(x, StoredTensor) else to_host(x[index])
         sha.update(f"{name} {tuple(x.shape)} ".encode() + on_host(corner, "bfloat16").tobytes())
     return sha.hexdigest()
 

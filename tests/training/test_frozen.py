@@ -6,9 +6,13 @@ import pytest
 import tiny
 from PIL import Image
 
+from imagen_jax.checkpoints.directory import read_config
+from imagen_jax.errors import UsageError
+from imagen_jax.stored.encoders import ENCODER_COPY
 from imagen_jax.stored.stages import load_weights
 from imagen_jax.training.loop import run
 from imagen_jax.weights.stage_file import save_stage_file
+from imagen_jax.weights.tensors import write_tensors
 
 SIDE, GAP = 16, 4
 
@@ -41,6 +45,17 @@ def workdir(encoder, tmp_path_factory):
 def test_the_run_keeps_the_encoder_that_it_was_started_with(workdir, encoder):
     stage = load_weights(workdir)
     jax.tree.map(np.testing.assert_array_equal, stage.params["text_encoder"], encoder)
+
+
+@pytest.mark.slow
+def test_another_encoder_in_its_place_is_refused(workdir):
+    kept = (workdir / ENCODER_COPY).read_bytes()
+    other = tiny.random_params(tiny.stage(), seed=4)["text_encoder"]
+    write_tensors(workdir / ENCODER_COPY, other, "float32", {})
+    config = tiny.replace(read_config(workdir), training={"num_steps": 3})
+    with pytest.raises(UsageError, match=r"^The text encoder of .* up to step 2; put back what"):
+        run(config, workdir)
+    (workdir / ENCODER_COPY).write_bytes(kept)
 
 
 @pytest.mark.slow

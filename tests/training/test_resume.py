@@ -13,7 +13,7 @@ import runs
 import tiny
 from scripts import tree
 
-from imagen_jax.checkpoints.about import About
+from imagen_jax.checkpoints.about import About, Fingerprints
 from imagen_jax.checkpoints.directory import claim_directory, read_config
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
@@ -22,7 +22,7 @@ from imagen_jax.training import loop
 from imagen_jax.training.lock import Lock
 from imagen_jax.training.loop import run
 from imagen_jax.training.metrics_file import read_metrics
-from imagen_jax.training.start import _require_same_data
+from imagen_jax.training.start import _require_same_inputs
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_data_that_have_changed_are_gone_on_with_by_a_flag_only(
     config, copy, monkeypatch, changed_data
 ):
     before = tree(copy)
-    said = r"files of folder:.* up to step 6; put them back, or pass --allow-changed-data"
+    said = r"files of folder:.* up to step 6; put back .* --allow-changed-data"
     with pytest.raises(UsageError, match=said):
         run(config, copy)
     assert tree(copy / "checkpoints") == {
@@ -232,15 +232,40 @@ def test_other_data_that_were_allowed_need_no_second_flag(config, copy, monkeypa
     assert start.state.step == 6
 
 
-def test_a_checkpoint_of_an_older_version_knows_no_data():
-    config = tiny.stage()
-    about = About(config=config, pictures=8, checksums={}, versions={}, step=1, data="then")
-    _require_same_data(about, config, "then")
-    with pytest.raises(UsageError, match=r"are not those .* up to step 1; .* --allow-changed-data"):
-        _require_same_data(about, config, "now")
-    _require_same_data(tiny.replace(about, data=""), config, "now")
-    for other in ({"filters": ("side>=8",)}, {"sizes": ((16, 16),)}):  # They leave others out.
-        _require_same_data(about, tiny.replace(config, data=other), "now")
+def about(config, **fingerprints):
+    return About(config=config, pictures=8, checksums={}, versions={}, step=1, **fingerprints)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("data", r"The files of \S+ are not those that"),
+        ("tokenizer", "The tokenizer 'captions' is not the one that"),
+        ("encoder", "The text encoder of 't5' is not the one that"),
+    ],
+)
+def test_what_a_run_reads_stays_the_same_where_it_is_known(name, said):
+    config = tiny.stage(text_encoder={"train": False, "source": "t5"})
+    then, now = Fingerprints(**{name: "then"}), Fingerprints(**{name: "now"})
+    _require_same_inputs(about(config, **{name: "then"}), config, then)
+    _require_same_inputs(about(config, **{name: "then"}), config, Fingerprints())
+    _require_same_inputs(about(config), config, now)  # Of an older version.
+    with pytest.raises(UsageError, match=rf"^{said} .* up to step 1; .* --allow-changed-data"):
+        _require_same_inputs(about(config, **{name: "then"}), config, now)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("data", {"data": {"filters": ("side>=8",)}}),  # They leave others out.
+        ("data", {"data": {"sizes": ((16, 16),)}}),
+        ("encoder", {"text_encoder": {"source": "other"}}),
+    ],
+)
+def test_what_the_config_names_anew_was_allowed_already(name, changes):
+    config = tiny.stage(text_encoder={"train": False, "source": "t5"})
+    then = about(config, **{name: "then"})
+    _require_same_inputs(then, tiny.replace(config, **changes), Fingerprints(**{name: "now"}))
 
 
 def test_a_run_whose_directory_is_in_use_is_refused(config, copy):
