@@ -1,9 +1,11 @@
 """How a command was called, for its help and its hints."""
 
+import contextlib
 import importlib
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -26,16 +28,27 @@ def with_command(text: str, verb: str) -> str:
 
 
 def load(*modules: str) -> None:
-    """Imports modules, which takes seconds; Ctrl-C meanwhile ends the process at once.
+    """Imports modules, which takes seconds; Ctrl-C meanwhile ends the process at once."""
+    with ended_by_ctrl_c():
+        for module in modules:
+            importlib.import_module(module)
 
-    Raised as an exception it would reach code in C that prints it, and that fails to import for a
-    reason which is none.
+
+@contextlib.contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Within it Ctrl-C ends the process at once, where nothing that is called listens to it.
+
+    Raised as an exception it would reach code in C that prints it, that fails to import for a
+    reason which is none, or that drops it: then a run that was told to end goes on.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_DFL) if in_main_thread else None
+    ends = False
     try:
-        for module in modules:
-            importlib.import_module(module)
+        yield
+    except KeyboardInterrupt:
+        ends = True
+        raise
     finally:
-        if before is not None:
+        if before is not None and not ends:
             signal.signal(signal.SIGINT, before)

@@ -26,7 +26,7 @@ import tyro
 
 from imagen_jax.cli.config_help import describe, list_configs
 from imagen_jax.cli.parsing import in_unicode, parse_flags, require_once
-from imagen_jax.cli.program import command, load, with_command
+from imagen_jax.cli.program import command, ended_by_ctrl_c, load, with_command
 from imagen_jax.cli.spellings import TRAIN, respell
 from imagen_jax.cli.train_flags import (
     Flags,
@@ -127,31 +127,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if flags.compiling.compile_only:
             sys.exit(compile_only(flags))
         compilation.prepare(announce=True)
-        # Only now: --help should not wait for JAX.
-        load("imagen_jax.training.loop")
-        from imagen_jax.checkpoints.checkpoint import CannotSave
-        from imagen_jax.parallel import distributed
-        from imagen_jax.parallel.host_memory import run_where_called
-        from imagen_jax.training.loop import run
-        from imagen_jax.training.students import train_students
+        with ended_by_ctrl_c():
+            _train(flags)
 
-        run_where_called()
-        distributed.start(flags.distributed)
-        distributed.require_accelerator(allow_cpu=flags.allow_cpu)
-        init_from = stage_path(flags.init_from) if flags.init_from else None
-        options = {
-            "init_from": init_from,
-            "weights": flags.weights,
-            "allow_change": flags.allow_change,
-            "profile": steps_to_profile(flags.profile),
-            "allow_changed_data": flags.allow_changed_data,
-            "measuring": open_measuring(flags.measuring),
-        }
-        workdir, steps = to_path(flags.workdir), flags.teaching.steps
-        try:
-            if len(steps) > 1:
-                train_students(flags.config, workdir, steps, **options)
-            else:
-                run(flags.config, workdir, **options)
-        except CannotSave as error:
-            end_at_once(error)
+
+def _train(flags: Flags) -> None:
+    """Only here is JAX imported: --help should not wait for it."""
+    load("imagen_jax.training.loop")
+    from imagen_jax.checkpoints.checkpoint import CannotSave
+    from imagen_jax.parallel import distributed
+    from imagen_jax.parallel.host_memory import run_where_called
+    from imagen_jax.training.loop import run
+    from imagen_jax.training.students import train_students
+
+    run_where_called()
+    distributed.start(flags.distributed)
+    distributed.require_accelerator(allow_cpu=flags.allow_cpu)
+    init_from = stage_path(flags.init_from) if flags.init_from else None
+    options = {
+        "init_from": init_from,
+        "weights": flags.weights,
+        "allow_change": flags.allow_change,
+        "profile": steps_to_profile(flags.profile),
+        "allow_changed_data": flags.allow_changed_data,
+        "measuring": open_measuring(flags.measuring),
+    }
+    workdir, steps = to_path(flags.workdir), flags.teaching.steps
+    try:
+        if len(steps) > 1:
+            train_students(flags.config, workdir, steps, **options)
+        else:
+            run(flags.config, workdir, **options)
+    except CannotSave as error:
+        end_at_once(error)

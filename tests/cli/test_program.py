@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from scripts import call, train
+
 import imagen_jax
+from imagen_jax.training import loop
 
 MODULE = """
 import os, signal, time
@@ -37,3 +41,20 @@ def test_an_interrupt_while_modules_are_imported_ends_the_process_without_a_trac
         start_new_session=True,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize("ending", [None, KeyboardInterrupt])
+def test_a_run_that_does_not_listen_yet_is_ended_by_the_system(ending, tmp_path, monkeypatch):
+    """Whatever it calls may drop an exception. After an interrupt a second one ends it too."""
+    before, heard = signal.getsignal(signal.SIGINT), []
+
+    def run(*_, **__):
+        heard.append(signal.getsignal(signal.SIGINT))
+        if ending:
+            raise ending
+
+    monkeypatch.setattr(loop, "run", run)
+    code = call(train, "tiny_64", "--workdir", tmp_path).code
+    after = signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIG_DFL]
+    assert (code, after) == ((130, signal.SIG_DFL) if ending else (0, before))
