@@ -19,6 +19,7 @@ from imagen_jax.evaluation.moments import Moments, StatedMoments
 from imagen_jax.evaluation.reading import RECIPES
 from imagen_jax.models.inception import FEATURES
 from imagen_jax.storage.files import replacing
+from imagen_jax.storage.npy import read_npy
 
 SUFFIX = ".npz"
 _SHAPES = {"mu": (FEATURES,), "sigma": (FEATURES, FEATURES)}
@@ -96,8 +97,7 @@ def _arrays(data: bytes) -> list[np.ndarray]:
         for name in _SHAPES:
             if archive.getinfo(f"{name}.npy").file_size > _LARGEST:
                 raise ValueError(f"{name} is larger than of {FEATURES} features")
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        found = [archive[name] for name in _SHAPES]
+        found = [read_npy(archive.read(f"{name}.npy")) for name in _SHAPES]
     for (name, shape), array in zip(_SHAPES.items(), found, strict=True):
         if array.shape != shape or array.dtype.kind != "f":
             raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, not {shape}")

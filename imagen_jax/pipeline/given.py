@@ -1,7 +1,6 @@
 """Pictures, masks and noise that a user gives, as files, PIL images or arrays."""
 
 import hashlib
-import io
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from imagen_jax.config.data import Size
 from imagen_jax.data import transforms
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.storage.files import to_path
+from imagen_jax.storage.npy import read_npy
 
 Mask = Bool[np.ndarray, "_ _"]
 """True where a picture is repainted."""
@@ -134,8 +134,7 @@ def _array_of(given: Any, named: str) -> np.ndarray:
     if not isinstance(given, str | Path):
         return np.asarray(given)
     try:
-        data = io.BytesIO(_read(given, named))
-        return np.lib.format.read_array(data, allow_pickle=False)
+        return read_npy(_read(given, named))
     except (ValueError, EOFError, MemoryError) as error:
         raise UsageError(f"{named} is no .npy file of numbers: {reason(error)}.") from error
 
