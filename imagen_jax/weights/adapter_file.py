@@ -1,6 +1,7 @@
 """A low-rank adapter as one `.safetensors` file, with what it fits in the header."""
 
 import dataclasses
+import re
 
 from flax.traverse_util import unflatten_dict
 
@@ -9,11 +10,14 @@ from imagen_jax.config.choices import Dtype, Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Params
 from imagen_jax.storage.files import AnyPath
+from imagen_jax.storage.json_text import shown
 from imagen_jax.weights.hugging_face import TORCH
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.tensors import ParamPath, StoredParams, write_tensors
 
 FORMAT = "imagen-jax adapter 1"
+_NETWORKS = ("unet.", "text_encoder.")
+_NUMBER = re.compile("[0-9]{1,9}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +79,9 @@ def open_adapter_file(path: AnyPath) -> AdapterFile:
             f"{path} is not an adapter: its header says format {header.get('format')!r}, not "
             f"{FORMAT!r}."
         )
+    for name in tensors:
+        if not name.startswith(_NETWORKS):
+            raise UsageError(f"{path} holds {shown(name)}, which is no factor of a network.")
     config = json_form.from_json(header.get("adapter", ""), f"{path} (header)", AdapterConfig)
     prefix = "fits_"
     fits = {k.removeprefix(prefix): x for k, x in header.items() if k.startswith(prefix)}
@@ -83,4 +90,4 @@ def open_adapter_file(path: AnyPath) -> AdapterFile:
 
 def _path(name: str) -> ParamPath:
     """Blocks that are numbered have numbers in their paths."""
-    return tuple(int(part) if part.isdigit() else part for part in name.split("."))
+    return tuple(int(part) if _NUMBER.fullmatch(part) else part for part in name.split("."))

@@ -133,6 +133,8 @@ def _check_pair(path: AnyPath, module: str, pair: dict[str, np.ndarray]) -> None
             f"{path}: {module} has factors of {shapes[0]} and {shapes[1]}; they must be "
             "(rank, inputs) and (outputs, rank)."
         )
+    if _ALPHA in pair and pair[_ALPHA].size != 1:
+        raise UsageError(f"{path}: {module} has an alpha of {pair[_ALPHA].shape}; it is a number.")
 
 
 def _side_by_side(
@@ -162,5 +164,5 @@ def _side_by_side(
 
 def _ours(part: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     down, up = part[DOWN].T, part[UP].T
-    scale = float(part[_ALPHA]) / down.shape[1] if _ALPHA in part else 1.0
+    scale = part[_ALPHA].item() / down.shape[1] if _ALPHA in part else 1.0
     return down, scale * up

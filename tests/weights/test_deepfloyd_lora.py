@@ -84,6 +84,17 @@ def test_an_alpha_is_a_factor(stage, tmp_path):
     np.testing.assert_allclose(added, np.full(shape, 0.5 * 2.0))
 
 
+def test_an_alpha_of_several_numbers_is_one_sentence(stage, tmp_path):
+    module, shape = a_query(stage[1])
+    pair = {
+        f"unet.{module}.lora_A.weight": np.ones((2, shape[0]), np.float32),
+        f"unet.{module}.lora_B.weight": np.ones((shape[1], 2), np.float32),
+        f"unet.{module}.alpha": np.ones(2, np.float32),
+    }
+    with pytest.raises(UsageError, match=r"to_q has an alpha of \(2,\); it is a number"):
+        read_lora(write(tmp_path / "x.safetensors", pair), stage[1])
+
+
 def a_query(params):
     """diffusers' name of the first query, and the shape of our kernel."""
     kernel = flatten_dict(params)["middle", "attention", "query", "kernel"]
