@@ -30,7 +30,10 @@ def with_those_of_manifest(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     *_, path = named[-1][-1].rpartition(f"{FLAG}=")
     earlier = read_object(Path(path)).get(_ARGUMENTS)
-    if not isinstance(earlier, list) or not all(isinstance(x, str) for x in earlier):
+    # No command line can hold a byte of zero.
+    if not isinstance(earlier, list) or not all(
+        isinstance(x, str) and "\0" not in x for x in earlier
+    ):
         raise UsageError(
             f"{FLAG} {path} holds no {_ARGUMENTS!r}; a run of sample.py keeps them, and only that "
             "can be made again."

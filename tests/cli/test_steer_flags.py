@@ -262,6 +262,8 @@ def test_a_manifest_is_not_made_again_from_other_inputs(run, directory, tmp_path
     assert not (tmp_path / "new").exists()
     (tmp_path / "plain.json").write_text('{"seed": 3}')
     refused(call(sample, "--from-manifest", "plain.json"), "plain.json holds no 'arguments'")
+    (tmp_path / "nul.json").write_text(r'{"arguments": ["a", "--image", "x\u0000.png"]}')
+    refused(call(sample, "--from-manifest", "nul.json"), "nul.json holds no 'arguments'")
     refused(call(sample, "--from-manifest=none.json"), "none.json cannot be read")
 
 
