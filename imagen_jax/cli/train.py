@@ -121,14 +121,13 @@ def open_measuring(flags: MeasuringFlags) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    with exit_on_usage_error():
+    with exit_on_usage_error(), ended_by_ctrl_c():
         flags = parse(sys.argv[1:] if arguments is None else arguments)
         flags.compiling.prepare()
         if flags.compiling.compile_only:
             sys.exit(compile_only(flags))
         compilation.prepare(announce=True)
-        with ended_by_ctrl_c():
-            _train(flags)
+        _train(flags)
 
 
 def _train(flags: Flags) -> None:
