@@ -12,7 +12,8 @@ SEED, TRIALS = 11, 4
 CHEAP = (
     "picture png", "picture jpg", "picture gif", "picture bmp", "picture tif", "picture webp",
     "captions txt", "captions json", "metadata.jsonl", "tar shard", "tar index", "filter index",
-    "array record", "array record's content", "prompts", "spiece.model", "command line verbs",
+    "array record", "array record's content", "prompts", "prompts csv", "palette", "noise npy",
+    "spiece.model", "command line verbs",
     "config.json", "config.json, sealed anew",
 )  # fmt: skip
 

@@ -15,7 +15,10 @@ import tokenizers
 from attacks import mutations as m
 from attacks.kind import ROOT, Kind, Read
 from imagen_jax.cli import sample, train, verbs
+from imagen_jax.cli.prompts_file import read_prompts_file
 from imagen_jax.embedding.caption_sources import PromptFile
+from imagen_jax.pipeline.given import read_noise
+from imagen_jax.pipeline.maps import read_palette
 from imagen_jax.text.tokenizer import Tokenizer, load_tokenizer
 from imagen_jax.training.metrics_file import METRICS_FILE, MetricsFile, read_metrics
 from imagen_jax.training.plots import draw_curves
@@ -48,6 +51,45 @@ def read_prompts(directory: Path) -> Read:
         if not prompt or "\n" in prompt or prompt != " ".join(prompt.split()):
             raise AssertionError(f"prompt {prompt!r}")
         tokens([prompt])
+    return {}
+
+
+def make_table(directory: Path) -> None:
+    rows = [
+        "prompt,seed,negative_prompt,guidance_scale",
+        '"a red, apple",3,,"[3, 1, 1]"',
+        "é,,a cat,2",
+    ]
+    (directory / "prompts.csv").write_text("\n".join(rows))
+
+
+def read_table(directory: Path) -> Read:
+    prompts, settings = read_prompts_file(str(directory / "prompts.csv"))
+    if not all(prompts) or len(prompts) != len(settings or ()):
+        raise AssertionError(f"{prompts} with {settings}")
+    return {}
+
+
+def make_palette(directory: Path) -> None:
+    (directory / "palette.json").write_text(
+        json.dumps({"#87ceeb": 0, "#228B22": 1, "#000000": 255})
+    )
+
+
+def read_colours(directory: Path) -> Read:
+    for colour, number in (read_palette(directory / "palette.json") or {}).items():
+        bytes([*colour, number])
+    return {}
+
+
+def make_noise(directory: Path) -> None:
+    np.save(directory / "noise.npy", np.arange(48, dtype=np.float32).reshape(4, 4, 3))
+
+
+def read_start(directory: Path) -> Read:
+    noise = read_noise(directory / "noise.npy", (4, 4), 1)
+    if noise is None or noise.shape != (1, 4, 4, 3) or not np.isfinite(noise).all():
+        raise AssertionError(f"noise {noise}")
     return {}
 
 
@@ -157,6 +199,9 @@ def parse(program: str, words: list[str]) -> None:
 
 KINDS: dict[str, Kind] = {
     "prompts": Kind(make_prompts, read_prompts, ("*.txt",), (m.as_text, m.as_bytes, *_FILES)),
+    "prompts csv": Kind(make_table, read_table, ("*.csv",), (m.as_text, m.as_bytes, *_FILES)),
+    "palette": Kind(make_palette, read_colours, ("*.json",), (m.as_json, m.as_text, *_FILES)),
+    "noise npy": Kind(make_noise, read_start, ("*.npy",), (m.as_bytes, m.flip_bit, *_FILES)),
     "metrics.jsonl": Kind(
         make_metrics, read_metrics_twice, (METRICS_FILE,), (m.as_json_lines, m.as_text, m.as_bytes)
     ),
