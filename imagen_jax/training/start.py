@@ -101,7 +101,7 @@ def _require_same_inputs(about: About, config: StageConfig, now: Fingerprints) -
         both = {then, getattr(now, name)}
         if len(both - {""}) == 2 and _named(name, about.config) == _named(name, config):
             raise UsageError(
-                f"{_said_of(name, config)} that the run was trained on up to step {about.step}; "
+                f"{_said_of(name, config)} up to step {about.step}; "
                 "put back what was there, or pass --allow-changed-data to go on with what is."
             )
 
@@ -116,11 +116,12 @@ def _named(name: str, config: StageConfig) -> tuple:
 def _said_of(name: str, config: StageConfig) -> str:
     if name == "data":
         files = ", ".join(share.source for share in config.data.shares)
-        return f"The files of {files} are not those"
+        return f"The files of {files} are not those that the run was trained on"
     if name == "tokenizer":
-        return f"The tokenizer {config.text_encoder.tokenizer!r} is not the one"
-    origin = config.data.embeddings or config.text_encoder.source
-    return f"The text encoder of {origin!r} is not the one"
+        found = f"The tokenizer {config.text_encoder.tokenizer!r}"
+    else:
+        found = f"The text encoder of {config.data.embeddings or config.text_encoder.source!r}"
+    return f"{found} is not the one that the run was trained on"
 
 
 def _form(opt_state: Any) -> tuple:
