@@ -2,73 +2,101 @@
 
     python tools/make_docs_pictures.py
 
-Writes docs/samples.png (24 prompts) and docs/held_out.png (above: (concept, style) pairs that
-training never saw, as their artists drew them; below: what the cascade paints), and prints
-the wall time.
+Writes docs/samples.png (48 prompts, of which the lower 24 were kept out of training),
+docs/stages.png (some prompts by each stage), docs/strip.png (the base's estimates from noise to
+picture) and docs/held_out.png (above: (concept, style) pairs that training never saw, as their
+artists drew them; below: what the cascade paints), and prints the wall time.
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from imagen_jax.data import captioned_emoji, emoji_concepts, emoji_vectors, transforms
+from imagen_jax.evaluation import cases
+from imagen_jax.pipeline.callbacks import Progress
+from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.load import load_cascade
 from imagen_jax.pipeline.sheets import grid, save_png
 
 DOCS = Path(__file__).parent.parent / "docs"
 SEED = 0
-CELL = 200
-COLUMNS = 6
-HELD_OUT = 8
+CELL, COLUMNS = 144, 8
+OF_EACH_KIND = 8
+"""Held-out pairs, colours and backgrounds on the sheet."""
 PROMPTS = (
     "a red apple", "a cat face", "a slice of pizza, noto style", "twemoji rocket",
     "a banana", "a lemon", "a strawberry, fluent style", "grapes",
     "a carrot, twemoji style", "an ear of corn", "a hamburger", "an ice cream",
-    "a sunflower", "a cactus, noto style", "a red heart, noto style", "a blue heart",
-    "a star", "a panda", "a tiger face", "a penguin, twemoji style",
-    "an octopus", "a basketball", "a light bulb", "a sailboat",
+    "a sunflower", "a cactus, noto style", "a puppy", "a blue heart",
+    "a panda", "a tiger face", "a penguin, twemoji style", "an octopus",
+    "a basketball", "a light bulb", "a sailboat", "a red car",
 )  # fmt: skip
+BY_STAGE = ("a red apple", "a tiger face", "a blue car", "a sailboat on a yellow background")
+STRIP = "a tiger face"
+ESTIMATES = 8
+"""Pictures of the strip."""
 
 
-def paint(prompts: tuple[str, ...]) -> np.ndarray:
-    """The last stage's picture of each prompt."""
-    return load_cascade()(prompts, seed=SEED).stages[-1]
+def held_out(kind: cases.Kind) -> list[cases.Case]:
+    """The first cases of a kind, in the order that the evaluation drew."""
+    return [case for case in cases.all_cases() if case.kind == kind][:OF_EACH_KIND]
 
 
-def held_out_pairs() -> list[tuple[emoji_vectors.Concept, str]]:
-    """The first held-out (concept, style) pairs, in emoji order."""
-    pairs = [
-        (concept, style)
-        for concept in emoji_concepts.core_concepts()
-        for style in emoji_vectors.STYLES
-        if emoji_concepts.held_out(concept, style) == "pair"
+def in_rows(pictures: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    return [list(pictures[i : i + COLUMNS]) for i in range(0, len(pictures), COLUMNS)]
+
+
+def paint_samples(cascade: Cascade) -> None:
+    """48 prompts as the last stage paints them."""
+    kinds: tuple[cases.Kind, ...] = ("held-out pairs", "held-out colours", "held-out backgrounds")
+    prompts = [*PROMPTS, *(case.prompt for kind in kinds for case in held_out(kind))]
+    pictures = cascade(prompts, seed=SEED).stages[-1]
+    captions = [prompts[i : i + COLUMNS] for i in range(0, len(prompts), COLUMNS)]
+    save_png(grid(in_rows(pictures), captions, CELL), DOCS / "samples.png")
+
+
+def paint_stages(cascade: Cascade) -> None:
+    """Each prompt's pictures of all stages, one size, beside each other."""
+    stages = cascade(BY_STAGE, seed=SEED).stages
+    rows = [list(row) for row in zip(*stages, strict=True)]
+    captions = [
+        [f"{len(picture)} pixels: {prompt}" for picture in row]
+        for prompt, row in zip(BY_STAGE, rows, strict=True)
     ]
-    return pairs[:HELD_OUT]
+    save_png(grid(rows, captions, 2 * CELL), DOCS / "stages.png")
+
+
+def paint_strip(cascade: Cascade) -> None:
+    """What the base takes the picture for as its noise falls, from the first step to the last."""
+    estimates: list[np.ndarray] = []
+
+    def keep(progress: Progress) -> None:
+        if progress.stage == 0:
+            estimates.append(progress.estimate[0])
+
+    cascade(STRIP, seed=SEED, callback=keep)
+    chosen = np.unique(np.linspace(0, len(estimates) - 1, ESTIMATES).round().astype(int))
+    captions = [f"step {i + 1} of {len(estimates)}" for i in chosen]
+    save_png(grid([[estimates[i] for i in chosen]], [captions], CELL), DOCS / "strip.png")
+
+
+def paint_held_out(cascade: Cascade) -> None:
+    """Held-out pairs above what the cascade paints for them."""
+    pairs = held_out("held-out pairs")
+    painted = cascade([case.prompt for case in pairs], seed=SEED).stages[-1]
+    drawn = [case.true_picture(case.style, painted.shape[1]) for case in pairs]
+    captions = [["drawn"] * len(pairs), [case.prompt for case in pairs]]
+    save_png(grid([drawn, list(painted)], captions, CELL), DOCS / "held_out.png")
 
 
 def main() -> None:
     start = time.monotonic()
-    pictures = paint(PROMPTS)
-    rows = range(0, len(PROMPTS), COLUMNS)
-    sheet = grid(
-        [list(pictures[i : i + COLUMNS]) for i in rows],
-        [list(PROMPTS[i : i + COLUMNS]) for i in rows],
-        CELL,
-    )
-    save_png(sheet, DOCS / "samples.png")
-    print(f"{len(PROMPTS)} prompts: {time.monotonic() - start:.0f} s")
-
-    pairs = held_out_pairs()
-    side = captioned_emoji.RESOLUTIONS[-1]
-    drawn = [
-        transforms.decode(emoji_vectors.draw(style, concept.key, side), concept.label, side)
-        for concept, style in pairs
-    ]
-    prompts = tuple(f"{concept.label}, {style} style" for concept, style in pairs)
-    captions = [["drawn"] * len(pairs), list(prompts)]
-    sheet = grid([[np.asarray(x) for x in drawn], list(paint(prompts))], captions, CELL)
-    save_png(sheet, DOCS / "held_out.png")
+    cascade = load_cascade()
+    for paint in (paint_samples, paint_stages, paint_strip, paint_held_out):
+        paint(cascade)
+        print(f"{paint.__name__}: {time.monotonic() - start:.0f} s")
 
 
 if __name__ == "__main__":

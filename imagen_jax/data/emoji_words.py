@@ -29,7 +29,7 @@ NOT_IN_FIRST_VERSION = frozenset(
     ]
 )
 """Labels of the core that version 1 of the data set never showed; its captions had no synonyms. The
-shipped base was trained on it."""
+shipped super-resolution stages were trained on it."""
 _DATA_SET = "captioned_emoji"
 _LIKE = 0.8
 """Similarity of spelling from which a word is taken for a known one with an error."""

@@ -17,7 +17,6 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import painting
 from imagen_jax.pipeline.cascade import Cascade
-from imagen_jax.pipeline.load import load_cascade
 from imagen_jax.stored.stages import StoredNetwork, open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.tensors import digest
@@ -349,30 +348,3 @@ def test_a_file_is_not_painted_with_weights_that_it_does_not_hold(stages):
         ("ema,raw", "--weights has 2 values, but 3 stages run"),
     ):
         refused(call(sample, "a", *flags(stages), "--weights", weights), says)
-
-
-# The cascade that ships with the package.
-
-
-@pytest.fixture
-def optimised():
-    """Compiles for speed, which the tests' settings do not."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
-def test_the_shipped_cascade_is_small_enough_to_ship():
-    assert sum(path.stat().st_size for path in painting.shipped_stages()) <= 40e6
-
-
-@pytest.mark.slow
-def test_the_shipped_cascade_paints_a_red_apple_and_the_same_bytes_twice(optimised):
-    cascade = load_cascade(mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
-    first, second = (cascade("a red apple", num_steps=[8, 1, 1]).stages for _ in range(2))
-    for side, pixels, again in zip((64, 256, 1024), first, second, strict=True):
-        np.testing.assert_array_equal(pixels, again)
-        painted = pixels[pixels.min(-1) < 230]
-        assert len(painted) > 0.1 * side**2
-        red, green, blue = painted.mean(0)
-        assert red > green + 30 and red > blue + 30
