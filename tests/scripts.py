@@ -40,6 +40,7 @@ def call(script, *arguments) -> Result:
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         warnings.catch_warnings(),
+        mock.patch.object(warnings, "_showwarnmsg_impl", _print_warning),
     ):
         ignore_what_users_do_not_see()
         try:
@@ -47,6 +48,17 @@ def call(script, *arguments) -> Result:
         except SystemExit as end:
             code = end.code
     return Result(code, out.getvalue(), err.getvalue())
+
+
+def _print_warning(warning: warnings.WarningMessage) -> None:
+    """As Python does; pytest would keep it.
+
+    While beartype makes a check in one thread, Python's own way of showing warnings is back in all.
+    """
+    text = warnings.formatwarning(
+        warning.message, warning.category, warning.filename, warning.lineno
+    )
+    sys.stderr.write(text)
 
 
 def ignore_what_users_do_not_see() -> None:

@@ -48,6 +48,21 @@ def test_where_memory_is_short_it_is_said(capsys):
     assert capsys.readouterr().err == "error: There is not enough memory: std::bad_alloc.\n"
 
 
+def test_a_called_script_says_its_warnings_while_another_thread_has_pythons_way_back():
+    """As it is back, for a moment, in every thread where one of them records warnings."""
+
+    class Script:
+        @staticmethod
+        def main():
+            with exit_on_usage_error():
+                warnings.showwarning = warnings._showwarning_orig
+                warnings.warn("left out: a.png", stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as kept:
+        result = call(Script)
+    assert "left out: a.png" in result.err and not kept
+
+
 def test_warnings_are_not_repeated_and_not_kept_for_ever(capsys):
     show = errors._warn_once()
     for number in range(1001):
