@@ -28,8 +28,7 @@ NOT_IN_FIRST_VERSION = frozenset(
         "television",
     ]
 )
-"""Labels of the core that version 1 of the data set never showed; its captions had no synonyms. The
-shipped super-resolution stages were trained on it."""
+"""Labels of the core that version 1 of the data set never showed; its captions had no synonyms."""
 _DATA_SET = "captioned_emoji"
 _LIKE = 0.8
 """Similarity of spelling from which a word is taken for a known one with an error."""
