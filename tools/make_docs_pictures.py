@@ -11,6 +11,7 @@ artists drew them; below: what the cascade paints), and prints the wall time.
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,8 +45,9 @@ def held_out(kind: cases.Kind) -> list[cases.Case]:
     return [case for case in cases.all_cases() if case.kind == kind][:OF_EACH_KIND]
 
 
-def in_rows(pictures: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-    return [list(pictures[i : i + COLUMNS]) for i in range(0, len(pictures), COLUMNS)]
+def in_rows(things: Sequence[Any]) -> list[list[Any]]:
+    """As many as a sheet has columns in each row."""
+    return [list(things[i : i + COLUMNS]) for i in range(0, len(things), COLUMNS)]
 
 
 def paint_samples(cascade: Cascade) -> None:
@@ -53,8 +55,7 @@ def paint_samples(cascade: Cascade) -> None:
     kinds: tuple[cases.Kind, ...] = ("held-out pairs", "held-out colours", "held-out backgrounds")
     prompts = [*PROMPTS, *(case.prompt for kind in kinds for case in held_out(kind))]
     pictures = cascade(prompts, seed=SEED).stages[-1]
-    captions = [prompts[i : i + COLUMNS] for i in range(0, len(prompts), COLUMNS)]
-    save_png(grid(in_rows(pictures), captions, CELL), DOCS / "samples.png")
+    save_png(grid(in_rows(pictures), in_rows(prompts), CELL), DOCS / "samples.png")
 
 
 def paint_stages(cascade: Cascade) -> None:
