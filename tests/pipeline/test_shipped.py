@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import emoji_base_64
 from imagen_jax.config import MeshConfig
+from imagen_jax.config.python_file import find_config, read_config_file
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import painting
 from imagen_jax.pipeline.load import load_cascade
@@ -40,7 +40,8 @@ def test_the_shipped_cascade_is_small_enough_to_ship():
 
 @pytest.mark.parametrize("field", ["unet", "text_encoder", "conditions", "diffusion", "sampling"])
 def test_the_base_is_the_stage_of_its_config(field):
-    assert getattr(shipped_config("base"), field) == getattr(emoji_base_64.get_config(), field)
+    config = read_config_file(find_config("emoji_base_64"))
+    assert getattr(shipped_config("base"), field) == getattr(config, field)
 
 
 @pytest.mark.slow
