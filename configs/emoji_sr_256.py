@@ -29,19 +29,26 @@ def get_config() -> StageConfig:
             channels=(48, 96, 128),
             num_res_blocks=(1, 1, 2),
             strides=(1, 2, 2),
-            self_attention=(False, False, True),
+            self_attention=(False, False, False),
             text_attention=(False, False, True),
             num_heads=4,
             patch_size=4,
+            pixel_channels=16,
+            norm_groups=8,
         ),
         text_encoder=TEXT_ENCODER,
         diffusion=DiffusionConfig(prediction="x0", max_aug_level=0.5),
-        data=DataConfig(source="captioned_emoji/core_256", crop=128),
+        data=DataConfig(
+            mixture=("0.5*captioned_emoji/core_256", "0.5*captioned_emoji/varied_256"),
+            crop=128,
+            low_res_blur=1.2,
+            low_res_blotches=6.0,
+        ),
         optimizer=OptimizerConfig(
-            name="adam", learning_rate=6e-4, warmup_steps=300, decay_steps=2_700, ema_decay=0.999
+            name="adam", learning_rate=6e-4, warmup_steps=300, decay_steps=5_700, ema_decay=0.999
         ),
         training=TrainingConfig(
-            batch_size=16, num_steps=3_000, checkpoint_every=500, sample_every=1_000
+            batch_size=16, num_steps=6_000, checkpoint_every=500, sample_every=1_000
         ),
         sampling=SamplingConfig(
             sampler="dpm++", num_steps=16, guidance_scale=1.0, thresholding="static", aug_level=0.1

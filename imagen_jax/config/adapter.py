@@ -3,7 +3,7 @@
 import dataclasses
 
 from imagen_jax.config.checked import Checked
-from imagen_jax.config.rules import require, require_positive
+from imagen_jax.config.rules import require, require_not_negative, require_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class AdapterConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.rank >= 0, f"AdapterConfig.rank is {self.rank}; it must not be negative.")
+        require_not_negative(self, "rank")
         if self.alpha is not None:
             require_positive(self, "alpha")
         if self.rank:

@@ -9,7 +9,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from imagen_jax.config.checked import Checked
-from imagen_jax.config.rules import require, require_at_most, require_fraction, require_positive
+from imagen_jax.config.rules import (
+    require,
+    require_at_most,
+    require_fraction,
+    require_not_negative,
+    require_positive,
+)
 from imagen_jax.errors import UsageError
 
 FOLDER, WEBDATASET, ARRAYRECORD = "folder:", "webdataset:", "arrayrecord:"
@@ -114,6 +120,11 @@ class DataConfig(Checked):
     sizes: tuple[Size, ...] = ()
     """(height, width) of the pictures to train on, one size a batch: each picture is resized and
     cropped to the one whose ratio is nearest to its own. Empty is squares of the resolution."""
+    low_res_blur: float = 0.0
+    """Largest standard deviation, in pixels, of the blur of a super-resolution stage's
+    low-resolution pictures in training. The paper has none, nor the following."""
+    low_res_blotches: float = 0.0
+    """Largest standard deviation of the smooth random colours that are added to them, of 255."""
     flip: float = 0.0
     """Share of the pictures that are mirrored, left for right, with all that is shown beside them;
     captions stay, so 0 is right where they name sides. The paper has none."""
@@ -127,11 +138,11 @@ class DataConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.num_workers >= 0,
-            f"DataConfig.num_workers is {self.num_workers}; it must not be negative.",
-        )
+        require_not_negative(self, "num_workers", "low_res_blur", "low_res_blotches")
         require_at_most(self, _MOST_WORKERS, num_workers=self.num_workers)
+        require_at_most(
+            self, 255, low_res_blur=self.low_res_blur, low_res_blotches=self.low_res_blotches
+        )
         require_fraction(self, "max_broken_share", "flip")
         if self.crop is not None:
             require_positive(self, "crop")

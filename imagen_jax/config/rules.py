@@ -33,7 +33,14 @@ def require_positive(config: object, *names: str) -> None:
         require(value > 0, f"{type(config).__name__}.{name} is {value!r}; it must be positive.")
 
 
-def require_at_most(config: object, most: int, **numbers: int) -> None:
+def require_not_negative(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        said = f"{type(config).__name__}.{name} is {value!r}"
+        require(value >= 0, f"{said}; it must not be negative.")
+
+
+def require_at_most(config: object, most: int, **numbers: int | float) -> None:
     """Numbers that follow from a config, so that a slip ends before memory is taken."""
     for name, number in numbers.items():
         require(

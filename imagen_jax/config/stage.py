@@ -19,6 +19,7 @@ from imagen_jax.config.rules import (
     require_at_most,
     require_choice,
     require_fraction,
+    require_not_negative,
     require_positive,
 )
 from imagen_jax.config.sampling import SamplingConfig
@@ -54,10 +55,7 @@ class OptimizerConfig(Checked):
         require_choice(self, name=OptimizerName, moment_dtype=Dtype)
         require_positive(self, "learning_rate")
         require_fraction(self, "ema_decay")
-        require(
-            self.warmup_steps >= 0,
-            f"OptimizerConfig.warmup_steps is {self.warmup_steps}; it must not be negative.",
-        )
+        require_not_negative(self, "warmup_steps")
         if self.decay_steps is not None:
             require_positive(self, "decay_steps")
         if self.clip_global_norm is not None:
@@ -109,9 +107,7 @@ class TrainingConfig(Checked):
             0 <= self.seed < 2**32,
             f"TrainingConfig.seed is {self.seed}; it must lie between 0 and {2**32 - 1}.",
         )
-        for name in ("sample_every", "eval_every"):
-            every = getattr(self, name)
-            require(every >= 0, f"TrainingConfig.{name} is {every}; it must not be negative.")
+        require_not_negative(self, "sample_every", "eval_every")
         require(
             self.batch_size % self.accumulation_steps == 0,
             f"TrainingConfig.batch_size is {self.batch_size}; it must be divisible by "
@@ -130,7 +126,7 @@ class MeshConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.fsdp >= 0, f"MeshConfig.fsdp is {self.fsdp}; it must not be negative.")
+        require_not_negative(self, "fsdp")
         require_positive(self, "spatial")
 
 
@@ -174,6 +170,14 @@ class StageConfig(Checked):
                 crop % self.upscale == 0,
                 f"data.crop is {crop}; it must be a multiple of the up-scaling, {self.upscale}.",
             )
+        else:
+            faults = {"blur": self.data.low_res_blur, "blotches": self.data.low_res_blotches}
+            for name, value in faults.items():
+                require(
+                    not value,
+                    f"data.low_res_{name} is {value} and low_resolution is None; a base stage has "
+                    "no low-resolution pictures.",
+                )
         self._check_sizes(math.lcm(divisor, self.upscale))
         if self.training.eval_every:
             self.data.held_out()

@@ -15,6 +15,7 @@ from imagen_jax.config.conditions import LOW_RES
 from imagen_jax.config.data import Size
 from imagen_jax.data import shown, transforms
 from imagen_jax.data.broken import Broken, BrokenRecords
+from imagen_jax.data.faults import with_faults
 from imagen_jax.data.order import Bucketed, shuffled
 from imagen_jax.data.records import BrokenRecord, Record, Source
 from imagen_jax.data.workers import end_with_parent, out_of_shared_memory
@@ -189,7 +190,7 @@ class LoadExample:
         decoded = transforms.decode(record.image, record.name, max(size))
         pictures = {"image": transforms.cover(decoded, size)}
         if self._inputs.stacked:
-            pictures[LOW_RES] = self._low_res(record, pictures["image"], self._low(size))
+            pictures[LOW_RES] = self._low_res(record, pictures["image"], self._low(size), rng)
         for condition in self._inputs.pictures:
             beside = shown.beside(condition, record, decoded, max(size))
             fitted = shown.fit(condition, beside, size)
@@ -201,11 +202,15 @@ class LoadExample:
             pictures = {name: ImageOps.mirror(picture) for name, picture in pictures.items()}
         return transforms.random_crop(pictures, self._cropped(size), rng)
 
-    def _low_res(self, record: Record, image: Image.Image, size: Size) -> Image.Image:
+    def _low_res(
+        self, record: Record, image: Image.Image, size: Size, rng: np.random.Generator
+    ) -> Image.Image:
         """The low-resolution picture of the whole, never of a crop, which lacks surroundings."""
         if LOW_RES in record.pictures:
             image = transforms.decode(record.pictures[LOW_RES], record.name, max(size))
-        return transforms.cover(image, size)
+        data = self._config.data
+        fitted = transforms.cover(image, size)
+        return with_faults(fitted, data.low_res_blur, data.low_res_blotches, rng)
 
     def _numbers(self, name: str, index: int) -> dict[str, np.generic]:
         """The record's numbers and its class; where the stage is told none, nothing is read."""

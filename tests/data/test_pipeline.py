@@ -1,5 +1,6 @@
 """Batches: contents, order, sharding, exact resume, and broken pictures."""
 
+import dataclasses
 import io
 import itertools
 import threading
@@ -119,6 +120,17 @@ def test_super_resolution_without_crop_gives_whole_pictures(folder):
     (batch,) = batches(stage(folder, low_resolution=4), 1)
     assert batch["image"].shape == (5, 16, 16, 3) and batch["low_res"].shape == (5, 4, 4, 3)
     assert batch["image"][0, :, 0, 0].tolist() == list(range(16))
+
+
+def test_faults_change_the_low_resolution_pictures_alone(folder):
+    config = stage(folder, low_resolution=8)
+    data = dataclasses.replace(config.data, low_res_blur=1.0, low_res_blotches=20.0)
+    worn = dataclasses.replace(config, data=data)
+    for plain, faulty in zip(batches(config, 2), batches(worn, 2), strict=True):
+        clean, changed = plain.pop("low_res"), faulty.pop("low_res")
+        assert 0 < np.abs(clean.astype(int) - changed).mean() < 60
+        for name, array in plain.items():
+            np.testing.assert_array_equal(array, faulty[name])
 
 
 def test_a_records_own_low_resolution_picture_is_taken():
