@@ -33,7 +33,8 @@ from imagen_jax.diffusion import chain
 from imagen_jax.diffusion.process import Predicted
 from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel.host_memory import compile_in_blocks, run_where_called
-from imagen_jax.pipeline.sampling import make_image_sampler, plan_sampling
+from imagen_jax.pipeline.plan import plan_sampling
+from imagen_jax.pipeline.sampling import make_image_sampler
 from imagen_jax.weights.deepfloyd_if import open_unet
 
 Arrays = dict[str, jax.Array]

@@ -44,7 +44,8 @@ from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import exit_on_usage_error
 from imagen_jax.networks import Params, init_text_encoder
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
+from imagen_jax.pipeline.plan import plan_sampling
+from imagen_jax.pipeline.sampling import make_sampler, picture_keys
 from imagen_jax.training.trainer import Trainer
 
 TEXT_ENCODER = TextEncoderConfig(

@@ -12,7 +12,7 @@ pixels.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from imagen_jax.arrays import Images, Keys, Traced
 from imagen_jax.config.choices import Inpainting
 from imagen_jax.diffusion import samplers
 from imagen_jax.diffusion.process import Denoise, normal, q_sample
-from imagen_jax.diffusion.samplers import LogSNRGrid, Sampler, Scalar, State, StepIndex
+from imagen_jax.diffusion.samplers import LogSNRGrid, Sampler, Scalar, State
 from imagen_jax.diffusion.schedules import alpha_sigma
 
 # Folded into a picture's key before the step's index, for noise that is not the sampler's own.
@@ -122,36 +122,22 @@ def sample(
     keys: Keys,
     *,
     noise: Images | None = None,
-    on_step: Callable | None = None,
-    on_estimate: Callable | None = None,
 ) -> Images:
     """The last estimate of the picture, in all of it.
 
-    `noise` is what the picture is noised with first; None draws it from the keys.
-    `on_step` and `on_estimate` are as `samplers.advance` takes them, but hear how many steps were
-    taken before instead of the step's index. The other arguments are as in `samplers.sample`.
+    `noise` is what the picture is noised with first; None draws it from the keys. The other
+    arguments are as in `samplers.sample`.
     """
-    shape = (len(keys), *source.picture.shape[1:])
-    source = dataclasses.replace(source, picture=jnp.broadcast_to(source.picture, shape))
-
-    def one(state: State, visited: tuple[StepIndex, Visit]) -> tuple[State, None]:
-        number, visit = visited
-        if course.goes_back:
-            state = _back(sampler, state, visit, log_snrs, keys)
-        state = samplers.take(sampler, denoise, state, log_snrs, keys, visit.step, visit.again)
-        samplers.tell(number, state, on_step, on_estimate)
-        eps = _noise(keys, _KNOWN_NOISE, visit, log_snrs, state.z)
-        z = with_known(state.z, source, course.inpainting, log_snrs[visit.step + 1], eps)
-        return state._replace(z=z), None
-
-    noise = samplers.initial_noise(keys, shape[1:]) if noise is None else noise
+    source = for_each(source, len(keys))
+    noise = samplers.initial_noise(keys, source.picture.shape[1:]) if noise is None else noise
     state = start(sampler, source, course, log_snrs, noise)
-    if not course.visits:  # Nothing of the network is compiled then.
-        return samplers.finish(state)
-    count = len(course.visits)
-    each = Visit(*np.array(course.visits, np.int32).reshape(count, 3).T)
-    numbers = np.arange(count, dtype=np.int32)
-    return samplers.finish(jax.lax.scan(one, state, (numbers, each))[0])
+    return samplers.finish(advance(sampler, denoise, state, source, course, log_snrs, keys))
+
+
+def for_each(source: Source, count: int) -> Source:
+    """The source with a picture for each of `count` that are painted."""
+    shape = (count, *source.picture.shape[1:])
+    return dataclasses.replace(source, picture=jnp.broadcast_to(source.picture, shape))
 
 
 def start(
@@ -165,6 +151,43 @@ def start(
     if source.repaint is not None and course.inpainting == "clean":
         z = jnp.where(source.repaint, z, source.picture)
     return State(z, source.picture, sampler.start(z))
+
+
+def take(
+    sampler: Sampler,
+    denoise: Denoise,
+    state: State,
+    source: Source,
+    course: Course,
+    log_snrs: LogSNRGrid,
+    keys: Keys,
+    visit: Visit,
+) -> State:
+    """One visit of the course's, with the known part in its place after it."""
+    if course.goes_back:
+        state = _back(sampler, state, visit, log_snrs, keys)
+    state = samplers.take(sampler, denoise, state, log_snrs, keys, visit.step, visit.again)
+    eps = _noise(keys, _KNOWN_NOISE, visit, log_snrs, state.z)
+    z = with_known(state.z, source, course.inpainting, log_snrs[visit.step + 1], eps)
+    return state._replace(z=z)
+
+
+def advance(
+    sampler: Sampler,
+    denoise: Denoise,
+    state: State,
+    source: Source,
+    course: Course,
+    log_snrs: LogSNRGrid,
+    keys: Keys,
+) -> State:
+    """All visits of the course; where there are none, nothing of the network is compiled."""
+    if not course.visits:
+        return state
+    run = functools.partial(take, sampler, denoise)
+    each = Visit(*np.array(course.visits, np.int32).T)
+    one = lambda state, visit: (run(state, source, course, log_snrs, keys, visit), None)  # noqa: E731
+    return jax.lax.scan(one, state, each)[0]
 
 
 def noise_again(z: Images, log_snr_s: Scalar, log_snr_t: Scalar, eps: Images) -> Images:

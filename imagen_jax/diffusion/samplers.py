@@ -2,9 +2,9 @@
 
 A sampler is a small frozen dataclass that holds its own options and says two things: what it
 remembers between steps (`start`), and how a step goes from time t (more noise) to s < t (`update`).
-The loop is the same for all: `start` puts z at the first time of a grid, `advance` takes any run of
-steps, `finish` gives the picture. So a run may begin at any time from any z, stop before the end,
-and go on later. All arithmetic is float32.
+The loop is the same for all: `start` puts z at the first time of a grid, `take` goes one step and
+`advance` any run of steps, `finish` gives the picture. So a run may begin at any time from any z,
+stop before the end, and go on later. All arithmetic is float32.
 
 The picture is the last x0 itself: it is the step to sigma = 0, without noise and, for the
 multistep and Heun's solver, of first order, as is usual for stability with few steps.
@@ -34,8 +34,6 @@ Scalar = Float[Array, ""]
 StepIndex = Int32[Array, ""]
 LogSNRGrid = Float[Array, "grid"]
 """lambda at the num_steps + 1 ends of the steps, from t = 1 to t = 0."""
-OnStep = Callable[[StepIndex], object]
-OnEstimate = Callable[[StepIndex, Images], object]
 Estimate = Callable[[Images, Scalar], Predicted]
 """(z, lambda) -> x0, and gamma where that is predicted."""
 
@@ -278,27 +276,21 @@ def advance(
     *,
     first: int = 0,
     stop: int | None = None,
-    on_step: OnStep | None = None,
-    on_estimate: OnEstimate | None = None,
 ) -> State:
     """Steps `first` to `stop` - 1 of the grid, from a state at lambda = log_snrs[first].
 
-    Any run of steps may be split into several without changing the result. The last update of a
-    whole grid is computed and not read: a step outside the scan would compile the network twice.
+    Any run of steps may be split into several without changing the result; who wants to watch
+    each one calls `take`. The last update of a whole grid is computed and not read: a step
+    outside the scan would compile the network twice.
 
     Args:
         log_snrs: the whole grid, from `time_grid`.
         keys: one per picture; their number is the batch size.
         stop: None for the end of the grid.
-        on_step: called on the host with the index of each step as it is done.
-        on_estimate: called on the host with that index and the estimate x0 of all pictures, which
-            takes a transfer from the device a step.
     """
 
     def one(state: State, index: StepIndex) -> tuple[State, None]:
-        state = take(sampler, denoise, state, log_snrs, keys, index)
-        tell(index, state, on_step, on_estimate)
-        return state, None
+        return take(sampler, denoise, state, log_snrs, keys, index), None
 
     stop = len(log_snrs) - 1 if stop is None else stop
     return jax.lax.scan(one, state, jnp.arange(first, stop, dtype=jnp.int32))[0]
@@ -323,26 +315,16 @@ def take(
     return sampler.update(estimate, state, step, keys)
 
 
-def tell(
-    index: StepIndex, state: State, on_step: OnStep | None, on_estimate: OnEstimate | None
-) -> None:
-    """Tells the host of a step that is done; arguments as in `advance`."""
-    if on_step is not None:
-        jax.debug.callback(on_step, index)
-    if on_estimate is not None:
-        jax.debug.callback(on_estimate, index, state.x0)
-
-
 def finish(state: State) -> Images:
     """The picture, in [-1, 1] where the estimates are: the last x0."""
     return state.x0
 
 
 def sample(
-    sampler: Sampler, denoise: Denoise, z: Images, log_snrs: LogSNRGrid, keys: Keys, **watching: Any
+    sampler: Sampler, denoise: Denoise, z: Images, log_snrs: LogSNRGrid, keys: Keys
 ) -> Images:
-    """The picture that z at the grid's first time leads to; `watching` is what `advance` takes."""
-    return finish(advance(sampler, denoise, start(sampler, z), log_snrs, keys, **watching))
+    """The picture that z at the grid's first time leads to."""
+    return finish(advance(sampler, denoise, start(sampler, z), log_snrs, keys))
 
 
 def fold_in(keys: Keys, data: int | StepIndex) -> Keys:

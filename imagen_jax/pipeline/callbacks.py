@@ -1,15 +1,11 @@
 """What a callback hears while a cascade paints."""
 
-import contextlib
 import dataclasses
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from imagen_jax.diffusion.pixels import to_pixels
 from imagen_jax.pipeline.painting import SampledStage
 
 
@@ -32,8 +28,6 @@ class Progress:
     pictures: tuple[int, ...] = ()
 
 
-_LOG = logging.getLogger("jax._src.debugging")
-"""Where JAX writes what a callback raised, which comes through here besides."""
 Callback = Callable[[Progress], object]
 
 
@@ -44,54 +38,24 @@ class Listener:
         stage: index of the stage that paints.
     """
 
-    def __init__(
-        self,
-        callback: Callback | None,
-        steps: Sequence[SampledStage],
-        rows: Sequence[int],
-        *,
-        alone: bool = True,
-    ):
+    def __init__(self, callback: Callback, steps: Sequence[SampledStage], rows: Sequence[int]):
         """
         Args:
             steps: of the part of a call that is painted.
             rows: numbers that the part's pictures have in the call.
-            alone: whether one device paints. Several wait for each other, and must end a stage.
         """
-        self._callback, self._steps, self._rows, self._alone = callback, steps, rows, alone
-        self._error: Exception | None = None
+        self._callback, self._steps, self._rows = callback, steps, rows
         self.stage = 0
 
-    def __call__(self, index: jax.Array, x0: jax.Array, pictures: np.ndarray) -> None:
-        if self._error is not None:
-            return
-        estimate = np.asarray(to_pixels(x0))
+    def __call__(
+        self,
+        number: int,
+        estimate: UInt8[np.ndarray, "batch height width 3"],
+        pictures: np.ndarray,
+    ) -> None:
         num_steps = self._steps[self.stage].num_steps
-        numbers = tuple(self._rows[number] for number in pictures)
-        try:
-            self._callback(Progress(self.stage, int(index), num_steps, estimate, numbers))
-        except Exception as error:  # Whatever the caller's function raises is the caller's.
-            self._error = error
-            if self._alone:
-                raise
-
-    @contextlib.contextmanager
-    def of_stage(self) -> Iterator[None]:
-        """Listens to one stage; what the callback raised meanwhile comes through as it was."""
-        _LOG.addFilter(self._is_news)
-        try:
-            yield
-        except jax.errors.JaxRuntimeError:
-            if self._error is None:
-                raise
-        finally:
-            _LOG.removeFilter(self._is_news)
-        if self._error is not None:
-            raise self._error
-        self.stage += 1
-
-    def _is_news(self, record: logging.LogRecord) -> bool:
-        return self._error is None or (record.exc_info or (None, None))[1] is not self._error
+        rows = tuple(self._rows[picture] for picture in pictures)
+        self._callback(Progress(self.stage, number, num_steps, estimate, rows))
 
 
 def both(one: Callback, other: Callback | None) -> Callback:

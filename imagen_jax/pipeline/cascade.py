@@ -279,8 +279,9 @@ class Cascade:
         keep, shown = self._keep_for(request.steps), progress and distributed.leads()
         if keep == "one":
             self.release()
-        alone = self.mesh.size == 1
-        listeners = [Listener(callback, p.steps, p.rows, alone=alone) for p in request.parts]
+        listeners = [
+            Listener(callback, p.steps, p.rows) if callback else None for p in request.parts
+        ]
         runs = [
             painting.paint(
                 self.stages,
@@ -293,7 +294,7 @@ class Cascade:
                 noise=part.noise,
                 keeper=painting.PartKeeper(keeper, part.rows, begins=part is request.parts[0]),
                 on_step=(lambda _: bar.step()) if shown else None,
-                on_estimate=listener if callback else None,
+                on_estimate=listener,
             )
             for part, listener in zip(request.parts, listeners, strict=True)
         ]
@@ -302,8 +303,9 @@ class Cascade:
             painted = []
             with StepBar(total, f"{step.side} pixels", disable=not shown) as bar:
                 for run, listener in zip(runs, listeners, strict=True):
-                    with listener.of_stage():
-                        painted.append(next(run))
+                    if listener is not None:
+                        listener.stage = number
+                    painted.append(next(run))
             yield request.together(painted)
             if keep == "one":
                 stage.release()

@@ -178,9 +178,10 @@ def paint(
         low_res: uint8 [height, width, 3], which a first super-resolution stage enlarges.
         noise: float32 [1 or pictures, height, width, 3] that the first stage begins with; None
             takes that of the seed.
-        on_step: called with the step's index after every denoising step of every batch, and as
-            often for a batch that the keeper had.
-        on_estimate: called as `samplers.advance` calls it, and with the numbers of the pictures.
+        on_step: called after every denoising step of every batch, and as often for a batch that
+            the keeper had.
+        on_estimate: called as `sampling.StepwiseSampler` calls it, and with the numbers of the
+            pictures.
         keeper: is given the pictures of each batch, and asked for them before. A batch is painted
             whole or not at all, so that its pictures are the same to the byte.
 
@@ -251,8 +252,8 @@ def _paint_batch(
 ) -> np.ndarray:
     """The first `count` of these pictures of all subjects; the rest fills the devices."""
 
-    def tell(index: jax.Array, x0: jax.Array) -> None:
-        on_estimate(index, x0[:count], pairs[:count])
+    def tell(number: int, estimate: np.ndarray) -> None:
+        on_estimate(number, estimate[:count], pairs[:count])
 
     inputs, subjects = work.inputs, pairs // work.num_images
     low_res, noise = (_rows(of_pictures, pairs) for of_pictures in (work.low_res, work.noise))

@@ -1,29 +1,37 @@
-"""Pictures of one stage: text and keys in, pictures out, one jitted scan."""
+"""Pictures of one stage: text and keys in, pictures out.
+
+Whoever holds a stage takes its steps one by one (`StepwiseSampler`): between two of them it can
+look, tell and stop, and no compiled program calls back, which not every JAX can keep in its cache.
+`make_sampler` is the same run as one program.
+"""
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, UInt8
 
 from imagen_jax.arrays import Features, Images, Keys, LogSNR, NullText, Pixels, Traced
 from imagen_jax.conditions import Conditions, stacked
-from imagen_jax.config import SamplingConfig, StageConfig
-from imagen_jax.config.choices import Thresholding
+from imagen_jax.config import StageConfig
 from imagen_jax.diffusion import edits, guidance, process, samplers
-from imagen_jax.diffusion.guidance import Percentile
 from imagen_jax.diffusion.pixels import to_pixels, to_unit
 from imagen_jax.diffusion.process import Predicted
+from imagen_jax.diffusion.samplers import State
+from imagen_jax.models.conditional import Encoded
 from imagen_jax.networks import Networks, Params, prepare, told_guidance
-from imagen_jax.pipeline.tiles import Tiling, tiled, tiling_of
+from imagen_jax.parallel import mesh as meshes
+from imagen_jax.pipeline.plan import Numbers, Plan
+from imagen_jax.pipeline.tiles import tiled
 
 Positive = tuple[NullText, Traced]
 """Another text, for all pictures, and its share of what is predicted with text."""
+OnStep = Callable[[int], object]
+OnEstimate = Callable[[int, UInt8[np.ndarray, "batch height width 3"]], object]
 # Folded into a picture's key for the noise of its low-resolution input.
 _AUGMENTATION = 2**31 - 2
 
@@ -37,108 +45,126 @@ def picture_keys(seed: int, stream: int, count: int, first: int = 0) -> Keys:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(first, first + count))
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How a stage samples, as far as it decides what is compiled.
-
-    Attributes:
-        log_snrs: the grid of `samplers.time_grid`.
-        guided: whether an unconditional half is computed too.
-        hidden: pictures that a further part is computed without, to be guided by them.
-        projects: whether guidance is that of `guidance.Projection`.
-        renoises: whether noise is that of the unconditional estimate.
-        course: of an edit's steps; None begins with noise and takes all.
-        tiling: of each picture; None takes it whole.
-    """
-
-    log_snrs: tuple[float, ...]
-    thresholding: Thresholding
-    guided: bool
-    hidden: tuple[str, ...] = ()
-    course: edits.Course | None = None
-    tiling: Tiling | None = None
-    projects: bool = False
-    renoises: bool = False
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Numbers:
-    """How a stage samples, as far as it is traced: other numbers compile nothing anew.
+class Told:
+    """What all steps of a batch read and none changes.
 
-    The kind of the sampler, and how many values the percentile selects from, are part of this
-    pytree's structure and so do decide what is compiled.
+    Attributes:
+        keys: one per picture.
+        encoded: the conditions, as the U-Net reads them.
+        share: of another text, if there is one.
+        source: of an edit.
     """
 
-    sampler: samplers.Sampler
-    scales: Traced
-    """w of each step, as `guidance.guidance_scales` gives them: float32 [steps]."""
-    percentile: Percentile
-    max_threshold: Traced
-    aug_level: Traced
-    projection: guidance.Projection
-    picture_scales: Traced = None
-    """The same of pictures; None where none is guided by."""
+    keys: Keys
+    encoded: Encoded
+    share: Traced = None
+    source: edits.Source | None = None
 
 
-def plan_sampling(
-    config: StageConfig,
-    settings: SamplingConfig,
-    size: tuple[int, int],
-    course: edits.Course | None = None,
-    tile: int | None = None,
-) -> tuple[Plan, Numbers]:
-    """The two halves of how a stage paints pictures of `size` (height, width).
+class Run:
+    """How a batch is painted, in parts that may be jitted: `begin`, then steps to the end."""
 
-    Raises:
-        UsageError: the stage did not learn to sample so.
-    """
-    settings = config.as_learned(settings)
-    schedule, steps = config.diffusion.schedule, settings.num_steps
-    grid = samplers.time_grid(schedule, steps, settings.spacing, settings.timesteps)
-    scales, picture_scales = (
-        guidance.guidance_scales(
-            scale,
-            samplers.times(schedule, steps, settings.spacing, settings.timesteps),
-            settings.guidance_interval,
-            settings.guidance_oscillates_from,
-        )
-        for scale in (settings.guidance_scale, settings.picture_guidance_scale)
-    )
-    by_pictures = config.conditions.can_hide and bool(np.any(picture_scales != 1))
-    numbers = Numbers(
-        samplers.make(settings.sampler, settings),
-        scales,
-        Percentile.of(settings.percentile, 3 * math.prod(size)),
-        math.inf if settings.max_threshold is None else settings.max_threshold,
-        settings.aug_level,
-        guidance.Projection(
-            settings.guidance_parallel,
-            math.inf if settings.guidance_max_norm is None else settings.guidance_max_norm,
-        ),
-        picture_scales if by_pictures else None,
-    )
-    by_two = config.conditions.can_be_dropped and config.conditions.guidance is None
-    guided = by_two and bool(np.any(scales != 1))
-    hidden = tuple(x.name for x in config.inputs.pictures) if by_pictures else ()
-    log_snrs = tuple(np.asarray(grid).tolist())
-    tiling = tiling_of(config, size, tile)
-    kinds = guided and settings.projects, guided and settings.renoising == "unguided"
-    return Plan(log_snrs, settings.thresholding, guided, hidden, course, tiling, *kinds), numbers
+    def __init__(
+        self,
+        config: StageConfig,
+        plan: Plan,
+        networks: Networks,
+        size: tuple[int, int],
+        sharding: jax.sharding.Sharding | None = None,
+    ):
+        """
+        Args:
+            size: (height, width) of the pictures.
+            sharding: how pictures lie on the devices; None leaves it to the arguments. Split
+                heights follow from it through all of the network: convolutions fetch the rows
+                that they need of their neighbours.
+        """
+        self.config, self.plan, self.size = config, plan, size
+        self._networks, self._sharding = networks, sharding
 
+    def begin(
+        self,
+        params: Params,
+        numbers: Numbers,
+        keys: Keys,
+        conditions: Conditions,
+        null: NullText | None = None,
+        noise: Images | None = None,
+        source: edits.Source | None = None,
+        positive: Positive | None = None,
+    ) -> tuple[Told, State]:
+        """Before the first step.
 
-def make_sampler(
-    *arguments: Any, **options: Any
-) -> Callable[..., tuple[Pixels, Bool[Array, " batch"]]]:
-    """`make_image_sampler` of the same arguments, jitted, with pixels as its result, and whether
-    each picture is finite: of what is not, pixels are black or grey."""
-    sample = make_image_sampler(*arguments, **options)
+        Args:
+            numbers: of `plan_sampling`.
+            keys: one per picture.
+            conditions: what the stage is told, its pictures as pixels.
+            null: the embedded empty caption where the config has the null text `empty`, else None.
+            noise: to begin with; None draws it from the keys.
+            source: what is edited, as pixels, where the plan has a course.
+            positive: another text with its share.
+        """
+        config, plan, size = self.config, self.plan, self.size
+        level = jnp.full(keys.shape, numbers.aug_level, jnp.float32)
+        noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
+        conditions = prepare(config, conditions, level, noise_keys, size)
+        conditions = told_guidance(config, conditions, jnp.full(keys.shape, numbers.scales[0]))
+        other, share = (None, None) if positive is None else positive
+        parts = stacked(conditions, null, other, guided=plan.guided, hidden=plan.hidden)
+        encoded = self._networks.encode(params, parts)
+        z = samplers.initial_noise(keys, (*size, 3)) if noise is None else noise
+        if plan.course is None:
+            state = samplers.start(numbers.sampler, z)
+        else:
+            source = dataclasses.replace(source, picture=to_unit(source.picture))
+            source = edits.for_each(source, len(keys))
+            state = edits.start(numbers.sampler, source, plan.course, self._grid(), z)
+        return Told(keys, encoded, share, source), self._split_state(state)
 
-    def sample_pixels(*inputs) -> tuple[Pixels, Bool[Array, " batch"]]:
-        images = sample(*inputs)
-        return to_pixels(images), jnp.isfinite(images).all((1, 2, 3))
+    def step(
+        self, params: Params, numbers: Numbers, told: Told, state: State, visit: edits.Visit
+    ) -> State:
+        """One of the plan's `visits`, after those before."""
+        denoise, grid = self._denoise(params, numbers, told), self._grid()
+        if self.plan.course is None:
+            state = samplers.take(numbers.sampler, denoise, state, grid, told.keys, visit.step)
+        else:
+            course, sampler = self.plan.course, numbers.sampler
+            edited = (told.source, course, grid, told.keys)
+            state = edits.take(sampler, denoise, state, *edited, visit)
+        return self._split_state(state)
 
-    return jax.jit(sample_pixels)
+    def steps(self, params: Params, numbers: Numbers, told: Told, state: State) -> State:
+        """All of them, as one scan."""
+        denoise, grid = self._denoise(params, numbers, told), self._grid()
+        if self.plan.course is None:
+            return samplers.advance(numbers.sampler, denoise, state, grid, told.keys)
+        edited = (told.source, self.plan.course, grid, told.keys)
+        return edits.advance(numbers.sampler, denoise, state, *edited)
+
+    def _grid(self) -> samplers.LogSNRGrid:
+        return jnp.asarray(self.plan.log_snrs, jnp.float32)
+
+    def _split(self, images: Features) -> Features:
+        if self._sharding is None:
+            return images
+        return jax.lax.with_sharding_constraint(images, self._sharding)
+
+    def _split_state(self, state: State) -> State:
+        """States of all steps lie alike, so that a step is compiled once."""
+        return state._replace(z=self._split(state.z), x0=self._split(state.x0))
+
+    def _denoise(self, params: Params, numbers: Numbers, told: Told) -> process.Denoise:
+        def predict(z: Images, log_snr: LogSNR) -> Predicted:
+            predicted = self._networks.predict(params, self._split(z), log_snr, told.encoded)
+            return jax.tree.map(self._split, predicted)
+
+        if self.plan.tiling is not None:
+            predict = functools.partial(self._networks.predict, params)
+            predict = tiled(predict, told.encoded, self.plan.tiling)
+        return _make_denoise(self.config, self.plan, numbers, predict, told.share)
 
 
 def make_image_sampler(
@@ -148,59 +174,70 @@ def make_image_sampler(
     *,
     size: tuple[int, int],
     sharding: jax.sharding.Sharding | None = None,
-    on_step: samplers.OnStep | None = None,
-    on_estimate: samplers.OnEstimate | None = None,
 ) -> Callable[..., Images]:
-    """A function that paints `size` (height, width) pictures of a stage, in [-1, 1].
+    """A function that paints pictures of a stage, in [-1, 1]: a `Run` from its begin to its end.
 
-    Its arguments are (params, numbers, keys, conditions, null, noise, source, positive): the
-    numbers of `plan_sampling`, one key per picture, what the stage is told, its pictures as pixels,
-    where the config has the null text `empty` the embedded empty caption (else None), the noise to
-    begin with (None draws it from the keys), where the plan has a course what is edited, as pixels,
-    and another text with its share.
-
-    `sharding` is how pictures lie on the devices; None leaves it to the arguments. Split
-    heights follow from it through all of the network: convolutions fetch the rows that they
-    need of their neighbours.
+    Its arguments are those of `Run.begin`, and this one's are those of `Run`.
     """
+    run = Run(config, plan, networks, size, sharding)
 
-    def split(images: Features) -> Features:
-        return images if sharding is None else jax.lax.with_sharding_constraint(images, sharding)
-
-    def sample(
-        params: Params,
-        numbers: Numbers,
-        keys: Keys,
-        conditions: Conditions,
-        null: NullText | None = None,
-        noise: Images | None = None,
-        source: edits.Source | None = None,
-        positive: Positive | None = None,
-    ) -> Images:
-        level = jnp.full(keys.shape, numbers.aug_level, jnp.float32)
-        noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
-        conditions = prepare(config, conditions, level, noise_keys, size)
-        conditions = told_guidance(config, conditions, jnp.full(keys.shape, numbers.scales[0]))
-        other, share = (None, None) if positive is None else positive
-        parts = stacked(conditions, null, other, guided=plan.guided, hidden=plan.hidden)
-        encoded = networks.encode(params, parts)
-
-        def predict(z: Images, log_snr: LogSNR) -> Predicted:
-            return jax.tree.map(split, networks.predict(params, split(z), log_snr, encoded))
-
-        if plan.tiling is not None:
-            predict = tiled(functools.partial(networks.predict, params), encoded, plan.tiling)
-        denoise = _make_denoise(config, plan, numbers, predict, share)
-        grid = jnp.asarray(plan.log_snrs, jnp.float32)
-        watching = {"on_step": on_step, "on_estimate": on_estimate}
-        if plan.course is not None:
-            source = dataclasses.replace(source, picture=to_unit(source.picture))
-            run = (numbers.sampler, denoise, source, plan.course, grid, keys)
-            return edits.sample(*run, noise=noise, **watching)
-        z = samplers.initial_noise(keys, (*size, 3)) if noise is None else noise
-        return samplers.sample(numbers.sampler, denoise, z, grid, keys, **watching)
+    def sample(params: Params, numbers: Numbers, *inputs: Any) -> Images:
+        told, state = run.begin(params, numbers, *inputs)
+        return samplers.finish(run.steps(params, numbers, told, state))
 
     return sample
+
+
+def make_sampler(
+    *arguments: Any, **options: Any
+) -> Callable[..., tuple[Pixels, Bool[Array, " batch"]]]:
+    """`make_image_sampler` of the same arguments, jitted, with pixels as its result, and whether
+    each picture is finite: of what is not, pixels are black or grey."""
+    sample = make_image_sampler(*arguments, **options)
+    return jax.jit(lambda *inputs: _finished(sample(*inputs)))
+
+
+class StepwiseSampler:
+    """Paints as `make_sampler`'s do, but step by step, and tells of each.
+
+    What is compiled is the beginning, one step and the end.
+    """
+
+    def __init__(self, run: Run):
+        self._visits = run.plan.visits
+        self._begin, self._step = jax.jit(run.begin), jax.jit(run.step, donate_argnums=3)
+        self._end = jax.jit(lambda state: _finished(samplers.finish(state)))
+        self._pixels = jax.jit(to_pixels)
+
+    def __call__(
+        self,
+        params: Params,
+        numbers: Numbers,
+        *inputs: Any,
+        on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
+    ) -> tuple[Pixels, Bool[Array, " batch"]]:
+        """Pictures and whether each is finite.
+
+        Args:
+            inputs: as `Run.begin` takes them.
+            on_step: called with the number of steps that were taken before, after each step.
+            on_estimate: called with that and the present estimate of all pictures, which takes
+                a transfer from the device a step. All processes must have one, or none.
+        """
+        told, state = self._begin(params, numbers, *inputs)
+        for number, visit in enumerate(self._visits):
+            state = self._step(params, numbers, told, state, edits.Visit(*map(np.int32, visit)))
+            if on_step is not None:
+                jax.block_until_ready(state.x0)
+                on_step(number)
+            if on_estimate is not None:
+                on_estimate(number, meshes.to_host(self._pixels(state.x0)))
+        return self._end(state)
+
+
+def _finished(images: Images) -> tuple[Pixels, Bool[Array, " batch"]]:
+    return to_pixels(images), jnp.isfinite(images).all((1, 2, 3))
 
 
 def _make_denoise(

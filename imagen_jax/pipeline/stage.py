@@ -13,14 +13,14 @@ from imagen_jax.arrays import Keys
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.config.conditions import LOW_RES
-from imagen_jax.diffusion.samplers import OnEstimate, OnStep
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.editing import StageEdit
 from imagen_jax.pipeline.given import Noise
+from imagen_jax.pipeline.plan import Plan, plan_sampling
 from imagen_jax.pipeline.prompts import HostNullText
-from imagen_jax.pipeline.sampling import Plan, Positive, make_sampler, plan_sampling
+from imagen_jax.pipeline.sampling import OnEstimate, OnStep, Positive, Run, StepwiseSampler
 from imagen_jax.pipeline.word_weights import make_word_weights
 from imagen_jax.stored.stages import StoredStage
 from imagen_jax.weights.tensors import digest
@@ -58,10 +58,8 @@ class Stage:
         self.stored, self.mesh = stored, mesh
         self._params: Params | None = None
         self._sha256: str | None = None
-        self._samplers: dict[tuple, Callable] = {}
+        self._samplers: dict[tuple[Plan, tuple[int, int]], Callable] = {}
         self._weighers: dict[tuple[int, int], Callable] = {}
-        self._on_step: OnStep | None = None
-        self._on_estimate: OnEstimate | None = None
 
     @property
     def config(self) -> StageConfig:
@@ -113,12 +111,12 @@ class Stage:
 
         Args:
             settings: of the sampling.
-            keys, conditions, null, noise, positive: as `sampling.make_image_sampler` describes
-                them; the number of pictures divides over the devices.
+            keys, conditions, null, noise, positive: as `sampling.Run.begin` takes them; the
+                number of pictures divides over the devices.
             size: (height, width); None for what the stage was trained on.
             edit: of a picture as large; what stays of it is not put back yet.
             tile: side of the tiles that pictures are denoised by; None takes them whole.
-            on_step, on_estimate: as `samplers.advance` takes them.
+            on_step, on_estimate: as `sampling.StepwiseSampler` takes them.
 
         Raises:
             UsageError: they do not fit into the devices' memory.
@@ -126,15 +124,14 @@ class Stage:
         size = size or (self.config.resolution, self.config.resolution)
         plan, numbers = plan_sampling(self.config, settings, size, edit and edit.course, tile)
         *rows, noise = meshes.place_rows((keys, conditions, noise), self.mesh)
-        sample = self._sampler(plan, size, on_step is not None, on_estimate is not None)
-        self._on_step, self._on_estimate = on_step, on_estimate
+        sample = self._sampler(plan, size)
         with _fitting(f"{len(keys)} pictures of {size[0]}x{size[1]} pixels"):
             source = edit and edit.source(conditions.pictures.get(LOW_RES))
-            painted = meshes.to_host(
-                sample(self.params, numbers, *rows, null, noise, source, positive)
+            inputs = (*rows, null, noise, source, positive)
+            painted = sample(
+                self.params, numbers, *inputs, on_step=on_step, on_estimate=on_estimate
             )
-        jax.effects_barrier()  # Lets the last `on_step` run.
-        return painted
+            return meshes.to_host(painted)
 
     def word_weights(
         self,
@@ -159,8 +156,8 @@ class Stage:
         rows = meshes.place_rows((pixels, keys, conditions), self.mesh)
         return meshes.to_host(self._weighers[size](self.params, *rows, time, aug_level))
 
-    def _sampler(self, plan: Plan, size: tuple[int, int], steps: bool, estimates: bool) -> Callable:
-        key = (plan, size, steps, estimates)
+    def _sampler(self, plan: Plan, size: tuple[int, int]) -> Callable:
+        key = (plan, size)
         if key in self._samplers:
             self._samplers[key] = self._samplers.pop(key)  # The latest is the last.
         else:
@@ -168,27 +165,11 @@ class Stage:
                 del self._samplers[next(iter(self._samplers))]
             is_base = self.config.low_resolution is None
             sharding = meshes.batch_sharding if is_base else meshes.picture_sharding
-            self._samplers[key] = make_sampler(
-                self.config,
-                plan,
-                self._networks,
-                size=size,
-                sharding=sharding(self.mesh),
-                on_step=self._hear_step if steps else None,
-                on_estimate=self._hear_estimate if estimates else None,
-            )
+            run = Run(self.config, plan, self._networks, size, sharding(self.mesh))
+            self._samplers[key] = StepwiseSampler(run)
         return self._samplers[key]
 
     @functools.cached_property
     def _networks(self) -> Networks:
         gather = functools.partial(meshes.gather_parameters, mesh=self.mesh)
         return build_networks(self.config, gather)
-
-    def _hear_step(self, index: jax.Array) -> None:
-        """What is compiled calls this; who listens changes from call to call."""
-        if self._on_step is not None:
-            self._on_step(index)
-
-    def _hear_estimate(self, index: jax.Array, x0: jax.Array) -> None:
-        if self._on_estimate is not None:
-            self._on_estimate(index, x0)

@@ -26,7 +26,8 @@ from imagen_jax.networks import (
     build_networks,
 )
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.pipeline.sampling import make_sampler, plan_sampling
+from imagen_jax.pipeline.plan import plan_sampling
+from imagen_jax.pipeline.sampling import make_sampler
 from imagen_jax.training.speed import step_flops
 from imagen_jax.training.step import abstract_batch
 from imagen_jax.training.teachers import abstract_teacher

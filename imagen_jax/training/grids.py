@@ -15,7 +15,8 @@ from imagen_jax.data.records import Source
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params
 from imagen_jax.parallel import distributed
-from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
+from imagen_jax.pipeline.plan import plan_sampling
+from imagen_jax.pipeline.sampling import make_sampler, picture_keys
 from imagen_jax.pipeline.sheets import grid
 
 _PICTURES = 16

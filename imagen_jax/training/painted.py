@@ -17,7 +17,8 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
+from imagen_jax.pipeline.plan import plan_sampling
+from imagen_jax.pipeline.sampling import make_sampler, picture_keys
 from imagen_jax.training.evaluation import SEED, judged_at_once, judged_batches
 
 Pictures = UInt8[np.ndarray, "pictures height width 3"]

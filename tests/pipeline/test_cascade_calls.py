@@ -183,7 +183,7 @@ def test_larger_pictures_leave_less_memory_for_networks(files, monkeypatch):
 
 
 def test_what_does_not_fit_into_memory_is_said_in_a_sentence(cascade, pictures, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
     monkeypatch.setattr(Stage, "_sampler", lambda *_: full)
@@ -237,7 +237,6 @@ class Enough(Exception):
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_what_a_callback_raises_ends_the_call_and_the_next_one_paints(devices, files, caplog):
-    """One device stops at the step; several wait for each other until the stage is painted."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
     held, heard = imagen_jax.load_cascade(files["base"], mesh=mesh), []
 
@@ -247,7 +246,7 @@ def test_what_a_callback_raises_ends_the_call_and_the_next_one_paints(devices, f
 
     with pytest.raises(Enough):
         held(PROMPTS[0], callback=stop, num_steps=4)
-    assert heard == [0] and "callback failed" not in caplog.text
+    assert heard == [0] and not caplog.text
     again = []
     held(PROMPTS[0], callback=again.append, num_steps=4)
     assert [progress.step for progress in again] == [0, 1, 2, 3]
@@ -256,8 +255,9 @@ def test_what_a_callback_raises_ends_the_call_and_the_next_one_paints(devices, f
 def test_what_was_compiled_for_longest_unused_is_let_go(files, monkeypatch):
     monkeypatch.setattr("imagen_jax.pipeline.stage._MOST_SAMPLERS", 2)
     held = imagen_jax.load_cascade(files["base"])
-    monkeypatch.setattr("imagen_jax.pipeline.stage.make_sampler", lambda config, plan, *_, **__: (
-        lambda params, *_: (np.zeros((8, 16, 16, 3), np.uint8), np.ones(8, bool))))  # fmt: skip
+    painted = np.zeros((8, 16, 16, 3), np.uint8), np.ones(8, bool)
+    of_run = lambda run: lambda *_, **__: painted  # noqa: E731
+    monkeypatch.setattr("imagen_jax.pipeline.stage.StepwiseSampler", of_run)
     used = []
     for steps in (2, 3, 2, 4):
         held(PROMPTS[0], num_steps=steps)

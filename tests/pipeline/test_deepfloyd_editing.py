@@ -16,7 +16,8 @@ from imagen_jax.diffusion import process, samplers
 from imagen_jax.networks import build_networks
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.editing import Edit, EditSettings
-from imagen_jax.pipeline.sampling import make_image_sampler, plan_sampling
+from imagen_jax.pipeline.plan import plan_sampling
+from imagen_jax.pipeline.sampling import make_image_sampler
 from imagen_jax.stored.stages import open_stage
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
 

@@ -23,8 +23,9 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import build_networks
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.arguments import changed_settings
+from imagen_jax.pipeline.plan import plan_sampling
 from imagen_jax.pipeline.prompts import TextEncoders
-from imagen_jax.pipeline.sampling import make_image_sampler, plan_sampling
+from imagen_jax.pipeline.sampling import make_image_sampler
 from imagen_jax.stored.stages import load_config, load_weights, open_stage
 from imagen_jax.weights.deepfloyd_config import read_unet_config
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, stage_config

@@ -11,7 +11,8 @@ from imagen_jax.conditions import Conditions
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import build_networks, told_guidance
 from imagen_jax.pipeline.cascade import Cascade
-from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
+from imagen_jax.pipeline.plan import plan_sampling
+from imagen_jax.pipeline.sampling import make_sampler, picture_keys
 from imagen_jax.stored.stages import open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 

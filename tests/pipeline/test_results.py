@@ -1,6 +1,7 @@
 """The files of a run: written batch by batch, gone on from, and never those of another run."""
 
 import json
+import types
 
 import jax
 import numpy as np
@@ -42,13 +43,13 @@ def steps(tmp_path_factory):
 def plain_painting(monkeypatch):
     """Pictures at once that depend on the prompt, the number and the picture below alone."""
 
-    def make_sampler(config, *_, size, **__):
-        def paint(params, numbers, keys, inputs, null, *_):
+    def make_sampler(run):
+        def paint(params, numbers, keys, inputs, null, *_, **__):
             low, text = inputs.pictures.get("low_res"), inputs.text
             below = 0 if low is None else np.asarray(low).mean((1, 2, 3)).round()
             number = np.asarray(jax.random.key_data(keys))[:, 1] + 50 * np.asarray(text)[:, 0, 0]
             value = (np.asarray(number) + below).astype(np.uint8)
-            pictures = np.broadcast_to(value[:, None, None, None], (len(value), *size, 3))
+            pictures = np.broadcast_to(value[:, None, None, None], (len(value), *run.size, 3))
             return pictures, np.ones(len(value), bool)
 
         return paint
@@ -57,7 +58,8 @@ def plain_painting(monkeypatch):
     monkeypatch.setattr(StoredNetwork, "load", lambda network, mesh: (
         {"x": np.zeros(2)} if network.name == "unet" else load(network, mesh)))  # fmt: skip
     monkeypatch.setattr(stage.Stage, "_networks", None)
-    monkeypatch.setattr(stage, "make_sampler", make_sampler)
+    monkeypatch.setattr(stage, "Run", lambda *given: types.SimpleNamespace(size=given[3]))
+    monkeypatch.setattr(stage, "StepwiseSampler", make_sampler)
 
 
 def texts_of(prompts=PROMPTS, encoder="e"):
@@ -199,13 +201,13 @@ def test_two_stages_of_one_side_have_files_of_their_own(steps, tmp_path):
 def test_a_picture_that_is_not_finite_ends_the_run_and_those_before_stay(
     steps, tmp_path, monkeypatch
 ):
-    make_sampler = stage.make_sampler
+    make_sampler = stage.StepwiseSampler
 
-    def failing(*arguments, **named):
-        paint = make_sampler(*arguments, **named)
-        return lambda *inputs: (paint(*inputs)[0], np.asarray(inputs[3].text)[:, 0, 0] < 2)
+    def failing(run):
+        paint = make_sampler(run)
+        return lambda *inputs, **_: (paint(*inputs)[0], np.asarray(inputs[3].text)[:, 0, 0] < 2)
 
-    monkeypatch.setattr(stage, "make_sampler", failing)
+    monkeypatch.setattr(stage, "StepwiseSampler", failing)
     says = r"Picture 0 of '🚀' holds numbers that are not finite after .*safetensors"
     with pytest.raises(UsageError, match=says):
         run(tmp_path, steps)

@@ -15,7 +15,8 @@ from imagen_jax.diffusion.guidance import Percentile, make_denoise, threshold
 from imagen_jax.diffusion.pixels import to_pixels, to_unit
 from imagen_jax.networks import build_networks
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
+from imagen_jax.pipeline.plan import plan_sampling
+from imagen_jax.pipeline.sampling import Run, StepwiseSampler, make_sampler, picture_keys
 
 SR = tiny.super_resolution()
 SIDE = SR.resolution
@@ -63,6 +64,24 @@ def test_a_picture_depends_on_its_key_and_conditions_but_not_on_the_batch(guided
     assert together.dtype == np.uint8 and together.shape == (4, SIDE, SIDE, 3)
     assert difference.max() <= 1
     assert np.abs(together[0].astype(int) - together[2].astype(int)).max() > 5
+
+
+def test_steps_one_by_one_paint_what_one_program_paints():
+    """And tell of each step; the last estimate is the picture."""
+    settings = tiny.replace(SR.sampling, guidance_scale=3.0, num_steps=3)
+    plan, numbers = plan_sampling(SR, settings, (SIDE, SIDE))
+    params, networks = {"unet": tiny.random_params(SR)["unet"]}, build_networks(SR)
+    arguments = (params, numbers, picture_keys(5, SIDE, 2), inputs(*conditions(2)))
+    whole, finite = make_sampler(SR, plan, networks, size=(SIDE, SIDE))(*arguments)
+    stepwise, heard, seen = StepwiseSampler(Run(SR, plan, networks, (SIDE, SIDE))), [], []
+    painted, also_finite = stepwise(
+        *arguments, on_step=heard.append, on_estimate=lambda number, x0: seen.append((number, x0))
+    )
+    assert np.abs(np.asarray(whole, int) - np.asarray(painted)).max() <= 1
+    assert finite.all() and also_finite.all()
+    assert heard == [number for number, _ in seen] == [0, 1, 2]
+    np.testing.assert_array_equal(seen[-1][1], painted)
+    assert (seen[0][1] != painted).any()
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from imagen_jax.config import MeshConfig, T5Config
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import build_networks
 from imagen_jax.parallel.mesh import make_mesh, parameter_shardings
-from imagen_jax.pipeline.sampling import make_sampler, picture_keys, plan_sampling
+from imagen_jax.pipeline.plan import plan_sampling
+from imagen_jax.pipeline.sampling import make_sampler, picture_keys
 from imagen_jax.stored.stages import load_frozen_encoder, load_weights, open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.t5_names import convert_t5

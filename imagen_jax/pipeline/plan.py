@@ -1,0 +1,111 @@
+"""How a stage samples: what decides what is compiled, and what is traced."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+
+from imagen_jax.arrays import Traced
+from imagen_jax.config import SamplingConfig, StageConfig
+from imagen_jax.config.choices import Thresholding
+from imagen_jax.diffusion import edits, guidance, samplers
+from imagen_jax.diffusion.guidance import Percentile
+from imagen_jax.pipeline.tiles import Tiling, tiling_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a stage samples, as far as it decides what is compiled.
+
+    Attributes:
+        log_snrs: the grid of `samplers.time_grid`.
+        guided: whether an unconditional half is computed too.
+        hidden: pictures that a further part is computed without, to be guided by them.
+        projects: whether guidance is that of `guidance.Projection`.
+        renoises: whether noise is that of the unconditional estimate.
+        course: of an edit's steps; None begins with noise and takes all.
+        tiling: of each picture; None takes it whole.
+    """
+
+    log_snrs: tuple[float, ...]
+    thresholding: Thresholding
+    guided: bool
+    hidden: tuple[str, ...] = ()
+    course: edits.Course | None = None
+    tiling: Tiling | None = None
+    projects: bool = False
+    renoises: bool = False
+
+    @property
+    def visits(self) -> tuple[edits.Visit, ...]:
+        """The steps in the order in which they are taken."""
+        if self.course is not None:
+            return self.course.visits
+        return tuple(edits.Visit(i, i, 0) for i in range(len(self.log_snrs) - 1))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """How a stage samples, as far as it is traced: other numbers compile nothing anew.
+
+    The kind of the sampler, and how many values the percentile selects from, are part of this
+    pytree's structure and so do decide what is compiled.
+    """
+
+    sampler: samplers.Sampler
+    scales: Traced
+    """w of each step, as `guidance.guidance_scales` gives them: float32 [steps]."""
+    percentile: Percentile
+    max_threshold: Traced
+    aug_level: Traced
+    projection: guidance.Projection
+    picture_scales: Traced = None
+    """The same of pictures; None where none is guided by."""
+
+
+def plan_sampling(
+    config: StageConfig,
+    settings: SamplingConfig,
+    size: tuple[int, int],
+    course: edits.Course | None = None,
+    tile: int | None = None,
+) -> tuple[Plan, Numbers]:
+    """The two halves of how a stage paints pictures of `size` (height, width).
+
+    Raises:
+        UsageError: the stage did not learn to sample so.
+    """
+    settings = config.as_learned(settings)
+    schedule, steps = config.diffusion.schedule, settings.num_steps
+    grid = samplers.time_grid(schedule, steps, settings.spacing, settings.timesteps)
+    scales, picture_scales = (
+        guidance.guidance_scales(
+            scale,
+            samplers.times(schedule, steps, settings.spacing, settings.timesteps),
+            settings.guidance_interval,
+            settings.guidance_oscillates_from,
+        )
+        for scale in (settings.guidance_scale, settings.picture_guidance_scale)
+    )
+    by_pictures = config.conditions.can_hide and bool(np.any(picture_scales != 1))
+    numbers = Numbers(
+        samplers.make(settings.sampler, settings),
+        scales,
+        Percentile.of(settings.percentile, 3 * math.prod(size)),
+        math.inf if settings.max_threshold is None else settings.max_threshold,
+        settings.aug_level,
+        guidance.Projection(
+            settings.guidance_parallel,
+            math.inf if settings.guidance_max_norm is None else settings.guidance_max_norm,
+        ),
+        picture_scales if by_pictures else None,
+    )
+    by_two = config.conditions.can_be_dropped and config.conditions.guidance is None
+    guided = by_two and bool(np.any(scales != 1))
+    hidden = tuple(x.name for x in config.inputs.pictures) if by_pictures else ()
+    log_snrs = tuple(np.asarray(grid).tolist())
+    tiling = tiling_of(config, size, tile)
+    kinds = guided and settings.projects, guided and settings.renoising == "unguided"
+    return Plan(log_snrs, settings.thresholding, guided, hidden, course, tiling, *kinds), numbers
