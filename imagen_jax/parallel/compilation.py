@@ -46,7 +46,8 @@ def prepare(environ: MutableMapping[str, str] | None = None, *, announce: bool =
     if directory is not None and _can_be_written(directory):
         environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)
         environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(_MOST_BYTES))
-        environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        # The many small programs around the networks take two seconds to compile, and little room.
+        environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         if announce and not any(directory.iterdir()):
             print(
                 "The networks are compiled for this machine first, which takes from half a minute "

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import scipy  # Its ndimage takes half a second to load; it loads when it is used.
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
-from scipy import ndimage
 
 from imagen_jax.config import StageConfig
 from imagen_jax.config.checked import Checked
@@ -113,7 +113,7 @@ class StageEdit:
         """
         if self.repaint is None:
             return painted
-        distance, nearest = ndimage.distance_transform_edt(self.repaint, return_indices=True)
+        distance, nearest = scipy.ndimage.distance_transform_edt(self.repaint, return_indices=True)
         side, result = min(self.repaint.shape), painted.astype(np.float32)
         mean = _mean_around(self.picture - result, ~self.repaint, 1 + side // _SMOOTHED)
         result += _share(distance, side / _BIAS) * mean[:, nearest[0], nearest[1]]
@@ -224,8 +224,8 @@ def _mean_around(
 ) -> Float32[np.ndarray, "batch height width 3"]:
     """Where x is known, its mean over the known pixels in a square around."""
     size, known = (1, side, side, 1), known[None, :, :, None]
-    share = ndimage.uniform_filter(known.astype(np.float32), size)
-    return ndimage.uniform_filter(x * known, size) / np.where(known, share, 1)
+    share = scipy.ndimage.uniform_filter(known.astype(np.float32), size)
+    return scipy.ndimage.uniform_filter(x * known, size) / np.where(known, share, 1)
 
 
 def _digest(pixels: np.ndarray, size: Size) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """Sheets of pictures, and PNG files."""
 
 import functools
+import importlib.util
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
@@ -15,7 +14,9 @@ from imagen_jax.storage.files import AnyPath, replacing
 
 _GAP = 4
 _TEXT_HEIGHT = 18
-_FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+_MATPLOTLIB = Path(importlib.util.find_spec("matplotlib").origin).parent
+"""Where it lies; loading it takes half a second."""
+_FONT = _MATPLOTLIB / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
 """Latin, Greek, Cyrillic, Arabic, Hebrew and more, but neither Chinese nor pictographs."""
 _FONT_SIZE = 12
 _FRAME, _LAST_FRAME = 100, 1500
@@ -61,12 +62,16 @@ def _write(sheet: Image.Image, corner: tuple[int, int], text: str, width: int) -
 
 def legible(text: str) -> bool:
     """Whether a caption on a sheet has a shape for each of its letters."""
+    if text.isascii() and text.isprintable():
+        return True
     drawn = (c for c in text if not c.isspace() and unicodedata.category(c) != "Cf")
     return all(ord(character) in _letters() for character in drawn)
 
 
 @functools.cache
 def _letters() -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
     return frozenset(FT2Font(str(_FONT)).get_charmap())
 
 

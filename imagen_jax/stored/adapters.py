@@ -11,7 +11,6 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from imagen_jax.checkpoints.directory import is_training_directory, read_config
-from imagen_jax.checkpoints.weights import load_directory
 from imagen_jax.config import AdapterConfig, MeshConfig, StageConfig
 from imagen_jax.config.choices import Weights
 from imagen_jax.errors import UsageError
@@ -87,6 +86,8 @@ def _open_directory(workdir: AnyPath, weights: Weights) -> StoredAdapter:
         raise UsageError(f"{workdir} is the training directory of a stage, not of an adapter.")
 
     def load() -> Params:
+        from imagen_jax.checkpoints.weights import load_directory  # Orbax loads slowly.
+
         return to_host(load_directory(workdir, make_mesh(MeshConfig()), weights)[1][ADAPTER])
 
     made = flatten_dict(abstract_params(config)[ADAPTER])

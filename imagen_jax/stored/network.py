@@ -9,7 +9,6 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from imagen_jax.checkpoints.weights import load_networks
 from imagen_jax.config import MeshConfig
 from imagen_jax.config.choices import Weights
 from imagen_jax.networks import Params
@@ -52,6 +51,8 @@ class StoredNetwork:
         """
         if self.tensors is not None:
             return place_params(self.tensors, self.abstract, mesh)
+        from imagen_jax.checkpoints.weights import load_networks  # Orbax loads slowly.
+
         abstract = {self.name: self.abstract}
         loaded = load_networks(self.origin, abstract, mesh, self.weights, self.step)[self.name]
         for path, x in jax.tree.leaves_with_path(loaded):

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 
-from imagen_jax.checkpoints.checkpoint import newest_step
 from imagen_jax.checkpoints.directory import is_training_directory, read_config
-from imagen_jax.checkpoints.weights import load_directory
 from imagen_jax.config import MeshConfig, StageConfig, T5Config
 from imagen_jax.config.choices import Weights
 from imagen_jax.config.python_file import read_config_file
@@ -105,6 +103,8 @@ def open_stage(
 def _open_stage(path: AnyPath, weights: Weights | None, needs_encoder: bool) -> StoredStage:
     held, step = None, None
     if is_training_directory(path):
+        from imagen_jax.checkpoints.checkpoint import newest_step  # Orbax loads slowly.
+
         config, step, weights = read_config(path), newest_step(path), weights or "ema"
         if step is None:
             raise UsageError(f"{path} holds no checkpoint yet.")
@@ -161,6 +161,8 @@ def load_weights(
         return _load_adapted(path, weights or "ema", with_encoder)
     if is_training_directory(path):
         weights = weights or "ema"
+        from imagen_jax.checkpoints.weights import load_directory  # As above.
+
         config, params = load_directory(path, make_mesh(MeshConfig()), weights)
     elif path.is_file():
         weights = held_weights(path, weights)
