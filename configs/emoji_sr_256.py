@@ -52,6 +52,6 @@ def get_config() -> StageConfig:
             batch_size=16, num_steps=6_000, checkpoint_every=500, sample_every=1_000
         ),
         sampling=SamplingConfig(
-            sampler="dpm++", num_steps=16, guidance_scale=1.0, thresholding="static", aug_level=0.1
+            sampler="dpm++", num_steps=4, guidance_scale=1.0, thresholding="static", aug_level=0.1
         ),
     )

@@ -26,7 +26,7 @@ def with_faults(
     if blur:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, blur)))
     if blotches:
-        cells = 2 ** rng.integers(_MOST_CELLS.bit_length())
+        cells = 2 ** rng.integers(min(_MOST_CELLS, *picture.size).bit_length())
         colours = rng.normal(0, rng.uniform(0, blotches), (3, cells, cells)).astype(np.float32)
         smooth = [
             np.asarray(Image.fromarray(channel).resize(picture.size, Image.Resampling.BICUBIC))

@@ -1,4 +1,4 @@
-"""Samplers: from noise to pictures, given a `denoise(z, log_snr, step) -> x0`. One scan each.
+"""Samplers: from noise to pictures, given a `denoise(z, log_snr, step) -> x0`.
 
 A sampler is a small frozen dataclass that holds its own options and says two things: what it
 remembers between steps (`start`), and how a step goes from time t (more noise) to s < t (`update`).

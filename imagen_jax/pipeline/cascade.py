@@ -91,7 +91,8 @@ class Cascade:
             size: (height, width) of the base's pictures; the stages after it enlarge them.
             aspect: width : height of the pictures, such as "3:2", instead of their size.
             callback: hears of every step; a picture a step is fetched from the devices for it. What
-                it raises ends the call, on several devices once they have painted the stage.
+                it raises ends the call after that step. Of several processes all must have one,
+                or none, and what one raises all must raise.
             progress: shows a bar of each stage's steps.
             options: any other field of `request.Call`, such as negative_prompt or image; of
                 `SamplingConfig`, such as num_steps; or beside an image of `EditSettings`, such as

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from imagen_jax.parallel import distributed
 from imagen_jax.pipeline.callbacks import Progress
 from imagen_jax.pipeline.sheets import save_gif
 
@@ -30,7 +31,7 @@ class Previews:
         self._heard: dict[tuple, dict[int, np.ndarray | None]] = {}
 
     def __call__(self, progress: Progress) -> None:
-        """Takes a step's estimates, in whatever order they come."""
+        """Takes a step's estimates; on several processes all hear them and the first one writes."""
         batch = (progress.stage, progress.pictures)
         frames = self._heard.setdefault(batch, {})
         every = -(-progress.num_steps // _MOST_FRAMES)
@@ -38,10 +39,13 @@ class Previews:
         frames[progress.step] = _small(progress.estimate) if is_shown else None
         if len(frames) == progress.num_steps:
             del self._heard[batch]
-            shown = [frames[step] for step in sorted(frames) if frames[step] is not None]
-            for number, picture in enumerate(progress.pictures):
-                path = self._directory / self._names[progress.stage][picture]
-                save_gif([frame[number] for frame in shown], path.with_suffix(".gif"))
+            shown = [frame for frame in frames.values() if frame is not None]
+            distributed.leader_does(lambda: self._save(progress, shown))
+
+    def _save(self, progress: Progress, frames: Sequence[np.ndarray]) -> None:
+        for number, picture in enumerate(progress.pictures):
+            path = self._directory / self._names[progress.stage][picture]
+            save_gif([frame[number] for frame in frames], path.with_suffix(".gif"))
 
 
 def _small(pictures: UInt8[np.ndarray, "batch height width 3"]) -> np.ndarray:

@@ -206,7 +206,7 @@ class StepwiseSampler:
     def __init__(self, run: Run):
         self._visits = run.plan.visits
         self._begin, self._step = jax.jit(run.begin), jax.jit(run.step, donate_argnums=3)
-        self._end = jax.jit(lambda state: _finished(samplers.finish(state)))
+        self._end = jax.jit(_finish)
         self._pixels = jax.jit(to_pixels)
 
     def __call__(
@@ -234,6 +234,10 @@ class StepwiseSampler:
             if on_estimate is not None:
                 on_estimate(number, meshes.to_host(self._pixels(state.x0)))
         return self._end(state)
+
+
+def _finish(state: State) -> tuple[Pixels, Bool[Array, " batch"]]:
+    return _finished(samplers.finish(state))
 
 
 def _finished(images: Images) -> tuple[Pixels, Bool[Array, " batch"]]:

@@ -1,7 +1,6 @@
 """Sheets of pictures, and PNG files."""
 
 import functools
-import importlib.util
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,6 @@ from imagen_jax.storage.files import AnyPath, replacing
 
 _GAP = 4
 _TEXT_HEIGHT = 18
-_MATPLOTLIB = Path(importlib.util.find_spec("matplotlib").origin).parent
-"""Where it lies; loading it takes half a second."""
-_FONT = _MATPLOTLIB / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-"""Latin, Greek, Cyrillic, Arabic, Hebrew and more, but neither Chinese nor pictographs."""
 _FONT_SIZE = 12
 _FRAME, _LAST_FRAME = 100, 1500
 """Milliseconds that a GIF shows its frames."""
@@ -53,7 +48,7 @@ def grid(
 
 def _write(sheet: Image.Image, corner: tuple[int, int], text: str, width: int) -> None:
     """A line of text, cut to `width` pixels."""
-    font = ImageFont.truetype(_FONT, _FONT_SIZE)
+    font = ImageFont.truetype(_font(), _FONT_SIZE)
     text = " ".join(text.split())[:width]  # No letter is narrower than a pixel.
     while text and font.getlength(text) > width:
         text = text[:-1]
@@ -72,7 +67,15 @@ def legible(text: str) -> bool:
 def _letters() -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
-    return frozenset(FT2Font(str(_FONT)).get_charmap())
+    return frozenset(FT2Font(str(_font())).get_charmap())
+
+
+@functools.cache
+def _font() -> Path:
+    """Latin, Greek, Cyrillic, Arabic, Hebrew and more, but neither Chinese nor pictographs."""
+    import matplotlib  # It takes half a second, which who wants no sheet need not wait.
+
+    return Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 def save_png(

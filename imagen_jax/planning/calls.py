@@ -151,7 +151,7 @@ def sampler(
     mesh: Mesh,
     picture: Size | None = None,
 ) -> Call:
-    """All denoising steps of one stage, as `painting.paint` runs them.
+    """All denoising steps of one stage as one program; `painting.paint` takes them one by one.
 
     Args:
         batch_size: pictures at once; rounded up to a multiple of the parts of a batch.

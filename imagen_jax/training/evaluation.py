@@ -35,12 +35,14 @@ def judged_at_once(config: StageConfig) -> int:
 def judged_batches(
     source: Source, config: StageConfig, read: ReadCaptions | None, mesh: jax.sharding.Mesh
 ) -> Iterable[Batch]:
-    """The rows of this process in batches of a source, without end, the same in every run."""
+    """The rows of this process in batches of a source, without end, the same in every run; their
+    low-resolution pictures have no faults."""
     size = judged_at_once(config)
+    # Threads: worker processes would be started anew each time.
+    data = dataclasses.replace(config.data, num_workers=0, low_res_blur=0.0, low_res_blotches=0.0)
     return make_dataset(
         source,
-        # Threads: worker processes would be started anew each time.
-        dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0)),
+        dataclasses.replace(config, data=data),
         read,
         batch_size=size,
         rows=meshes.local_rows(size, mesh),

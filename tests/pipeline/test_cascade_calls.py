@@ -112,6 +112,8 @@ def test_a_second_call_reads_and_compiles_nothing(cascade, pictures, monkeypatch
         cascade(("a rocket", "a banana"), num_images=2, seed=8, num_steps=3)
         assert [record for record in caplog.records if "Compiling" in record.getMessage()]
     assert other.stages[0].shape == (4, 16, 16, 3)
+    for stage in cascade.stages:
+        assert [sampler._step._cache_size() for sampler in stage._samplers.values()] == [1, 1]
 
 
 def test_traced_settings_change_the_pictures(cascade, pictures):

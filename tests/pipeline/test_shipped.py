@@ -12,7 +12,7 @@ from imagen_jax.config.python_file import find_config, read_config_file
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import painting
 from imagen_jax.pipeline.load import load_cascade
-from imagen_jax.pipeline.shipped import shipped_config, shipped_stage
+from imagen_jax.pipeline.shipped import STAGES, shipped_config, shipped_stage
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "shipped"
 PROMPT = "a red apple"
@@ -38,10 +38,12 @@ def test_the_shipped_cascade_is_small_enough_to_ship():
     assert sum(path.stat().st_size for path in painting.shipped_stages()) <= 40e6
 
 
-@pytest.mark.parametrize("field", ["unet", "text_encoder", "conditions", "diffusion", "sampling"])
-def test_the_base_is_the_stage_of_its_config(field):
-    config = read_config_file(find_config("emoji_base_64"))
-    assert getattr(shipped_config("base"), field) == getattr(config, field)
+@pytest.mark.parametrize("field", ["unet", "conditions", "diffusion", "data", "sampling"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_that_of_its_committed_config(stage, field):
+    shipped = shipped_config(stage)
+    committed = read_config_file(find_config(shipped.name))
+    assert getattr(shipped, field) == getattr(committed, field)
 
 
 @pytest.mark.slow
