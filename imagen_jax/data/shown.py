@@ -10,7 +10,10 @@ from imagen_jax.data.records import BrokenRecord, Record
 
 _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Modes in which a pixel is one number."""
-_INEXACT = ("JPEG",)
+_LOSSY = ("JPEG", "MPO")
+"""Formats that keep no exact numbers; an MPO is several JPEGs in one file."""
+_JPEG_IN_TIFF = ("jpeg", "tiff_jpeg")
+"""What Pillow calls the compression of such a TIFF."""
 _WHITE = 128
 """From here on a mask is white."""
 
@@ -47,13 +50,11 @@ def read(condition: PictureCondition, data: bytes, name: str, side: int | None) 
         side: as `transforms.decode` takes it.
 
     Raises:
-        BrokenRecord: it does not decode, or has a number that is no class.
+        BrokenRecord: it does not decode, is no map of classes that is exact, or has a number that
+            is no class.
     """
     if condition.kind == "labels":
-        image = transforms.opened(data, name)
-        if image.format in _INEXACT:
-            raise BrokenRecord(name, f"{condition.name} in a lossy format", str(image.format))
-        return labels(condition, image, name)
+        return labels(condition, transforms.opened(data, name), name)
     image = transforms.decode(data, name, side)
     return image if condition.kind == "colours" else grey(condition, image)
 
@@ -71,8 +72,11 @@ def labels(condition: PictureCondition, image: Image.Image, name: str) -> Image.
         image: as Pillow has opened it; colours of a palette do not matter.
 
     Raises:
-        BrokenRecord: it does not decode, has no numbers, or one that is no class.
+        BrokenRecord: it does not decode, comes from a lossy file, has no numbers, or one that is no
+            class.
     """
+    if lossy := _lossy(image):
+        raise BrokenRecord(name, f"{condition.name} in a lossy format", lossy)
     if image.mode not in _NUMBERS:
         raise BrokenRecord(name, f"{condition.name} without numbers", f"mode {image.mode}")
     numbers = np.asarray(transforms.upright(image, name))
@@ -85,6 +89,13 @@ def labels(condition: PictureCondition, image: Image.Image, name: str) -> Image.
             f"{condition.name} has {numbers[wrong][0]}; {known}",
         )
     return Image.fromarray(numbers.astype(np.uint8))
+
+
+def _lossy(image: Image.Image) -> str:
+    """The format of a file that keeps no exact numbers; empty for any other, and without a file."""
+    if image.format == "TIFF" and image.info.get("compression") in _JPEG_IN_TIFF:
+        return "TIFF of JPEG"
+    return image.format if image.format in _LOSSY else ""
 
 
 def same_ratio(size: Size, other: Size) -> bool:

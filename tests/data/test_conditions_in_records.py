@@ -167,6 +167,7 @@ def saved(image, kind="PNG", **options):
 
 
 LABELS = PictureCondition("labels", "labels", 4)
+GREY = Image.new("L", (8, 8))
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
 
@@ -179,6 +180,8 @@ TURNED[0x0112] = 6
         (saved(Image.fromarray(np.array([[False, True]]))), [[0, 1]]),
         (saved(Image.fromarray(np.array([[1, 2]], np.uint8)), exif=TURNED), [[1], [2]]),
         (saved(Image.fromarray(np.array([[2, 1]], np.uint8)).convert("P")), [[2, 1]]),
+        (saved(Image.fromarray(np.array([[2, 1]], np.uint8)), "TIFF"), [[2, 1]]),
+        (saved(Image.fromarray(np.array([[2, 1]], np.uint8)), "BMP"), [[2, 1]]),
     ],
 )
 def test_a_map_is_its_numbers_whatever_file_holds_them(data, expected):
@@ -193,6 +196,8 @@ def test_a_map_is_its_numbers_whatever_file_holds_them(data, expected):
         (saved(Image.new("RGB", (2, 2))), "labels without numbers .mode RGB"),
         (saved(Image.new("LA", (2, 2))), "labels without numbers .mode LA"),
         (saved(Image.new("L", (8, 8)), "JPEG"), "labels in a lossy format .JPEG"),
+        (saved(GREY, "MPO", save_all=True, append_images=[GREY]), "labels in a lossy format .MPO"),
+        (saved(GREY, "TIFF", compression="jpeg"), "labels in a lossy format .TIFF of JPEG"),
         (saved(Image.new("L", (8, 8)))[:40], "x: picture"),
         (b"no picture", "x: picture undecodable"),
     ],

@@ -86,6 +86,17 @@ def test_what_is_no_class_is_refused_where_it_stands(given, palette, says):
         read_map(LABELS, given, read_palette(palette))
 
 
+@pytest.mark.parametrize("name", ["map.jpg", "map.mpo"])
+def test_a_file_that_keeps_no_exact_numbers_is_refused(name, tmp_path):
+    """Its borders between the classes 0 and 2 would have the class 1."""
+    more = {"save_all": True, "append_images": [Image.new("L", (16, 16))]}
+    image = Image.fromarray(np.repeat(np.array([[0, 2]], np.uint8), 8, 1).repeat(16, 0))
+    image.save(tmp_path / name, **(more if name.endswith("mpo") else {}))
+    for given in (tmp_path / name, Image.open(tmp_path / name)):
+        with pytest.raises(UsageError, match="labels in a lossy format .(JPEG|MPO)"):
+            read_map(LABELS, given)
+
+
 def test_transparent_and_deep_and_turned_maps_are_read_as_pictures_are(tmp_path):
     np.testing.assert_array_equal(read_map(LABELS, clear(0), {(255,) * 3: 1}), 1)
     deep = Image.fromarray((SKETCH.astype(np.uint16) << 8) + 7)
