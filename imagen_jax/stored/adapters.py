@@ -163,17 +163,17 @@ def fits_of(config: StageConfig, networks: dict[str, StoredNetwork]) -> dict[str
     return {name: networks[name].fingerprint() for name in sorted(chosen)}
 
 
-def keep_account(workdir: AnyPath, fits: dict[str, str]) -> None:
-    """Notes in a training directory what its adapter is trained beside; one process writes.
-
-    Raises:
-        UsageError: it was trained beside other weights so far.
-    """
+def check_account(workdir: AnyPath, fits: dict[str, str]) -> None:
+    """Raises a UsageError for an adapter that was trained beside other weights so far."""
     if (workdir / _ACCOUNT).exists() and read_account(workdir) != fits:
         raise UsageError(
             f"{workdir} holds an adapter that was trained beside other weights than those that "
             "adapter.base names now."
         )
+
+
+def keep_account(workdir: AnyPath, fits: dict[str, str]) -> None:
+    """Notes in a training directory what its adapter is trained beside; one process writes."""
     if distributed.leads():
         write_text(workdir / _ACCOUNT, json.dumps(sealed(fits), indent=2))
 

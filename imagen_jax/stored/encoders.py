@@ -1,16 +1,21 @@
 """Text encoders that a stage uses but does not train."""
 
+from imagen_jax.checkpoints.directory import is_training_directory, read_config
 from imagen_jax.config import StageConfig, json_form
 from imagen_jax.errors import UsageError
+from imagen_jax.networks import Params
 from imagen_jax.parallel import distributed
+from imagen_jax.parallel.mesh import to_host
 from imagen_jax.storage.files import AnyPath, write_text
+from imagen_jax.storage.hub import stage_path
 from imagen_jax.text.cache_format import Metadata
 from imagen_jax.text.clip_tokenizer import tokenizer_of
 from imagen_jax.text.tokenizer import Tokenizer
+from imagen_jax.weights.stage_file import is_stage_file
+from imagen_jax.weights.tensors import write_tensors
 
 ENCODER_COPY = "text_encoder.safetensors"
-
-
+"""In a training directory: of the encoder that its config names."""
 _EMBEDDINGS = "embeddings.json"
 
 
@@ -42,6 +47,49 @@ def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
             f"{encoder.tokenizer!r} ends texts with {tokenizer.end_id}."
         )
     return tokenizer
+
+
+def is_stage(path: AnyPath) -> bool:
+    """Whether a path is a stage's training directory or file.
+
+    Raises:
+        UsageError: a file of weights is damaged.
+    """
+    return is_training_directory(path) or (path.is_file() and is_stage_file(path))
+
+
+def copied_encoder(config: StageConfig, workdir: AnyPath | None) -> AnyPath | None:
+    """A training directory's own copy of the encoder that `config` names, if there is one."""
+    copy = None if workdir is None else workdir / ENCODER_COPY
+    if copy is None or not copy.exists():
+        return None
+    of = read_config(workdir).text_encoder.source
+    return copy if of == config.text_encoder.source else None
+
+
+def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: AnyPath) -> None:
+    """Copies an encoder that came from a stage, which may train on, into `workdir`.
+
+    All processes take part and the first one writes. One from a Hugging Face directory or a
+    converted file is not copied: it is large and does not change.
+    """
+    copy = workdir / ENCODER_COPY
+    if copy.exists() or not is_stage(stage_path(config.text_encoder.source)):
+        return
+    encoder = to_host(encoder)
+    if distributed.leads():
+        write_tensors(copy, encoder, "float32", {})
+
+
+def drop_other_encoder(config: StageConfig, workdir: AnyPath) -> None:
+    """Removes a training directory's copy of another encoder than `config` names; one process does.
+
+    It comes before the directory takes on the config: whenever a run is killed, there is no copy or
+    the one of the source that is named there.
+    """
+    copy = workdir / ENCODER_COPY
+    if distributed.leads() and copy.exists() and copied_encoder(config, workdir) is None:
+        copy.unlink()
 
 
 def keep_account_of_embeddings(metadata: Metadata, workdir: AnyPath) -> None:

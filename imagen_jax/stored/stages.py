@@ -13,17 +13,15 @@ from imagen_jax.config.python_file import read_config_file
 from imagen_jax.data.emoji_words import Vocabulary
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Params, abstract_frozen_encoder, abstract_sampled_unet
-from imagen_jax.parallel import distributed
-from imagen_jax.parallel.mesh import make_mesh, to_host
+from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.storage.files import AnyPath, on_hub, to_path
 from imagen_jax.storage.hub import stage_path
 from imagen_jax.stored.adapters import StoredAdapter, adapted, holds_adapter, open_adapter
-from imagen_jax.stored.encoders import ENCODER_COPY, trained_on
+from imagen_jax.stored.encoders import copied_encoder, is_stage, trained_on
 from imagen_jax.stored.network import StoredNetwork
 from imagen_jax.weights.clip_names import open_clip_text
 from imagen_jax.weights.hugging_face import PIPELINE_INDEX
 from imagen_jax.weights.stage_file import (
-    is_stage_file,
     load_stage_file,
     open_stage_file,
     read_stage_config,
@@ -31,7 +29,7 @@ from imagen_jax.weights.stage_file import (
 )
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.t5_names import open_t5
-from imagen_jax.weights.tensors import fit_params, write_tensors
+from imagen_jax.weights.tensors import fit_params
 
 WeightedAdapter = tuple[StoredAdapter, float]
 
@@ -245,10 +243,6 @@ def open_encoder(path: AnyPath) -> StoredNetwork:
     return open_stage(path).text_encoder
 
 
-def _is_stage(path: AnyPath) -> bool:
-    return is_training_directory(path) or (path.is_file() and is_stage_file(path))
-
-
 def _encoder_of_stage(source: AnyPath, config: StageConfig) -> StoredNetwork:
     stage = open_stage(source)
     if stage.text_encoder is None:
@@ -276,7 +270,7 @@ def load_frozen_encoder(config: StageConfig, workdir: AnyPath | None, mesh: Mesh
 def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredNetwork:
     """Where the encoder is kept that a stage uses but does not train.
 
-    A training directory's own copy comes first, then `text_encoder.source`.
+    A training directory's own copy of it comes first, then `text_encoder.source`.
 
     Args:
         workdir: training directory of the stage; None where it has none.
@@ -286,7 +280,7 @@ def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredN
             than made the embeddings that the stage was trained on.
     """
     sizes = config.text_encoder.network
-    abstract, copied = abstract_frozen_encoder(sizes), _copied(workdir)
+    abstract, copied = abstract_frozen_encoder(sizes), copied_encoder(config, workdir)
     source = copied or stage_path(config.text_encoder.source)
     if copied is not None:
         tensors = fit_params(open_file(source)[1], abstract, source)
@@ -299,7 +293,7 @@ def open_frozen_encoder(config: StageConfig, workdir: AnyPath | None) -> StoredN
         raise UsageError(
             f"text_encoder.source is {str(source)!r}; there is no such directory or file."
         )
-    elif _is_stage(source):
+    elif is_stage(source):
         encoder = dataclasses.replace(_encoder_of_stage(source, config), abstract=abstract)
         return _checked(encoder, workdir)
     else:
@@ -312,13 +306,7 @@ def _finds_encoder(config: StageConfig, workdir: AnyPath | None) -> bool:
     """Whether it is on this machine or in a bucket; what is on the hub is not fetched for it."""
     source = config.text_encoder.source
     is_near = bool(source) and not on_hub(source) and to_path(source).exists()
-    return is_near or _copied(workdir) is not None
-
-
-def _copied(workdir: AnyPath | None) -> AnyPath | None:
-    """A training directory's own copy of the encoder, if there is one."""
-    copy = None if workdir is None else workdir / ENCODER_COPY
-    return copy if copy is not None and copy.exists() else None
+    return is_near or copied_encoder(config, workdir) is not None
 
 
 def _checked(encoder: StoredNetwork, workdir: AnyPath | None) -> StoredNetwork:
@@ -330,17 +318,3 @@ def _checked(encoder: StoredNetwork, workdir: AnyPath | None) -> StoredNetwork:
             f"that of {made.source}."
         )
     return encoder
-
-
-def keep_frozen_encoder(config: StageConfig, encoder: Params, workdir: AnyPath) -> None:
-    """Copies an encoder that came from a stage, which may train on, into `workdir`.
-
-    All processes take part and the first one writes. One from a Hugging Face directory or a
-    converted file is not copied: it is large and does not change.
-    """
-    copy = workdir / ENCODER_COPY
-    if copy.exists() or not _is_stage(stage_path(config.text_encoder.source)):
-        return
-    encoder = to_host(encoder)
-    if distributed.leads():
-        write_tensors(copy, encoder, "float32", {})

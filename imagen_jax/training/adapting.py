@@ -11,7 +11,7 @@ from imagen_jax.networks import Networks, Params, abstract_adapted, with_adapter
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.storage.files import AnyPath
 from imagen_jax.storage.hub import stage_path
-from imagen_jax.stored.adapters import fits_of, keep_account
+from imagen_jax.stored.adapters import check_account, fits_of
 from imagen_jax.stored.stages import open_frozen_encoder, open_stage
 from imagen_jax.training.objective import Metrics, Objective
 from imagen_jax.training.start import from_stage
@@ -40,16 +40,16 @@ def load_adapted(config: StageConfig, mesh: Mesh) -> Params:
     return from_stage(config, abstract, stage_path(config.adapter.base), None, "adapter.base")
 
 
-def keep_account_of_adapted(config: StageConfig, workdir: AnyPath) -> None:
-    """Notes in a training directory what its adapter, if it trains one, is trained beside.
+def account_of_adapted(config: StageConfig, workdir: AnyPath) -> dict[str, str]:
+    """What the config's adapter is trained beside: network -> fingerprint.
 
     Raises:
-        UsageError: it was trained beside other weights so far.
+        UsageError: that of the training directory was trained beside other weights so far.
     """
-    if not config.adapter.rank:
-        return
     base = open_stage(stage_path(config.adapter.base), needs_encoder=False)
     networks = {"unet": base.unet}
     if config.adapter.adapts("text_encoder"):
         networks["text_encoder"] = open_frozen_encoder(config, workdir)
-    keep_account(workdir, fits_of(config, networks))
+    fits = fits_of(config, networks)
+    check_account(workdir, fits)
+    return fits

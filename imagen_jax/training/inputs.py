@@ -14,8 +14,7 @@ from imagen_jax.data.sources import open_source
 from imagen_jax.networks import Params
 from imagen_jax.parallel import distributed
 from imagen_jax.storage.files import AnyPath
-from imagen_jax.stored.encoders import keep_account_of_embeddings
-from imagen_jax.stored.stages import keep_frozen_encoder
+from imagen_jax.stored.encoders import keep_account_of_embeddings, keep_frozen_encoder
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.training.evaluation import open_held_out
 from imagen_jax.training.text_inputs import CaptionTokens, load_caption_reader

@@ -27,7 +27,9 @@ from imagen_jax.parallel import mesh as meshes
 from imagen_jax.parallel.feed import DeviceFeed
 from imagen_jax.parallel.host_memory import in_blocks
 from imagen_jax.storage.files import AnyPath
-from imagen_jax.training.adapting import keep_account_of_adapted
+from imagen_jax.stored.adapters import keep_account
+from imagen_jax.stored.encoders import drop_other_encoder
+from imagen_jax.training.adapting import account_of_adapted
 from imagen_jax.training.hooks import Hooks
 from imagen_jax.training.inputs import Inputs, open_inputs
 from imagen_jax.training.lock import Lock
@@ -39,7 +41,11 @@ from imagen_jax.training.profiling import Profiler
 from imagen_jax.training.report import Reporter
 from imagen_jax.training.speed import Work
 from imagen_jax.training.start import Start, from_checkpoint, from_stage
-from imagen_jax.training.teachers import first_student, keep_account_of_teacher
+from imagen_jax.training.teachers import (
+    account_of_teacher,
+    first_student,
+    keep_account_of_teacher,
+)
 from imagen_jax.training.trainer import Trainer
 
 
@@ -86,10 +92,7 @@ def run(
         params = _first_params(trainer, workdir, init_from, weights)
         check_directory(workdir, config, allow_change)
         with Lock(workdir) as lock:
-            claim_directory(workdir, config, allow_change)
-            inputs.keep_account(config, workdir)
-            keep_account_of_adapted(config, workdir)
-            keep_account_of_teacher(config, workdir)
+            _claim(workdir, config, inputs, allow_change)
             checkpoints = Checkpoints(workdir, config.training.keep_checkpoints)
             with preemption.while_training(), contextlib.closing(checkpoints):
                 saved = Saved(checkpoints, lock, inputs.fingerprints, allow_changed_data)
@@ -100,6 +103,24 @@ def run(
             preemption.say_stopped(first, last)
     if preemption.interrupted:
         raise KeyboardInterrupt
+
+
+def _claim(
+    workdir: AnyPath, config: StageConfig, inputs: Inputs, allow_change: Collection[str]
+) -> None:
+    """Makes a directory the run's, with what its networks cannot be used without.
+
+    What was trained there beside other networks is refused before anything changes.
+    """
+    beside = account_of_adapted(config, workdir) if config.adapter.rank else None
+    taught_by = account_of_teacher(config, workdir) if config.distillation.teacher else None
+    drop_other_encoder(config, workdir)
+    claim_directory(workdir, config, allow_change)
+    inputs.keep_account(config, workdir)
+    if beside is not None:
+        keep_account(workdir, beside)
+    if taught_by is not None:
+        keep_account_of_teacher(workdir, taught_by)
 
 
 def _first_params(

@@ -160,19 +160,22 @@ def abstract_teacher(config: StageConfig) -> Params:
     return {TEACHER: abstract_sampled_unet(open_teacher(config).config)}
 
 
-def keep_account_of_teacher(config: StageConfig, workdir: AnyPath) -> None:
-    """Notes in a training directory whose student it trains, if it trains one.
+def account_of_teacher(config: StageConfig, workdir: AnyPath) -> dict[str, str]:
+    """Whose student a run trains: network -> fingerprint.
 
     Raises:
-        UsageError: it learned from other weights so far.
+        UsageError: that of the training directory learned from other weights so far.
     """
-    if not config.distillation.teacher:
-        return
     taught_by, path = {"unet": open_teacher(config).unet.fingerprint()}, workdir / _ACCOUNT
     if path.exists() and unsealed(read_object(path), str(path)) != taught_by:
         raise UsageError(
             f"{workdir} holds a student of other weights than those that distillation.teacher "
             "names now."
         )
+    return taught_by
+
+
+def keep_account_of_teacher(workdir: AnyPath, taught_by: dict[str, str]) -> None:
+    """Notes in a training directory whose student it trains; one process writes."""
     if distributed.leads():
-        write_text(path, json.dumps(sealed(taught_by), indent=2))
+        write_text(workdir / _ACCOUNT, json.dumps(sealed(taught_by), indent=2))

@@ -21,9 +21,9 @@ from imagen_jax.models import low_rank
 from imagen_jax.networks import ADAPTER, abstract_adapted, build_networks, init_params
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.load import load_stage
-from imagen_jax.stored.adapters import open_adapter, read_account
+from imagen_jax.stored.adapters import open_adapter
 from imagen_jax.stored.stages import load_weights, open_stage
-from imagen_jax.training.adapting import keep_account_of_adapted, of_adapter
+from imagen_jax.training.adapting import account_of_adapted, of_adapter
 from imagen_jax.training.loop import run
 from imagen_jax.training.objective import diffusion_loss, mean_loss
 from imagen_jax.weights.stage_file import save_stage_file
@@ -284,5 +284,5 @@ def test_a_base_on_the_hub_is_trained_beside(config, stage, monkeypatch, tmp_pat
     there = dataclasses.replace(config.adapter, base="hf://me/toys")
     with fake_hub.running(monkeypatch, tmp_path / "cache") as hub:
         hub.add("me/toys", {"stage.safetensors": stage.read_bytes()})
-        keep_account_of_adapted(dataclasses.replace(config, adapter=there), tmp_path)
-    assert set(read_account(tmp_path)) == {"unet"}
+        beside = account_of_adapted(dataclasses.replace(config, adapter=there), tmp_path)
+    assert set(beside) == {"unet"}
