@@ -77,3 +77,16 @@ def test_what_the_first_process_cannot_write_ends_both(arguments, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"seed": 5}))
     for code, text in pair(arguments, "--out", tmp_path, "--resume"):
         assert code == 2 and "is of another run" in text and "Traceback" not in text, text
+
+
+def test_the_first_process_writes_the_previews_and_tells_if_it_cannot(arguments, tmp_path):
+    out = tmp_path / "out"
+    first, second = pair(arguments, "--preview", "--out", out)
+    assert (first[0], second[0]) == (0, 0), first[1] + second[1]
+    pictures = {path.stem for path in out.glob("*-*.png")}
+    assert {path.stem for path in out.glob("*.gif")} == pictures and len(pictures) == 18
+    assert not [path for path in tree(out) if path.startswith(".")]
+
+    (tmp_path / "full" / "00-a-red-apple-0-16.gif").mkdir(parents=True)
+    for code, text in pair(arguments, "--preview", "--out", tmp_path / "full"):
+        assert code == 2 and "00-a-red-apple-0-16.gif" in text and "Traceback" not in text, text
