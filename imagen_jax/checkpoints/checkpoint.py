@@ -322,6 +322,18 @@ def _is_finite(x: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(x))
 
 
+def newest_fingerprints(workdir: AnyPath) -> Fingerprints:
+    """What the newest checkpoint that can be read says it was trained on; empty without any."""
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        for step in checkpoints.steps():
+            try:
+                return read_about(checkpoints.directory / str(step)).fingerprints
+            except Exception as error:  # Of many classes: see `is_of_files`.
+                if not is_of_files(error):
+                    raise
+    return Fingerprints()
+
+
 def newest_step(workdir: AnyPath) -> int | None:
     """The newest checkpoint's step, whole or damaged, as the first process has it; else None."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:

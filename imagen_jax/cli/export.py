@@ -67,7 +67,8 @@ class Export:
 
         require_suffix(self.out, _SUFFIX)
         stage = load_weights(stage_path(self.workdir), self.weights)
-        save_stage_file(self.out, stage.config, stage.params, self.dtype, stage.weights)
+        said = (stage.weights, stage.tokenizer)
+        save_stage_file(self.out, stage.config, stage.params, self.dtype, *said)
         size = f"{self.out.stat().st_size / 1e6:.1f} MB"
         print(f"{self.out}: {stage.config.name}, {stage.weights} weights, {size}")
 

@@ -59,7 +59,8 @@ class Tune:
         tried = tune(stage.config, self.budget, figures)
         loaded = load_weights(path)
         config = dataclasses.replace(loaded.config, sampling=tried[-1].settings)
-        save_stage_file(self.out, config, loaded.params, self.dtype, loaded.weights)
+        said = (loaded.weights, loaded.tokenizer)
+        save_stage_file(self.out, config, loaded.params, self.dtype, *said)
         print(_table(stage.config.sampling, tried))
         if not self.flags.prompts:
             of_held_out = self._figures(stage, judged_by(self.flags, _HELD_OUT), _HELD_OUT)

@@ -16,7 +16,6 @@ from imagen_jax.errors import UsageError, naming
 from imagen_jax.networks import Params, build_networks
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.storage.files import absolute
-from imagen_jax.stored.encoders import load_stage_tokenizer
 from imagen_jax.stored.stages import StoredStage
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.tokenizer import Tokenizer
@@ -63,10 +62,11 @@ class PromptEmbeddings:
         )
 
 
-def check_prompts(configs: Sequence[StageConfig], prompts: Sequence[str]) -> None:
-    """Raises a UsageError for a prompt that some stage cannot read; warns of what is cut off."""
-    for config in filter(lambda config: config.conditions.text, configs):
-        load_stage_tokenizer(config)(prompts, config.text_encoder.max_length)
+def check_prompts(stages: Sequence[StoredStage], prompts: Sequence[str]) -> None:
+    """Raises a UsageError for a prompt that some stage cannot read, and for a stage without the
+    tokenizer that it was trained with; warns of what is cut off."""
+    for stage in filter(lambda stage: stage.config.conditions.text, stages):
+        stage.load_tokenizer()(prompts, stage.config.text_encoder.max_length)
 
 
 class PromptReader:
@@ -132,7 +132,7 @@ class PromptReader:
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
-        return load_stage_tokenizer(self._stored.config)
+        return self._stored.load_tokenizer()
 
     @functools.cached_property
     def _compiled(self) -> Callable:
@@ -165,7 +165,7 @@ class TextEncoders:
         Raises:
             UsageError: a stage cannot read a prompt.
         """
-        check_prompts([stage.config for stage in self._stages], prompts)
+        check_prompts(self._stages, prompts)
         embedded: dict[tuple, PromptEmbeddings] = {}
         reads_text = [stage.config.conditions.text for stage in self._stages]
         for stage in itertools.compress(self._stages, reads_text):
@@ -231,7 +231,8 @@ def read_prompts(
     None for a stage that reads no text; its cache is not looked at.
 
     Raises:
-        UsageError: a prompt is not among them, or a stage reads those of another encoder.
+        UsageError: a prompt is not among them, or a stage reads those of another encoder or
+            tokenizer.
     """
     pairs = list(zip(stages, caches, strict=True))
     for stage, cache in pairs:
@@ -242,6 +243,11 @@ def read_prompts(
             raise UsageError(
                 f"{cache.directory} was embedded by another text encoder "
                 f"({cache.metadata.source}) than that of {stage.origin}."
+            )
+        if stage.tokenizer not in ("", cache.metadata.encoding.vocabulary):
+            raise UsageError(
+                f"{cache.directory} was embedded with another tokenizer "
+                f"({cache.metadata.encoding.tokenizer!r}) than {stage.origin} was trained with."
             )
         for prompt in cache.missing(prompts):
             raise UsageError(

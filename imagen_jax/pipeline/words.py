@@ -12,7 +12,6 @@ from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.pictures import Pictures
 from imagen_jax.pipeline.sampling import picture_keys
 from imagen_jax.pipeline.stage import Stage
-from imagen_jax.stored.encoders import load_stage_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +69,7 @@ def word_maps(stage: Stage, pictures: Pictures, index: int, time: float, seed: i
 
 def _tokens(stage: Stage, pictures: Pictures) -> tuple[tuple[str, ...], ...]:
     """The tokens of each picture's prompt."""
-    tokenizer = load_stage_tokenizer(stage.config)
+    tokenizer = stage.stored.load_tokenizer()
     read = [
         tuple(tokenizer.decode([i]) for i in tokenizer.ids(prompt)) for prompt in pictures.prompts
     ]

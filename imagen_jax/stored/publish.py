@@ -120,7 +120,8 @@ def _stage_file(path: AnyPath, publication: Publication, directory: Path) -> Pat
         return copy
     stage = load_weights(path, publication.weights)
     file = directory / STAGE_FILE
-    save_stage_file(file, stage.config, stage.params, publication.dtype, stage.weights)
+    said = (stage.weights, stage.tokenizer)
+    save_stage_file(file, stage.config, stage.params, publication.dtype, *said)
     return file
 
 

@@ -17,14 +17,16 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.storage.files import AnyPath, on_hub, to_path
 from imagen_jax.storage.hub import stage_path
 from imagen_jax.stored.adapters import StoredAdapter, adapted, holds_adapter, open_adapter
-from imagen_jax.stored.encoders import copied_encoder, is_stage, trained_on
+from imagen_jax.stored.encoders import copied_encoder, is_stage, load_stage_tokenizer, trained_on
 from imagen_jax.stored.network import StoredNetwork
+from imagen_jax.text.tokenizer import Tokenizer
 from imagen_jax.weights.clip_names import open_clip_text
 from imagen_jax.weights.hugging_face import PIPELINE_INDEX
 from imagen_jax.weights.stage_file import (
     load_stage_file,
     open_stage_file,
     read_stage_config,
+    read_tokenizer,
     read_weights,
 )
 from imagen_jax.weights.stored import open_file
@@ -39,7 +41,8 @@ class StoredStage:
     """A trained stage where it is kept: its config and headers are read, its weights are not.
 
     `text_encoder` is None for a stage that reads no text, and where nobody needs it. `adapters`
-    are where those lie that were added to it, with their weights.
+    are where those lie that were added to it, with their weights. `tokenizer` is the fingerprint of
+    the one that it was trained with; empty where that is unknown.
     """
 
     origin: AnyPath
@@ -47,6 +50,21 @@ class StoredStage:
     unet: StoredNetwork
     text_encoder: StoredNetwork | None
     adapters: tuple[tuple[AnyPath, float], ...] = ()
+    tokenizer: str = ""
+
+    def load_tokenizer(self) -> Tokenizer:
+        """What reads its prompts.
+
+        Raises:
+            UsageError: as `load_stage_tokenizer`, or it is not the one that it was trained with.
+        """
+        tokenizer = load_stage_tokenizer(self.config)
+        if self.tokenizer not in ("", tokenizer.fingerprint):
+            raise UsageError(
+                f"The tokenizer {self.config.text_encoder.tokenizer!r} is not the one that "
+                f"{self.origin} was trained with; put that one back."
+            )
+        return tokenizer
 
     def encoder_fingerprint(self) -> str | None:
         """The fingerprint of the encoder that made the stage's embeddings; None without one."""
@@ -101,14 +119,16 @@ def open_stage(
 def _open_stage(path: AnyPath, weights: Weights | None, needs_encoder: bool) -> StoredStage:
     held, step = None, None
     if is_training_directory(path):
-        from imagen_jax.checkpoints.checkpoint import newest_step  # Orbax loads slowly.
+        # Orbax loads slowly.
+        from imagen_jax.checkpoints.checkpoint import newest_fingerprints, newest_step
 
         config, step, weights = read_config(path), newest_step(path), weights or "ema"
         if step is None:
             raise UsageError(f"{path} holds no checkpoint yet.")
-        holds_encoder = config.text_encoder.train
+        holds_encoder, tokenizer = config.text_encoder.train, newest_fingerprints(path).tokenizer
     elif path.is_file():
         weights = held_weights(path, weights)
+        tokenizer = read_tokenizer(path)
         config, held = open_stage_file(path)
         holds_encoder = any(name == "text_encoder" for name, *_ in held)
     else:
@@ -129,17 +149,21 @@ def _open_stage(path: AnyPath, weights: Weights | None, needs_encoder: bool) -> 
         workdir = path if held is None else None
         found = needs_encoder or _finds_encoder(config, workdir)
         encoder = open_frozen_encoder(config, workdir) if found else None
-    return StoredStage(path, config, unet, encoder)
+    return StoredStage(path, config, unet, encoder, tokenizer=tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedStage:
-    """A trained stage with its text encoder; of what was trained here, the `weights` named."""
+    """A trained stage with its text encoder; of what was trained here, the `weights` named.
+
+    `tokenizer` is that of `StoredStage`.
+    """
 
     origin: AnyPath
     config: StageConfig
     params: Params
     weights: Weights = "ema"
+    tokenizer: str = ""
 
 
 def load_weights(
@@ -158,12 +182,13 @@ def load_weights(
     if holds_adapter(path):
         return _load_adapted(path, weights or "ema", with_encoder)
     if is_training_directory(path):
-        weights = weights or "ema"
-        from imagen_jax.checkpoints.weights import load_directory  # As above.
+        from imagen_jax.checkpoints.checkpoint import newest_fingerprints  # As above.
+        from imagen_jax.checkpoints.weights import load_directory
 
+        weights, tokenizer = weights or "ema", newest_fingerprints(path).tokenizer
         config, params = load_directory(path, make_mesh(MeshConfig()), weights)
     elif path.is_file():
-        weights = held_weights(path, weights)
+        weights, tokenizer = held_weights(path, weights), read_tokenizer(path)
         config, params = load_stage_file(path)
     else:
         raise _no_stage(path)
@@ -171,7 +196,7 @@ def load_weights(
         workdir = path if path.is_dir() else None
         encoder = load_frozen_encoder(config, workdir, make_mesh(MeshConfig()))
         params = {**params, "text_encoder": encoder}
-    return LoadedStage(path, config, params, weights)
+    return LoadedStage(path, config, params, weights, tokenizer)
 
 
 def open_unet_params(path: AnyPath, weights: Weights | None = None) -> tuple[StageConfig, Params]:
@@ -191,7 +216,7 @@ def _load_adapted(path: AnyPath, weights: Weights, with_encoder: bool) -> Loaded
         networks["text_encoder"] = stage.text_encoder
     mesh = make_mesh(MeshConfig())
     params = {name: network.in_float32().load(mesh) for name, network in networks.items()}
-    return LoadedStage(path, stage.config, params, weights)
+    return LoadedStage(path, stage.config, params, weights, stage.tokenizer)
 
 
 def held_weights(path: AnyPath, weights: Weights | None) -> Weights:

@@ -149,7 +149,7 @@ def _write(workdir: AnyPath, path: AnyPath) -> None:
     stage = load_weights(workdir, with_encoder=(workdir / ENCODER_COPY).exists())
     params = to_host(stage.params)
     if distributed.leads():
-        save_stage_file(path, stage.config, params, "float32", stage.weights)
+        save_stage_file(path, stage.config, params, "float32", stage.weights, stage.tokenizer)
     distributed.wait_for_all("wrote a student")
 
 

@@ -19,15 +19,22 @@ _FORMAT = "imagen-jax stage 1"
 
 
 def save_stage_file(
-    path: AnyPath, config: StageConfig, params: Params, dtype: Dtype, weights: Weights = "ema"
+    path: AnyPath,
+    config: StageConfig,
+    params: Params,
+    dtype: Dtype,
+    weights: Weights = "ema",
+    tokenizer: str = "",
 ) -> None:
-    """Writes "unet" and, if it is in `params`, "text_encoder"; the header says which `weights`.
+    """Writes "unet" and, if it is in `params`, "text_encoder"; the header says which `weights`, and
+    the fingerprint of the `tokenizer` that the stage was trained with, if it is known.
 
     Paths of this machine stay out of the header: where the data lies, and where an encoder
     was read that now is in the file. A tokenizer's directory stays, for it is still needed.
     """
     config = exported_config(config, with_encoder="text_encoder" in params)
     metadata = {"format": _FORMAT, "config": json_form.to_json(config), "weights": weights}
+    metadata |= {"tokenizer": tokenizer} if tokenizer else {}
     write_tensors(path, params, dtype, metadata)
 
 
@@ -94,6 +101,17 @@ def read_weights(path: AnyPath) -> Weights:
     if weights not in get_args(Weights):
         raise UsageError(f"{path} holds {weights!r} weights; its header must say ema or raw.")
     return weights
+
+
+def read_tokenizer(path: AnyPath) -> str:
+    """The fingerprint of the tokenizer that the stage was trained with; empty where it is unknown.
+
+    Raises:
+        UsageError: as `read_stage_config`.
+    """
+    header = open_file(path)[0]
+    _config(header, path)
+    return header.get("tokenizer", "")
 
 
 def _config(header: dict[str, str], path: AnyPath) -> StageConfig:

@@ -687,7 +687,7 @@ def test_a_long_prompt_is_cut_with_one_readable_warning(tiny_sample, tmp_path, m
     embed_nothing = Cascade.embed
 
     def tokenize_again(cascade, texts, **settings):
-        prompts.check_prompts([stage.config for stage in cascade.stages], texts)
+        prompts.check_prompts([stage.stored for stage in cascade.stages], texts)
         return embed_nothing(cascade, texts, **settings)
 
     monkeypatch.setattr(Cascade, "embed", tokenize_again)

@@ -122,6 +122,12 @@ def test_mistakes_are_one_sentence(made, embedded, tmp_path, monkeypatch):
         call(sample, "a red apple", "--base", another, *flags),
         f"was embedded by another text encoder ({made.stage}) than that of {another}",
     )
+    params = {**tiny.random_params(tiny.stage()), "text_encoder": made.encoder}
+    save_stage_file(another, tiny.stage(), params, "float32", tokenizer="of another")
+    refused(
+        call(sample, "a red apple", "--base", another, *flags),
+        f"was embedded with another tokenizer ('captions') than {another} was trained with",
+    )
     refused(
         call(sample, "a red apple", "--base", made.stage, *STEPS, "--embeddings", "a,b,c"),
         "--embeddings has 3 values",
