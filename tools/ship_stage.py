@@ -28,7 +28,7 @@ def ship(trained: str, out: Path) -> None:
     stage = load_weights(to_path(trained))
     committed = read_config_file(find_config(stage.config.name))
     config = dataclasses.replace(stage.config, sampling=committed.sampling)
-    save_stage_file(out, config, stage.params, "bfloat16", stage.weights)
+    save_stage_file(out, config, stage.params, "bfloat16", stage.weights, stage.tokenizer)
     print(f"{out}: {config.name}, {out.stat().st_size / 1e6:.1f} MB")
 
 
