@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 _MOST_CELLS = 32
-"""To a side; blotches of an eighth of a base's pixels are near to noise."""
+"""To a side; finer blotches would be noise, which noise conditioning augmentation adds."""
 
 
 def with_faults(
@@ -21,7 +21,7 @@ def with_faults(
         picture: RGB.
         blur: the largest standard deviation of the Gaussian, in pixels.
         blotches: the largest standard deviation of smooth random colours that are added, in steps
-            of 255. They are drawn for 1, 2, 4 ... 32 cells to a side, and one moves all colours.
+            of 255. They are drawn for 1, 2, 4 ... 32 cells to a side; one cell moves all colours.
     """
     if blur:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, blur)))

@@ -198,7 +198,7 @@ def make_sampler(
 
 
 class StepwiseSampler:
-    """Paints as `make_sampler`'s do, but step by step, and tells of each.
+    """Paints what `make_sampler` paints, but step by step, and tells of each step.
 
     What is compiled is the beginning, one step and the end.
     """
