@@ -10,10 +10,14 @@ from imagen_jax.data.records import BrokenRecord, Record
 
 _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Modes in which a pixel is one number."""
-_LOSSY = ("JPEG", "MPO")
-"""Formats that keep no exact numbers; an MPO is several JPEGs in one file."""
+_INEXACT = {"JPEG": "a lossy format", "MPO": "a lossy format", "GIF": "a format that is renumbered"}
+"""Formats that keep no numbers as they were: an MPO is several JPEGs in one file, and programs that
+write a GIF leave out the colours that no pixel has."""
 _JPEG_IN_TIFF = ("jpeg", "tiff_jpeg")
 """What Pillow calls the compression of such a TIFF."""
+_SCALED = ("L;2", "L;4", "L;I", "1;I")
+"""How Pillow names pixels of a file that it changes in reading: it stretches greys of 2 or 4 bits to
+255, and turns greys round where 0 is white."""
 _WHITE = 128
 """From here on a mask is white."""
 
@@ -72,11 +76,14 @@ def labels(condition: PictureCondition, image: Image.Image, name: str) -> Image.
         image: as Pillow has opened it; colours of a palette do not matter.
 
     Raises:
-        BrokenRecord: it does not decode, comes from a lossy file, has no numbers, or one that is no
-            class.
+        BrokenRecord: it does not decode, comes from a file that does not keep the numbers, has
+            none, or one that is no class.
     """
-    if lossy := _lossy(image):
-        raise BrokenRecord(name, f"{condition.name} in a lossy format", lossy)
+    if kind := _INEXACT.get(_format(image)):
+        raise BrokenRecord(name, f"{condition.name} in {kind}", _format(image))
+    if any(_stored(tile.args).startswith(_SCALED) for tile in getattr(image, "tile", ())):
+        problem = f"{condition.name} in greys that are scaled or turned round in reading"
+        raise BrokenRecord(name, problem, "8 or 16 bits, 0 black, or a palette keep numbers")
     if image.mode not in _NUMBERS:
         raise BrokenRecord(name, f"{condition.name} without numbers", f"mode {image.mode}")
     numbers = np.asarray(transforms.upright(image, name))
@@ -91,11 +98,17 @@ def labels(condition: PictureCondition, image: Image.Image, name: str) -> Image.
     return Image.fromarray(numbers.astype(np.uint8))
 
 
-def _lossy(image: Image.Image) -> str:
-    """The format of a file that keeps no exact numbers; empty for any other, and without a file."""
+def _format(image: Image.Image) -> str:
+    """Of the file's pixels; empty for a picture without a file."""
     if image.format == "TIFF" and image.info.get("compression") in _JPEG_IN_TIFF:
-        return "TIFF of JPEG"
-    return image.format if image.format in _LOSSY else ""
+        return "JPEG"
+    return image.format or ""
+
+
+def _stored(args: object) -> str:
+    """Pillow's name for pixels as a file has them, the first of a decoder's arguments."""
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
 
 
 def same_ratio(size: Size, other: Size) -> bool:

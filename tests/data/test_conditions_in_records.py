@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import struct
+import zlib
 
 import msgpack
 import numpy as np
@@ -167,6 +169,20 @@ def saved(image, kind="PNG", **options):
 
 
 LABELS = PictureCondition("labels", "labels", 4)
+
+
+def grey_png(bits: int, row: int) -> bytes:
+    """One row of greys of fewer than 8 bits, which Pillow does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 8 // bits, 1, bits, 0, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(bytes((0, row))))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
 GREY = Image.new("L", (8, 8))
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
@@ -197,7 +213,11 @@ def test_a_map_is_its_numbers_whatever_file_holds_them(data, expected):
         (saved(Image.new("LA", (2, 2))), "labels without numbers .mode LA"),
         (saved(Image.new("L", (8, 8)), "JPEG"), "labels in a lossy format .JPEG"),
         (saved(GREY, "MPO", save_all=True, append_images=[GREY]), "labels in a lossy format .MPO"),
-        (saved(GREY, "TIFF", compression="jpeg"), "labels in a lossy format .TIFF of JPEG"),
+        (saved(GREY, "TIFF", compression="jpeg"), "labels in a lossy format .JPEG"),
+        (saved(GREY, "GIF"), "labels in a format that is renumbered .GIF"),
+        (grey_png(2, 0b00011011), "labels in greys that are scaled"),
+        (grey_png(4, 0x01), "labels in greys that are scaled"),
+        (saved(GREY, "TIFF", tiffinfo={262: 0}), "labels in greys that are scaled"),
         (saved(Image.new("L", (8, 8)))[:40], "x: picture"),
         (b"no picture", "x: picture undecodable"),
     ],
