@@ -16,8 +16,8 @@ write a GIF leave out the colours that no pixel has."""
 _JPEG_IN_TIFF = ("jpeg", "tiff_jpeg")
 """What Pillow calls the compression of such a TIFF."""
 _SCALED = ("L;2", "L;4", "L;I", "1;I")
-"""How Pillow names pixels of a file that it changes in reading: it stretches greys of 2 or 4 bits to
-255, and turns greys round where 0 is white."""
+"""How Pillow names pixels of a file that it changes in reading: greys of 2 or 4 bits are stretched
+to 255, and those where 0 is white are turned round."""
 _WHITE = 128
 """From here on a mask is white."""
 

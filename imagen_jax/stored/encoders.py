@@ -49,6 +49,25 @@ def load_stage_tokenizer(config: StageConfig) -> Tokenizer:
     return tokenizer
 
 
+def load_trained_tokenizer(config: StageConfig, fingerprint: str, origin: AnyPath) -> Tokenizer:
+    """The tokenizer of a trained stage.
+
+    Args:
+        fingerprint: of the one that it was trained with; empty where that is unknown.
+        origin: where the stage lies.
+
+    Raises:
+        UsageError: as `load_stage_tokenizer`, or it is not the one that it was trained with.
+    """
+    tokenizer = load_stage_tokenizer(config)
+    if fingerprint not in ("", tokenizer.fingerprint):
+        raise UsageError(
+            f"The tokenizer {config.text_encoder.tokenizer!r} is not the one that {origin} was "
+            "trained with; put that one back."
+        )
+    return tokenizer
+
+
 def is_stage(path: AnyPath) -> bool:
     """Whether a path is a stage's training directory or file.
 

@@ -17,7 +17,7 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.storage.files import AnyPath, on_hub, to_path
 from imagen_jax.storage.hub import stage_path
 from imagen_jax.stored.adapters import StoredAdapter, adapted, holds_adapter, open_adapter
-from imagen_jax.stored.encoders import copied_encoder, is_stage, load_stage_tokenizer, trained_on
+from imagen_jax.stored.encoders import copied_encoder, is_stage, load_trained_tokenizer, trained_on
 from imagen_jax.stored.network import StoredNetwork
 from imagen_jax.text.tokenizer import Tokenizer
 from imagen_jax.weights.clip_names import open_clip_text
@@ -56,15 +56,9 @@ class StoredStage:
         """What reads its prompts.
 
         Raises:
-            UsageError: as `load_stage_tokenizer`, or it is not the one that it was trained with.
+            UsageError: as `load_trained_tokenizer`.
         """
-        tokenizer = load_stage_tokenizer(self.config)
-        if self.tokenizer not in ("", tokenizer.fingerprint):
-            raise UsageError(
-                f"The tokenizer {self.config.text_encoder.tokenizer!r} is not the one that "
-                f"{self.origin} was trained with; put that one back."
-            )
-        return tokenizer
+        return load_trained_tokenizer(self.config, self.tokenizer, self.origin)
 
     def encoder_fingerprint(self) -> str | None:
         """The fingerprint of the encoder that made the stage's embeddings; None without one."""
@@ -261,11 +255,11 @@ def open_encoder(path: AnyPath) -> StoredNetwork:
         path: as `load_config` takes it.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or its tokenizer was replaced.
     """
     if path.suffix == ".py":
         return open_frozen_encoder(load_config(path), None)
-    return open_stage(path).text_encoder
+    return _encoder_with_its_tokenizer(open_stage(path))
 
 
 def _encoder_of_stage(source: AnyPath, config: StageConfig) -> StoredNetwork:
@@ -281,6 +275,12 @@ def _encoder_of_stage(source: AnyPath, config: StageConfig) -> StoredNetwork:
             f"{source} has the text encoder {theirs.network} with tokenizer {theirs.tokenizer!r}; "
             f"this stage expects {network} with {ours.tokenizer!r}."
         )
+    return _encoder_with_its_tokenizer(stage)
+
+
+def _encoder_with_its_tokenizer(stage: StoredStage) -> StoredNetwork | None:
+    if stage.tokenizer:
+        stage.load_tokenizer()
     return stage.text_encoder
 
 

@@ -22,7 +22,8 @@ from imagen_jax.networks import Params, init_networks
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.storage.files import AnyPath
-from imagen_jax.stored.stages import load_weights
+from imagen_jax.stored.encoders import load_trained_tokenizer
+from imagen_jax.stored.stages import LoadedStage, load_weights
 from imagen_jax.training.optim import make_optimizer, with_schedule_at
 
 Network = UNetConfig | EfficientUNetConfig
@@ -184,11 +185,13 @@ def from_stage(
         new_head: the U-Net's last layer begins as in a new run, since it predicts something else.
 
     Raises:
-        UsageError: it is no stage, or one of another U-Net or text encoder.
+        UsageError: it is no stage, one of another U-Net or text encoder, or its tokenizer was
+            replaced by another of the same name.
     """
     origin = f"{by} {stage}"
     trained = load_weights(stage, weights, with_encoder="text_encoder" in abstract)
     _check_text_width(config, trained.config, origin)
+    _check_tokenizer(config, trained)
     loaded = {name: trained.params[name] for name in abstract}
     loaded, new = _with_new_parts(loaded, abstract, head_of(config.unet) if new_head else ())
     if jax.tree.structure(loaded) != jax.tree.structure(abstract):
@@ -227,6 +230,13 @@ def _check_text_width(config: StageConfig, trained: StageConfig, origin: str) ->
     if (ours is None) != (theirs is None):
         reads = "reads text" if ours is None else "reads no text"
         raise UsageError(f"{origin} {reads}, unlike this config (conditions.text).")
+
+
+def _check_tokenizer(config: StageConfig, trained: LoadedStage) -> None:
+    """Embeddings were made with a tokenizer of their own."""
+    named = config.text_encoder.tokenizer == trained.config.text_encoder.tokenizer
+    if trained.tokenizer and config.conditions.text and named and not config.data.embeddings:
+        load_trained_tokenizer(trained.config, trained.tokenizer, trained.origin)
 
 
 def head_of(config: Network) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """A stage is sampled with the tokenizer that it was trained with, wherever it is kept."""
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,13 +16,22 @@ from scripts import call, verbs
 from imagen_jax.checkpoints.about import Fingerprints
 from imagen_jax.checkpoints.checkpoint import Checkpoints
 from imagen_jax.checkpoints.directory import claim_directory
+from imagen_jax.checkpoints.state import abstract_first_state
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
+from imagen_jax.parallel import mesh as meshes
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.prompts import PromptReader, TextEncoders, check_prompts
 from imagen_jax.stored.encoders import load_stage_tokenizer
-from imagen_jax.stored.stages import load_weights, open_stage
+from imagen_jax.stored.stages import (
+    load_weights,
+    open_encoder,
+    open_frozen_encoder,
+    open_stage,
+)
 from imagen_jax.text import tokenizer
+from imagen_jax.training.optim import make_optimizer
+from imagen_jax.training.start import from_stage
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.stored import open_file
 
@@ -121,6 +131,34 @@ def test_a_file_names_it_however_often_the_stage_is_written_again(config, tmp_pa
     assert call(verbs, "export", file, again).code == 0
     for path in (file, again):
         assert open_file(path)[0]["tokenizer"] == found == load_weights(path).tokenizer
+
+
+def begins_at(path, config, **changes):
+    """The parameters of a new run that begins with a stage's."""
+    ours = tiny.replace(config, **changes)
+    params = abstract_first_state(ours, make_optimizer(ours.optimizer)).params
+    abstract = meshes.with_shardings(params, meshes.parameter_shardings(params, MESH))
+    return from_stage(ours, abstract, path, None)
+
+
+def test_whoever_learns_from_a_stage_or_reads_with_its_encoder_needs_its_tokenizer(
+    config, tmp_path
+):
+    file = export(config, save(config, tmp_path / "run", 1), tmp_path)
+    source = dataclasses.replace(config.text_encoder, train=False, source=str(file))
+    reader = tiny.replace(config, text_encoder=source)
+    assert open_frozen_encoder(reader, None) and open_encoder(file) and begins_at(file, config)
+    replace_tokenizer(config)
+    said = rf"The tokenizer '{config.text_encoder.tokenizer}' is not the one that {file} was tra"
+    for read in (
+        lambda: open_frozen_encoder(reader, None),
+        lambda: open_encoder(file),
+        lambda: begins_at(file, config),
+    ):
+        with pytest.raises(UsageError, match=said):
+            read()
+    other = dataclasses.replace(config.text_encoder, tokenizer="captions")
+    assert begins_at(file, config, text_encoder=other)
 
 
 @pytest.mark.slow
