@@ -3,13 +3,17 @@
 import collections
 import contextlib
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 _LONGEST = 2000
 """Letters of what is said of one mistake: names that are read in files may be of any length."""
+_SOON = 0.02
+"""Seconds."""
 
 
 class UsageError(ValueError):
@@ -39,7 +43,7 @@ def exit_on_usage_error() -> Iterator[None]:
     no network, no more memory. Warnings are one line each too, and none is repeated. Ctrl-C ends
     with exit code 130.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _interrupts_raised_again():
         warnings.showwarning = _warn_once()
         try:
             yield
@@ -56,6 +60,30 @@ def exit_on_usage_error() -> Iterator[None]:
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             sys.exit(130)
+
+
+@contextlib.contextmanager
+def _interrupts_raised_again() -> Iterator[None]:
+    """Within it Ctrl-C is not lost where it comes while Python runs a callback.
+
+    JAX has one for the garbage collector. Python drops an exception that such a callback raises,
+    and one that this hook raises, so another thread sends the signal again when both have ended.
+    """
+    before = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        if issubclass(dropped.exc_type, KeyboardInterrupt):
+            again = threading.Timer(_SOON, os.kill, (os.getpid(), signal.SIGINT))
+            again.daemon = True
+            again.start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def one_line(text: str) -> str:

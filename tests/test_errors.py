@@ -1,7 +1,10 @@
 """What a script says on stderr, whatever is in it, and how it ends where threads would go on."""
 
+import gc
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from unittest import mock
 
@@ -102,3 +105,38 @@ def test_a_run_that_cannot_save_ends_so(monkeypatch, tmp_path):
     with pytest.raises(Ended):
         call(train, "tiny_64", "--workdir", tmp_path / "run")
     train.end_at_once.assert_called_once_with(error)
+
+
+def test_ctrl_c_that_comes_while_a_callback_runs_is_not_lost():
+    """Python drops what such a callback raises: see `sys.unraisablehook`."""
+    interrupted, hook = [], sys.unraisablehook
+
+    def callback(phase, info):
+        if not interrupted:
+            interrupted.append(phase)
+            signal.raise_signal(signal.SIGINT)
+
+    gc.callbacks.append(callback)
+    try:
+        with pytest.raises(SystemExit) as end, exit_on_usage_error():
+            gc.collect()
+            time.sleep(60)
+    finally:
+        gc.callbacks.remove(callback)
+    assert (end.value.code, interrupted, sys.unraisablehook) == (130, ["start"], hook)
+
+
+def test_any_other_exception_of_a_callback_is_reported_as_before(monkeypatch):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+
+    def callback(phase, info):
+        raise ValueError(phase)
+
+    gc.callbacks.append(callback)
+    try:
+        with exit_on_usage_error():
+            gc.collect()
+    finally:
+        gc.callbacks.remove(callback)
+    assert [x.exc_type for x in said] == [ValueError, ValueError]
