@@ -29,12 +29,13 @@ from imagen_jax.config import (
     T5Config,
     TextEncoderConfig,
 )
-from imagen_jax.diffusion import chain
+from imagen_jax.diffusion import chain, samplers
+from imagen_jax.diffusion.edits import Visit
 from imagen_jax.diffusion.process import Predicted
 from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel.host_memory import compile_in_blocks, run_where_called
 from imagen_jax.pipeline.plan import plan_sampling
-from imagen_jax.pipeline.sampling import make_image_sampler
+from imagen_jax.pipeline.sampling import Run
 from imagen_jax.weights.deepfloyd_if import open_unet
 
 Arrays = dict[str, jax.Array]
@@ -108,13 +109,20 @@ def sample(config: StageConfig, params: Params, given: Arrays) -> Callable[[], j
     )  # fmt: skip
     size = given["z"].shape[1:3]
     plan, numbers = plan_sampling(config, settings, size)
-    paint = jax.jit(make_image_sampler(config, plan, build_networks(config), size=size))
+    run = Run(config, plan, build_networks(config), size)
     whole = jnp.ones(given["text"].shape[:2], bool)
     keys = jax.random.split(jax.random.key(0), len(given["z"]))  # Of noise times eta, 0.
     conditions = Conditions(text=given["text"], mask=whole)
     inputs = (keys, conditions, (given["null"], whole), given["z"])
-    return functools.partial(paint.lower(params, numbers, *inputs).compile(), params, numbers,
-                             *inputs)  # fmt: skip
+    begin, step = jax.jit(run.begin), jax.jit(run.step, donate_argnums=3)
+
+    def paint() -> jax.Array:
+        told, state = begin(params, numbers, *inputs)
+        for visit in plan.visits:
+            state = step(params, numbers, told, state, Visit(*map(np.int32, visit)))
+        return jax.block_until_ready(samplers.finish(state))
+
+    return paint
 
 
 def shares(run: Callable[[], jax.Array]) -> dict[str, float]:

@@ -45,7 +45,7 @@ from imagen_jax.errors import exit_on_usage_error
 from imagen_jax.networks import Params, init_text_encoder
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.plan import plan_sampling
-from imagen_jax.pipeline.sampling import make_sampler, picture_keys
+from imagen_jax.pipeline.sampling import Run, StepwiseSampler, picture_keys
 from imagen_jax.training.trainer import Trainer
 
 TEXT_ENCODER = TextEncoderConfig(
@@ -135,12 +135,11 @@ def sampling_speed(
     config, networks, mask = trainer.config, trainer.networks, batch["mask"]
     size = (config.resolution, config.resolution)
     plan, numbers = plan_sampling(config, config.sampling, size)
-    sampler = make_sampler(config, plan, networks, size=size)
+    sampler = StepwiseSampler(Run(config, plan, networks, size))
     text = jax.jit(networks.embed)(params | frozen, batch["token_ids"], mask)
     keys = picture_keys(0, 0, len(mask))
     conditions = Conditions(text=text, mask=mask)
     run = functools.partial(sampler, params, numbers, keys, conditions)
-    # XLA counts the body of a loop once, however often it runs: count one step, times steps.
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), conditions)
     encoded = jax.jit(networks.encode)(params, twice)
     z, log_snr = jnp.zeros((2 * len(mask), *size, 3)), jnp.zeros(2 * len(mask))

@@ -22,6 +22,8 @@ from imagen_jax.config import (
     TrainingConfig,
     UNetConfig,
 )
+from imagen_jax.diffusion import samplers
+from imagen_jax.diffusion.edits import Visit
 from imagen_jax.networks import abstract_params, build_networks
 from imagen_jax.training.optim import make_optimizer
 
@@ -178,3 +180,12 @@ def predictor(config: StageConfig):
         return networks.predict(params, batch["z"], batch["log_snr"], told).value
 
     return run
+
+
+def painted_images(run, *inputs):
+    """What a `Run` paints, in [-1, 1]: from its beginning, which takes `inputs`, to its end."""
+    told, state = jax.jit(run.begin)(*inputs)
+    step = jax.jit(run.step)
+    for visit in run.plan.visits:
+        state = step(*inputs[:2], told, state, Visit(*map(np.int32, visit)))
+    return samplers.finish(state)

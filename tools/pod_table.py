@@ -106,14 +106,15 @@ COLUMNS = (
 def cells(report: dict) -> list[str]:
     """One report as the cells after the first."""
     memory, bound = report["memory"], report["bound"]
+    times = report.get("times", 1)
     sent = sum(traffic["bytes"] for traffic in report["collectives"].values())
     return [
         f"{report['batch_size']}",
         f"{memory['needed'] / 2**30:.2f} / {memory['available'] / 2**30:.2f}",
-        f"{report['compiled_flops'] / 1e12:.2f}",
+        f"{times * report['compiled_flops'] / 1e12:.2f}",
         f"{report['overhead']:.2f}",
-        f"{sent / 1e9:.2f}",
-        *(f"{bound[part] * 1e3:.1f}" for part in ("compute", "hbm", "ici")),
+        f"{times * sent / 1e9:.2f}",
+        *(f"{times * bound[part] * 1e3:.1f}" for part in ("compute", "hbm", "ici")),
         f"{bound['utilisation']:.0%}",
     ]
 
@@ -125,7 +126,8 @@ def table(finished: list[dict]) -> str:
         "",
         "`python tools/pod_table.py` makes this page with the TPU compiler of libtpu on a machine "
         "without TPUs. **Nobody has run these steps on TPUs.** Memory, work and collectives are "
-        "the compiler's, per chip and call; collectives count whole arrays. The milliseconds are "
+        "the compiler's, per chip, and of painting those of one step times the number of steps; "
+        "collectives count whole arrays. The milliseconds are "
         "bounds from peak rates: the slowest of the three sets the pace at best, and HBM traffic "
         "is an estimate. Overhead is the work over that which the model asks for. HBM lacks some "
         "of the code's bytes in rows whose command has `--quick`.",

@@ -1,8 +1,7 @@
 """Pictures of one stage: text and keys in, pictures out.
 
-Whoever holds a stage takes its steps one by one (`StepwiseSampler`): between two of them it can
-look, tell and stop, and no compiled program calls back, which not every JAX can keep in its cache.
-`make_sampler` is the same run as one program.
+Steps are taken one by one: between two of them one can look, tell and stop, and no compiled program
+calls back, which not every JAX can keep in its cache.
 """
 
 import dataclasses
@@ -136,14 +135,6 @@ class Run:
             state = edits.take(sampler, denoise, state, *edited, visit)
         return self._split_state(state)
 
-    def steps(self, params: Params, numbers: Numbers, told: Told, state: State) -> State:
-        """All of them, as one scan."""
-        denoise, grid = self._denoise(params, numbers, told), self._grid()
-        if self.plan.course is None:
-            return samplers.advance(numbers.sampler, denoise, state, grid, told.keys)
-        edited = (told.source, self.plan.course, grid, told.keys)
-        return edits.advance(numbers.sampler, denoise, state, *edited)
-
     def _grid(self) -> samplers.LogSNRGrid:
         return jnp.asarray(self.plan.log_snrs, jnp.float32)
 
@@ -167,38 +158,8 @@ class Run:
         return _make_denoise(self.config, self.plan, numbers, predict, told.share)
 
 
-def make_image_sampler(
-    config: StageConfig,
-    plan: Plan,
-    networks: Networks,
-    *,
-    size: tuple[int, int],
-    sharding: jax.sharding.Sharding | None = None,
-) -> Callable[..., Images]:
-    """A function that paints pictures of a stage, in [-1, 1]: a `Run` from its begin to its end.
-
-    Its arguments are those of `Run.begin`, and this one's are those of `Run`.
-    """
-    run = Run(config, plan, networks, size, sharding)
-
-    def sample(params: Params, numbers: Numbers, *inputs: Any) -> Images:
-        told, state = run.begin(params, numbers, *inputs)
-        return samplers.finish(run.steps(params, numbers, told, state))
-
-    return sample
-
-
-def make_sampler(
-    *arguments: Any, **options: Any
-) -> Callable[..., tuple[Pixels, Bool[Array, " batch"]]]:
-    """`make_image_sampler` of the same arguments, jitted, with pixels as its result, and whether
-    each picture is finite: of what is not, pixels are black or grey."""
-    sample = make_image_sampler(*arguments, **options)
-    return jax.jit(lambda *inputs: _finished(sample(*inputs)))
-
-
 class StepwiseSampler:
-    """Paints what `make_sampler` paints, but step by step, and tells of each step.
+    """Paints a run from its beginning to its end, and tells of each step.
 
     What is compiled is the beginning, one step and the end.
     """
@@ -237,10 +198,8 @@ class StepwiseSampler:
 
 
 def _finish(state: State) -> tuple[Pixels, Bool[Array, " batch"]]:
-    return _finished(samplers.finish(state))
-
-
-def _finished(images: Images) -> tuple[Pixels, Bool[Array, " batch"]]:
+    """Pixels, and whether each picture is finite: of what is not, they are black or grey."""
+    images = samplers.finish(state)
     return to_pixels(images), jnp.isfinite(images).all((1, 2, 3))
 
 

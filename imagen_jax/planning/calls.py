@@ -15,6 +15,8 @@ from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.config.choices import FeatureName
 from imagen_jax.config.data import Size
 from imagen_jax.costs.model_flops import model_flops
+from imagen_jax.diffusion.edits import Visit
+from imagen_jax.diffusion.samplers import State
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation.features import abstract_call
 from imagen_jax.networks import (
@@ -26,8 +28,8 @@ from imagen_jax.networks import (
     build_networks,
 )
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.pipeline.plan import plan_sampling
-from imagen_jax.pipeline.sampling import make_sampler
+from imagen_jax.pipeline.plan import Numbers, plan_sampling
+from imagen_jax.pipeline.sampling import Run
 from imagen_jax.training.speed import step_flops
 from imagen_jax.training.step import abstract_batch
 from imagen_jax.training.teachers import abstract_teacher
@@ -43,6 +45,7 @@ class Call:
         name: of the stage or network.
         chips: of the mesh.
         batch_size: pictures of the call over all chips.
+        times: how many such calls a batch takes.
         function: jitted.
         arguments: abstract arrays that say where they lie.
         params: the parameters among them, by network.
@@ -57,6 +60,7 @@ class Call:
     arguments: tuple
     params: Params
     count_flops: Callable[[], int]
+    times: int = 1
 
 
 def training_steps(config: StageConfig, mesh: Mesh) -> Iterator[Call]:
@@ -151,7 +155,7 @@ def sampler(
     mesh: Mesh,
     picture: Size | None = None,
 ) -> Call:
-    """All denoising steps of one stage as one program; `painting.paint` takes them one by one.
+    """A denoising step of one stage, with its inputs where the beginning leaves them.
 
     Args:
         batch_size: pictures at once; rounded up to a multiple of the parts of a batch.
@@ -171,16 +175,33 @@ def sampler(
     arguments = (params, numbers, *rows)
     if _has_null_text(config):
         arguments += (_null_text(config, mesh),)
-    paint = make_sampler(config, plan, _networks(config, mesh), size=picture, sharding=pictures)
+    run = Run(config, plan, _networks(config, mesh), picture, pictures)
+    structures = []
+
+    # Leaves, since JAX fills the trees of what it lowers with objects that are no arrays.
+    def begin(*inputs: Any) -> list:
+        parts = [jax.tree.flatten(part) for part in run.begin(*inputs)]
+        structures[:] = [structure for _, structure in parts]
+        return [leaves for leaves, _ in parts]
+
+    def step(params: Params, numbers: Numbers, told: list, state: list, visit: Visit) -> State:
+        parts = map(jax.tree.unflatten, structures, (told, state))
+        return run.step(params, numbers, *parts, visit)
+
+    begun = jax.jit(begin).lower(*arguments)
+    told, state = meshes.with_shardings(begun.out_info, begun.compile().output_shardings)
+    visit = jax.ShapeDtypeStruct((), jnp.int32, sharding=meshes.replicated(mesh))
+    inputs = (params, numbers, told, state, Visit(visit, visit, visit))
     return Call(
-        f"{settings.num_steps} denoising steps",
+        "denoising step",
         config.name,
         mesh.size,
         size,
-        paint,
-        arguments,
+        jax.jit(step, donate_argnums=3),
+        inputs,
         params,
-        functools.partial(model_flops, paint, *arguments),
+        functools.partial(model_flops, step, *inputs),
+        len(plan.visits),
     )
 
 

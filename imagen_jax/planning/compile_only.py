@@ -51,6 +51,7 @@ def compile_call(call: Call, options: CompileOptions) -> Report:
     leaves = jax.tree.leaves(call.params)
     return Report(
         what=call.what,
+        times=call.times,
         config=call.name,
         topology=options.topology,
         num_slices=options.num_slices,

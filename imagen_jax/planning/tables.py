@@ -71,6 +71,7 @@ class Report:
     """What one compiled call takes. Work and traffic are per chip and call, loops counted fully.
 
     Attributes:
+        times: how many such calls a batch takes.
         quick: compiled with simpler code for convolutions, which takes fewer bytes.
         parameters: of each network.
         parameter_bytes: of all of them, on all chips together.
@@ -81,6 +82,7 @@ class Report:
     """
 
     what: str
+    times: int
     config: str
     topology: str
     num_slices: int
@@ -161,6 +163,9 @@ def to_text(report: Report) -> str:
         f"about {limit.hbm * 1e3:.2f}, ICI {limit.ici * 1e3:.2f}), bound by {limit.slowest}: "
         f"{limit.utilisation:.0%} of the bfloat16 peak; a bound from peak rates, not measured",
     ]
+    if report.times > 1:
+        seconds = report.times * limit.seconds
+        lines.append(f"  the batch    {report.times} such calls, {seconds:.2f} s at best")
     if report.unknown_loops:
         lines.append(f"  {report.unknown_loops} loops of unknown length count as one turn")
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params
 from imagen_jax.parallel import distributed
 from imagen_jax.pipeline.plan import plan_sampling
-from imagen_jax.pipeline.sampling import make_sampler, picture_keys
+from imagen_jax.pipeline.sampling import Run, StepwiseSampler, picture_keys
 from imagen_jax.pipeline.sheets import grid
 
 _PICTURES = 16
@@ -51,7 +51,7 @@ class SampleGrid:
         shown = self._batch.get("image")
         size = config.training_sizes[0] if shown is None else shown.shape[1:3]
         plan, self._numbers = plan_sampling(config, config.sampling, size)
-        self._sample = make_sampler(config, plan, networks, size=size)
+        self._sample = StepwiseSampler(Run(config, plan, networks, size))
         self._conditions = jax.jit(networks.conditions_of)
         self._gather = jax.jit(lambda x: x, out_shardings=replicated)
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import warnings
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -17,8 +17,8 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.pipeline.plan import plan_sampling
-from imagen_jax.pipeline.sampling import make_sampler, picture_keys
+from imagen_jax.pipeline.plan import Numbers, plan_sampling
+from imagen_jax.pipeline.sampling import Run, StepwiseSampler, picture_keys
 from imagen_jax.training.evaluation import SEED, judged_at_once, judged_batches
 
 Pictures = UInt8[np.ndarray, "pictures height width 3"]
@@ -130,7 +130,7 @@ class PaintedFigures:
             )
         return pictures[good]
 
-    def _make_sampler(self, size: tuple[int, int]) -> tuple[Any, Any]:
+    def _make_sampler(self, size: tuple[int, int]) -> tuple[StepwiseSampler, Numbers]:
         """How pictures of a size are painted, and the numbers that this takes."""
         plan, numbers = plan_sampling(self._config, self._config.sampling, size)
-        return make_sampler(self._config, plan, self._networks, size=size), numbers
+        return StepwiseSampler(Run(self._config, plan, self._networks, size)), numbers

@@ -163,14 +163,14 @@ def test_a_run_needs_no_encoder(made, embedded, tmp_path, monkeypatch):
     )
     texts = []
 
-    def make_sampler(*_, **__):
+    def painter(run):
         def sample(params, numbers, keys, conditions, null):
             texts.append((params.keys(), np.asarray(conditions.text), np.asarray(conditions.mask)))
             return jnp.zeros((len(keys), 16, 16, 3), jnp.uint8), jnp.ones(len(keys), bool)
 
         return sample
 
-    monkeypatch.setattr(grids, "make_sampler", make_sampler)
+    monkeypatch.setattr(grids, "StepwiseSampler", painter)
     made.stage.rename(moved := made.stage.with_suffix(".moved"))
     try:
         run(config, tmp_path / "run")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import tiny
 from PIL import Image
 
 from imagen_jax.conditions import Conditions
@@ -17,7 +18,7 @@ from imagen_jax.networks import build_networks
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.editing import Edit, EditSettings
 from imagen_jax.pipeline.plan import plan_sampling
-from imagen_jax.pipeline.sampling import make_image_sampler
+from imagen_jax.pipeline.sampling import Run
 from imagen_jax.stored.stages import open_stage
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if
 
@@ -75,12 +76,11 @@ def test_edits_equal_the_pipelines_of_diffusers(name, edit, golden, converted, m
     text, null = golden["prompt_embeds"], golden["negative_prompt_embeds"][:1]
     conditions = Conditions(text=text, mask=np.ones(text.shape[:2], bool), pictures=low_res)
     source = dataclasses.replace(of_stage.source(low_res.get("low_res")), picture=picture)
-    paint = make_image_sampler(stage.config, plan, build_networks(stage.config), size=(side, side))
+    run = Run(stage.config, plan, build_networks(stage.config), (side, side))
     keys, mesh = jax.random.split(jax.random.key(0), 2), make_mesh(MeshConfig(), jax.devices()[:1])
     inputs = (keys, conditions, (null, np.ones(null.shape[:2], bool)), None, source)
-    painted = jax.jit(paint)(
-        {"unet": stage.unet.load(mesh)}, numbers, *jax.tree.map(jnp.asarray, inputs)
-    )
+    params = {"unet": stage.unet.load(mesh)}
+    painted = tiny.painted_images(run, params, numbers, *jax.tree.map(jnp.asarray, inputs))
     if mask is not None:
         painted = jnp.where(mask[:, :, None], painted, picture / 127.5 - 1)
     assert first == STEPS - int(STEPS * STRENGTH[edit])

@@ -25,7 +25,7 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.arguments import changed_settings
 from imagen_jax.pipeline.plan import plan_sampling
 from imagen_jax.pipeline.prompts import TextEncoders
-from imagen_jax.pipeline.sampling import make_image_sampler
+from imagen_jax.pipeline.sampling import Run
 from imagen_jax.stored.stages import load_config, load_weights, open_stage
 from imagen_jax.weights.deepfloyd_config import read_unet_config
 from imagen_jax.weights.deepfloyd_stage import convert_deepfloyd_if, stage_config
@@ -65,14 +65,13 @@ def test_ten_guided_steps_equal_the_pipeline_of_diffusers(name, converted, monke
     (text,) = TextEncoders([stage], mesh)(PROMPTS, 3)
     settings = dataclasses.replace(stage.config.sampling, num_steps=len(golden["steps"]) + 1)
     plan, numbers = plan_sampling(stage.config, settings, (side, side))
-    paint = make_image_sampler(stage.config, plan, networks, size=(side, side))
+    run = Run(stage.config, plan, networks, (side, side))
     keys = jax.random.split(jax.random.key(0), len(PROMPTS))
     shown = {"low_res": golden["low_res"]} if "low_res" in golden else {}
     conditions = Conditions(text=text.text, mask=text.mask, pictures=shown)
     inputs = (keys, conditions, text.null)
-    pictures = jax.jit(paint)(
-        {"unet": stage.unet.load(mesh)}, numbers, *jax.tree.map(jnp.asarray, inputs)
-    )
+    params = {"unet": stage.unet.load(mesh)}
+    pictures = tiny.painted_images(run, params, numbers, *jax.tree.map(jnp.asarray, inputs))
     assert golden["pictures"].std() > 0.1
     np.testing.assert_allclose(pictures, golden["pictures"], rtol=0, atol=1e-3)
 

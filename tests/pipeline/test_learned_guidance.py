@@ -12,7 +12,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import build_networks, told_guidance
 from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.plan import plan_sampling
-from imagen_jax.pipeline.sampling import make_sampler, picture_keys
+from imagen_jax.pipeline.sampling import Run, StepwiseSampler, picture_keys
 from imagen_jax.stored.stages import open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 
@@ -36,7 +36,7 @@ def paint(config, unet, **settings):
     plan, numbers = plan_sampling(config, tiny.replace(config.sampling, **settings), SIZE)
     arrays = tiny.inputs(config)
     told = Conditions(text=jnp.asarray(arrays["text"]), mask=jnp.asarray(arrays["mask"]))
-    sampler = make_sampler(config, plan, networks, size=SIZE)
+    sampler = StepwiseSampler(Run(config, plan, networks, SIZE))
     pictures, _ = sampler({"unet": unet}, numbers, picture_keys(0, 16, 2), told)
     return np.asarray(pictures), set(seen)
 

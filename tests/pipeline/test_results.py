@@ -43,7 +43,7 @@ def steps(tmp_path_factory):
 def plain_painting(monkeypatch):
     """Pictures at once that depend on the prompt, the number and the picture below alone."""
 
-    def make_sampler(run):
+    def painter(run):
         def paint(params, numbers, keys, inputs, null, *_, **__):
             low, text = inputs.pictures.get("low_res"), inputs.text
             below = 0 if low is None else np.asarray(low).mean((1, 2, 3)).round()
@@ -59,7 +59,7 @@ def plain_painting(monkeypatch):
         {"x": np.zeros(2)} if network.name == "unet" else load(network, mesh)))  # fmt: skip
     monkeypatch.setattr(stage.Stage, "_networks", None)
     monkeypatch.setattr(stage, "Run", lambda *given: types.SimpleNamespace(size=given[3]))
-    monkeypatch.setattr(stage, "StepwiseSampler", make_sampler)
+    monkeypatch.setattr(stage, "StepwiseSampler", painter)
 
 
 def texts_of(prompts=PROMPTS, encoder="e"):
@@ -201,10 +201,10 @@ def test_two_stages_of_one_side_have_files_of_their_own(steps, tmp_path):
 def test_a_picture_that_is_not_finite_ends_the_run_and_those_before_stay(
     steps, tmp_path, monkeypatch
 ):
-    make_sampler = stage.StepwiseSampler
+    painter = stage.StepwiseSampler
 
     def failing(run):
-        paint = make_sampler(run)
+        paint = painter(run)
         return lambda *inputs, **_: (paint(*inputs)[0], np.asarray(inputs[3].text)[:, 0, 0] < 2)
 
     monkeypatch.setattr(stage, "StepwiseSampler", failing)

@@ -10,13 +10,13 @@ import tiny
 
 from imagen_jax.conditions import Conditions, drop_text
 from imagen_jax.config import MeshConfig
-from imagen_jax.diffusion import process, samplers
+from imagen_jax.diffusion import edits, process, samplers
 from imagen_jax.diffusion.guidance import Percentile, make_denoise, threshold
 from imagen_jax.diffusion.pixels import to_pixels, to_unit
 from imagen_jax.networks import build_networks
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.plan import plan_sampling
-from imagen_jax.pipeline.sampling import Run, StepwiseSampler, make_sampler, picture_keys
+from imagen_jax.pipeline.sampling import Run, StepwiseSampler, picture_keys
 
 SR = tiny.super_resolution()
 SIDE = SR.resolution
@@ -36,7 +36,7 @@ def inputs(text, mask, low_res, **levels):
 def painter(config, **settings):
     size = (SIDE, SIDE)
     plan, numbers = plan_sampling(config, tiny.replace(config.sampling, **settings), size)
-    sampler = make_sampler(config, plan, build_networks(config), size=size)
+    sampler = StepwiseSampler(Run(config, plan, build_networks(config), size))
     params = {"unet": tiny.random_params(config)["unet"]}
     return lambda text, mask, low_res, keys, which=0: np.asarray(
         sampler(params, numbers, keys, inputs(text, mask, low_res))[which]
@@ -66,19 +66,16 @@ def test_a_picture_depends_on_its_key_and_conditions_but_not_on_the_batch(guided
     assert np.abs(together[0].astype(int) - together[2].astype(int)).max() > 5
 
 
-def test_steps_one_by_one_paint_what_one_program_paints():
-    """And tell of each step; the last estimate is the picture."""
+def test_steps_are_told_of_and_the_last_estimate_is_the_picture():
     settings = tiny.replace(SR.sampling, guidance_scale=3.0, num_steps=3)
     plan, numbers = plan_sampling(SR, settings, (SIDE, SIDE))
     params, networks = {"unet": tiny.random_params(SR)["unet"]}, build_networks(SR)
     arguments = (params, numbers, picture_keys(5, SIDE, 2), inputs(*conditions(2)))
-    whole, finite = make_sampler(SR, plan, networks, size=(SIDE, SIDE))(*arguments)
     stepwise, heard, seen = StepwiseSampler(Run(SR, plan, networks, (SIDE, SIDE))), [], []
-    painted, also_finite = stepwise(
+    painted, finite = stepwise(
         *arguments, on_step=heard.append, on_estimate=lambda number, x0: seen.append((number, x0))
     )
-    assert np.abs(np.asarray(whole, int) - np.asarray(painted)).max() <= 1
-    assert finite.all() and also_finite.all()
+    assert finite.all()
     assert heard == [number for number, _ in seen] == [0, 1, 2]
     np.testing.assert_array_equal(seen[-1][1], painted)
     assert (seen[0][1] != painted).any()
@@ -196,12 +193,16 @@ def split_over_eight():
     def paint(devices):
         mesh = meshes.make_mesh(MeshConfig(spatial=devices), jax.devices()[:devices])
         sharding = meshes.picture_sharding(mesh)
-        sampler = make_sampler(
-            config, plan, build_networks(config), size=(64, 64), sharding=sharding
-        )
+        run = Run(config, plan, build_networks(config), (64, 64), sharding)
         placed = jax.device_put((params, numbers, *arguments), meshes.replicated(mesh))
-        program = sampler.lower(*placed).compile()
-        return np.asarray(program(*placed)[0]).astype(int), program.as_text()
+        pictures, _ = StepwiseSampler(run)(*placed)
+
+        def first_step(params, numbers, *inputs):
+            visit = edits.Visit(*jnp.zeros(3, jnp.int32))
+            return run.step(params, numbers, *run.begin(params, numbers, *inputs), visit)
+
+        program = jax.jit(first_step).lower(*placed).compile()
+        return np.asarray(pictures).astype(int), program.as_text()
 
     return paint(1)[0], *paint(8)
 

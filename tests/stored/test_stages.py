@@ -17,7 +17,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import build_networks
 from imagen_jax.parallel.mesh import make_mesh, parameter_shardings
 from imagen_jax.pipeline.plan import plan_sampling
-from imagen_jax.pipeline.sampling import make_sampler, picture_keys
+from imagen_jax.pipeline.sampling import Run, StepwiseSampler, picture_keys
 from imagen_jax.stored.stages import load_frozen_encoder, load_weights, open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 from imagen_jax.weights.t5_names import convert_t5
@@ -85,7 +85,7 @@ def test_kernels_are_held_as_they_are_used_and_paint_the_same_pictures(stage, st
     assert dtypes == {("kernel", "bfloat16"), ("bias", "float32"), ("scale", "float32")}
     assert {str(x.dtype) for x in jax.tree.leaves(whole)} == {"float32"}
     plan, numbers = plan_sampling(config, config.sampling, (16, 16))
-    sample = make_sampler(config, plan, build_networks(config), size=(16, 16))
+    sample = StepwiseSampler(Run(config, plan, build_networks(config), (16, 16)))
     batch, keys = tiny.batch(config, 2), picture_keys(0, 16, 2)
     text = np.random.default_rng(0).normal(size=(2, tiny.LENGTH, tiny.T5.d_model))
     pictures = {"low_res": batch["low_res"]} if "low_res" in batch else {}
