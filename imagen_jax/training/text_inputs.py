@@ -60,8 +60,8 @@ class CaptionTokens:
         elif self._cut == self._said_at:
             self._said_at *= 10
             warnings.warn(
-                f"{self._cut} captions so far were longer than text_encoder.max_length "
-                f"({self._max_length}); their ends are dropped.",
+                f"{self._cut} captions so far, each as often as it was read, were longer than "
+                f"text_encoder.max_length ({self._max_length}); their ends are dropped.",
                 stacklevel=3,
             )
 
