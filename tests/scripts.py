@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 
-from imagen_jax import __main__ as verbs
+from imagen_jax.cli import commands as verbs
 from imagen_jax.cli import sample, train
 from imagen_jax.pipeline import painting
 from imagen_jax.pipeline.cascade import Cascade

@@ -110,6 +110,7 @@ def test_a_run_that_cannot_save_ends_so(monkeypatch, tmp_path):
 def test_ctrl_c_that_comes_while_a_callback_runs_is_not_lost():
     """Python drops what such a callback raises: see `sys.unraisablehook`."""
     interrupted, hook = [], sys.unraisablehook
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def callback(phase, info):
         if not interrupted:
@@ -123,6 +124,7 @@ def test_ctrl_c_that_comes_while_a_callback_runs_is_not_lost():
             time.sleep(60)
     finally:
         gc.callbacks.remove(callback)
+        signal.signal(signal.SIGINT, before)
     assert (end.value.code, interrupted, sys.unraisablehook) == (130, ["start"], hook)
 
 

@@ -92,7 +92,7 @@ def test_the_wheel_says_what_it_is(wheel):
 @pytest.mark.slow
 def test_an_installed_package_needs_no_checkout(installed, tmp_path):
     entry_points = next(installed.glob("*.dist-info/entry_points.txt")).read_text()
-    assert "imagen-sample = imagen_jax.cli.sample:main" in entry_points
+    assert "imagen-sample = imagen_jax.cli.program:sample" in entry_points
     assert not (installed / "configs").exists()
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), *added()])}
 

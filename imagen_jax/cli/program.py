@@ -34,15 +34,38 @@ def load(*modules: str) -> None:
             importlib.import_module(module)
 
 
+def run(module: str) -> None:
+    """Runs the `main` of a command's module, which is imported first."""
+    load(module)
+    sys.modules[module].main()
+
+
+def sample() -> None:
+    """`sample.py` and `imagen-sample`."""
+    run("imagen_jax.cli.sample")
+
+
+def train() -> None:
+    """`train.py` and `imagen-train`."""
+    run("imagen_jax.cli.train")
+
+
+def package() -> None:
+    """`python -m imagen_jax` and `imagen`."""
+    run("imagen_jax.cli.commands")
+
+
 @contextlib.contextmanager
 def ended_by_ctrl_c() -> Iterator[None]:
     """Within it Ctrl-C ends the process at once, where nothing that is called listens to it.
 
     Raised as an exception it would reach code in C that prints it, that fails to import for a
-    reason which is none, or that drops it: then a run that was told to end goes on.
+    reason which is none, or that drops it: then a run that was told to end goes on. Where the
+    process was begun to ignore Ctrl-C, as shells begin what ends with &, it stays ignored.
     """
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if in_main_thread else None
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    listens = threading.current_thread() is threading.main_thread() and not ignored
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if listens else None
     ends = False
     try:
         yield

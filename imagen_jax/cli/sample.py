@@ -37,6 +37,7 @@ from imagen_jax.cli.sample_flags import (
     StageFlags,
     adapters_of,
     check,
+    check_adapters,
     stage_names,
     stage_paths,
     tell_of_missing_quotes,
@@ -136,11 +137,13 @@ def open_stages(
 
     flags = flags if isinstance(flags, StageFlags) else StageFlags(**vars(flags))
     paths = stage_paths(flags, enlarges=enlarges)
+    names = stage_names(flags, enlarges=enlarges)
+    check_adapters(flags, names)
     directories = for_stages("--embeddings", flags.embeddings, len(paths))
     weights = for_stages("--weights", flags.weights, len(paths))
     added = [
         [(open_adapter(stage_path(x)), weight) for x, weight in adapters_of(flags, name)]
-        for name in stage_names(flags, enlarges=enlarges)
+        for name in names
     ]
     stages = [
         open_stage(path, which, needs_encoder=not flags.embeddings, adapters=adapters)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -235,6 +236,13 @@ def adapters_of(flags: CascadeFlags, name: str) -> list[tuple[str, float]]:
     return found
 
 
+def check_adapters(flags: CascadeFlags, names: Sequence[str]) -> None:
+    """Raises a UsageError for adapters of a stage that is not among those that run."""
+    for name in STAGES:
+        if name not in names and (given := getattr(flags, f"{name}_adapters")):
+            raise UsageError(f"--{name}-adapters is {given[0]}, but no stage --{name} runs.")
+
+
 def tell_what_is_left_out(flags: CascadeFlags, last: str) -> None:
     """Says on stderr that the cascade ends with stage `last` though nobody said `none`."""
     after = STAGES[STAGES.index(last) + 1 :]
@@ -272,6 +280,10 @@ def check(flags: Flags) -> None:
     if not 0 <= seed < 2**32:
         raise UsageError(f"--seed is {seed}; it must lie between 0 and {2**32 - 1}.")
     _check_size(flags.pictures)
+    if not flags.stages.base:
+        raise UsageError(f"--base is ''; it must be a stage, {SHIPPED} or {NONE}.")
+    if not str(flags.output.out).strip():
+        raise UsageError(f"--out is {str(flags.output.out)!r}; it must be a directory.")
     if flags.compiling.compile_only:
         if flags.stages.embeddings:
             raise UsageError("--compile-only embeds no prompts; leave --embeddings out.")

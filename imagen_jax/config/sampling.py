@@ -79,9 +79,9 @@ class SamplingConfig(Checked):
             f"SamplingConfig.max_threshold is {self.max_threshold}; it must be at least 1.",
         )
         require_fraction(self, "gamma", "eta", "aug_level")
-        start, end = self.guidance_interval
+        interval = self.guidance_interval
         require(
-            0 <= start < end <= 1,
+            len(interval) == 2 and 0 <= interval[0] < interval[1] <= 1,
             f"SamplingConfig.guidance_interval is {self.guidance_interval}; it must be two times "
             "between 0 and 1, the smaller one first.",
         )

@@ -29,8 +29,10 @@ MAX_TEXT_BYTES = 2**20
 """Of a caption or JSON file; more is none."""
 _KEYS = ("caption", "captions", "text")
 """Of a JSON object, the first of which holds a caption or a list of them."""
-_UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Zs")
+_UNSEEN = ("Cc", "Cf", "Mn", "Zl", "Zp", "Zs")
 """Of Unicode's categories."""
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters of other categories that are seen as spaces."""
 
 
 def too_large(name: str, size: int) -> BrokenRecord:
@@ -77,7 +79,7 @@ def listed(texts: Sequence[Any], name: str) -> ListedCaptions:
 def _blank(text: Any) -> bool:
     """Whether there is nothing to see: spaces, controls, marks of byte order or direction."""
     return not isinstance(text, str) or all(
-        unicodedata.category(letter) in _UNSEEN for letter in text
+        unicodedata.category(letter) in _UNSEEN or letter in _FILLERS for letter in text
     )
 
 

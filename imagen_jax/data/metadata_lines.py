@@ -37,6 +37,8 @@ class Lines:
                 said = f"{file}, byte {start}"
                 if picture is None:
                     left_out.add("JSON unreadable", said)
+                elif not picture:
+                    left_out.add(f"no {_FILE_NAME}", said)
                 elif picture not in known:
                     left_out.add("file missing", said)
                 elif picture in self._found:
@@ -81,10 +83,11 @@ def _places(
 
 
 def _picture(line: bytes, file: str) -> str | None:
+    """The picture that a line names, "" where it names none; None where it cannot be read."""
     try:
         name = annotations.read_json(line, file).get(_FILE_NAME)
     except BrokenRecord:
         return None
     if not isinstance(name, str) or not name:
-        return None
+        return ""
     return posixpath.normpath(posixpath.join(posixpath.dirname(file), name))

@@ -2,8 +2,10 @@
 
 import dataclasses
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
+
+import numpy as np
 
 from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError
@@ -24,7 +26,7 @@ _KINDS = {
 
 
 def checked_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
-    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    prompts = (prompts,) if isinstance(prompts, str) else _listed("prompts", prompts)
     if not prompts:
         raise UsageError('There is no prompt; give at least one, such as "a red apple".')
     for prompt in prompts:
@@ -33,9 +35,32 @@ def checked_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(map(one_line, prompts))
 
 
-def check_numbers(*numbers: int) -> None:
-    for number in numbers:
-        if not isinstance(number, int) or number < 1:
+def _listed(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
+    """The values of a sequence.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return tuple(values)
+    except TypeError as error:
+        raise UsageError(f"{name} is {values!r}; it must be one of them or a list.") from error
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number of any type."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_callback(callback: Any) -> None:
+    """Raises a UsageError for what cannot be called."""
+    if callback is not None and not callable(callback):
+        raise UsageError(f"callback is {callback!r}; it must be a function of its progress.")
+
+
+def check_numbers(*counts: int) -> None:
+    for number in counts:
+        if not is_whole(number) or number < 1:
             raise UsageError(
                 f"A number of pictures or prompts is {number!r}; it must be a whole number from 1."
             )
@@ -43,12 +68,16 @@ def check_numbers(*numbers: int) -> None:
 
 def checked_seed(seed: int | Sequence[int], subjects: int, pictures: int) -> int | tuple[int, ...]:
     """One seed for all; or one for each of the subjects, or one for each of the pictures."""
-    seeds = (seed,) if isinstance(seed, int) else tuple(seed)
+    alone = isinstance(seed, numbers.Number) or np.ndim(seed) == 0
+    seeds = (seed,) if alone else tuple(seed)
     for one in seeds:
-        if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one < 2**32:
-            raise UsageError(f"The seed is {one!r}; it must lie between 0 and {2**32 - 1}.")
-    if isinstance(seed, int):
-        return seed
+        if not is_whole(one) or not 0 <= one < 2**32:
+            raise UsageError(
+                f"The seed is {one!r}; it must be a whole number between 0 and {2**32 - 1}."
+            )
+    seeds = tuple(map(int, seeds))
+    if alone:
+        return seeds[0]
     if len(seeds) not in (subjects, pictures):
         raise UsageError(f"There are {len(seeds)} seeds; give one, or one for each of {pictures}.")
     return seeds
@@ -65,6 +94,8 @@ def checked_each(
             f"each has {len(each)} entries; it must have one for each of {subjects} subjects."
         )
     for own in each:
+        if not isinstance(own, Mapping):
+            raise UsageError(f"each has {own!r}; it must be settings by name.")
         for name in ("negative_prompt", "positive_prompt"):
             if own.get(name) is not None and not isinstance(own[name], str):
                 raise UsageError(f"{name} is {own[name]!r}; it must be text.")
@@ -81,15 +112,23 @@ def checked_shares(share: Any, stages: int) -> list[float]:
 
 
 def check_embeddings(
-    embeddings: Sequence[PromptEmbeddings | None], prompts: tuple[str, ...], stages: int
+    embeddings: Sequence[PromptEmbeddings | None],
+    prompts: tuple[str, ...],
+    read_text: Sequence[bool],
 ) -> None:
-    """Raises a UsageError unless they are these prompts', as each stage reads them."""
-    if len(embeddings) != stages:
+    """Raises a UsageError unless they are these prompts', as each stage reads them.
+
+    Args:
+        read_text: whether each stage does.
+    """
+    if len(embeddings) != len(read_text):
         raise UsageError(
-            f"prompt_embeds has {len(embeddings)} parts; it must have one for each of {stages} "
-            "stages, as embed gives them."
+            f"prompt_embeds has {len(embeddings)} parts; it must have one for each of "
+            f"{len(read_text)} stages, as embed gives them."
         )
-    for text in embeddings:
+    for text, reads in zip(embeddings, read_text, strict=True):
+        if not isinstance(text, PromptEmbeddings) and (text is not None or reads):
+            raise UsageError("prompt_embeds holds something else than what embed gives.")
         if text is not None and text.prompts != prompts:
             raise UsageError(
                 f"prompt_embeds is of the prompts {text.prompts!r}; the call is for {prompts!r}."

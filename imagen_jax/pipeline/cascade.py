@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jax.sharding import Mesh
 
@@ -13,7 +13,13 @@ from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline import painting
-from imagen_jax.pipeline.arguments import check_numbers, checked_prompts, checked_seed
+from imagen_jax.pipeline.arguments import (
+    check_callback,
+    check_numbers,
+    checked_prompts,
+    checked_seed,
+    is_whole,
+)
 from imagen_jax.pipeline.callbacks import Callback, Listener, both
 from imagen_jax.pipeline.memory import Keep, default_keep
 from imagen_jax.pipeline.painting import Keeper, LeadersKeeper, Painted, SampledStage
@@ -27,7 +33,7 @@ from imagen_jax.pipeline.steps import sampled_stages
 from imagen_jax.pipeline.subjects import Subjects
 from imagen_jax.pipeline.words import WordMaps, word_maps
 from imagen_jax.progress import StepBar
-from imagen_jax.storage.files import AnyPath, to_path
+from imagen_jax.storage.files import AnyPath, check_writable, to_path
 from imagen_jax.stored.stages import StoredStage
 
 
@@ -51,8 +57,13 @@ class Cascade:
                 pictures that are larger than those trained on leave less for them.
 
         Raises:
-            UsageError: a stage does not take what the one before paints.
+            UsageError: a stage does not take what the one before paints, or `keep` or `mesh` is
+                none.
         """
+        if keep not in (None, *get_args(Keep)):
+            raise UsageError(f"keep is {keep!r}; it must be {' or '.join(get_args(Keep))}.")
+        if not isinstance(mesh, Mesh | None):
+            raise UsageError(f"mesh is {mesh!r}; it must be a mesh of JAX.")
         self.mesh = meshes.make_mesh(MeshConfig()) if mesh is None else mesh
         self._keep = keep
         self.keep = keep or default_keep(stages, self.mesh)
@@ -102,6 +113,7 @@ class Cascade:
         Raises:
             UsageError: a value is out of its range, or what is said is not what the stages take.
         """
+        check_callback(callback)
         subjects = Subjects.of(prompts, classes, pictures, numbers)
         request = self._request(
             subjects,
@@ -149,6 +161,8 @@ class Cascade:
         Raises:
             UsageError: as a call, or a file cannot be written, or what is there is of another run.
         """
+        check_callback(callback)
+        check_writable(Path(directory), f"The directory is {directory}")
         request = self._request(Subjects.of(prompts, classes, pictures, numbers), **options)
         results = distributed.leader_does(
             lambda: Results(
@@ -220,8 +234,8 @@ class Cascade:
         Raises:
             UsageError: there is no such stage, it reads no text, or a value is out of range.
         """
-        if not 0 <= stage < len(self.stages):
-            raise UsageError(f"stage is {stage}; this cascade has {len(self.stages)}, from 0.")
+        if not is_whole(stage) or not 0 <= stage < len(self.stages):
+            raise UsageError(f"stage is {stage!r}; this cascade has {len(self.stages)}, from 0.")
         return word_maps(self.stages[stage], pictures, stage, time, seed)
 
     def embed(
@@ -232,6 +246,7 @@ class Cascade:
         Raises:
             UsageError: a stage cannot read a prompt.
         """
+        check_numbers(batch_size)
         return self._text_encoders(checked_prompts(prompts), batch_size)
 
     def first(self, count: int) -> "Cascade":
@@ -240,8 +255,8 @@ class Cascade:
         Raises:
             UsageError: there are not so many.
         """
-        if not 1 <= count <= len(self.stages):
-            raise UsageError(f"A cascade of {len(self.stages)} stages has no first {count}.")
+        if not is_whole(count) or not 1 <= count <= len(self.stages):
+            raise UsageError(f"A cascade of {len(self.stages)} stages has no first {count!r}.")
         part = copy.copy(self)
         part.stages = self.stages[:count]
         part._text_encoders = self._text_encoders.first(count)

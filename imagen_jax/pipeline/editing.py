@@ -197,8 +197,8 @@ def edit_of(image: Any, mask: Any = None, extend: Mapping[str, int] | None = Non
     if repaint is not None:
         said["mask"] = _digest(repaint, size)
     if extend is not None:
-        said["extend"] = dict(extend)
         picture, repaint = extended(picture, repaint, extend)
+        said["extend"] = dict(extend)
     return Edit(picture, repaint, said)
 
 

@@ -24,6 +24,8 @@ def extended(
     Raises:
         UsageError: there is no such side, a number is none, or the result is too large.
     """
+    if not isinstance(extend, Mapping):
+        raise UsageError(f"extend is {extend!r}; it must be sides and their pixels.")
     for side, pixels in extend.items():
         if side not in SIDES:
             raise UsageError(f"extend has the side {side!r}; there are {', '.join(SIDES)}.")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from numbers import Real
+from typing import get_args
 
 from jax.sharding import Mesh
 
@@ -38,7 +39,12 @@ def load_stage(
         UsageError: there is no stage, it has no text encoder that fits, or an adapter is one of
             another stage or has a weight that is not finite.
     """
+    if weights not in (None, *get_args(Weights)):
+        raise UsageError(f"weights is {weights!r}; it must be {' or '.join(get_args(Weights))}.")
     pairs = [adapter if isinstance(adapter, tuple) else (adapter, 1.0) for adapter in adapters]
+    for pair in pairs:
+        if len(pair) != 2:
+            raise UsageError(f"An adapter is {pair!r}; it must be a path, or one with a weight.")
     for place, weight in pairs:
         if not isinstance(weight, Real) or not math.isfinite(weight):
             raise UsageError(f"The weight of {place} is {weight!r}; it must be a finite number.")
@@ -67,9 +73,10 @@ def load_cascade(
         UsageError: a stage cannot be read or does not take what the one before paints.
     """
     paths = (base, sr256, sr1024)
-    if not any(paths):
+    if all(path is None for path in paths):
         paths = painting.shipped_stages()
     if base is not None and sr1024 is not None and sr256 is None:
         raise UsageError("A cascade has no gaps: a stage is given without the one before it.")
-    stages = [path if isinstance(path, StoredStage) else load_stage(path) for path in paths if path]
+    given = [path for path in paths if path is not None]
+    stages = [path if isinstance(path, StoredStage) else load_stage(path) for path in given]
     return Cascade(stages, keep=keep, mesh=mesh)

@@ -249,8 +249,9 @@ class _Making:
         prompts, call = self.subjects.prompts, self.call
         if not prompts:
             return self.cast.without_prompt(call.batch_size)
-        if call.prompt_embeds:
-            check_embeddings(call.prompt_embeds, prompts, len(self.cast.stages))
+        if call.prompt_embeds is not None:
+            reads = [stage.config.conditions.text for stage in self.cast.stages]
+            check_embeddings(call.prompt_embeds, prompts, reads)
             return list(call.prompt_embeds)
         return self.cast.embed(prompts, batch_size=call.batch_size)
 
@@ -278,7 +279,13 @@ class _Making:
         return Part(rows, seed, steps, inputs, noise)
 
     def _embedded(self, prompt: str) -> Texts:
-        """One prompt as each stage reads it; it is embedded once for all parts."""
+        """One prompt as each stage reads it; it is embedded once for all parts.
+
+        Raises:
+            UsageError: it is no text, or a stage cannot read it.
+        """
+        if not isinstance(prompt, str):
+            raise UsageError(f"A negative or positive prompt is {prompt!r}; it must be text.")
         if prompt not in self._prompts:
             self._prompts[prompt] = self.cast.embed([prompt], batch_size=1)
         return self._prompts[prompt]

@@ -36,6 +36,8 @@ def sampled_stages(
         UsageError: a value is out of its range, or there is nothing that it belongs to.
     """
     configs = [stage.config for stage in stages]
+    if tile is not None and all(config.low_resolution is None for config in configs):
+        raise UsageError(f"tile is {tile!r}; it is of super-resolution stages, and there is none.")
     own = {name: value for name, value in settings.items() if name not in EDIT_SETTINGS}
     changed = changed_settings([config.sampling for config in configs], own)
     changed = [config.as_learned(x) for config, x in zip(configs, changed, strict=True)]

@@ -44,6 +44,9 @@ class Subjects:
 
     def __post_init__(self) -> None:
         """Raises a UsageError for what no stage could take."""
+        for name in ("pictures", "numbers"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise UsageError(f"{name} is {getattr(self, name)!r}; each must have a name.")
         checked = {
             "prompts": checked_prompts(self.prompts) if self.prompts else (),
             "classes": tuple(map(_class, self.classes)),

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -130,6 +130,8 @@ class Page:
                         )
         except TimeoutError as error:
             raise HTTPException(408, "The request came too slowly.") from error
+        except ClientDisconnect as error:
+            raise HTTPException(400, "The request ended before its end.") from error
         return bytes(body)
 
     def _take(self, body: bytes) -> Job:

@@ -105,6 +105,10 @@ class Order(pydantic.BaseModel, extra="forbid", strict=True):
             raise UsageError(
                 f"The prompt has {len(self.prompt):,} letters; it may have {limits.max_letters:,}."
             )
+        try:
+            self.prompt.encode()
+        except UnicodeEncodeError as error:  # Half of a pair of surrogates.
+            raise UsageError("The prompt is not valid Unicode.") from error
         self.prompt = one_line(self.prompt)
 
     def _check_numbers(self, stages: int, limits: Limits) -> None:

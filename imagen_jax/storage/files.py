@@ -236,6 +236,8 @@ def check_writable(directory: Path, flag: str) -> None:
     Args:
         flag: what was asked for, such as "--out is runs".
     """
+    if "\0" in str(directory):
+        raise UsageError(f"{flag}; the name of a directory has no NUL.")
     directory = directory.absolute()
     nearest = next(path for path in (directory, *directory.parents) if path.exists())
     if not nearest.is_dir():

@@ -1,5 +1,6 @@
 """What the commands share."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripts import call, train
+from scripts import ROOT, call, train
 
 import imagen_jax
+from imagen_jax.cli.program import ended_by_ctrl_c
 from imagen_jax.training import loop
 
 MODULE = """
@@ -43,10 +45,29 @@ def test_an_interrupt_while_modules_are_imported_ends_the_process_without_a_trac
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
+def test_nothing_heavy_is_imported_before_an_interrupt_ends_the_process():
+    code = (
+        "import json, sys; import sample, train, imagen_jax.__main__; "
+        "print(json.dumps([x for x in ('tyro', 'pydantic', 'numpy', 'jax') if x in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_a_process_that_was_begun_to_ignore_interrupts_goes_on(monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with ended_by_ctrl_c():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("ending", [None, KeyboardInterrupt])
 def test_a_run_that_does_not_listen_yet_is_ended_by_the_system(ending, tmp_path, monkeypatch):
     """Whatever it calls may drop an exception. After an interrupt a second one ends it too."""
-    before, heard = signal.getsignal(signal.SIGINT), []
+    ours, heard = signal.signal(signal.SIGINT, signal.default_int_handler), []
 
     def run(*_, **__):
         heard.append(signal.getsignal(signal.SIGINT))
@@ -55,6 +76,6 @@ def test_a_run_that_does_not_listen_yet_is_ended_by_the_system(ending, tmp_path,
 
     monkeypatch.setattr(loop, "run", run)
     code = call(train, "tiny_64", "--workdir", tmp_path).code
-    after = signal.signal(signal.SIGINT, before)
+    after = signal.signal(signal.SIGINT, ours)
     assert heard == [signal.SIG_DFL]
-    assert (code, after) == ((130, signal.SIG_DFL) if ending else (0, before))
+    assert (code, after) == ((130, signal.SIG_DFL) if ending else (0, signal.default_int_handler))

@@ -163,7 +163,7 @@ def test_pack_blames_a_full_disk_and_leaves_no_file(tmp_path):
         noise = (tmp_path / "in" / f"{number}.png").read_bytes() + os.urandom(2**16)
         (tmp_path / "in" / f"{number}.png").write_bytes(noise)
     code = (
-        "import resource, sys; from imagen_jax.__main__ import main\n"
+        "import resource, sys; from imagen_jax.cli.commands import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); main()"
     )
     arguments = ["pack", str(tmp_path / "out"), "--source", f"folder:{tmp_path / 'in'}"]
@@ -236,5 +236,5 @@ def test_lines_that_cannot_be_used_are_counted(tmp_path):
     with pytest.warns(UserWarning) as shown:
         assert texts(open_folder(tmp_path, max_broken_share=1.0)) == [("a",)]
     (said,) = (str(one.message) for one in shown)
-    assert "2 file missing" in said and "5 JSON unreadable" in said
+    assert "2 file missing" in said and "3 JSON unreadable" in said and "2 no file_name" in said
     assert "1 named in two lines" in said and "1 no caption (as b.png)" in said
