@@ -282,8 +282,6 @@ def check(flags: Flags) -> None:
     _check_size(flags.pictures)
     if not flags.stages.base:
         raise UsageError(f"--base is ''; it must be a stage, {SHIPPED} or {NONE}.")
-    if not str(flags.output.out).strip():
-        raise UsageError(f"--out is {str(flags.output.out)!r}; it must be a directory.")
     if flags.compiling.compile_only:
         if flags.stages.embeddings:
             raise UsageError("--compile-only embeds no prompts; leave --embeddings out.")

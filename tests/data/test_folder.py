@@ -68,6 +68,7 @@ def test_only_line_feeds_separate_captions(tmp_path):
         ("\u200b\n", "no caption"),
         ("\ufeff\ufeff", "no caption"),
         ("\x01\x02\u202e\n\u00ad", "no caption"),
+        ("\u3164\u2800\ufe0f", "no caption"),
         ("a" * (2**20 + 1), "caption too long"),
     ],
 )

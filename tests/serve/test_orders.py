@@ -61,6 +61,7 @@ def test_an_order_is_what_a_call_of_the_cascade_takes():
         ({"strength": 0.123}, "The strength is 0.123"),
         ({"weights": "raw"}, "weights: "),
         ({"__class__": 1}, "__class__: "),
+        ({"prompt": "a \ud800"}, "The prompt is not valid Unicode."),
     ],
 )
 def test_what_is_no_order_is_refused_in_a_sentence(fields, says):
