@@ -83,7 +83,8 @@ def _interrupts_raised_again() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        if sys.unraisablehook is hook:  # Another that was put before it goes on with it.
+            sys.unraisablehook = before
 
 
 def one_line(text: str) -> str:

@@ -21,6 +21,8 @@ _OF_SYSTEM = re.compile(r"([^:\n]+) \[os_error_code=")
 _ANNOTATIONS = re.compile(r" \[(source locations|tensorstore_spec|os_error)[^\n]*")
 _PART = "Encountered error while reading array index"
 """So begins what Orbax says of an array, before indices and a description of many lines."""
+_LOSS = "DATA_LOSS"
+"""So begins what TensorStore says of a file that does not decode, before those that led to it."""
 _LOOP_ENDED = "Event loop is closed"
 """What TensorStore's threads print of every read and write that nobody waits for any more."""
 _OWNERS = ("/orbax/", "/tensorstore/")
@@ -42,7 +44,7 @@ def is_forbidden(error: Exception) -> bool:
 
 def said(error: Exception) -> str:
     """The reason; where TensorStore wraps that of the operating system, this alone."""
-    if str(error).startswith(_PART):
+    if str(error).startswith((_PART, _LOSS)):
         return "a part of an array is missing or damaged"
     if isinstance(error, KeyError):
         return f"there is no {error} where it belongs"
@@ -73,7 +75,8 @@ def _except_of_threads(hook: Callable[..., None]) -> Callable[..., None]:
 
 def _except_of_orbax(hook: Callable[[Any], None]) -> Callable[[Any], None]:
     def call(what: Any) -> None:
-        if str(what.exc_value) != _LOOP_ENDED and not _passes_orbax(what.exc_traceback):
+        of_orbax = str(what.exc_value) == _LOOP_ENDED or _passes_orbax(what.exc_traceback)
+        if isinstance(what.exc_value, KeyboardInterrupt) or not of_orbax:
             hook(what)
 
     return call

@@ -125,4 +125,4 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise OSError(reason(error)) from error
+        raise OSError(reason(error).partition(";")[0]) from error

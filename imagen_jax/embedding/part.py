@@ -209,7 +209,8 @@ def _writing(path: Path, temporary: Path):
         try:
             call(*arguments)
         except RuntimeError as error:  # All that array_record knows.
-            raise UsageError(f"{path} cannot be written: {reason(error)}.") from error
+            said = reason(error).partition(";")[0]  # It goes on with its own file and its closing.
+            raise UsageError(f"{path} cannot be written: {said}.") from error
 
     writer = ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
     yield lambda record: checked(writer.write, record)
