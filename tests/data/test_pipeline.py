@@ -4,6 +4,7 @@ import dataclasses
 import io
 import itertools
 import threading
+import time
 from unittest import mock
 
 import numpy as np
@@ -180,3 +181,22 @@ def test_tokenizer_runs_in_the_thread_of_the_caller(folder):
 def test_crop_larger_than_the_picture_is_named(folder):
     with pytest.raises(UsageError, match=r"data\.crop is 32"):
         batches(stage(folder, crop=32), 1)
+
+
+def test_the_next_batches_are_made_while_the_first_is_used(folder):
+    """A step that takes as long as a batch hardly waits for data."""
+    config, read = stage(folder), []
+    source = open_source(config.data)
+
+    class Recording(type(source)):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    source.__class__ = Recording
+    made = iter(make_dataset(source, config, tokenize, batch_size=5, seed=0))
+    next(made)
+    end = time.monotonic() + 60
+    while len(read) <= 2 * 5 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert len(read) > 2 * 5

@@ -2,11 +2,8 @@
 
 import itertools
 import json
-import os
 import shutil
 import struct
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -14,7 +11,7 @@ import pytest
 import runs
 import tiny
 from PIL import Image
-from scripts import ROOT, call, verbs
+from scripts import call, verbs
 from tensorboardX.proto.event_pb2 import Event
 
 from imagen_jax.training import loop, trainer
@@ -104,20 +101,6 @@ def test_tensorboard_gets_the_same_and_the_pictures(watched):
 def test_the_window_of_the_flag_is_profiled(watched):
     (trace,) = (watched / "profile").rglob("*.xplane.pb")
     assert b"train_step" in trace.read_bytes()
-
-
-@pytest.mark.slow
-def test_the_tiny_run_hardly_waits_for_data(tmp_path):
-    """Without the settings of the tests: one device, optimised code."""
-    command = [
-        sys.executable, ROOT / "train.py", "tiny_64", "--workdir", tmp_path / "run",
-        "--training.num-steps", "80", "--training.sample-every", "0",
-    ]  # fmt: skip
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    subprocess.run(command, env=environ, check=True, capture_output=True)
-    waits = [line["data_wait"] for line in logged(tmp_path / "run") if "data_wait" in line]
-    print(f"\ndata_wait of every 20 steps: {', '.join(f'{wait:.2%}' for wait in waits)}")
-    assert len(waits) == 4 and max(waits) < 0.02
 
 
 @pytest.mark.slow
