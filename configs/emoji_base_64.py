@@ -2,9 +2,9 @@
 
     python train.py emoji_base_64 --workdir runs/emoji_base_64
 
-Beyond the paper, because two CPU cores have to train it: a 4x4 space-to-depth stem, x0 prediction,
-Adam, and a text encoder trained here. Its thresholding is static, since dynamic thresholding turns
-the white that the emoji stand on grey.
+Beyond the paper, because two CPU cores have to train it: a 4x4 space-to-depth stem with two
+convolutions of whole pixels at the end, x0 prediction, Adam, and a text encoder trained here. Its
+thresholding is static, since dynamic thresholding turns the white that the emoji stand on grey.
 """
 
 import dataclasses
@@ -39,6 +39,7 @@ def get_config() -> StageConfig:
             attention_resolutions=(8, 4),
             head_dim=32,
             patch_size=4,
+            pixel_channels=16,
         ),
         text_encoder=dataclasses.replace(TEXT_ENCODER, train=True),
         diffusion=DiffusionConfig(prediction="x0"),
@@ -50,7 +51,7 @@ def get_config() -> StageConfig:
             ema_decay=0.999,
         ),
         training=TrainingConfig(
-            batch_size=16,
+            batch_size=32,
             num_steps=30_000,
             checkpoint_every=500,
             sample_every=1_000,
