@@ -38,9 +38,8 @@ def test_long_captions_are_quoted_at_first_and_then_counted(read):
         f"The caption 'a red apple number {number} of "[:36] for number in range(5)
     ]
     assert all("there is room for 7; its end is dropped" in text for text in said[:5])
-    assert [text.split(" were")[0] for text in said[5:]] == [
-        "50 captions so far", "500 captions so far"
-    ]  # fmt: skip
+    counts = [f"{count} captions so far, each as often as it was read," for count in (50, 500)]
+    assert [text.split(" were")[0] for text in said[5:]] == counts
     assert max(map(len, said)) < 500
 
 
