@@ -1,11 +1,12 @@
 """The one exception that a user can cause and mend, and how scripts report it."""
 
+import _thread
 import collections
 import contextlib
 import os
 import signal
 import sys
-import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -69,13 +70,16 @@ def _interrupts_raised_again() -> Iterator[None]:
     JAX has one for the garbage collector. Python drops an exception that such a callback raises,
     and one that this hook raises, so another thread sends the signal again when both have ended.
     """
-    before = sys.unraisablehook
+    before, active = sys.unraisablehook, [True]
+
+    def send() -> None:
+        time.sleep(_SOON)
+        if active:
+            os.kill(os.getpid(), signal.SIGINT)
 
     def hook(dropped: Any) -> None:
-        if issubclass(dropped.exc_type, KeyboardInterrupt):
-            again = threading.Timer(_SOON, os.kill, (os.getpid(), signal.SIGINT))
-            again.daemon = True
-            again.start()
+        if active and issubclass(dropped.exc_type, KeyboardInterrupt):
+            _thread.start_new_thread(send, ())  # It waits for nothing, as `threading` would.
         else:
             before(dropped)
 
@@ -83,6 +87,7 @@ def _interrupts_raised_again() -> Iterator[None]:
     try:
         yield
     finally:
+        active.clear()
         if sys.unraisablehook is hook:  # Another that was put before it goes on with it.
             sys.unraisablehook = before
 

@@ -126,7 +126,8 @@ def table(finished: list[dict]) -> str:
         "",
         "`python tools/pod_table.py` makes this page with the TPU compiler of libtpu on a machine "
         "without TPUs. **Nobody has run these steps on TPUs.** Memory, work and collectives are "
-        "the compiler's, per chip, and of painting those of one step times the number of steps; "
+        "the compiler's, per chip, and of painting those of one step times the number of steps, "
+        "without what comes before the first; "
         "collectives count whole arrays. The milliseconds are "
         "bounds from peak rates: the slowest of the three sets the pace at best, and HBM traffic "
         "is an estimate. Overhead is the work over that which the model asks for. HBM lacks some "

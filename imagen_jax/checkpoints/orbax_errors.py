@@ -22,7 +22,7 @@ _ANNOTATIONS = re.compile(r" \[(source locations|tensorstore_spec|os_error)[^\n]
 _PART = "Encountered error while reading array index"
 """So begins what Orbax says of an array, before indices and a description of many lines."""
 _LOSS = "DATA_LOSS"
-"""So begins what TensorStore says of a file that does not decode, before those that led to it."""
+"""So begins what TensorStore says of a file that does not decode."""
 _LOOP_ENDED = "Event loop is closed"
 """What TensorStore's threads print of every read and write that nobody waits for any more."""
 _OWNERS = ("/orbax/", "/tensorstore/")
@@ -76,7 +76,7 @@ def _except_of_threads(hook: Callable[..., None]) -> Callable[..., None]:
 def _except_of_orbax(hook: Callable[[Any], None]) -> Callable[[Any], None]:
     def call(what: Any) -> None:
         of_orbax = str(what.exc_value) == _LOOP_ENDED or _passes_orbax(what.exc_traceback)
-        if isinstance(what.exc_value, KeyboardInterrupt) or not of_orbax:
+        if issubclass(what.exc_type, KeyboardInterrupt) or not of_orbax:
             hook(what)
 
     return call
@@ -92,7 +92,13 @@ def _passes_orbax(trace: types.TracebackType | None) -> bool:
 
 def drop_abandoned_reads() -> None:
     """Collects what Orbax was about to read when it failed, which may be much memory."""
-    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    before = sys.unraisablehook
+
+    def hook(what: Any) -> None:
+        if issubclass(what.exc_type, KeyboardInterrupt):
+            before(what)
+
+    sys.unraisablehook = hook
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

@@ -61,7 +61,7 @@ def ended_by_ctrl_c() -> Iterator[None]:
 
     Raised as an exception it would reach code in C that prints it, that fails to import for a
     reason which is none, or that drops it: then a run that was told to end goes on. Where the
-    process was begun to ignore Ctrl-C, as shells begin what ends with &, it stays ignored.
+    process was begun to ignore Ctrl-C, as shells begin what ends with &, this changes nothing.
     """
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     listens = threading.current_thread() is threading.main_thread() and not ignored

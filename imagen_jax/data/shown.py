@@ -10,9 +10,14 @@ from imagen_jax.data.records import BrokenRecord, Record
 
 _NUMBERS = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 """Modes in which a pixel is one number."""
-_INEXACT = {"JPEG": "a lossy format", "MPO": "a lossy format", "GIF": "a format that is renumbered"}
-"""Formats that keep no numbers as they were: an MPO is several JPEGs in one file, and programs that
-write a GIF leave out the colours that no pixel has."""
+_INEXACT = {
+    "JPEG": "a lossy format",
+    "MPO": "a lossy format",
+    "TIFF of JPEG": "a lossy format",
+    "GIF": "a format whose numbers programs change",
+}
+"""An MPO is several JPEGs in one file. Programs that write a GIF number its colours anew without
+those that no pixel has."""
 _JPEG_IN_TIFF = ("jpeg", "tiff_jpeg")
 """What Pillow calls the compression of such a TIFF."""
 _SCALED = ("L;2", "L;4", "L;I", "1;I")
@@ -101,7 +106,7 @@ def labels(condition: PictureCondition, image: Image.Image, name: str) -> Image.
 def _format(image: Image.Image) -> str:
     """Of the file's pixels; empty for a picture without a file."""
     if image.format == "TIFF" and image.info.get("compression") in _JPEG_IN_TIFF:
-        return "JPEG"
+        return "TIFF of JPEG"
     return image.format or ""
 
 

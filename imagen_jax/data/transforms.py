@@ -107,7 +107,8 @@ def opened(data: bytes, name: str) -> Image.Image:
 def _broken(name: str, error: Exception) -> BrokenRecord:
     if isinstance(error, UnidentifiedImageError):
         return BrokenRecord(name, "picture undecodable", "of no format that is known")
-    said = str(error) or "its parts do not fit each other"
+    unsaid = "it contradicts itself" if isinstance(error, AssertionError) else type(error).__name__
+    said = str(error) or unsaid
     truncated = isinstance(error, EOFError) or any(what in said.lower() for what in _TRUNCATED)
     reason = "picture truncated" if truncated else "picture undecodable"
     return BrokenRecord(name, reason, said.partition("\n")[0])

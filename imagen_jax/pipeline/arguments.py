@@ -2,6 +2,7 @@
 
 import dataclasses
 import numbers
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -48,8 +49,12 @@ def _listed(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number of any type."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    """Whether a value is a whole number of any type, be it an array of one."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool | np.bool_)
 
 
 def check_callback(callback: Any) -> None:
@@ -60,7 +65,7 @@ def check_callback(callback: Any) -> None:
 
 def check_numbers(*counts: int) -> None:
     for number in counts:
-        if not is_whole(number) or number < 1:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise UsageError(
                 f"A number of pictures or prompts is {number!r}; it must be a whole number from 1."
             )
@@ -68,14 +73,16 @@ def check_numbers(*counts: int) -> None:
 
 def checked_seed(seed: int | Sequence[int], subjects: int, pictures: int) -> int | tuple[int, ...]:
     """One seed for all; or one for each of the subjects, or one for each of the pictures."""
-    alone = isinstance(seed, numbers.Number) or np.ndim(seed) == 0
-    seeds = (seed,) if alone else tuple(seed)
+    try:
+        seeds, alone = tuple(seed), False
+    except TypeError:
+        seeds, alone = (seed,), True
     for one in seeds:
-        if not is_whole(one) or not 0 <= one < 2**32:
+        if not is_whole(one) or not 0 <= operator.index(one) < 2**32:
             raise UsageError(
                 f"The seed is {one!r}; it must be a whole number between 0 and {2**32 - 1}."
             )
-    seeds = tuple(map(int, seeds))
+    seeds = tuple(map(operator.index, seeds))
     if alone:
         return seeds[0]
     if len(seeds) not in (subjects, pictures):

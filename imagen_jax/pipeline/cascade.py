@@ -33,7 +33,7 @@ from imagen_jax.pipeline.steps import sampled_stages
 from imagen_jax.pipeline.subjects import Subjects
 from imagen_jax.pipeline.words import WordMaps, word_maps
 from imagen_jax.progress import StepBar
-from imagen_jax.storage.files import AnyPath, check_writable, to_path
+from imagen_jax.storage.files import AnyPath, to_path
 from imagen_jax.stored.stages import StoredStage
 
 
@@ -162,7 +162,6 @@ class Cascade:
             UsageError: as a call, or a file cannot be written, or what is there is of another run.
         """
         check_callback(callback)
-        check_writable(Path(directory), f"The directory is {directory}")
         request = self._request(Subjects.of(prompts, classes, pictures, numbers), **options)
         results = distributed.leader_does(
             lambda: Results(

@@ -24,7 +24,7 @@ from imagen_jax.pipeline.inscription import KEY, inscription
 from imagen_jax.pipeline.painting import Keeper, SampledStage
 from imagen_jax.pipeline.sheets import grid, legible, save_gif, save_png
 from imagen_jax.pipeline.subjects import StageInputs
-from imagen_jax.storage.files import AnyPath, absolute, write_text
+from imagen_jax.storage.files import AnyPath, absolute, check_writable, write_text
 from imagen_jax.storage.json_text import read_object, shown
 
 MANIFEST = "manifest.json"
@@ -64,8 +64,10 @@ class Results(Keeper):
             like: manifest of a run whose pictures these must be.
 
         Raises:
-            UsageError: a manifest is of another run, or cannot be read.
+            UsageError: `out` cannot be written to, or a manifest is of another run or cannot be
+                read.
         """
+        check_writable(out, f"The directory is {out}")
         self._out, self._prompts, self._settings = out, prompts, settings
         self._num_images = settings["num_images"]
         self._stages = [described(*pair) for pair in zip(steps, inputs, strict=True)]

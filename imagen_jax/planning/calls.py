@@ -36,6 +36,10 @@ from imagen_jax.training.teachers import abstract_teacher
 from imagen_jax.training.trainer import Trainer
 
 
+class DoesNotFit(Exception):
+    """The program needs more HBM than a chip has; the compiler's own sentence."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
     """One call of a jitted function.
@@ -157,9 +161,15 @@ def sampler(
 ) -> Call:
     """A denoising step of one stage, with its inputs where the beginning leaves them.
 
+    The beginning itself, which reads the text and what else the stage is told, is compiled for that
+    and counts nowhere.
+
     Args:
         batch_size: pictures at once; rounded up to a multiple of the parts of a batch.
         picture: (height, width) of the pictures; None for what the stage was trained on.
+
+    Raises:
+        DoesNotFit: the beginning does not.
     """
     picture = picture or (config.resolution, config.resolution)
     low_res = tuple(side // config.upscale for side in picture)
@@ -176,20 +186,7 @@ def sampler(
     if _has_null_text(config):
         arguments += (_null_text(config, mesh),)
     run = Run(config, plan, _networks(config, mesh), picture, pictures)
-    structures = []
-
-    # Leaves, since JAX fills the trees of what it lowers with objects that are no arrays.
-    def begin(*inputs: Any) -> list:
-        parts = [jax.tree.flatten(part) for part in run.begin(*inputs)]
-        structures[:] = [structure for _, structure in parts]
-        return [leaves for leaves, _ in parts]
-
-    def step(params: Params, numbers: Numbers, told: list, state: list, visit: Visit) -> State:
-        parts = map(jax.tree.unflatten, structures, (told, state))
-        return run.step(params, numbers, *parts, visit)
-
-    begun = jax.jit(begin).lower(*arguments)
-    told, state = meshes.with_shardings(begun.out_info, begun.compile().output_shardings)
+    step, told, state = _step(run, arguments)
     visit = jax.ShapeDtypeStruct((), jnp.int32, sharding=meshes.replicated(mesh))
     inputs = (params, numbers, told, state, Visit(visit, visit, visit))
     return Call(
@@ -203,6 +200,40 @@ def sampler(
         functools.partial(model_flops, step, *inputs),
         len(plan.visits),
     )
+
+
+def _step(run: Run, arguments: tuple) -> tuple[Callable[..., State], list, list]:
+    """A run's step, with what the beginning of these arguments tells and gives it, as leaves."""
+    structures = []
+
+    # Leaves, since JAX fills the trees of what it lowers with objects that are no arrays.
+    def begin(*inputs: Any) -> list:
+        parts = [jax.tree.flatten(part) for part in run.begin(*inputs)]
+        structures[:] = [structure for _, structure in parts]
+        return [leaves for leaves, _ in parts]
+
+    def step(params: Params, numbers: Numbers, told: list, state: list, visit: Visit) -> State:
+        parts = map(jax.tree.unflatten, structures, (told, state))
+        return run.step(params, numbers, *parts, visit)
+
+    begun = jax.jit(begin).lower(*arguments)  # This fills `structures`.
+    return step, *meshes.with_shardings(begun.out_info, compiled(begun).output_shardings)
+
+
+def compiled(
+    lowered: jax.stages.Lowered, options: dict[str, Any] | None = None
+) -> jax.stages.Compiled:
+    """A program, compiled with options of the compiler.
+
+    Raises:
+        DoesNotFit: as said.
+    """
+    try:
+        return lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if "HbmOom" not in str(error):
+            raise
+        raise DoesNotFit(str(error).partition("\n")[0]) from error
 
 
 def features(name: FeatureName, batch_size: int, mesh: Mesh) -> Call:

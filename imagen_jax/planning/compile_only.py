@@ -10,7 +10,7 @@ from imagen_jax.costs import hlo_costs
 from imagen_jax.costs.chips import chip_of
 from imagen_jax.costs.collectives import collectives
 from imagen_jax.costs.hlo import Program
-from imagen_jax.planning.calls import Call
+from imagen_jax.planning.calls import Call, DoesNotFit, compiled
 from imagen_jax.planning.options import CompileOptions
 from imagen_jax.planning.tables import Memory, Report, bound, to_json, to_text
 from imagen_jax.planning.topology import slice_devices
@@ -21,6 +21,7 @@ _KNOBS = (
     "the network, optimizer.moment_dtype bfloat16 or a larger mesh.fsdp would take less."
 )
 
+_BEGINNING = "What comes before the first step"
 
 _QUICK = {
     "xla_jf_convolution_performance_target": 0.1,
@@ -28,10 +29,6 @@ _QUICK = {
 }
 """Convolutions take most of the time of a compilation. The first tells the TPU compiler how near to
 the fastest code that it can think of theirs shall come, the second to order instructions simply."""
-
-
-class DoesNotFit(Exception):
-    """The program needs more HBM than a chip has; the compiler's own sentence."""
 
 
 def compile_call(call: Call, options: CompileOptions) -> Report:
@@ -43,11 +40,11 @@ def compile_call(call: Call, options: CompileOptions) -> Report:
     start = time.perf_counter()
     lowered = call.function.lower(*call.arguments)
     traced = time.perf_counter()
-    compiled = _compile(lowered, options.quick)
+    program = compiled(lowered, _QUICK if options.quick else None)
     done = time.perf_counter()
-    program, chip = Program(compiled.as_text()), chip_of(options.topology)
-    flops, model_flops = hlo_costs.flops(program), call.count_flops() / call.chips
-    traffic, sent = hlo_costs.hbm_bytes(program), collectives(program, call.chips)
+    code, chip = Program(program.as_text()), chip_of(options.topology)
+    flops, model_flops = hlo_costs.flops(code), call.count_flops() / call.chips
+    traffic, sent = hlo_costs.hbm_bytes(code), collectives(code, call.chips)
     leaves = jax.tree.leaves(call.params)
     return Report(
         what=call.what,
@@ -62,26 +59,17 @@ def compile_call(call: Call, options: CompileOptions) -> Report:
             name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in call.params.items()
         },
         parameter_bytes=sum(x.size * x.dtype.itemsize for x in leaves),
-        memory=_memory(compiled.memory_analysis(), chip.hbm_bytes),
+        memory=_memory(program.memory_analysis(), chip.hbm_bytes),
         compiled_flops=flops,
         model_flops=model_flops,
         hbm_traffic=traffic,
         collectives=sent,
-        unknown_loops=len(program.unknown_loops),
+        unknown_loops=len(code.unknown_loops),
         bound=bound(chip, flops, model_flops, traffic, sent),
         trace_seconds=traced - start,
         compile_seconds=done - traced,
         versions=package_versions(),
     )
-
-
-def _compile(lowered: jax.stages.Lowered, quick: bool) -> jax.stages.Compiled:
-    try:
-        return lowered.compile(compiler_options=_QUICK if quick else None)
-    except jax.errors.JaxRuntimeError as error:
-        if "HbmOom" not in str(error):
-            raise
-        raise DoesNotFit(str(error).partition("\n")[0]) from error
 
 
 def _memory(analysis, available: int) -> Memory:
@@ -109,16 +97,17 @@ def run(make_calls: Callable[[list], Iterable[Call]], options: CompileOptions) -
     Raises:
         UsageError: the batch or the mesh does not divide.
     """
-    reports, fits = [], True
-    for call in make_calls(slice_devices(options.topology, options.num_slices)):
-        try:
+    reports, fits, name = [], True, _BEGINNING
+    try:
+        for call in make_calls(slice_devices(options.topology, options.num_slices)):
+            name = f"{call.name}: {call.what}"
             reports.append(compile_call(call, options))
-        except DoesNotFit as error:
-            print(f"{call.name}: {call.what} does not fit {options.topology}: {error}")
-            print(_KNOBS)
-            fits = False
-            break
-        print(to_text(reports[-1]))
+            print(to_text(reports[-1]))
+            name = _BEGINNING
+    except DoesNotFit as error:
+        print(f"{name} does not fit {options.topology}: {error}")
+        print(_KNOBS)
+        fits = False
     if options.json is not None:
         write_text(options.json, to_json(reports))
     return 0 if fits else 1

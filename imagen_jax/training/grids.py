@@ -51,7 +51,7 @@ class SampleGrid:
         shown = self._batch.get("image")
         size = config.training_sizes[0] if shown is None else shown.shape[1:3]
         plan, self._numbers = plan_sampling(config, config.sampling, size)
-        self._sample = StepwiseSampler(Run(config, plan, networks, size))
+        self._sample = StepwiseSampler(Run(config, plan, networks, size, replicated))
         self._conditions = jax.jit(networks.conditions_of)
         self._gather = jax.jit(lambda x: x, out_shardings=replicated)
 

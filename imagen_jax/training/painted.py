@@ -133,4 +133,6 @@ class PaintedFigures:
     def _make_sampler(self, size: tuple[int, int]) -> tuple[StepwiseSampler, Numbers]:
         """How pictures of a size are painted, and the numbers that this takes."""
         plan, numbers = plan_sampling(self._config, self._config.sampling, size)
-        return StepwiseSampler(Run(self._config, plan, self._networks, size)), numbers
+        pictures = meshes.batch_sharding(self._mesh)
+        run = Run(self._config, plan, self._networks, size, pictures)
+        return StepwiseSampler(run), numbers

@@ -1,5 +1,6 @@
 """What is said of Orbax's errors, and who hears of them."""
 
+import gc
 import logging
 import sys
 import threading
@@ -73,10 +74,29 @@ def raised(file, message):
 )
 def test_only_errors_of_others_are_heard_of_when_nobody_waits(file, message, heard):
     error = raised(file, message)
-    what = types.SimpleNamespace(exc_value=error, exc_traceback=error.__traceback__)
     told = []
-    orbax_errors._except_of_orbax(told.append)(what)
-    assert told == ([what] if heard else [])
+    for kind, wanted in ((RuntimeError, heard), (KeyboardInterrupt, True)):
+        what = types.SimpleNamespace(
+            exc_type=kind, exc_value=error, exc_traceback=error.__traceback__
+        )
+        orbax_errors._except_of_orbax(told.append)(what)
+        assert told == ([what] if wanted else [])
+        told.clear()
+
+
+def test_an_interrupt_is_passed_on_while_abandoned_reads_are_dropped(monkeypatch):
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+
+    def callback(phase, info):
+        raise KeyboardInterrupt if phase == "start" else ValueError
+
+    gc.callbacks.append(callback)
+    try:
+        orbax_errors.drop_abandoned_reads()
+    finally:
+        gc.callbacks.remove(callback)
+    assert [what.exc_type for what in said] == [KeyboardInterrupt]
 
 
 def test_a_closed_loop_is_nothing_to_end_with_a_trace_for(quiet, capsys):

@@ -54,7 +54,7 @@ def test_nothing_heavy_is_imported_before_an_interrupt_ends_the_process():
     assert json.loads(done.stdout) == []
 
 
-def test_a_process_that_was_begun_to_ignore_interrupts_goes_on(monkeypatch):
+def test_a_process_that_was_begun_to_ignore_interrupts_goes_on():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with ended_by_ctrl_c():

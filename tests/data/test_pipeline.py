@@ -184,7 +184,6 @@ def test_crop_larger_than_the_picture_is_named(folder):
 
 
 def test_the_next_batches_are_made_while_the_first_is_used(folder):
-    """A step that takes as long as a batch hardly waits for data."""
     config, read = stage(folder), []
     source = open_source(config.data)
 

@@ -2,6 +2,7 @@
 
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -26,6 +27,8 @@ def base(tmp_path_factory):
     [
         ({"seed": 1.5}, "The seed is 1.5; it must be a whole number between 0 and 4294967295"),
         ({"seed": None}, "The seed is None; it must be a whole number"),
+        ({"seed": [1, [2, 3]]}, "The seed is [2, 3]; it must be a whole number"),
+        ({"num_images": np.int64(1)}, "A number of pictures or prompts is np.int64(1); it must"),
         ({"seed": True}, "The seed is True; it must be a whole number"),
         ({"seed": np.array(1.0)}, "The seed is array(1.); it must be a whole number"),
         ({"num_images": True}, "A number of pictures or prompts is True; it must be a whole"),
@@ -52,7 +55,7 @@ def test_values_of_another_kind_are_refused_before_anything_is_painted(
 def test_numbers_of_any_type_are_seeds(base, no_type_checks):
     cascade = imagen_jax.load_cascade(base=base)
     seven = cascade("a red apple", seed=7, progress=False).stages[0]
-    for seed in (np.int64(7), np.array([7])):
+    for seed in (np.int64(7), np.array(7), np.array([7]), jnp.array([7])):
         painted = cascade("a red apple", seed=seed, progress=False).stages[0]
         np.testing.assert_array_equal(painted, seven)
 
