@@ -1,5 +1,8 @@
 """Pictures that a stage is shown beside the one that it paints: sketches, maps, masks."""
 
+from itertools import repeat
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -23,6 +26,8 @@ _JPEG_IN_TIFF = ("jpeg", "tiff_jpeg")
 _SCALED = ("L;2", "L;4", "L;I", "1;I")
 """How Pillow names pixels of a file that it changes in reading: greys of 2 or 4 bits are stretched
 to 255, and those where 0 is white are turned round."""
+_BITS = {"1": 1, "L": 8}
+"""Of a pixel of which Pillow says that it is stored so."""
 _WHITE = 128
 """From here on a mask is white."""
 
@@ -86,7 +91,7 @@ def labels(condition: PictureCondition, image: Image.Image, name: str) -> Image.
     """
     if kind := _INEXACT.get(_format(image)):
         raise BrokenRecord(name, f"{condition.name} in {kind}", _format(image))
-    if any(_stored(tile.args).startswith(_SCALED) for tile in getattr(image, "tile", ())):
+    if any(map(_changes, getattr(image, "tile", ()), repeat(image))):
         problem = f"{condition.name} in greys that are scaled or turned round in reading"
         raise BrokenRecord(name, problem, "8 or 16 bits, 0 black, or a palette keep numbers")
     if image.mode not in _NUMBERS:
@@ -110,10 +115,13 @@ def _format(image: Image.Image) -> str:
     return image.format or ""
 
 
-def _stored(args: object) -> str:
-    """Pillow's name for pixels as a file has them, the first of a decoder's arguments."""
-    first = args[0] if isinstance(args, tuple) and args else args
-    return first if isinstance(first, str) else ""
+def _changes(tile: Any, image: Image.Image) -> bool:
+    """Whether Pillow gives other numbers than a part of the file holds."""
+    args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    stored = args[0] if args and isinstance(args[0], str) else ""
+    if image.format == "BMP" and stored in _BITS:  # Greys of a palette are of any depth there.
+        return args[1] != (image.width * _BITS[stored] + 31) // 32 * 4
+    return stored.startswith(_SCALED)
 
 
 def same_ratio(size: Size, other: Size) -> bool:

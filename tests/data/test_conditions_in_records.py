@@ -183,6 +183,15 @@ def grey_png(bits: int, row: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
 
 
+def grey_bmp(*numbers: int) -> bytes:
+    """A row of four bits a pixel, whose palette is the greys 0 to 15."""
+    palette = b"".join(bytes((grey, grey, grey, 0)) for grey in range(16))
+    row = bytes(16 * left + right for left, right in zip(numbers[::2], numbers[1::2], strict=True))
+    info = struct.pack("<IiiHHIIiiII", 40, len(numbers), 1, 1, 4, 0, len(row), 0, 0, 16, 0)
+    start = 14 + len(info) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(row), 0, 0, start) + info + palette + row
+
+
 GREY = Image.new("L", (8, 8))
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
@@ -218,6 +227,7 @@ def test_a_map_is_its_numbers_whatever_file_holds_them(data, expected):
         (grey_png(2, 0b00011011), "labels in greys that are scaled"),
         (grey_png(4, 0x01), "labels in greys that are scaled"),
         (saved(GREY, "TIFF", tiffinfo={262: 0}), "labels in greys that are scaled"),
+        (grey_bmp(*[0, 1, 2, 3] * 4), "labels in greys that are scaled"),
         (saved(Image.new("L", (8, 8)))[:40], "x: picture"),
         (b"no picture", "x: picture undecodable"),
     ],
