@@ -12,12 +12,10 @@ pixels.
 """
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int32
 
 from imagen_jax.arrays import Images, Keys, Traced
@@ -33,13 +31,13 @@ _BACKWARD_NOISE = 2**31 - 4
 
 
 class Visit(NamedTuple):
-    """One step of a run that may go back; its fields are numbers, or arrays of a whole run's."""
+    """One step of a run that may go back."""
 
-    at: int | Int32[Array, "..."]
+    at: int | Int32[Array, ""]
     """Place on the grid before it; where that is later than the step, it first goes back."""
-    step: int | Int32[Array, "..."]
+    step: int | Int32[Array, ""]
     """Its index."""
-    again: int | Int32[Array, "..."]
+    again: int | Int32[Array, ""]
     """How often it was taken before."""
 
 
@@ -113,27 +111,6 @@ def visits(
     return tuple(course)
 
 
-def sample(
-    sampler: Sampler,
-    denoise: Denoise,
-    source: Source,
-    course: Course,
-    log_snrs: LogSNRGrid,
-    keys: Keys,
-    *,
-    noise: Images | None = None,
-) -> Images:
-    """The last estimate of the picture, in all of it.
-
-    `noise` is what the picture is noised with first; None draws it from the keys. The other
-    arguments are as in `samplers.sample`.
-    """
-    source = for_each(source, len(keys))
-    noise = samplers.initial_noise(keys, source.picture.shape[1:]) if noise is None else noise
-    state = start(sampler, source, course, log_snrs, noise)
-    return samplers.finish(advance(sampler, denoise, state, source, course, log_snrs, keys))
-
-
 def for_each(source: Source, count: int) -> Source:
     """The source with a picture for each of `count` that are painted."""
     shape = (count, *source.picture.shape[1:])
@@ -170,24 +147,6 @@ def take(
     eps = _noise(keys, _KNOWN_NOISE, visit, log_snrs, state.z)
     z = with_known(state.z, source, course.inpainting, log_snrs[visit.step + 1], eps)
     return state._replace(z=z)
-
-
-def advance(
-    sampler: Sampler,
-    denoise: Denoise,
-    state: State,
-    source: Source,
-    course: Course,
-    log_snrs: LogSNRGrid,
-    keys: Keys,
-) -> State:
-    """All visits of the course; where there are none, nothing of the network is compiled."""
-    if not course.visits:
-        return state
-    run = functools.partial(take, sampler, denoise)
-    each = Visit(*np.array(course.visits, np.int32).T)
-    one = lambda state, visit: (run(state, source, course, log_snrs, keys, visit), None)  # noqa: E731
-    return jax.lax.scan(one, state, each)[0]
 
 
 def noise_again(z: Images, log_snr_s: Scalar, log_snr_t: Scalar, eps: Images) -> Images:

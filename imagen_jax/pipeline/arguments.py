@@ -3,7 +3,7 @@
 import dataclasses
 import numbers
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,25 +27,16 @@ _KINDS = {
 
 
 def checked_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
-    prompts = (prompts,) if isinstance(prompts, str) else _listed("prompts", prompts)
+    try:
+        prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    except TypeError as error:
+        raise UsageError(f"prompts is {prompts!r}; it must be text, or a list of texts.") from error
     if not prompts:
         raise UsageError('There is no prompt; give at least one, such as "a red apple".')
     for prompt in prompts:
         if not isinstance(prompt, str) or not prompt.strip():
             raise UsageError(f"A prompt is {prompt!r}; it must be text that is not empty.")
     return tuple(map(one_line, prompts))
-
-
-def _listed(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
-    """The values of a sequence.
-
-    Raises:
-        UsageError: it is none.
-    """
-    try:
-        return tuple(values)
-    except TypeError as error:
-        raise UsageError(f"{name} is {values!r}; it must be one of them or a list.") from error
 
 
 def is_whole(value: Any) -> bool:

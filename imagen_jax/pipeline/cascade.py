@@ -58,7 +58,7 @@ class Cascade:
 
         Raises:
             UsageError: a stage does not take what the one before paints, or `keep` or `mesh` is
-                none.
+                something else.
         """
         if keep not in (None, *get_args(Keep)):
             raise UsageError(f"keep is {keep!r}; it must be {' or '.join(get_args(Keep))}.")

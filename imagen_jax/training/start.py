@@ -233,7 +233,8 @@ def _check_text_width(config: StageConfig, trained: StageConfig, origin: str) ->
 
 
 def _check_tokenizer(config: StageConfig, trained: LoadedStage) -> None:
-    """Embeddings were made with a tokenizer of their own."""
+    """Raises a UsageError where the trained stage's tokenizer was replaced by another of its name;
+    a run on embeddings reads none."""
     named = config.text_encoder.tokenizer == trained.config.text_encoder.tokenizer
     if trained.tokenizer and config.conditions.text and named and not config.data.embeddings:
         load_trained_tokenizer(trained.config, trained.tokenizer, trained.origin)

@@ -24,12 +24,24 @@ def denoise(z, log_snr, _step=None):
     return Predicted(0.3 + alpha * 0.25 / (alpha**2 * 0.25 + sigma**2) * (z - alpha * 0.3))
 
 
+def painted(sampler, model, source, course, grid, keys):
+    """All visits of a course, from noise of the keys on."""
+    source = edits.for_each(source, len(keys))
+    eps = samplers.initial_noise(keys, source.picture.shape[1:])
+    state = edits.start(sampler, source, course, grid, eps)
+    visit = jax.jit(
+        lambda state, x: edits.take(sampler, model, state, source, course, grid, keys, x)
+    )
+    for number in course.visits:
+        state = visit(state, edits.Visit(*map(np.int32, number)))
+    return samplers.finish(state)
+
+
 def run(name, course, num_steps, *, repaint=None, model=denoise):
     sampler = samplers.make(name, types.SimpleNamespace(gamma=0.3, eta=0.5))
     grid = samplers.time_grid("cosine", num_steps)
     source = edits.Source(jnp.asarray(PICTURE), None if repaint is None else jnp.asarray(repaint))
-    sample = jax.jit(lambda: edits.sample(sampler, model, source, course, grid, KEYS))
-    return np.asarray(sample())
+    return np.asarray(painted(sampler, model, source, course, grid, KEYS))
 
 
 def straight(strength, num_steps, inpainting="repaint"):
@@ -108,7 +120,7 @@ def test_the_clean_rule_is_diffusers_loop():
         new = alphas[t + 1] * x0 + sigmas[t + 1] * (z - alphas[t] * x0) / sigmas[t]
         z = (1 - mask) * z + mask * new
     sampler, source = samplers.DDIM(), edits.Source(jnp.asarray(PICTURE), jnp.asarray(REPAINT))
-    found = edits.sample(sampler, denoise, source, course, jnp.asarray(grid, jnp.float32), KEYS)
+    found = painted(sampler, denoise, source, course, jnp.asarray(grid, jnp.float32), KEYS)
     np.testing.assert_allclose(found, x0, atol=1e-5)
 
 
@@ -146,25 +158,6 @@ def test_going_back_ends_at_a_picture_of_the_data(name):
     assert abs(new.mean() - 0.3) < 0.25 and 0.25 < new.std() < 0.75
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_visits_may_be_taken_one_by_one(name):
-    course = edits.Course(0, edits.visits(0, 4, jump_length=2, resamplings=2))
-    sampler = samplers.make(name, types.SimpleNamespace(gamma=0.3, eta=0.5))
-    grid, source = (
-        samplers.time_grid("cosine", 4),
-        edits.Source(jnp.asarray(PICTURE), jnp.asarray(REPAINT)),
-    )
-    take = jax.jit(
-        lambda state, visit: edits.take(sampler, denoise, state, source, course, grid, KEYS, visit)
-    )
-    eps = samplers.initial_noise(KEYS, SHAPE[1:])
-    state = edits.start(sampler, source, course, grid, eps)
-    for visit in course.visits:
-        state = take(state, edits.Visit(*map(np.int32, visit)))
-    picture = run(name, course, 4, repaint=REPAINT)
-    np.testing.assert_allclose(samplers.finish(state), picture, atol=1e-5)
-
-
 def test_noise_is_added_as_the_forward_process_adds_it():
     """z_s of a Gaussian has, noised again, the mean and deviation of z_t; at once if t is s."""
     draws = np.random.default_rng(0).normal(size=(2, 1, 250, 400, 1))
@@ -180,7 +173,7 @@ def test_noise_is_added_as_the_forward_process_adds_it():
 def test_a_picture_does_not_depend_on_its_batch():
     course = edits.Course(2, edits.visits(2, 6, jump_length=2, resamplings=2))
     grid, source = samplers.time_grid("cosine", 6), edits.Source(jnp.asarray(PICTURE[:1]), REPAINT)
-    pair = edits.sample(samplers.Ancestral(), denoise, source, course, grid, KEYS)
-    alone = edits.sample(samplers.Ancestral(), denoise, source, course, grid, KEYS[1:])
+    pair = painted(samplers.Ancestral(), denoise, source, course, grid, KEYS)
+    alone = painted(samplers.Ancestral(), denoise, source, course, grid, KEYS[1:])
     np.testing.assert_allclose(pair[1:], alone, atol=1e-6)
     assert np.abs(pair[0] - pair[1])[:3].max() > 0.1

@@ -63,7 +63,7 @@ def test_numbers_of_any_type_are_seeds(base, no_type_checks):
 def test_arguments_of_other_methods_are_refused_too(base, no_type_checks):
     cascade = imagen_jax.load_cascade(base=base)
     for does, says in (
-        (lambda: cascade.embed(None), "prompts is None; it must be one of them or a list"),
+        (lambda: cascade.embed(None), "prompts is None; it must be text, or a list of texts"),
         (lambda: cascade.embed("a", batch_size=0), "A number of pictures or prompts is 0"),
         (lambda: cascade.first("1"), "has no first '1'"),
         (lambda: cascade.write("a\0", "a red apple"), "the name of a directory has no NUL"),
