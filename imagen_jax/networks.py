@@ -94,6 +94,10 @@ class Networks:
             numbers={name: batch[name] for name in inputs.numbers},
         )
 
+    def gathered(self, params: Params) -> Params:
+        """The parameters with the U-Net's whole on every device, for many calls in a row."""
+        return params | {"unet": self.gather_unet(params["unet"])}
+
     def encode(self, params: Params, conditions: Conditions) -> Encoded:
         """What the U-Net needs of its conditions, once for all steps; `prepare` comes before it."""
         unet = nnx.merge(self.unet, params["unet"])

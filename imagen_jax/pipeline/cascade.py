@@ -21,7 +21,7 @@ from imagen_jax.pipeline.arguments import (
     is_whole,
 )
 from imagen_jax.pipeline.callbacks import Callback, Listener, both
-from imagen_jax.pipeline.memory import Keep, default_keep
+from imagen_jax.pipeline.memory import Keep, bytes_of_all, default_keep
 from imagen_jax.pipeline.painting import Keeper, LeadersKeeper, Painted, SampledStage
 from imagen_jax.pipeline.pictures import Pictures
 from imagen_jax.pipeline.previews import Previews
@@ -67,7 +67,8 @@ class Cascade:
         self.mesh = meshes.make_mesh(MeshConfig()) if mesh is None else mesh
         self._keep = keep
         self.keep = keep or default_keep(stages, self.mesh)
-        self.stages = [Stage(stage, self.mesh) for stage in stages]
+        held = bytes_of_all(stages, self.mesh) if self.keep == "all" else 0
+        self.stages = [Stage(stage, self.mesh, held) for stage in stages]
         self._text_encoders = TextEncoders(stages, self.mesh, held=self.keep == "all")
         painting.check_order(sampled_stages(stages, {}), self.mesh, given=True)
 

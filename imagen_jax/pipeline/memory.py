@@ -1,4 +1,4 @@
-"""Which networks of a cascade stay in memory between calls."""
+"""Which networks of a cascade stay in memory between calls, and which lie there whole."""
 
 import math
 import os
@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 from jax.sharding import Mesh
 
+from imagen_jax.costs.chips import chip_of_kind
 from imagen_jax.networks import Params
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.stored.stages import StoredStage
@@ -16,6 +17,8 @@ Keep = Literal["all", "one"]
 """Every network stays once it is loaded, or one is in memory at a time."""
 _SHARE = 0.5
 """Of a device's memory; the rest is for pictures, activations and whatever else runs there."""
+_WHOLE_SHARE = 0.75
+"""The same while a network lies there whole, beside the parts of all."""
 
 
 def default_keep(stages: Sequence[StoredStage], mesh: Mesh, enlargement: float = 1.0) -> Keep:
@@ -25,13 +28,33 @@ def default_keep(stages: Sequence[StoredStage], mesh: Mesh, enlargement: float =
         enlargement: area of the pictures by that of those trained on. Activations grow with it
             and with the networks, so larger pictures count the networks as often.
     """
+    needed = bytes_of_all(stages, mesh) * max(enlargement, 1.0)
+    return "all" if needed <= _SHARE * _memory(mesh) else "one"
+
+
+def gathers_once(unet: Params, mesh: Mesh, held: int, enlargement: float = 1.0) -> bool:
+    """Whether a U-Net in parts is brought together once for all steps of a batch.
+
+    It is where the whole takes, with what is held, at most three quarters of the memory of each
+    device. Else each block's parameters are sent anew whenever the block runs.
+
+    Args:
+        unet: its parameters, which may be abstract.
+        held: bytes of each device that networks take meanwhile, the parts of this one too.
+        enlargement: as `default_keep` takes it.
+    """
+    whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(unet))
+    needed = (held + whole) * max(enlargement, 1.0)
+    return mesh.shape["fsdp"] > 1 and needed <= _WHOLE_SHARE * _memory(mesh)
+
+
+def bytes_of_all(stages: Sequence[StoredStage], mesh: Mesh) -> int:
+    """What the parts of all networks take on each device of the mesh."""
     networks = [network for stage in stages for network in (stage.unet, stage.text_encoder)]
-    needed = sum(_bytes_a_device(n.abstract, mesh) for n in networks if n is not None)
-    needed *= max(enlargement, 1.0)
-    return "all" if needed <= _SHARE * _memory(mesh.local_devices[0]) else "one"
+    return sum(bytes_a_device(n.abstract, mesh) for n in networks if n is not None)
 
 
-def _bytes_a_device(abstract: Params, mesh: Mesh) -> int:
+def bytes_a_device(abstract: Params, mesh: Mesh) -> int:
     """What parameters take on each device of the mesh."""
     shardings = meshes.parameter_shardings(abstract, mesh)
     parts = jax.tree.map(
@@ -40,8 +63,12 @@ def _bytes_a_device(abstract: Params, mesh: Mesh) -> int:
     return sum(jax.tree.leaves(parts))
 
 
-def _memory(device: jax.Device) -> int:
-    """Bytes of the device; of a CPU its machine's, shared by all CPU devices."""
+def _memory(mesh: Mesh) -> int:
+    """Bytes of a device; of a CPU its machine's, shared by all CPU devices."""
+    device = mesh.devices.flat[0]
+    if chip := chip_of_kind(device.device_kind):  # A TPU's are known where there is none, too.
+        return chip.hbm_bytes
+    device = mesh.local_devices[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is not None:
         return limit

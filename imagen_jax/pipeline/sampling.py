@@ -164,7 +164,9 @@ class StepwiseSampler:
     What is compiled is the beginning, one step and the end.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, gather: Callable[[Params], Params] | None = None):
+        """`gather` brings parameters together before the first step; None takes them as given."""
+        self._gather = None if gather is None else jax.jit(gather)
         self._visits = run.plan.visits
         self._begin, self._step = jax.jit(run.begin), jax.jit(run.step, donate_argnums=3)
         self._end = jax.jit(_finish)
@@ -186,6 +188,8 @@ class StepwiseSampler:
             on_estimate: called with that and the present estimate of all pictures, which takes
                 a transfer from the device a step. All processes must have one, or none.
         """
+        if self._gather is not None:
+            params = self._gather(params)
         told, state = self._begin(params, numbers, *inputs)
         for number, visit in enumerate(self._visits):
             state = self._step(params, numbers, told, state, edits.Visit(*map(np.int32, visit)))

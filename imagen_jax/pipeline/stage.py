@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator
 
 import jax
@@ -18,6 +19,7 @@ from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.editing import StageEdit
 from imagen_jax.pipeline.given import Noise
+from imagen_jax.pipeline.memory import bytes_a_device, gathers_once
 from imagen_jax.pipeline.plan import Plan, plan_sampling
 from imagen_jax.pipeline.prompts import HostNullText
 from imagen_jax.pipeline.sampling import OnEstimate, OnStep, Positive, Run, StepwiseSampler
@@ -53,9 +55,14 @@ class Stage:
         mesh: of the devices that it runs on.
     """
 
-    def __init__(self, stored: StoredStage, mesh: Mesh):
-        """Reads no weights yet."""
-        self.stored, self.mesh = stored, mesh
+    def __init__(self, stored: StoredStage, mesh: Mesh, held: int = 0):
+        """Reads no weights yet.
+
+        Args:
+            held: bytes of each device that networks take while this one paints, itself among them;
+                0 where it is alone.
+        """
+        self.stored, self.mesh, self._held = stored, mesh, held
         self._params: Params | None = None
         self._sha256: str | None = None
         self._samplers: dict[tuple[Plan, tuple[int, int]], Callable] = {}
@@ -166,8 +173,15 @@ class Stage:
             is_base = self.config.low_resolution is None
             sharding = meshes.batch_sharding if is_base else meshes.picture_sharding
             run = Run(self.config, plan, self._networks, size, sharding(self.mesh))
-            self._samplers[key] = StepwiseSampler(run)
+            gather = self._networks.gathered if self._gathers_once(size) else None
+            self._samplers[key] = StepwiseSampler(run, gather)
         return self._samplers[key]
+
+    def _gathers_once(self, size: tuple[int, int]) -> bool:
+        unet = self.stored.unet.abstract
+        held = max(self._held, bytes_a_device(unet, self.mesh))
+        enlargement = math.prod(size) / self.config.resolution**2
+        return gathers_once(unet, self.mesh, held, enlargement)
 
     @functools.cached_property
     def _networks(self) -> Networks:

@@ -28,6 +28,7 @@ from imagen_jax.networks import (
     build_networks,
 )
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.pipeline import memory
 from imagen_jax.pipeline.plan import Numbers, plan_sampling
 from imagen_jax.pipeline.sampling import Run
 from imagen_jax.training.speed import step_flops
@@ -50,6 +51,8 @@ class Call:
         chips: of the mesh.
         batch_size: pictures of the call over all chips.
         times: how many such calls a batch takes.
+        held: bytes of each chip that are not among the arguments: parameters in parts, beside the
+            whole ones.
         function: jitted.
         arguments: abstract arrays that say where they lie.
         params: the parameters among them, by network.
@@ -65,6 +68,7 @@ class Call:
     params: Params
     count_flops: Callable[[], int]
     times: int = 1
+    held: int = 0
 
 
 def training_steps(config: StageConfig, mesh: Mesh) -> Iterator[Call]:
@@ -162,7 +166,8 @@ def sampler(
     """A denoising step of one stage, with its inputs where the beginning leaves them.
 
     The beginning itself, which reads the text and what else the stage is told, is compiled for that
-    and counts nowhere.
+    and counts nowhere; nor does bringing parameters together before it, where a stage that is
+    alone on the chips does that once for all steps.
 
     Args:
         batch_size: pictures at once; rounded up to a multiple of the parts of a batch.
@@ -174,8 +179,7 @@ def sampler(
     picture = picture or (config.resolution, config.resolution)
     low_res = tuple(side // config.upscale for side in picture)
     size = meshes.batch_starts(batch_size, batch_size, mesh).step
-    params = {"unet": abstract_sampled_unet(config)}
-    params = meshes.with_shardings(params, meshes.parameter_shardings(params, mesh))
+    params, held = _sampled_params(config, mesh, picture)
     pictures = meshes.batch_sharding(mesh)
     if config.low_resolution is not None:
         meshes.check_height(low_res[0], mesh)
@@ -199,7 +203,17 @@ def sampler(
         params,
         functools.partial(model_flops, step, *inputs),
         len(plan.visits),
+        held,
     )
+
+
+def _sampled_params(config: StageConfig, mesh: Mesh, picture: Size) -> tuple[Params, int]:
+    """A stage's parameters where its steps find them, and the bytes a chip of what lies beside."""
+    params = {"unet": abstract_sampled_unet(config)}
+    parts = memory.bytes_a_device(params, mesh)
+    if memory.gathers_once(params, mesh, parts, math.prod(picture) / config.resolution**2):
+        return _all_at(params, meshes.replicated(mesh)), parts
+    return _placed(params, mesh), 0
 
 
 def _step(run: Run, arguments: tuple) -> tuple[Callable[..., State], list, list]:

@@ -59,7 +59,7 @@ def compile_call(call: Call, options: CompileOptions) -> Report:
             name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in call.params.items()
         },
         parameter_bytes=sum(x.size * x.dtype.itemsize for x in leaves),
-        memory=_memory(program.memory_analysis(), chip.hbm_bytes),
+        memory=_memory(program.memory_analysis(), call.held, chip.hbm_bytes),
         compiled_flops=flops,
         model_flops=model_flops,
         hbm_traffic=traffic,
@@ -72,8 +72,9 @@ def compile_call(call: Call, options: CompileOptions) -> Report:
     )
 
 
-def _memory(analysis, available: int) -> Memory:
+def _memory(analysis, held: int, available: int) -> Memory:
     return Memory(
+        held=held,
         arguments=analysis.argument_size_in_bytes,
         outputs=analysis.output_size_in_bytes,
         aliased=analysis.alias_size_in_bytes,

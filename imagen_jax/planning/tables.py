@@ -18,7 +18,9 @@ class Memory:
         aliased: results that lie in donated arguments.
         temporaries: activations, gradients and gathered parameters.
         code: the program.
-        peak: the most that is in use at one time, without what lies between the arrays.
+        peak: the most that is in use at one time, without what lies between the arrays and what
+            is held.
+        held: parameters in parts, where the arguments are whole ones.
         available: what the compiler lets a program use.
     """
 
@@ -28,11 +30,13 @@ class Memory:
     temporaries: int
     code: int
     peak: int
+    held: int
     available: int
 
     @property
     def needed(self) -> int:
-        return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
+        own = self.arguments + self.outputs - self.aliased + self.temporaries + self.code
+        return own + self.held
 
     @property
     def free(self) -> int:
@@ -150,7 +154,8 @@ def to_text(report: Report) -> str:
         f"{_bytes(memory.free)} free; {_bytes(memory.peak)} in use at the peak",
         f"               arguments {_bytes(memory.arguments)}, results {_bytes(memory.outputs)} "
         f"({_bytes(memory.aliased)} of them in donated arguments), "
-        f"temporaries {_bytes(memory.temporaries)}, code {_bytes(memory.code)}",
+        f"temporaries {_bytes(memory.temporaries)}, code {_bytes(memory.code)}"
+        + (f", parameters in parts beside {_bytes(memory.held)}" if memory.held else ""),
         f"  work         {_scaled(report.compiled_flops, 1000)}FLOP per chip as compiled; the "
         f"model's own {_scaled(report.model_flops, 1000)}FLOP, so {report.overhead:.2f} times that",
         f"  collectives  {report.collectives_per_parameter_byte:.2f} times the parameters' bytes, "

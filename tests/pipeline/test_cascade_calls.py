@@ -187,7 +187,7 @@ def test_larger_pictures_leave_less_memory_for_networks(files, monkeypatch):
     stored = [stage.stored for stage in roomy.stages]
     steps = {size: sampled_stages(stored, {}, size) for size in (None, (16, 64), (8, 8))}
     networks = [x for stage in stored for x in (stage.unet, stage.text_encoder)]
-    needed = sum(memory._bytes_a_device(network.abstract, roomy.mesh) for network in networks)
+    needed = sum(memory.bytes_a_device(network.abstract, roomy.mesh) for network in networks)
     monkeypatch.setattr(memory, "_memory", lambda _: 4 * needed)
     kept = {size: roomy._keep_for(chosen) for size, chosen in steps.items()}
     assert kept == {None: "all", (16, 64): "one", (8, 8): "all"}
@@ -268,7 +268,7 @@ def test_what_was_compiled_for_longest_unused_is_let_go(files, monkeypatch):
     monkeypatch.setattr("imagen_jax.pipeline.stage._MOST_SAMPLERS", 2)
     held = imagen_jax.load_cascade(files["base"])
     painted = np.zeros((8, 16, 16, 3), np.uint8), np.ones(8, bool)
-    of_run = lambda run: lambda *_, **__: painted  # noqa: E731
+    of_run = lambda *_: lambda *_, **__: painted  # noqa: E731
     monkeypatch.setattr("imagen_jax.pipeline.stage.StepwiseSampler", of_run)
     used = []
     for steps in (2, 3, 2, 4):

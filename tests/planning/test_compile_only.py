@@ -288,9 +288,9 @@ def test_the_bound_is_the_slowest_rate():
 
 def test_memory_adds_up():
     memory = Memory(
-        arguments=10, outputs=9, aliased=8, temporaries=5, code=1, peak=12, available=20
+        arguments=10, outputs=9, aliased=8, temporaries=5, code=1, peak=12, held=2, available=20
     )
-    assert (memory.needed, memory.free) == (17, 3)
+    assert (memory.needed, memory.free) == (19, 1)
 
 
 @needs_libtpu
