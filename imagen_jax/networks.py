@@ -105,10 +105,10 @@ class Networks:
 
     def predict(self, params: Params, z: Images, log_snr: LogSNR, encoded: Encoded) -> Predicted:
         """The U-Net's prediction from z at noise lambda, and what `encode` gave."""
-        unet, config = nnx.merge(self.unet, params["unet"]), self.config.unet
-        level = chain.step_of(log_snr) if config.time_input == "step" else log_snr
+        unet, variant = nnx.merge(self.unet, params["unet"]), self.config.unet.variant
+        level = chain.step_of(log_snr) if variant.time_input == "step" else log_snr
         out = unet(z, level, encoded, gather=self.gather_unet)
-        if not config.predicts_variance:
+        if not variant.predicts_variance:
             return Predicted(out)
         value, variance = jnp.split(out, 2, axis=-1)  # The latter in [-1, 1].
         return Predicted(value, (variance + 1) / 2)
@@ -133,7 +133,7 @@ def prepare(
         if config.diffusion.augmented == "enlarged":
             low_res = process.enlarge(low_res, size)
         noised = process.augment_low_res(low_res, level, keys, config.diffusion.schedule)
-        reads_steps = config.unet.time_input == "step"
+        reads_steps = config.unet.variant.time_input == "step"
         pictures[LOW_RES] = noised
         numbers[AUG_LEVEL] = chain.step_at(level) if reads_steps else level
     return dataclasses.replace(conditions, pictures=pictures, numbers=numbers)

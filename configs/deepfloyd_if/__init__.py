@@ -17,17 +17,18 @@ from imagen_jax.config import (
     StageConfig,
     TextEncoderConfig,
     UNetConfig,
+    UNetVariant,
 )
 from imagen_jax.config.network import T5_PRESETS
 
-_UNET = UNetConfig(
+_UNET = UNetConfig(dtype="bfloat16")
+_VARIANT = UNetVariant(
     activation="gelu",
     time_input="step",
     pooling="token",
     text_norm="group",
     mask_padding=False,
     predicts_variance=True,
-    dtype="bfloat16",
 )
 _TEXT_ENCODER = TextEncoderConfig(
     t5=dataclasses.replace(T5_PRESETS["xxl"], dtype="bfloat16"),
@@ -46,7 +47,11 @@ def stage_1(width: int) -> StageConfig:
     return StageConfig(
         name="deepfloyd_if_1",
         resolution=64,
-        unet=dataclasses.replace(_UNET, embed_dim=width, text_projection=4 * width),
+        unet=dataclasses.replace(
+            _UNET,
+            embed_dim=width,
+            variant=dataclasses.replace(_VARIANT, text_projection=4 * width),
+        ),
         text_encoder=_TEXT_ENCODER,
         diffusion=_DIFFUSION,
         sampling=dataclasses.replace(
@@ -63,10 +68,13 @@ def stage_2(width: int) -> StageConfig:
         channel_mult=(1, 2, 4, 6, 8),
         num_res_blocks=(2, 2, 3, 5, 5),
         attention_resolutions=(32, 16),
-        embedding_activation="once",
-        embedding_dim=8 * width,
-        residual_scale=0.7071,
-        text_projection=8 * width,
+        variant=dataclasses.replace(
+            _VARIANT,
+            embedding_activation="once",
+            embedding_dim=8 * width,
+            residual_scale=0.7071,
+            text_projection=8 * width,
+        ),
     )
     return StageConfig(
         name="deepfloyd_if_2",

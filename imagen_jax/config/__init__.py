@@ -10,7 +10,7 @@ from imagen_jax.config.conditions import ConditionsConfig, NetworkInputs
 from imagen_jax.config.data import DataConfig
 from imagen_jax.config.diffusion import DiffusionConfig
 from imagen_jax.config.distillation import DistillationConfig
-from imagen_jax.config.network import EfficientUNetConfig, T5Config, UNetConfig
+from imagen_jax.config.network import EfficientUNetConfig, T5Config, UNetConfig, UNetVariant
 from imagen_jax.config.sampling import SamplingConfig
 from imagen_jax.config.stage import (
     MeshConfig,
@@ -36,4 +36,5 @@ __all__ = [
     "TextEncoderConfig",
     "TrainingConfig",
     "UNetConfig",
+    "UNetVariant",
 ]

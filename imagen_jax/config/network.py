@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
+
+import pydantic
 
 from imagen_jax.config.checked import Checked
 from imagen_jax.config.choices import (
@@ -57,14 +59,66 @@ def _require_pixel_channels(channels: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetVariant(Checked):
+    """Where DeepFloyd IF's stages I and II differ from the paper's base, a network of the same
+    family. The defaults are the paper's."""
+
+    activation: Activation = "swish"
+    """`gelu` is the exact one, by the error function."""
+    time_input: TimeInput = "log_snr"
+    """What the network reads of the noise: log-SNR, or the number of a discrete chain's step."""
+    embedding_activation: EmbeddingActivation = "per_block"
+    """Where the sum of the embeddings is activated: in every residual block, or `once` before
+    the first."""
+    embedding_dim: int | None = None
+    """Width of the sum of the embeddings; None is four times the network's `embed_dim`."""
+    residual_scale: float = 1.0
+    """Factor on the sum of a residual block's two branches."""
+    pooling: Pooling = "mean"
+    """The query of the attention pooling is the tokens' mean; `token` adds a learned vector to
+    it, attends to it too, and normalises what comes out."""
+    text_projection: int | None = None
+    """Width of one projection of the text that all attentions share; None for none."""
+    text_norm: TextNorm = "layer"
+    """Of the text in each attention: over a token's channels, or over 32 groups of channels of
+    all tokens together."""
+    mask_padding: bool = True
+    """False attends to padding as to text; the paper does not say."""
+    predicts_variance: bool = False
+    """Three more output channels: where between its bounds the sampler's log-variance lies."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(
+            self,
+            activation=Activation,
+            time_input=TimeInput,
+            text_norm=TextNorm,
+            pooling=Pooling,
+            embedding_activation=EmbeddingActivation,
+        )
+        require_positive(self, "residual_scale")
+        require(
+            math.isfinite(self.residual_scale),
+            f"UNetVariant.residual_scale is {self.residual_scale}; it must be finite.",
+        )
+        for name in ("text_projection", "embedding_dim"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
+                require_at_most(self, _WIDEST, **{name: getattr(self, name)})
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the prediction depends on the embeddings of padding."""
+        return not self.mask_padding or self.text_norm == "group"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class UNetConfig(Checked):
     """ADM-family U-Net of the base stage (paper, appendix F.1; Dhariwal & Nichol 2021).
 
     The defaults are the paper's 64x64 base. `attention_resolutions` counts in pixels of the
     picture as the U-Net's levels see it: a level whose side is in the list attends.
-
-    From `activation` on, the fields say where DeepFloyd IF's stages I and II, networks of the
-    same family, differ from the paper's.
     """
 
     kind: Literal["unet"] = "unet"
@@ -86,59 +140,31 @@ class UNetConfig(Checked):
     `none` everywhere."""
     dtype: Dtype = "float32"
     """Of the computation; parameters are float32."""
-    activation: Activation = "swish"
-    """`gelu` is the exact one, by the error function."""
-    time_input: TimeInput = "log_snr"
-    """What the network reads of the noise: log-SNR, or the number of a discrete chain's step."""
-    embedding_activation: EmbeddingActivation = "per_block"
-    """Where the sum of the embeddings is activated: in every residual block, or `once` before
-    the first."""
-    embedding_dim: int | None = None
-    """Width of the sum of the embeddings; None is four times `embed_dim`."""
-    residual_scale: float = 1.0
-    """Factor on the sum of a residual block's two branches."""
-    pooling: Pooling = "mean"
-    """The query of the attention pooling is the tokens' mean; `token` adds a learned vector to
-    it, attends to it too, and normalises what comes out."""
-    text_projection: int | None = None
-    """Width of one projection of the text that all attentions share; None for none."""
-    text_norm: TextNorm = "layer"
-    """Of the text in each attention: over a token's channels, or over 32 groups of channels of
-    all tokens together."""
-    mask_padding: bool = True
-    """False attends to padding as to text; the paper does not say."""
-    predicts_variance: bool = False
-    """Three more output channels: where between its bounds the sampler's log-variance lies."""
+    variant: UNetVariant = UNetVariant()
+    """Where it is not the paper's network but DeepFloyd IF's."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _of_older_files(cls, values: Any) -> Any:
+        """Files written before 2026-11-29 have the variant's fields among the others."""
+        if not isinstance(values, dict):
+            return values
+        names = {field.name for field in dataclasses.fields(UNetVariant)} & values.keys()
+        own = {name: value for name, value in values.items() if name not in names}
+        return own | {"variant": {name: values[name] for name in names}} if names else values
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice(
-            self,
-            dtype=Dtype,
-            activation=Activation,
-            time_input=TimeInput,
-            text_norm=TextNorm,
-            pooling=Pooling,
-            embedding_activation=EmbeddingActivation,
-        )
-        require_positive(
-            self, "embed_dim", "head_dim", "patch_size", "norm_groups", "residual_scale"
-        )
+        require_choice(self, dtype=Dtype)
+        require_positive(self, "embed_dim", "head_dim", "patch_size", "norm_groups")
         _require_pixel_channels(self.pixel_channels)
         require_all_positive(self, "channel_mult", "num_res_blocks")
         _require_sinusoid(self.embed_dim, "UNetConfig.embed_dim")
-        for name in ("text_projection", "embedding_dim"):
-            if getattr(self, name) is not None:
-                require_positive(self, name)
         _require_remat(self.remat, len(self.channel_mult), "level")
         require(
             len(self.channel_mult) == len(self.num_res_blocks) > 0,
             f"UNetConfig has {len(self.channel_mult)} channel multipliers and "
             f"{len(self.num_res_blocks)} residual-block counts; there must be one of each a level.",
-        )
-        require(
-            math.isfinite(self.residual_scale),
-            f"UNetConfig.residual_scale is {self.residual_scale}; it must be finite.",
         )
         self._require_sane_sizes()
 
@@ -153,8 +179,6 @@ class UNetConfig(Checked):
             head_dim=self.head_dim,
             patch_size=self.patch_size,
             norm_groups=self.norm_groups,
-            embedding_dim=self.embedding_dim or 0,
-            text_projection=self.text_projection or 0,
         )
         require_at_most(self, _WIDEST, channels=self.embed_dim * max(self.channel_mult))
 
@@ -162,11 +186,6 @@ class UNetConfig(Checked):
     def size_divisor(self) -> int:
         """Height and width must be divisible by this."""
         return self.patch_size * 2 ** (len(self.channel_mult) - 1)
-
-    @property
-    def reads_padding(self) -> bool:
-        """Whether the prediction depends on the embeddings of padding."""
-        return not self.mask_padding or self.text_norm == "group"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,16 +218,8 @@ class EfficientUNetConfig(Checked):
     models/blocks.py); empty is `none` everywhere."""
     dtype: Dtype = "float32"
     """Of the computation; parameters are float32."""
-    # What a `UNetConfig` may choose and this network always has as the paper has it.
-    activation: ClassVar[Activation] = "swish"
-    time_input: ClassVar[TimeInput] = "log_snr"
-    embedding_activation: ClassVar[EmbeddingActivation] = "per_block"
-    embedding_dim: ClassVar[int | None] = None
-    pooling: ClassVar[Pooling] = "mean"
-    text_projection: ClassVar[int | None] = None
-    mask_padding: ClassVar[bool] = True
-    predicts_variance: ClassVar[bool] = False
-    reads_padding: ClassVar[bool] = False
+    variant: ClassVar[UNetVariant] = UNetVariant()
+    """That of the paper, always."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

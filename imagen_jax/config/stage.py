@@ -260,7 +260,7 @@ class StageConfig(Checked):
             "steps sees nothing but noise, from which eps gives no picture: predict v or x0.",
         )
         fixed = {
-            "unet.predicts_variance": self.unet.predicts_variance,
+            "unet.variant.predicts_variance": self.unet.variant.predicts_variance,
             "adapter.rank": self.adapter.rank,
             "text_encoder.train": self.text_encoder.train,
         }

@@ -114,7 +114,7 @@ def _encoding(config: StageConfig, tokenizer: Tokenizer) -> Encoding:
         vocabulary=tokenizer.fingerprint,
         max_length=encoder.max_length,
         lowercase=encoder.lowercase,
-        padded=config.unet.reads_padding,
+        padded=config.unet.variant.reads_padding,
     )
 
 

@@ -89,33 +89,29 @@ class ConditionalUNet(nnx.Module):
         pooling_head_dim: int,
         rngs: nnx.Rngs,
     ):
-        kwargs, embedding = {"dtype": config.dtype, "rngs": rngs}, config.embedding_dim or 4 * width
-        self.patch_size, self.mask_padding = config.patch_size, config.mask_padding
-        self.activation = ACTIVATIONS[config.activation]
-        self.activates_embedding = config.embedding_activation == "once"
+        kwargs, variant = {"dtype": config.dtype, "rngs": rngs}, config.variant
+        embedding = variant.embedding_dim or 4 * width
+        self.patch_size, self.mask_padding = config.patch_size, variant.mask_padding
+        self.activation = ACTIVATIONS[variant.activation]
+        self.activates_embedding = variant.embedding_activation == "once"
         self.stacked = tuple(picture.name for picture in inputs.stacked)
         self.conditioning = Conditioning(
             width,
             embedding,
             levels=inputs.levels,
-            time_input=config.time_input,
-            activation=config.activation,
+            time_input=variant.time_input,
+            activation=variant.activation,
             **kwargs,
         )
         text_width, reads_text = inputs.text_width, inputs.text_width is not None
-        self.pooling = (
-            AttentionPooling(
-                text_width, embedding, head_dim=pooling_head_dim, kind=config.pooling, **kwargs
-            )
-            if reads_text
-            else None
-        )
+        pooled = {"head_dim": pooling_head_dim, "kind": variant.pooling, **kwargs}
+        self.pooling = AttentionPooling(text_width, embedding, **pooled) if reads_text else None
         self.text_projection = (
-            linear(text_width, config.text_projection, **kwargs)
-            if reads_text and config.text_projection
+            linear(text_width, variant.text_projection, **kwargs)
+            if reads_text and variant.text_projection
             else None
         )
-        out_channels = 3 * (1 + config.predicts_variance)
+        out_channels = 3 * (1 + variant.predicts_variance)
         pixels, pixel_channels = config.patch_size**2, config.pixel_channels
         self.conv_in = conv(inputs.channels * pixels, width, **kwargs)
         self.norm_out = GroupNorm(head_width, groups=config.norm_groups, rngs=rngs)
@@ -133,7 +129,7 @@ class ConditionalUNet(nnx.Module):
                 width=width,
                 embedding=embedding,
                 patch_size=config.patch_size,
-                activation=config.activation,
+                activation=variant.activation,
                 **kwargs,
             )
             if inputs.adds

@@ -26,12 +26,12 @@ def _res_block(
     return ResBlock(
         in_channels,
         channels,
-        config.embedding_dim or 4 * config.embed_dim,
+        config.variant.embedding_dim or 4 * config.embed_dim,
         resample=resample,
         norm_groups=config.norm_groups,
-        activation=config.activation,
-        embedding_activation=config.embedding_activation,
-        residual_scale=config.residual_scale,
+        activation=config.variant.activation,
+        embedding_activation=config.variant.embedding_activation,
+        residual_scale=config.variant.residual_scale,
         dtype=config.dtype,
         rngs=rngs,
     )
@@ -42,12 +42,12 @@ def _attention(
 ) -> ImageAttention:
     return ImageAttention(
         channels,
-        text_width=text_width and (config.text_projection or text_width),
+        text_width=text_width and (config.variant.text_projection or text_width),
         num_heads=max(channels // config.head_dim, 1),
         head_dim=config.head_dim,
         self_attention=True,
         norm_groups=config.norm_groups,
-        text_norm=config.text_norm,
+        text_norm=config.variant.text_norm,
         dtype=config.dtype,
         rngs=rngs,
     )

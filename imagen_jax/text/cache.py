@@ -152,7 +152,7 @@ class EmbeddingCache:
                 f"{self.directory} was embedded with text_encoder.{name} {was!r}; this stage has "
                 f"{now!r}."
             )
-        if config.unet.reads_padding and not stored.padded:
+        if config.unet.variant.reads_padding and not stored.padded:
             raise UsageError(
                 f"The U-Net of {config.name!r} reads padding, which {self.directory} does not "
                 "hold; embed with this stage as --stage."

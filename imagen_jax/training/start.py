@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from imagen_jax.checkpoints.about import About, Fingerprints
 from imagen_jax.checkpoints.checkpoint import Checkpoints, Items
 from imagen_jax.checkpoints.state import TrainState, abstract_first_state
-from imagen_jax.config import EfficientUNetConfig, StageConfig, UNetConfig
+from imagen_jax.config import EfficientUNetConfig, StageConfig, UNetConfig, UNetVariant
 from imagen_jax.config.choices import Weights
 from imagen_jax.config.json_form import first_difference
 from imagen_jax.errors import UsageError
@@ -154,10 +154,17 @@ def _with_our_settings(theirs: Network, ours: Network, *, new_head: bool) -> Net
     where the head is new, with what that predicts."""
     same = {"dtype": ours.dtype, "remat": ours.remat}
     both = isinstance(ours, UNetConfig) and isinstance(theirs, UNetConfig)
+    if both:
+        same["variant"] = _with_our_variant(theirs.variant, ours.variant, new_head=new_head)
+    return dataclasses.replace(theirs, **same)
+
+
+def _with_our_variant(theirs: UNetVariant, ours: UNetVariant, *, new_head: bool) -> UNetVariant:
+    same = {}
     # 0.7071 in DeepFloyd's code is more digits of 1 / sqrt(2) elsewhere.
-    if both and math.isclose(ours.residual_scale, theirs.residual_scale, rel_tol=1e-4):
+    if math.isclose(ours.residual_scale, theirs.residual_scale, rel_tol=1e-4):
         same["residual_scale"] = ours.residual_scale
-    if both and new_head:
+    if new_head:
         same["predicts_variance"] = ours.predicts_variance
     return dataclasses.replace(theirs, **same)
 

@@ -77,8 +77,9 @@ def student_of(recipe: StageConfig, teacher: str, steps: Steps) -> StageConfig:
         )
     student = dataclasses.replace(recipe.distillation, teacher=teacher, steps=steps)
     unet = theirs.unet
-    if unet.predicts_variance:
-        unet = dataclasses.replace(unet, predicts_variance=False)
+    if unet.variant.predicts_variance:
+        variant = dataclasses.replace(unet.variant, predicts_variance=False)
+        unet = dataclasses.replace(unet, variant=variant)
     return dataclasses.replace(
         recipe,
         unet=unet,

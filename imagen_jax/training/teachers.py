@@ -128,7 +128,9 @@ def _both(teacher: StageConfig, student: StageConfig) -> Iterator[tuple[str, Any
 
 def has_new_head(config: StageConfig, teacher: StageConfig) -> bool:
     """Whether the student predicts something else than its teacher."""
-    of = [(one.diffusion.prediction, one.unet.predicts_variance) for one in (config, teacher)]
+    of = [
+        (one.diffusion.prediction, one.unet.variant.predicts_variance) for one in (config, teacher)
+    ]
     return of[0] != of[1]
 
 

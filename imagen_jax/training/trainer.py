@@ -107,10 +107,10 @@ class Trainer:
 
 def _check_trainable(config: StageConfig) -> None:
     schedule, encoder = config.diffusion.schedule, config.text_encoder
-    if config.unet.predicts_variance and schedule != "cosine_chain":
+    if config.unet.variant.predicts_variance and schedule != "cosine_chain":
         raise UsageError(
-            f"diffusion.schedule is {schedule!r} and unet.predicts_variance is on; the loss of a "
-            "variance is one of the steps of 'cosine_chain'."
+            f"diffusion.schedule is {schedule!r} and unet.variant.predicts_variance is on; the "
+            "loss of a variance is one of the steps of 'cosine_chain'."
         )
     if encoder.train and encoder.null == "empty":
         raise UsageError(

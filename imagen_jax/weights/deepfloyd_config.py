@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NoReturn
 
-from imagen_jax.config import ConditionsConfig, NetworkInputs, UNetConfig
+from imagen_jax.config import ConditionsConfig, NetworkInputs, UNetConfig, UNetVariant
 from imagen_jax.config.choices import EmbeddingActivation
 from imagen_jax.errors import UsageError, naming
 from imagen_jax.storage.json_text import is_number, read_object, shown
@@ -83,6 +83,8 @@ def parse_unet_config(values: dict[str, Any], path: Path) -> StoredUNet:
         attention_resolutions=_attention_resolutions(stored, len(widths), resolution),
         head_dim=_head_dim(stored, text_width),
         norm_groups=stored.integer("norm_num_groups"),
+    )
+    variant = dict(
         activation="gelu",
         time_input="step",
         embedding_activation=_embedding_activation(stored),
@@ -95,7 +97,7 @@ def parse_unet_config(values: dict[str, Any], path: Path) -> StoredUNet:
         predicts_variance=True,
     )
     with naming(path):
-        config = UNetConfig(**sizes)
+        config = UNetConfig(**sizes, variant=UNetVariant(**variant))
     return StoredUNet(config, resolution, text_width, low_res)
 
 
@@ -103,25 +105,25 @@ def unet_values(unet: StoredUNet) -> dict[str, Any]:
     """What `parse_unet_config` reads this network from, as the `config.json` has it."""
     config, levels = unet.config, range(len(unet.config.channel_mult))
     attends = [unet.resolution // 2**level in config.attention_resolutions for level in levels]
-    once = config.embedding_activation == "once"
+    once = config.variant.embedding_activation == "once"
     return _FIXED | {
         "addition_embed_type_num_heads": unet.text_width // config.head_dim,
         "attention_head_dim": config.head_dim,
         "block_out_channels": [config.embed_dim * factor for factor in config.channel_mult],
         "class_embed_type": "timestep" if unet.low_res else None,
-        "cross_attention_dim": config.text_projection,
+        "cross_attention_dim": config.variant.text_projection,
         "down_block_types": _types("Down", attends),
         "encoder_hid_dim": unet.text_width,
         "encoder_hid_dim_type": _FIXED_IF_THERE["encoder_hid_dim_type"],
         "in_channels": 6 if unet.low_res else 3,
         "layers_per_block": list(config.num_res_blocks),
-        "mid_block_scale_factor": 1 / config.residual_scale,
+        "mid_block_scale_factor": 1 / config.variant.residual_scale,
         "norm_num_groups": config.norm_groups,
-        "resnet_out_scale_factor": 1 / config.residual_scale,
+        "resnet_out_scale_factor": 1 / config.variant.residual_scale,
         "resnet_skip_time_act": once,
         "sample_size": unet.resolution,
         "time_embedding_act_fn": "gelu" if once else None,
-        "time_embedding_dim": config.embedding_dim,
+        "time_embedding_dim": config.variant.embedding_dim,
         "up_block_types": _types("Up", attends[::-1]),
     }
 

@@ -22,6 +22,7 @@ from imagen_jax.config import (
     TextEncoderConfig,
     TrainingConfig,
     UNetConfig,
+    UNetVariant,
     json_form,
 )
 from imagen_jax.config.python_file import known_configs
@@ -196,7 +197,7 @@ def changed(*path, value):
         (changed("name", value=None), "name"),
         (changed("unet", "num_res_blocks", value=[2**31]), "num_res_blocks is 2147483648; it must"),
         (changed("unet", "embed_dim", value=10**30), "embed_dim is 10{30}; it must be at most"),
-        (changed("unet", "residual_scale", value=1e999), "residual_scale"),
+        (changed("unet", "variant", "residual_scale", value=1e999), "residual_scale"),
         (changed("resolution", value=2**40), "resolution is 1099511627776; it must be at most"),
         (changed("text_encoder", "max_length", value=2**62), "max_length is .* at most 65,536"),
         (changed("text_encoder", "t5", "num_layers", value=10**8), "num_layers is 100000000; it"),
@@ -208,6 +209,17 @@ def test_broken_json_is_refused_with_file_and_field(text, says):
     with pytest.raises(UsageError, match=says) as caught:
         json_form.from_json(text, "origin.json")
     assert str(caught.value).startswith("origin.json: ")
+
+
+def test_files_of_before_have_the_variant_among_the_networks_own_fields():
+    varied = {"activation": "gelu", "predicts_variance": True, "embedding_dim": 24}
+    config = tiny.stage(unet={"variant": varied}, diffusion={"schedule": "cosine_chain"})
+    document = json.loads(json_form.to_json(config))
+    document["unet"] |= document["unet"].pop("variant")
+    assert json_form.from_json(json.dumps(document), "origin.json") == config
+    document["unet"]["activations"] = "gelu"
+    with pytest.raises(UsageError, match="activations"):
+        json_form.from_json(json.dumps(document), "origin.json")
 
 
 def test_a_missing_field_is_named():
@@ -265,7 +277,7 @@ def test_the_defaults_are_the_papers():
 def _numbers():
     """Every field of every config that holds a float, or several."""
     configs = [
-        UNetConfig(), DiffusionConfig(min_snr_gamma=5.0), OptimizerConfig(), TrainingConfig(),
+        UNetVariant(), DiffusionConfig(min_snr_gamma=5.0), OptimizerConfig(), TrainingConfig(),
         SamplingConfig(max_threshold=2.0), DataConfig(),
     ]  # fmt: skip
     for config in configs:

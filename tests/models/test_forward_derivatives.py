@@ -18,12 +18,14 @@ UNET = UNetConfig(
     embed_dim=8, channel_mult=(1, 2), num_res_blocks=(1, 1), attention_resolutions=(8,), head_dim=8
 )
 STAGE_1 = tiny.replace(
-    tiny.UNET, attention_resolutions=(8,), activation="gelu", time_input="step", pooling="token",
-    text_projection=8, text_norm="group", mask_padding=False, predicts_variance=True,
+    tiny.UNET, attention_resolutions=(8,), variant=dict(
+        activation="gelu", time_input="step", pooling="token", text_projection=8,
+        text_norm="group", mask_padding=False, predicts_variance=True,
+    ),
 )  # fmt: skip
 STAGE_2 = tiny.replace(
-    STAGE_1, embedding_activation="once", embedding_dim=16, residual_scale=0.7
-)  # fmt: skip
+    STAGE_1, variant={"embedding_activation": "once", "embedding_dim": 16, "residual_scale": 0.7}
+)
 SCANNED = tiny.replace(tiny.EFFICIENT_UNET, remat=("selective",), num_res_blocks=(2,))
 NETWORKS = {
     "unet": tiny.stage(unet=UNET),

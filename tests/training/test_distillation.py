@@ -94,9 +94,11 @@ def test_a_student_begins_as_its_teacher_to_the_bit(recipe, teachers):
 @pytest.mark.slow
 def test_a_head_that_predicts_something_else_is_new(teachers):
     """Of a teacher that predicts eps, and its variance too, as DeepFloyd IF's do."""
-    teacher = tiny.stage(unet={"predicts_variance": True}, diffusion={"schedule": "cosine_chain"})
+    teacher = tiny.stage(
+        unet={"variant": {"predicts_variance": True}}, diffusion={"schedule": "cosine_chain"}
+    )
     config = student_of(RECIPE, teachers(teacher), 4)
-    assert (config.diffusion.prediction, config.unet.predicts_variance) == ("v", False)
+    assert (config.diffusion.prediction, config.unet.variant.predicts_variance) == ("v", False)
     assert has_new_head(config, teacher) and config.diffusion.schedule == "cosine_chain"
     params, frozen = begun(config)
     theirs, ours = frozen[TEACHER], params["unet"]
@@ -312,7 +314,10 @@ def test_steps_that_do_not_halve_and_guidance_of_another_range_are_refused(teach
     ("changes", "says"),
     [
         ({"diffusion": {"prediction": "eps"}}, "predict v or x0"),
-        ({"unet": {"predicts_variance": True}}, "unet.predicts_variance is True and distillation"),
+        (
+            {"unet": {"variant": {"predicts_variance": True}}},
+            "unet.variant.predicts_variance is True and distillation",
+        ),
         ({"sampling": {"num_steps": 3}}, "num_steps is 3; 'tiny' was distilled to 4 steps, and"),
         ({"sampling": {"timesteps": (9, 8, 7, 6)}, "diffusion": {"schedule": "cosine_chain"}},
          "they must be one in 2 of the 8 steps that distillation.teacher"),

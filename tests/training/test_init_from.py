@@ -151,7 +151,7 @@ def deepfloyd(tmp_path_factory):
     config = tiny.stage()
     save_stage_file(encoder, config, tiny.random_params(config), "float32")
     config = tiny.stage(
-        unet={"predicts_variance": True, "time_input": "step", "mask_padding": False},
+        unet={"variant": {"predicts_variance": True, "time_input": "step", "mask_padding": False}},
         text_encoder={"null": "empty", "train": False, "source": str(encoder)},
         diffusion={"schedule": "cosine_chain"},
     )
@@ -238,15 +238,16 @@ def test_dropped_captions_are_the_empty_one(deepfloyd, tmp_path):
 def test_another_chain_or_another_function_is_refused(deepfloyd):
     """Also where the parameters have the same shapes."""
     file, config = deepfloyd
-    with pytest.raises(UsageError, match=r"schedule is 'cosine' and unet\.predicts_variance is on"):
+    varied = lambda **changes: tiny.replace(config, unet={"variant": changes})  # noqa: E731
+    said = r"schedule is 'cosine' and unet\.variant\.predicts_variance is on"
+    with pytest.raises(UsageError, match=said):
         start(tiny.replace(config, diffusion={"schedule": "cosine"}), file)
-    with pytest.raises(UsageError, match="trained with unet.activation 'swish'; .* has 'gelu'"):
-        start(tiny.replace(config, unet={"activation": "gelu"}), file)
+    with pytest.raises(UsageError, match="with unet.variant.activation 'swish'; .* has 'gelu'"):
+        start(varied(activation="gelu"), file)
     with pytest.raises(UsageError, match="null is 'empty' and text_encoder.train is on"):
         start(tiny.replace(config, text_encoder={"train": True, "source": ""}), file)
-    start(tiny.replace(config, unet={"dtype": "bfloat16", "residual_scale": 1 + 1e-5}), file)
-    with pytest.raises(UsageError, match="trained with unet.residual_scale 1.0; .* has 0.7"):
-        start(tiny.replace(config, unet={"residual_scale": 0.7}), file)
-    plain = tiny.replace(config, unet={"predicts_variance": False})
+    start(tiny.replace(varied(residual_scale=1 + 1e-5), unet={"dtype": "bfloat16"}), file)
+    with pytest.raises(UsageError, match="with unet.variant.residual_scale 1.0; .* has 0.7"):
+        start(varied(residual_scale=0.7), file)
     with pytest.raises(UsageError, match="conv_out.*has shape"):
-        start(plain, file)
+        start(varied(predicts_variance=False), file)

@@ -72,11 +72,10 @@ def test_the_sizes_come_from_the_config():
     assert two.config.attention_resolutions == (4, 2)
     assert one.config.num_res_blocks == (2, 2, 2, 2)
     assert two.config.num_res_blocks == (1, 1, 2, 2, 2)
-    assert (one.config.embedding_dim, two.config.embedding_dim) == (None, 64)
-    assert (one.config.residual_scale, two.config.residual_scale) == (1, pytest.approx(2**-0.5))
-    assert (one.config.embedding_activation, two.config.embedding_activation) == (
-        "per_block", "once",
-    )  # fmt: skip
+    one, two = one.config.variant, two.config.variant
+    assert (one.embedding_dim, two.embedding_dim) == (None, 64)
+    assert (one.residual_scale, two.residual_scale) == (1, pytest.approx(2**-0.5))
+    assert (one.embedding_activation, two.embedding_activation) == ("per_block", "once")
 
 
 @pytest.mark.parametrize(
