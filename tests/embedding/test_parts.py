@@ -338,7 +338,7 @@ def test_captions_in_other_letters_are_one_where_case_is_not_read(made, encoder,
 
 
 def test_padding_is_kept_for_a_network_that_reads_it(made, encoder, tmp_path):
-    config = tiny.replace(tiny.stage(), unet={"mask_padding": False})
+    config = tiny.replace(tiny.stage(), unet={"variant": {"mask_padding": False}})
     stage, out = tmp_path / "padded.safetensors", tmp_path / "out"
     save_stage_file(stage, config, tiny.random_params(config), "float32")
     result = call(verbs, "embed", f"folder:{made.folder}", out, "--stage", stage)
@@ -362,8 +362,8 @@ STAGE = tiny.stage(text_encoder={"train": False})
         ({"text_encoder": {"max_length": 7}}, "text_encoder.max_length 8; this stage has 7"),
         ({"text_encoder": {"lowercase": True}}, "text_encoder.lowercase False"),
         ({"text_encoder": {"tokenizer": "OTHER"}}, "text_encoder.tokenizer 'captions'"),
-        ({"unet": {"text_norm": "group"}}, "reads padding"),
-        ({"unet": {"mask_padding": False}}, "reads padding"),
+        ({"unet": {"variant": {"text_norm": "group"}}}, "reads padding"),
+        ({"unet": {"variant": {"mask_padding": False}}}, "reads padding"),
     ],
 )
 def test_a_stage_that_reads_captions_otherwise_is_refused(out, tmp_path, changes, says):
