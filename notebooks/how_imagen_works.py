@@ -7,8 +7,8 @@
 # it to 256x256 and to 1024x1024.
 #
 # Every sentence here stands beside code that runs. The pictures are painted by the small cascade
-# that the package holds. It knows 174 things, as emoji, so what you see is the method and not the
-# paper's quality.
+# that the package holds. It knows some 170 things, as emoji, so what you see is the method and not
+# the paper's quality.
 
 # %%
 # @title Load the cascade
@@ -84,29 +84,38 @@ np.round([[cosine(a, b) for a in reds] for b in reds], 3)
 #
 # In language it does: "a dog chases a cat" and "a cat chases a dog" have the same words. T5 knows
 # the order by a bias that it adds to its attention, one number for each distance between two
-# pieces. The encoder here has that bias too. But it was trained with the cascade on captions that
-# name one thing each, where the order says nothing. So look at what it learned: first another
-# order, then another word.
+# pieces. The encoder here has that bias too. But it was trained with the cascade on a few thousand
+# short captions, in which the order hardly says anything. So look at what it learned: another
+# order, another word, and then the colours of two things swapped.
+
 
 # %%
-texts = ["a red apple", "apple red a", "a green apple"]
-means = [base.embed([text])[0] for text in texts]
-means = [each.text[0][each.mask[0]].mean(0) for each in means]
-pictures = paint(texts).stages[0].astype(int)
-for text, mean, picture in zip(texts, means, pictures, strict=True):
-    changed = abs(picture - pictures[0]).mean()
-    print(f"{text:15} cosine {cosine(mean, means[0]):.4f}, pixels differ by {changed:.2f} of 255")
-show(pictures.astype(np.uint8), texts)
+def compare(texts):
+    """The pictures of some texts, and how they and their vectors differ from the first's."""
+    embedded = [base.embed([text])[0] for text in texts]
+    means = [each.text[0][each.mask[0]].mean(0) for each in embedded]
+    pictures = paint(texts).stages[0].astype(int)
+    for text, mean, picture in zip(texts, means, pictures, strict=True):
+        changed = abs(picture - pictures[0]).mean()
+        print(f"{text}: cosine {cosine(mean, means[0]):.4f}, pixels differ by {changed:.2f} of 255")
+    return show(pictures.astype(np.uint8), texts)
+
+
+compare(["a red apple", "apple red a", "a green apple"])
+
+# %%
+compare(["a red apple on a green background", "a green apple on a red background"])
 
 # %% [markdown]
-# Another order changes almost nothing, and another word changes the picture. This small encoder
-# has learned a bag of words. It could not paint who chases whom, even if the U-Net could.
+# Another order changes almost nothing, and another word changes the picture. Swapped colours give
+# the same picture: the encoder has learned a bag of words, so the network must guess which colour
+# belongs to what. It could not paint who chases whom, even if the U-Net could.
 #
 # The paper takes T5-XXL, an encoder that learned from text alone, much more text than there are
 # captions, and keeps it frozen. Its figure 4 says that a larger text encoder improved both the
 # fit to the text and the pictures more than a larger U-Net did. People preferred the pictures of
 # T5-XXL to those of CLIP's text encoder on the paper's set of difficult prompts, DrawBench, though
-# the two scored alike on COCO's simple captions.
+# the two scored alike on COCO's simple captions. `docs/studies.md` has both questions in small.
 
 # %% [markdown]
 # ## 2. The forward process: a picture becomes noise
@@ -192,7 +201,7 @@ plt.show()
 # like with this text, and what any picture looks like. Guidance takes
 # w eps(with text) + (1 - w) eps(without text). At w = 0 the text has no say, at 1 the answer is the
 # network's own, and above 1 it leads away from what any picture looks like. Too large a scale
-# breaks the picture up, as the last one shows.
+# harms the picture, as the last one shows.
 
 # %%
 scales = [0.0, 1.0, 2.0, 4.0, 7.0, 10.0]  # @param {type:"raw"}

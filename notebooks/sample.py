@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Paint pictures from text
 #
-# The first part paints with the small cascade that the package holds. It knows 174 things, as
+# The first part paints with the small cascade that the package holds. It knows some 170 things, as
 # emoji: fruit, vegetables, flowers, animals, vehicles. It needs no download and no accelerator.
 #
 # The second part paints with DeepFloyd IF, the public cascade of Imagen's kind. It needs a
@@ -102,6 +102,35 @@ size = "64x96"  # @param {type:"string"}
 base(texts[:1], size=size, seed=0, **settings)
 
 # %% [markdown]
+# ## Edits
+#
+# A picture can be painted again under another prompt. The strength says how much noise it begins
+# with: 0 keeps the picture, 1 forgets it. A mask says where to paint anew (white), and all else
+# stays as it was, to the pixel. `extend` adds a margin and paints that.
+
+# %%
+# @title Another prompt, a mask, a margin
+from PIL import Image
+
+strength = 0.7  # @param {type:"number"}
+edit_prompt = "a green apple"  # @param {type:"string"}
+margin = 32  # @param {type:"integer"}
+
+first = base(texts[0], seed=0, progress=False, **settings).images[0]
+mask = Image.new("L", first.size)
+mask.paste(255, (first.width // 2, 0, *first.size))  # The right half.
+edits = {
+    f"strength {strength:g}": {"image": first, "strength": strength},
+    "the right half": {"image": first, "mask": mask},
+    f"{margin} pixels more at the right": {"image": first, "extend": {"right": margin}},
+}
+edited = [
+    base(edit_prompt, seed=0, progress=False, **settings, **edit).stages[0][0]
+    for edit in edits.values()
+]
+grid([[np.asarray(first), *edited]], [[texts[0], *edits]], cell=200)
+
+# %% [markdown]
 # ## Many prompts
 #
 # `stream` gives the pictures of any number of prompts, a chunk at a time, so that memory holds no
@@ -127,8 +156,10 @@ for chunk in base.stream(texts, chunk=2, seed=0, progress=False, **settings):
 # is in memory at a time, so that one v5e chip of 16 GB holds each. Weights go to the device
 # tensor by tensor, so the host needs little: Colab ends processes that take about 12 GB.
 #
-# A T4 has no bfloat16, and in float32 T5-XXL (19 GB) does not fit. XLA can compute what is stored
-# in bfloat16 by way of float32; whether this fits and how long it takes has not been tried.
+# A T4 of 16 GB has no bfloat16, and in float32 T5-XXL (19 GB) does not fit. Keep `dtype` at
+# bfloat16 there: the weights are stored so, and XLA computes by way of float32, which should fit
+# since 9.5 GB are left to a few blocks at a time. This has not been tried. With IF-I-M `float32`
+# fits in the U-Nets. This package has neither float16 nor weights of 8 bits.
 
 # %%
 # @title Switch and sizes
