@@ -70,7 +70,7 @@ class PictureSet:
 
 def open_pictures(directory: Path) -> PictureSet:
     """The pictures of a directory that sample.py wrote, those of the last stage; or all that lie
-    in any other one and below it, by their names.
+    in any other one and below it, by their names, but hidden ones.
 
     Raises:
         UsageError: there is no such directory, it holds no picture, or the run is unfinished.
@@ -80,12 +80,18 @@ def open_pictures(directory: Path) -> PictureSet:
     if (directory / MANIFEST).is_file():
         return _painted(directory, read_object(directory / MANIFEST))
     files = [path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES]
-    names = sorted(path.relative_to(directory).as_posix() for path in files if path.is_file())
+    paths = [path.relative_to(directory) for path in files if path.is_file()]
+    names = sorted(path.as_posix() for path in paths if not _is_hidden(path))
     if not names:
         raise UsageError(
             f"{directory} holds no picture; their names must end with one of {', '.join(SUFFIXES)}."
         )
     return PictureSet(directory, tuple(names))
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether a name in it begins with a dot, as that of macOS's `._1.png` beside `1.png`."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _painted(directory: Path, manifest: dict[str, Any]) -> PictureSet:

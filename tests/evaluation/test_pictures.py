@@ -33,6 +33,13 @@ def test_pictures_at_any_depth_come_in_the_order_of_their_names(tmp_path):
     assert len(pictures) == 4 and pictures.prompts == ()
 
 
+def test_hidden_pictures_are_passed_over(tmp_path):
+    for name in ("1.png", ".thumbnails/1.png", "a/.git/2.png", "a/..3.png/4.png"):
+        save(tmp_path / name)
+    (tmp_path / "._1.png").write_bytes(b"\x00\x05\x16\x07")  # As macOS leaves them on other disks.
+    assert open_pictures(tmp_path).names == ("1.png",)
+
+
 def test_a_set_is_known_by_names_and_sizes(tmp_path):
     path = save(tmp_path / "a.png")
     before = open_pictures(tmp_path).listing
