@@ -20,8 +20,13 @@ PICTURE_SUFFIXES = (
     ".tiff",
     ".webp",
 )
-OTHER_PICTURE_SUFFIXES = (".avif", ".heic", ".heif", ".j2k", ".jp2", ".jxl", ".psd", ".svg", ".tga")
-"""Pictures too, but not read: they are counted."""
+OTHER_PICTURE_SUFFIXES = (
+    *(".avif", ".avifs", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jxl"),
+    *(".apng", ".exr", ".hdr", ".ico", ".psd", ".svg", ".tga"),
+    *(".pbm", ".pgm", ".pnm", ".ppm"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+)
+"""Pictures too, the last ones as cameras have taken them, but not read: they are counted."""
 NOT_READ = "format is not read"
 MAX_PICTURE_BYTES = 2**27
 """A picture's file that is larger is left out unread."""

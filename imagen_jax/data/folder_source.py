@@ -66,20 +66,20 @@ class FolderSource:
             if _suffix(name) not in annotations.PICTURE_SUFFIXES or self._shows(name):
                 continue
             kind = tuple(beside.get(_with_suffix(name, suffix), "") for suffix in (_TEXT, _JSON))
-            pictures = [shown.get(_with_suffix(name, f".{x}")) for x in self._shown]
+            pictures = [shown.get((_with_suffix(name, ""), x.lower())) for x in self._shown]
             if self._reads_text and not any(kind) and name not in self._lines:
                 self.left_out.add("no caption", name)
             elif None in pictures:
                 self.left_out.add(f"no {self._shown[pictures.index(None)]}", name)
             else:
                 kept.append(name)
-                kinds.append((*kind, *(PurePosixPath(x).suffix for x in pictures)))
+                kinds.append((*kind, *("".join(PurePosixPath(x).suffixes[-2:]) for x in pictures)))
         self._keep(kept, kinds)
 
     def _shows(self, name: str) -> bool:
         """Whether a file is a picture beside another one."""
         is_picture = _suffix(name) in annotations.PICTURE_SUFFIXES
-        return is_picture and PurePosixPath(PurePosixPath(name).stem).suffix[1:] in self._shown
+        return is_picture and _shown_beside(name)[1] in map(str.lower, self._shown)
 
     def _keep(self, names: list[str], kinds: list[tuple[str, ...]]) -> None:
         """`kinds`: the suffixes of the files beside each picture, as they are spelt."""
@@ -111,7 +111,7 @@ class FolderSource:
         captions = self._captions(index, name, None)
         suffixes = self._spellings[self._kinds[index]][2:]
         pictures = {
-            shown: self._read_picture(_with_suffix(name, f".{shown}{suffix}"))
+            shown: self._read_picture(_with_suffix(name, suffix))
             for shown, suffix in zip(self._shown, suffixes, strict=True)
         }
         return Record(name, image, captions, pictures)
@@ -156,9 +156,10 @@ class FolderSource:
         return annotations.read_json(data, picture)
 
 
-def _shown_beside(name: str) -> str:
-    """a/b.sketch.png -> a/b.sketch"""
-    return _with_suffix(name, "")
+def _shown_beside(name: str) -> tuple[str, str]:
+    """a/b.Sketch.png -> (a/b, sketch)"""
+    named = _with_suffix(name, "")
+    return _with_suffix(named, ""), _suffix(named)[1:]
 
 
 def _suffix(name: str) -> str:

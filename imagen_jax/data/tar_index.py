@@ -24,7 +24,8 @@ PLACES = "places"
 """uint32 [records, 6 + 2 shown]: first block and size in bytes of the picture, the caption, the
 JSON and what is shown beside the picture, of each record; zeros for a file that it has not."""
 CAPTION, JSON = ".txt", ".json"
-_SUFFIXES = {*PICTURE_SUFFIXES, CAPTION, JSON, *OTHER_PICTURE_SUFFIXES}
+_OF_PICTURES = (*PICTURE_SUFFIXES, *OTHER_PICTURE_SUFFIXES)
+_SUFFIXES = {*_OF_PICTURES, CAPTION, JSON}
 _LOCAL_READ_AHEAD, _BUCKET_READ_AHEAD = 2**12, 2**22
 """Bytes; on this machine, jumping from header to header is cheap."""
 _GZIP = b"\x1f\x8b"
@@ -166,7 +167,7 @@ def _groups(shard: FileState, left_out: Tally, shown: Sequence[str]) -> Iterator
         for _, suffix, member in group:
             if suffix in known:
                 files.setdefault(suffix, member)
-            elif suffix.endswith(PICTURE_SUFFIXES):
+            elif suffix.endswith(_OF_PICTURES):
                 dotted.add(member.name)
         if files:
             yield f"{shard.path.name}/{key}", files

@@ -93,6 +93,16 @@ def test_a_picture_without_the_one_that_should_lie_beside_it_is_left_out(data, t
         examples(config(data))
 
 
+def test_the_name_of_what_a_folder_shows_may_be_in_any_case(data, tmp_path):
+    """As in tar shards."""
+    told = config(data)
+    before = [example["sketch"] for example in examples(told, 2)[1]]
+    (tmp_path / "pictures" / "00.sketch.png").rename(tmp_path / "pictures" / "00.SKETCH.PNG")
+    source, found = examples(told, 2)
+    assert len(source) == 12
+    np.testing.assert_array_equal([example["sketch"] for example in found], before)
+
+
 def test_tar_shards_give_labels_of_their_json_and_pictures_beside_theirs(tmp_path):
     """In any order and case; the index of a stage without them stays another one."""
     samples = [shards.sample(n, label=n, age=n) for n in range(3)]

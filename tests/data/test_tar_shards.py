@@ -179,8 +179,8 @@ def test_names_with_more_than_one_dot_are_counted(tmp_path):
     says = r"2 of 3 .*: 2 more than one dot in the name \(as 0.tar/v1.0.png\)"
     with pytest.warns(UserWarning, match=says):
         assert texts(open_shards(tmp_path, max_broken_share=0.7)) == ["0"]
-    write(tmp_path / "0.tar", dotted)
-    with pytest.raises(UsageError, match="can be used: 2 more than one dot in the name"):
+    write(tmp_path / "0.tar", [*dotted, ("v2.0.avif", b""), ("v2.0.txt", b"a")])
+    with pytest.raises(UsageError, match="can be used: 3 more than one dot in the name"):
         open_shards(tmp_path)
 
 
