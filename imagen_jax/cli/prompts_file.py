@@ -43,6 +43,7 @@ def _rows(text: str, name: str) -> list[dict[str, str]]:
     try:
         # In lines of its own: a prompt may have several, or letters that others end lines with.
         table = csv.DictReader(io.StringIO(text), strict=True, skipinitialspace=True)
+        table.fieldnames = [name.strip() for name in table.fieldnames or ()]
         rows = [(table.line_num, row) for row in table]
     except csv.Error as error:
         raise UsageError(f"--prompts-file {name} is no table: {reason(error)}.") from error

@@ -227,8 +227,11 @@ def as_read(text: str, lowercase: bool) -> str:
 
 
 def one_line(prompt: str) -> str:
-    """A prompt as a file of prompts has it: single spaces between its words and none around."""
-    return " ".join(prompt.split())
+    """A prompt as a file of prompts has it: single spaces between its words and none around.
+
+    A byte order mark before it is none of it: a shell's "$(cat FILE)" leaves it there.
+    """
+    return " ".join(prompt.removeprefix("\ufeff").split())
 
 
 def load_tokenizer(name_or_dir: str, *, lowercase: bool = False) -> Tokenizer:

@@ -118,6 +118,11 @@ def test_a_prompt_of_a_table_keeps_the_lines_and_separators_that_it_has(tmp_path
     assert settings == [{"seed": 1}, {"seed": 2}, {}]
 
 
+def test_columns_of_a_table_may_have_spaces_round_their_names(tmp_path):
+    (tmp_path / "p.csv").write_text("\ufeffprompt , seed \na cat , 3\n", encoding="utf-8")
+    assert read_prompts_file(str(tmp_path / "p.csv")) == (["a cat"], [{"seed": 3}])
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [

@@ -150,6 +150,8 @@ def test_embeddings_that_are_not_finite_are_not_written(made, tmp_path, monkeypa
     [
         "\ufeffa purple dog\r\n\r\n a green  cat \t\r\n".encode(),
         b"a purple dog\n\n\ta green cat",
+        # Of two files, one behind the other.
+        "\ufeffa purple dog\r\n\ufeffa green cat\r\n".encode(),
         "a purple\x85dog\na green\u2028cat\n".encode(),
     ],
 )
