@@ -11,7 +11,7 @@ from imagen_jax.config import StageConfig, json_form
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.storage.digests import sealed, unsealed
-from imagen_jax.storage.files import AnyPath, write_text
+from imagen_jax.storage.files import AnyPath, beside_logs, write_text
 
 _FREE = {
     "training.num_steps",
@@ -40,10 +40,6 @@ _BY_FLAG = ("optimizer.", "training.", "diffusion.", "data.", "sampling.")
 _ALSO_BY_FLAG = {"text_encoder.source", "unet.dtype", "unet.remat"}
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 _CONFIG = "config.json"
-_LOGS = (".log", ".out", ".err", ".txt")
-"""So end files to which a shell or a scheduler writes what a run says."""
-_NEW = {"lost+found"}
-"""What a new file system holds."""
 
 
 def package_versions() -> dict[str, str]:
@@ -120,13 +116,9 @@ def claim_directory(
 
 def _require_new(workdir: AnyPath) -> None:
     """Refuses a directory that holds more than what a machine or a shell leaves in a new one."""
-    names = sorted(path.name for path in workdir.iterdir())
-    others = [
-        name for name in names if not (name.startswith(".") or name.endswith(_LOGS) or name in _NEW)
-    ]
-    if others:
+    if other := beside_logs(workdir):
         raise UsageError(
-            f"{workdir} is not empty and holds no {_CONFIG}, but {others[0]}; choose a new "
+            f"{workdir} is not empty and holds no {_CONFIG}, but {other}; choose a new "
             "directory, or one that holds nothing but logs."
         )
 

@@ -21,7 +21,7 @@ from imagen_jax.embedding.summary import describe, name_of, show, size_in_bytes
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.storage.files import check_writable, write_text
+from imagen_jax.storage.files import beside_logs, check_writable, write_text
 from imagen_jax.stored.encoders import load_stage_tokenizer
 from imagen_jax.stored.stages import StoredNetwork
 from imagen_jax.text.cache import EmbeddingCache
@@ -99,7 +99,7 @@ def _open_known(config: StageConfig, out: Path) -> EmbeddingCache | None:
             for number in range(len(known.metadata.parts)):
                 tidy(part_directory(out, number))
         return known
-    if out.is_dir() and any(out.iterdir()) and not part_directory(out, 0).is_dir():
+    if beside_logs(out) and not part_directory(out, 0).is_dir():
         raise UsageError(f"OUT is {out}, which holds something else; name a new directory.")
     return None
 

@@ -25,7 +25,7 @@ from imagen_jax.evaluation.pictures import PictureSet, read_picture
 from imagen_jax.evaluation.reading import Reading, Resized
 from imagen_jax.parallel import distributed
 from imagen_jax.storage.digests import read_sealed, sealed
-from imagen_jax.storage.files import write_text
+from imagen_jax.storage.files import beside_logs, write_text
 from imagen_jax.storage.json_text import shown
 from imagen_jax.weights.stored import check_fit, open_file
 from imagen_jax.weights.tensors import write_tensors
@@ -176,7 +176,7 @@ def _check(out: Path, about: dict[str, Any]) -> None:
     """Refuses a directory that holds anything but what this run has left there."""
     path = out / ABOUT
     if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if beside_logs(out):
             raise UsageError(f"{out} holds something else than features; name a new directory.")
         return
     before = read_sealed(path)

@@ -25,7 +25,7 @@ from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.results import MANIFEST
 from imagen_jax.pipeline.sheets import save_png
 from imagen_jax.storage.digests import digest, read_sealed, sealed
-from imagen_jax.storage.files import write_text
+from imagen_jax.storage.files import beside_logs, write_text
 from imagen_jax.storage.json_text import shown
 
 _METADATA = "metadata.jsonl"
@@ -173,7 +173,7 @@ def _open(album: _Album) -> _Album:
     """The album with what an earlier call has left in its directory."""
     out, path = album.directory, album.directory / MANIFEST
     if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if beside_logs(out):
             raise UsageError(f"{out} holds something else; name a new directory.")
         return album
     before = read_sealed(path)

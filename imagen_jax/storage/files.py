@@ -26,6 +26,10 @@ _VERSIONS = ("generation", "etag", "mtime", "updated", "created")
 """What file systems of buckets call that which changes with every write of a file."""
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _NAME_KEPT = 48
+_LOGS = (".log", ".out", ".err", ".txt")
+"""So end files to which a shell or a scheduler writes what a run says."""
+_NEW = {"lost+found"}
+"""What a new file system holds."""
 
 
 def on_hub(text: str) -> bool:
@@ -226,6 +230,19 @@ def write_text(path: AnyPath, text: str) -> None:
     """Writes UTF-8 by `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def beside_logs(path: AnyPath) -> str:
+    """The name of something at `path` that was there before a command began to write to it.
+
+    Empty where there is nothing, or a directory with nothing but what a machine, a shell or a
+    scheduler leaves in a new one: logs and hidden files.
+    """
+    if not path.is_dir():
+        return path.name if path.exists() else ""
+    names = sorted(entry.name for entry in path.iterdir())
+    others = (name for name in names if not name.startswith(".") and name not in _NEW)
+    return next((name for name in others if not name.endswith(_LOGS)), "")
 
 
 def check_writable(directory: Path, flag: str) -> None:

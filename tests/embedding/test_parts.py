@@ -303,6 +303,10 @@ def test_mistakes_are_one_sentence(made, encoder, tmp_path):
     refused(made.embed(out, "--max-length", 1), "--max-length is 1; it must be at least 2")
     assert not out.exists()
     refused(made.embed(made.folder), "holds something else")
+    out.mkdir()
+    (out / "embed.log").write_text("of the command itself")
+    result = made.embed(out, "--size-only")
+    assert result.code == 0, result.err
 
 
 def test_too_little_room_is_said_before_anything_is_embedded(made, encoder, tmp_path, monkeypatch):

@@ -141,11 +141,18 @@ def test_a_reading_may_be_anyones(pictures, network, tmp_path, changes, no_type_
 
 def test_a_directory_of_something_else_is_left_alone(pictures, network, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
     with pytest.raises(UsageError, match="holds something else than features"):
         make(pictures, network, tmp_path / "out")
     with pytest.raises(UsageError, match="holds no features: there is no about.json"):
         open_features(tmp_path / "out")
+
+
+def test_a_log_of_the_command_itself_may_lie_there(pictures, network, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "stats.log").write_text("begun")
+    assert make(pictures, network, tmp_path / "out").count == len(pictures)
+    assert (tmp_path / "out" / "stats.log").read_text() == "begun"
 
 
 def test_a_bad_picture_stops_it_and_no_part_is_half_written(pictures, network, tmp_path):

@@ -194,5 +194,5 @@ def test_a_list_of_pictures_may_be_anyones(files, painted, tmp_path, listed):
 
 
 def test_a_directory_of_something_else_is_left_alone(files, tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "thesis.tex").write_text("mine")
     refused(paint(files, tmp_path), "holds something else")

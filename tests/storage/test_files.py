@@ -15,7 +15,7 @@ from PIL import Image
 from imagen_jax.checkpoints.directory import claim_directory, read_config
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.sheets import save_png
-from imagen_jax.storage.files import absolute, replacing, to_path, write_text
+from imagen_jax.storage.files import absolute, beside_logs, replacing, to_path, write_text
 from imagen_jax.weights.stored import open_file
 from imagen_jax.weights.tensors import write_tensors
 
@@ -135,3 +135,12 @@ def test_a_bucket_that_cannot_be_reached_is_refused(bucket, monkeypatch):
 def test_other_paths_are_local():
     assert to_path("a/b") == Path("a/b")
     assert absolute(Path("a")) == Path.cwd() / "a"
+
+
+def test_what_shells_and_machines_leave_counts_as_nothing(tmp_path):
+    assert beside_logs(tmp_path / "nowhere") == beside_logs(tmp_path) == ""
+    for name in ("a.log", "b.txt", "7.out", "7.err", ".DS_Store", "lost+found"):
+        (tmp_path / name).touch()
+    assert beside_logs(tmp_path) == ""
+    (tmp_path / "notes.md").touch()
+    assert beside_logs(tmp_path) == beside_logs(tmp_path / "notes.md") == "notes.md"
