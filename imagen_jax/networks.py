@@ -14,7 +14,6 @@ from imagen_jax.arrays import (
     AugLevel,
     Features,
     Images,
-    Keys,
     LogSNR,
     TextEmbeddings,
     TextMask,
@@ -33,6 +32,7 @@ from imagen_jax.config.conditions import (
 )
 from imagen_jax.config.encoders import CLIPTextConfig
 from imagen_jax.diffusion import chain, process
+from imagen_jax.diffusion.noise import NoiseKeys
 from imagen_jax.diffusion.pixels import to_unit
 from imagen_jax.diffusion.process import Predicted
 from imagen_jax.models import low_rank
@@ -115,7 +115,11 @@ class Networks:
 
 
 def prepare(
-    config: StageConfig, conditions: Conditions, level: AugLevel, keys: Keys, size: tuple[int, int]
+    config: StageConfig,
+    conditions: Conditions,
+    level: AugLevel,
+    keys: NoiseKeys,
+    size: tuple[int, int],
 ) -> Conditions:
     """The conditions as the U-Net reads them: pixels become pictures in [-1, 1] or maps of 0 and 1,
     and of super-resolution the low-resolution one is noised to `level`, which is told too.

@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
-from imagen_jax.arrays import Images, Keys, Traced
+from imagen_jax.arrays import Images, Traced
 from imagen_jax.config.choices import Inpainting
 from imagen_jax.diffusion import samplers
-from imagen_jax.diffusion.process import Denoise, normal, q_sample
+from imagen_jax.diffusion.noise import NoiseKeys, fold_in, normal
+from imagen_jax.diffusion.process import Denoise, q_sample
 from imagen_jax.diffusion.samplers import LogSNRGrid, Sampler, Scalar, State
 from imagen_jax.diffusion.schedules import alpha_sigma
 
@@ -137,7 +138,7 @@ def take(
     source: Source,
     course: Course,
     log_snrs: LogSNRGrid,
-    keys: Keys,
+    keys: NoiseKeys,
     visit: Visit,
 ) -> State:
     """One visit of the course's, with the known part in its place after it."""
@@ -169,7 +170,9 @@ def with_known(
     return jnp.where(source.repaint, z, known)
 
 
-def _back(sampler: Sampler, state: State, visit: Visit, log_snrs: LogSNRGrid, keys: Keys) -> State:
+def _back(
+    sampler: Sampler, state: State, visit: Visit, log_snrs: LogSNRGrid, keys: NoiseKeys
+) -> State:
     """The state at the time where the step begins; who went back remembers no step before."""
     eps = _noise(keys, _BACKWARD_NOISE, visit, log_snrs, state.z)
     z = noise_again(state.z, log_snrs[visit.at], log_snrs[visit.step], eps)
@@ -180,7 +183,7 @@ def _back(sampler: Sampler, state: State, visit: Visit, log_snrs: LogSNRGrid, ke
     return State(z, state.x0, memory)
 
 
-def _noise(keys: Keys, purpose: int, visit: Visit, log_snrs: LogSNRGrid, z: Images) -> Images:
+def _noise(keys: NoiseKeys, purpose: int, visit: Visit, log_snrs: LogSNRGrid, z: Images) -> Images:
     """Noise of each visit's own, in the shape of z."""
     drawn = visit.step + visit.again * (len(log_snrs) - 1)
-    return normal(samplers.fold_in(samplers.fold_in(keys, purpose), drawn), z.shape[1:])
+    return normal(fold_in(fold_in(keys, purpose), drawn), z.shape[1:])

@@ -6,16 +6,17 @@ of x, eps, v gives the other two once z is known.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from imagen_jax.arrays import AugLevel, Features, Images, Keys, LogSNR
+from imagen_jax.arrays import AugLevel, Features, Images, LogSNR
 from imagen_jax.config.choices import Prediction
 from imagen_jax.diffusion import schedules
+from imagen_jax.diffusion.noise import NoiseKeys, normal
 from imagen_jax.diffusion.schedules import PerPicture, alpha_sigma, over_pixels
 
 
@@ -33,11 +34,6 @@ class Predicted(NamedTuple):
 
 Denoise = Callable[[Images, LogSNR, Int32[Array, ""]], Predicted]
 """(z, log_snr, index of the step) -> the estimate of x that a sampler steps with."""
-
-
-def normal(keys: Keys, shape: Sequence[int]) -> Images:
-    """eps ~ N(0, I), one draw of `shape` = [height, width, channels] per picture's own key."""
-    return jax.vmap(lambda key: jax.random.normal(key, tuple(shape), jnp.float32))(keys)
 
 
 def q_sample(x: Images, eps: Images, log_snr: LogSNR) -> Images:
@@ -145,7 +141,7 @@ def weighted_error(
 
 
 def augment_low_res(
-    low_res: Images, aug_level: AugLevel, keys: Keys, schedule: schedules.Schedule
+    low_res: Images, aug_level: AugLevel, keys: NoiseKeys, schedule: schedules.Schedule
 ) -> Images:
     """alpha x + sigma eps at t = aug_level: noise conditioning augmentation (section 2.4).
 

@@ -23,10 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from imagen_jax.arrays import Images, Keys, Traced
+from imagen_jax.arrays import Images, Traced
 from imagen_jax.config.choices import SamplerName, Schedule
 from imagen_jax.diffusion import chain
-from imagen_jax.diffusion.process import Denoise, Predicted, normal
+from imagen_jax.diffusion.noise import NoiseKeys, fold_in, normal
+from imagen_jax.diffusion.process import Denoise, Predicted
 from imagen_jax.diffusion.schedules import LOG_SNR_MAX, alpha_sigma, log_snr
 from imagen_jax.errors import UsageError
 
@@ -71,7 +72,7 @@ class Sampler(Protocol):
         """What is remembered before the first step; () for nothing."""
         ...
 
-    def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
+    def update(self, estimate: Estimate, state: State, step: Step, keys: NoiseKeys) -> State:
         """The state at s, from that at t."""
         ...
 
@@ -113,7 +114,7 @@ class Ancestral:
     def start(self, z: Images) -> tuple[()]:
         return ()
 
-    def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
+    def update(self, estimate: Estimate, state: State, step: Step, keys: NoiseKeys) -> State:
         x0, predicted, _ = estimate(state.z, step.log_snr_t)
         gamma = self.gamma if predicted is None else predicted
         mean = posterior_mean(state.z, x0, step.log_snr_t, step.log_snr_s)
@@ -140,7 +141,7 @@ class DDIM:
     def start(self, z: Images) -> tuple[()]:
         return ()
 
-    def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
+    def update(self, estimate: Estimate, state: State, step: Step, keys: NoiseKeys) -> State:
         x0, _, away = estimate(state.z, step.log_snr_t)
         alpha_t, sigma_t = alpha_sigma(step.log_snr_t)
         alpha_s, sigma_s = alpha_sigma(step.log_snr_s)
@@ -165,7 +166,7 @@ class DPMSolverPP2M:
         """Whether there was a step before."""
         return jnp.zeros((), bool)
 
-    def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
+    def update(self, estimate: Estimate, state: State, step: Step, keys: NoiseKeys) -> State:
         x0, *_ = estimate(state.z, step.log_snr_t)
         h = (step.log_snr_s - step.log_snr_t) / 2
         h_before = (step.log_snr_t - step.log_snr_before) / 2
@@ -189,7 +190,7 @@ class Heun:
     def start(self, z: Images) -> tuple[()]:
         return ()
 
-    def update(self, estimate: Estimate, state: State, step: Step, keys: Keys) -> State:
+    def update(self, estimate: Estimate, state: State, step: Step, keys: NoiseKeys) -> State:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = map(alpha_sigma, (step.log_snr_t, step.log_snr_s))
         n_t, n_s = sigma_t / alpha_t, sigma_s / alpha_s
         x0, *_ = estimate(state.z, step.log_snr_t)
@@ -252,12 +253,12 @@ def times(
     return 1 - np.arange(num_steps) / num_steps
 
 
-def initial_noise(keys: Keys, shape: Sequence[int]) -> Images:
+def initial_noise(keys: NoiseKeys, shape: Sequence[int]) -> Images:
     """z_1 ~ N(0, I): `shape` = [height, width, channels] for each picture's own key."""
     return normal(fold_in(keys, _INITIAL_NOISE), shape)
 
 
-def noise(keys: Keys, step: Step, z: Images) -> Images:
+def noise(keys: NoiseKeys, step: Step, z: Images) -> Images:
     """The fresh noise of one step, in the shape of z."""
     return normal(fold_in(keys, step.index), z.shape[1:])
 
@@ -272,7 +273,7 @@ def advance(
     denoise: Denoise,
     state: State,
     log_snrs: LogSNRGrid,
-    keys: Keys,
+    keys: NoiseKeys,
     *,
     first: int = 0,
     stop: int | None = None,
@@ -301,7 +302,7 @@ def take(
     denoise: Denoise,
     state: State,
     log_snrs: LogSNRGrid,
-    keys: Keys,
+    keys: NoiseKeys,
     index: StepIndex,
     again: int | StepIndex = 0,
 ) -> State:
@@ -321,12 +322,7 @@ def finish(state: State) -> Images:
 
 
 def sample(
-    sampler: Sampler, denoise: Denoise, z: Images, log_snrs: LogSNRGrid, keys: Keys
+    sampler: Sampler, denoise: Denoise, z: Images, log_snrs: LogSNRGrid, keys: NoiseKeys
 ) -> Images:
     """The picture that z at the grid's first time leads to."""
     return finish(advance(sampler, denoise, start(sampler, z), log_snrs, keys))
-
-
-def fold_in(keys: Keys, data: int | StepIndex) -> Keys:
-    """The key of each picture for one more purpose."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)

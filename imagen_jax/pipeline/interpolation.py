@@ -2,18 +2,19 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from imagen_jax.config.data import Size
-from imagen_jax.diffusion.samplers import initial_noise
+from imagen_jax.diffusion.noise import KeysBetween
 from imagen_jax.errors import UsageError
-from imagen_jax.pipeline.given import Noise
+from imagen_jax.pipeline.arguments import checked_seed
 from imagen_jax.pipeline.sampling import picture_keys
 from imagen_jax.pipeline.subjects import Subjects
 
 _MOST = 1000
-"""Pictures; their noise is made at once."""
+"""Pictures; all of them are in one strip."""
 
 
 def shares(count: int) -> list[float]:
@@ -44,17 +45,56 @@ def interpolated(subjects: Subjects, count: int, num_images: int, *, has_seeds: 
     return dataclasses.replace(subjects, prompts=subjects.prompts[:1] * count)
 
 
-def noise_between(seed: int, to_seed: int, side: int, size: Size, count: int) -> Noise:
-    """What the first stage begins with: cos a + sin b of the two seeds' noise, an arc.
+@dataclasses.dataclass(frozen=True)
+class SeedsBetween:
+    """Pictures on the way from the first one of a seed to the first one of another.
+
+    Attributes:
+        shares: how far each picture is on its way, from 0 to 1.
+    """
+
+    seed: int
+    to_seed: int
+    shares: tuple[float, ...]
+
+    def of(self, pictures: Sequence[int]) -> "SeedsBetween":
+        """Some of the pictures."""
+        return dataclasses.replace(self, shares=tuple(self.shares[i] for i in pictures))
+
+    def keys(self, stream: int) -> KeysBetween:
+        """What a stage draws by: all of its noise, at first and later, goes along an arc.
+
+        So the ends are the pictures of the two seeds in every stage, and what is between them
+        has noise like any other picture's.
+        """
+        rows = np.zeros(len(self.shares), int)
+        one, other = (picture_keys(x, stream, 1)[rows] for x in (self.seed, self.to_seed))
+        # A cosine of a right angle would not be 0.
+        ways = [(math.sin((1 - x) * math.pi / 2), math.sin(x * math.pi / 2)) for x in self.shares]
+        return KeysBetween(one, other, np.array(ways, np.float32))
+
+
+Seed = int | Sequence[int] | SeedsBetween
+"""Of all pictures, of each subject or of each picture; or two that pictures lie between."""
+
+
+def seeds_between(
+    seed: int | Sequence[int], to_seed: Any, count: int | None, init_noise: Any
+) -> SeedsBetween | None:
+    """The two seeds of a call that goes from one to another; None where it does not.
 
     Args:
-        side: that the first stage was trained on.
-        size: (height, width) of its pictures.
+        count: of the pictures between two prompts or seeds.
+        init_noise: what else the first stage should begin with.
+
+    Raises:
+        UsageError: `to_seed` is no seed, or stands beside what it does not belong to.
     """
-    ends = (
-        np.asarray(initial_noise(picture_keys(x, side, 1), (*size, 3))) for x in (seed, to_seed)
-    )
-    one, other = (end[0] for end in ends)
-    angles = [share * math.pi / 2 for share in shares(count)]
-    way = [math.cos(angle) * one + math.sin(angle) * other for angle in angles]
-    return np.stack(way).astype(np.float32)
+    if to_seed is None:
+        return None
+    if init_noise is not None:
+        raise UsageError("There is init_noise and to_seed; give one of them.")
+    to_seed = checked_seed(to_seed, 1, 1)
+    if count is None or not isinstance(seed, int):
+        raise UsageError(f"to_seed is {to_seed}; it belongs to interpolate and one seed.")
+    return SeedsBetween(seed, to_seed, tuple(shares(count)))

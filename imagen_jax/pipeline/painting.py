@@ -4,17 +4,18 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from imagen_jax.config import SamplingConfig
 from imagen_jax.config.data import Size
+from imagen_jax.diffusion.noise import NoiseKeys
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.editing import StageEdit
+from imagen_jax.pipeline.interpolation import Seed, SeedsBetween
 from imagen_jax.pipeline.sampling import picture_keys
 from imagen_jax.pipeline.shipped import STAGES, shipped_stage
 from imagen_jax.pipeline.stage import Stage
@@ -153,7 +154,7 @@ def paint(
     steps: Sequence[SampledStage],
     inputs: Sequence[StageInputs],
     *,
-    seed: int | Sequence[int],
+    seed: Seed,
     num_images: int,
     batch_size: int,
     low_res: np.ndarray | None = None,
@@ -173,7 +174,7 @@ def paint(
         steps: the same, with the settings and sizes that they sample with.
         inputs: what each stage is told of the subjects.
         seed: of all pictures; or one for each subject; or one for each picture, which is then the
-            first of its seed.
+            first of its seed; or two that pictures lie between.
         batch_size: pictures at once, as `meshes.batch_starts` rounds it.
         low_res: uint8 [height, width, 3], which a first super-resolution stage enlarges.
         noise: float32 [1 or pictures, height, width, 3] that the first stage begins with; None
@@ -198,10 +199,10 @@ def paint(
         pictures, noise = painted.pictures, None
 
 
-def picture_keys_of(
-    seed: int | Sequence[int], stream: int, num_images: int, subjects: int
-) -> jax.Array:
+def picture_keys_of(seed: Seed, stream: int, num_images: int, subjects: int) -> NoiseKeys:
     """The key of every picture, those of one subject together; arguments as in `paint`."""
+    if isinstance(seed, SeedsBetween):
+        return seed.keys(stream)
     if isinstance(seed, int):
         return picture_keys(seed, stream, num_images)[np.tile(np.arange(num_images), subjects)]
     if len(seed) == subjects:
@@ -218,7 +219,7 @@ class _Work:
     inputs: StageInputs
     low_res: np.ndarray | None
     noise: np.ndarray | None
-    keys: jax.Array
+    keys: NoiseKeys
     num_images: int
     batch_size: int
 

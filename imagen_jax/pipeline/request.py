@@ -20,7 +20,7 @@ from imagen_jax.pipeline.arguments import (
 )
 from imagen_jax.pipeline.editing import edit_of
 from imagen_jax.pipeline.given import Noise, digest_of, read_noise
-from imagen_jax.pipeline.interpolation import interpolated, noise_between, shares
+from imagen_jax.pipeline.interpolation import Seed, interpolated, seeds_between, shares
 from imagen_jax.pipeline.painting import Painted, SampledStage
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.steps import check_picture_guidance, picture_to_enlarge, sampled_stages
@@ -43,7 +43,7 @@ class Part:
     """
 
     rows: list[int]
-    seed: int | tuple[int, ...]
+    seed: Seed
     steps: list[SampledStage]
     inputs: list[StageInputs]
     noise: Noise | None = None
@@ -160,7 +160,9 @@ class _Making:
         self.steps = self._steps({})
         self._check()
         self.seed = self._seed()
-        self.noise = self._noise()
+        self.between = seeds_between(self.seed, call.to_seed, call.interpolate, call.init_noise)
+        pictures = subjects.count * call.num_images
+        self.noise = read_noise(call.init_noise, self.steps[0].size, pictures)
 
     def request(self) -> Request:
         """The same, once the prompts are embedded."""
@@ -233,18 +235,6 @@ class _Making:
             raise UsageError("There are seeds and seeds of each; give one of them.")
         return checked_seed([own.get("seed", seed) for own in self.each], count, count)
 
-    def _noise(self) -> Noise | None:
-        call, first = self.call, self.steps[0]
-        if call.to_seed is None:
-            pictures = self.subjects.count * call.num_images
-            return read_noise(call.init_noise, first.size, pictures)
-        if call.init_noise is not None:
-            raise UsageError("There is init_noise and to_seed; give one of them.")
-        to_seed = checked_seed(call.to_seed, 1, 1)
-        if call.interpolate is None or not isinstance(self.seed, int):
-            raise UsageError(f"to_seed is {to_seed}; it belongs to interpolate and one seed.")
-        return noise_between(self.seed, to_seed, first.side, first.size, call.interpolate)
-
     def _texts(self) -> Texts:
         prompts, call = self.subjects.prompts, self.call
         if not prompts:
@@ -262,10 +252,8 @@ class _Making:
         own: Mapping[str, Any],
         members: list[int],
     ) -> Part:
-        number, seed, noise = self.call.num_images, self.seed, self.noise
+        number, noise = self.call.num_images, self.noise
         rows = [number * member + picture for member in members for picture in range(number)]
-        if not isinstance(seed, int):
-            seed = tuple(seed[i] for i in (members if len(seed) == self.subjects.count else rows))
         if noise is not None and len(noise) > 1:
             noise = noise[rows]
         inputs = [one.of(members) for one in inputs]
@@ -276,7 +264,16 @@ class _Making:
         if positive is not None:
             of_stages = zip(inputs, self._embedded(positive), self._shares(own), strict=True)
             inputs = [x.towards(text, share) for x, text, share in of_stages]
-        return Part(rows, seed, steps, inputs, noise)
+        return Part(rows, self._seed_of(members, rows), steps, inputs, noise)
+
+    def _seed_of(self, members: list[int], rows: list[int]) -> Seed:
+        """That of a part, whose subjects and pictures have these numbers."""
+        if self.between is not None:
+            return self.between.of(rows)
+        if isinstance(self.seed, int):
+            return self.seed
+        own = members if len(self.seed) == self.subjects.count else rows
+        return tuple(self.seed[i] for i in own)
 
     def _embedded(self, prompt: str) -> Texts:
         """One prompt as each stage reads it; it is embedded once for all parts.

@@ -18,6 +18,7 @@ from imagen_jax.arrays import Features, Images, Keys, LogSNR, NullText, Pixels, 
 from imagen_jax.conditions import Conditions, stacked
 from imagen_jax.config import StageConfig
 from imagen_jax.diffusion import edits, guidance, process, samplers
+from imagen_jax.diffusion.noise import NoiseKeys, fold_in
 from imagen_jax.diffusion.pixels import to_pixels, to_unit
 from imagen_jax.diffusion.process import Predicted
 from imagen_jax.diffusion.samplers import State
@@ -50,13 +51,13 @@ class Told:
     """What all steps of a batch read and none changes.
 
     Attributes:
-        keys: one per picture.
+        keys: of each picture's noise.
         encoded: the conditions, as the U-Net reads them.
         share: of another text, if there is one.
         source: of an edit.
     """
 
-    keys: Keys
+    keys: NoiseKeys
     encoded: Encoded
     share: Traced = None
     source: edits.Source | None = None
@@ -87,7 +88,7 @@ class Run:
         self,
         params: Params,
         numbers: Numbers,
-        keys: Keys,
+        keys: NoiseKeys,
         conditions: Conditions,
         null: NullText | None = None,
         noise: Images | None = None,
@@ -98,7 +99,7 @@ class Run:
 
         Args:
             numbers: of `plan_sampling`.
-            keys: one per picture.
+            keys: one per picture, or a pair.
             conditions: what the stage is told, its pictures as pixels.
             null: the embedded empty caption where the config has the null text `empty`, else None.
             noise: to begin with; None draws it from the keys.
@@ -106,10 +107,9 @@ class Run:
             positive: another text with its share.
         """
         config, plan, size = self.config, self.plan, self.size
-        level = jnp.full(keys.shape, numbers.aug_level, jnp.float32)
-        noise_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _AUGMENTATION)
-        conditions = prepare(config, conditions, level, noise_keys, size)
-        conditions = told_guidance(config, conditions, jnp.full(keys.shape, numbers.scales[0]))
+        level = jnp.full(len(keys), numbers.aug_level, jnp.float32)
+        conditions = prepare(config, conditions, level, fold_in(keys, _AUGMENTATION), size)
+        conditions = told_guidance(config, conditions, jnp.full(len(keys), numbers.scales[0]))
         other, share = (None, None) if positive is None else positive
         parts = stacked(conditions, null, other, guided=plan.guided, hidden=plan.hidden)
         encoded = self._networks.encode(params, parts)

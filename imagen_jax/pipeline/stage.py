@@ -14,6 +14,7 @@ from imagen_jax.arrays import Keys
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.config.conditions import LOW_RES
+from imagen_jax.diffusion.noise import NoiseKeys
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel import mesh as meshes
@@ -98,7 +99,7 @@ class Stage:
     def paint(
         self,
         settings: SamplingConfig,
-        keys: Keys,
+        keys: NoiseKeys,
         conditions: Conditions,
         null: HostNullText | None = None,
         noise: Noise | None = None,

@@ -14,7 +14,6 @@ import imagen_jax
 from imagen_jax.cli.prompts_file import read_prompts_file
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.callbacks import Progress
-from imagen_jax.pipeline.interpolation import noise_between
 from imagen_jax.pipeline.previews import Previews
 from imagen_jax.weights.stage_file import save_stage_file
 
@@ -311,17 +310,6 @@ def test_pictures_between_two_prompts_begin_and_end_with_theirs(run, cascade, tm
     assert Image.open(tmp_path / "out" / "strip.gif").n_frames == 3
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert (manifest["interpolate"], manifest["positive_prompt"]) == (3, "a cat face")
-
-
-@pytest.mark.slow
-def test_pictures_between_two_seeds_go_from_the_noise_of_one_to_the_others(cascade):
-    way = cascade("a red apple", seed=3, interpolate=3, to_seed=4).stages[-1]
-    assert close(way[0], cascade("a red apple", seed=3).stages[-1][0])
-    deterministic = {"sampler": "ddim", "aug_level": 0.0}
-    base = cascade("a red apple", seed=3, interpolate=3, to_seed=4, **deterministic).stages[0]
-    assert close(base[2], cascade("a red apple", seed=4, **deterministic).stages[0][0])
-    between = noise_between(3, 4, 16, (16, 16), 3)[1]
-    assert abs(between.std() - 1) < 0.1
 
 
 @pytest.mark.parametrize(
