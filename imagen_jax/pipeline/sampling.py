@@ -154,7 +154,7 @@ class Run:
 
         if self.plan.tiling is not None:
             predict = functools.partial(self._networks.predict, params)
-            predict = tiled(predict, told.encoded, self.plan.tiling)
+            predict = tiled(predict, told.encoded, self.plan.tiling, len(told.keys))
         return _make_denoise(self.config, self.plan, numbers, predict, told.share)
 
 

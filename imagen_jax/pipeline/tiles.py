@@ -2,8 +2,9 @@
 
 In every step each tile is predicted by itself, and where tiles overlap their predictions are
 averaged, one going out as the other comes in (Bar-Tal et al. 2023). Noise, guidance and
-thresholding are of the whole picture. A network without norms over the picture and without
-self-attention would predict the same; these see one tile in place of the picture.
+thresholding are of the whole picture: z, the estimate, and a sum for each part of the guidance are
+what a step keeps of it. A network without norms over the picture and without self-attention would
+predict the same; these see one tile in place of the picture.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from imagen_jax.arrays import Features, Images, LogSNR
 from imagen_jax.conditions import Conditions
@@ -23,6 +24,8 @@ from imagen_jax.errors import UsageError
 from imagen_jax.models.conditional import Encoded
 from imagen_jax.models.layers import at_size_of
 
+Ramp = Float32[np.ndarray, " _"]
+"""What rows or columns count."""
 _OVERLAP = 4
 """A tile's side by the least width in which it overlaps the next one."""
 
@@ -42,13 +45,25 @@ class Tiling:
     upscale: int
 
     @property
-    def weights(self) -> Float32[np.ndarray, "height width 1"]:
-        """How much each pixel of a tile counts: the less the nearer to its border."""
-        ramps = []
-        for side in self.size:
-            place = np.arange(side)
-            ramps.append(np.minimum(np.minimum(place, place[::-1]) + 1, side // _OVERLAP))
-        return np.outer(*ramps)[:, :, None].astype(np.float32)
+    def ramps(self) -> tuple[Ramp, Ramp]:
+        """How much each row and each column of a tile counts: the less the nearer to its border."""
+        places = [np.arange(side) for side in self.size]
+        rows, columns = (
+            np.minimum(np.minimum(place, place[::-1]) + 1, len(place) // _OVERLAP)
+            for place in places
+        )
+        return rows.astype(np.float32), columns.astype(np.float32)
+
+    def totals(self, whole: Size) -> tuple[Ramp, Ramp]:
+        """The sum of all tiles' ramps in each row and in each column of a picture: tiles stand in
+        rows and columns, so the sum of their weights in a pixel is a product of the two."""
+        sums = []
+        for axis, ramp in enumerate(self.ramps):
+            total = np.zeros(whole[axis], np.float32)
+            for start in {corner[axis] for corner in self.corners}:
+                total[start : start + len(ramp)] += ramp
+            sums.append(total)
+        return sums[0], sums[1]
 
 
 def tiling_of(config: StageConfig, size: Size, tile: int | None) -> Tiling | None:
@@ -78,23 +93,33 @@ def tiling_of(config: StageConfig, size: Size, tile: int | None) -> Tiling | Non
 
 
 def tiled(
-    predict: Callable[[Images, LogSNR, Encoded], Predicted], encoded: Encoded, tiling: Tiling
+    predict: Callable[[Images, LogSNR, Encoded], Predicted],
+    encoded: Encoded,
+    tiling: Tiling,
+    count: int,
 ) -> Callable[[Images, LogSNR], Predicted]:
     """A prediction of whole pictures by one of tiles.
 
     Args:
         predict: of a tile.
         encoded: what the network is told of whole pictures.
+        count: of pictures; a batch has them once, or again for each part of its guidance.
     """
-    weights, size = tiling.weights, tiling.size
+    size = tiling.size
 
     def predict_whole(z: Images, log_snr: LogSNR) -> Predicted:
+        # The pictures once: so XLA never makes the copies of them that it was given.
+        once, parts, totals = z[:count], len(z) // count, tiling.totals(z.shape[1:3])
+
         def of_tile(corner: jax.Array) -> Predicted:
-            return predict(_part(z, corner, size), log_snr, _told(encoded, z, tiling, corner))
+            tile = jnp.concatenate([_part(once, corner, size)] * parts)
+            return predict(tile, log_snr, _told(encoded, once, tiling, corner))
 
         def add(sums: Predicted, corner: jax.Array) -> tuple[Predicted, None]:
+            shares = _shares(tiling, totals, corner)
+
             def added(total: Features, new: Features) -> Features:
-                there = _part(total, corner, size) + weights * new
+                there = _part(total, corner, size) + shares * new
                 return jax.lax.dynamic_update_slice(total, there, (0, *corner, 0))
 
             return jax.tree.map(added, sums, of_tile(corner)), None
@@ -102,8 +127,7 @@ def tiled(
         corners = jnp.array(tiling.corners, jnp.int32)
         shapes = jax.eval_shape(of_tile, corners[0])
         zeros = jax.tree.map(lambda x: jnp.zeros((*z.shape[:3], x.shape[-1])), shapes)
-        sums, _ = jax.lax.scan(add, zeros, corners)
-        return jax.tree.map(lambda x: x / _total(tiling, z.shape[1:3]), sums)
+        return jax.lax.scan(add, zeros, corners)[0]
 
     return predict_whole
 
@@ -133,9 +157,12 @@ def _told(encoded: Encoded, z: Images, tiling: Tiling, corner: jax.Array) -> Enc
     return encoded.replace(others=dataclasses.replace(others, pictures=pictures))
 
 
-def _total(tiling: Tiling, whole: Size) -> Float32[np.ndarray, "height width 1"]:
-    """The sum of all tiles' weights in each place."""
-    total = np.zeros((*whole, 1), np.float32)
-    for row, column in tiling.corners:
-        total[row : row + tiling.size[0], column : column + tiling.size[1]] += tiling.weights
-    return total
+def _shares(
+    tiling: Tiling, totals: tuple[Ramp, Ramp], corner: jax.Array
+) -> Float[jax.Array, "height width 1"]:
+    """How much each pixel of a tile counts, of all tiles in its place."""
+    rows, columns = (
+        ramp / jax.lax.dynamic_slice(jnp.asarray(total), (start,), (len(ramp),))
+        for ramp, total, start in zip(tiling.ramps, totals, corner, strict=True)
+    )
+    return (rows[:, None] * columns)[:, :, None]

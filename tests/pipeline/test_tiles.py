@@ -58,7 +58,7 @@ def test_what_looks_at_single_pixels_predicts_the_same():
     z = jnp.asarray(RNG.normal(size=(2, 40, 24, 3)), jnp.float32)
     log_snr = jnp.array([1.0, -2.0])
     tiling = tiling_of(CONFIG, (40, 24), 16)
-    found = jax.jit(tiled(predict, encoded, tiling))(z, log_snr)
+    found = jax.jit(tiled(predict, encoded, tiling, len(z)))(z, log_snr)
     wanted = predict(z, log_snr, encoded)
     np.testing.assert_allclose(found.value, wanted.value, atol=1e-5)
     np.testing.assert_allclose(found.fraction, wanted.fraction, atol=1e-5)
@@ -76,10 +76,31 @@ def test_tiles_that_disagree_meet_without_a_step():
         return Predicted(jnp.zeros_like(z) + told.others.pictures["low_res"][:, :1, :1])
 
     tiling = Tiling((16, 16), tuple((row, 0) for row in (0, 12, 24, 36, 48)), 2)
-    found = tiled(predict, encoded, tiling)(jnp.zeros((1, 64, 16, 3)), jnp.zeros(1)).value
+    found = tiled(predict, encoded, tiling, 1)(jnp.zeros((1, 64, 16, 3)), jnp.zeros(1)).value
     steps = np.diff(np.asarray(found)[0, :, 8, 0])
     assert found[0, 0, 0, 0] == 0 and found[0, -1, 0, 0] == 24 and (steps >= -1e-5).all()
     assert steps.max() <= 6 / 4 + 0.01, "6 from tile to tile, over an overlap of 4 rows"
+
+
+def test_nothing_of_the_whole_picture_is_kept_but_the_sums():
+    """Of two parts, as guidance has them: neither z twice, nor what tiles predict before they are
+    added, nor the weights of all pixels, which would also make programs as large as pictures."""
+    side, tile = 512, 32
+    encoded = Encoded(TextState(pooled=None, keys_values=(), mask=None), Conditions())
+    tiling = tiling_of(CONFIG, (side, side), tile)
+
+    def whole(z, log_snr):
+        predict = tiled(lambda z, log_snr, told: Predicted(jnp.sin(z)), encoded, tiling, 1)
+        of_parts = predict(jnp.concatenate([z] * 2), jnp.concatenate([log_snr] * 2)).value
+        return 3.0 * of_parts[:1] - 2.0 * of_parts[1:]
+
+    z, log_snr = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32), jnp.zeros(1)
+    program = jax.jit(whole).lower(z, log_snr).compile()
+    a_picture = 3 * 4 * side**2
+    assert program.memory_analysis().temp_size_in_bytes < 2.2 * a_picture
+    assert f"{side},{side}]" not in program.as_text(), "an array of one number a pixel"
+    predicted = jax.jit(whole)(jnp.ones(z.shape), log_snr)
+    np.testing.assert_allclose(predicted, np.sin(1.0), atol=1e-5)
 
 
 @pytest.mark.slow
