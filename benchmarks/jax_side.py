@@ -67,7 +67,7 @@ def forward(config: StageConfig, params: Params, given: Arrays) -> Callable[[], 
     networks = build_networks(config)
 
     def run(params: Params, given: Arrays) -> jax.Array:
-        value, fraction, _ = predict(networks, params, given)
+        value, fraction, *_ = predict(networks, params, given)
         return jnp.concatenate([value, 2 * fraction - 1], axis=-1)  # As diffusers gives them.
 
     return functools.partial(jax.jit(run).lower(params, given).compile(), params, given)

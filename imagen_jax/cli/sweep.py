@@ -61,9 +61,9 @@ class Sweep:
     ] = ()
     """What is varied: guidance, aug_level, steps, sampler, thresholding, interval (times at which
     guidance is on: 0:1 is always), oscillates_from (the step from which it is off in every other),
-    parallel (APG: 1 is off, 0 on) or renoising (CFG++), for all stages or for one, as
-    base.guidance=1,2,4; base, sr256 or sr1024 with stages; or paper-base-w or paper-sr-w, the
-    paper's lists. The first one runs along each curve."""
+    parallel (APG: 1 is off, 0 on), momentum (APG: 0 is off) or renoising (CFG++), for all stages or
+    for one, as base.guidance=1,2,4; base, sr256 or sr1024 with stages; or paper-base-w or
+    paper-sr-w, the paper's lists. The first one runs along each curve."""
     flags: OmitArgPrefixes[SweepFlags] = SweepFlags()
     stages: OmitArgPrefixes[CascadeFlags] = CascadeFlags()
     sampling: OmitArgPrefixes[SamplingFlags] = SamplingFlags()

@@ -47,6 +47,9 @@ class SamplingConfig(Checked):
     guidance_max_norm: float | None = None
     """The most that the two estimates of a picture may be apart in guidance (APG); the paper has
     no limit."""
+    guidance_momentum: float = 0.0
+    """How much of the guidance of the step before is added to a step's (APG, which takes -0.5 or
+    so: away from where it led); the paper's has no memory."""
     renoising: Renoising = "guided"
     """`unguided` is CFG++ (Chung et al. 2024), with weights from 0 to 1 and the sampler ddim."""
     thresholding: Thresholding = "dynamic"
@@ -100,6 +103,11 @@ class SamplingConfig(Checked):
         if self.guidance_max_norm is not None:
             require_positive(self, "guidance_max_norm")
         require(
+            -1 < self.guidance_momentum <= 0,
+            f"SamplingConfig.guidance_momentum is {self.guidance_momentum}; it must lie in "
+            "(-1, 0].",
+        )
+        require(
             self.renoising == "guided" or self.sampler == "ddim",
             f"SamplingConfig.renoising is {self.renoising!r} and sampler {self.sampler!r}; noise "
             "of the estimate without text is put back by ddim alone.",
@@ -126,4 +134,5 @@ class SamplingConfig(Checked):
     @property
     def projects(self) -> bool:
         """Whether guidance is APG's."""
-        return self.guidance_parallel != 1 or self.guidance_max_norm is not None
+        limits = self.guidance_parallel != 1 or self.guidance_max_norm is not None
+        return limits or self.guidance_momentum != 0

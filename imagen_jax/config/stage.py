@@ -226,8 +226,8 @@ class StageConfig(Checked):
         require(
             settings.guides_all_steps_alike,
             "SamplingConfig has guidance_interval, guidance_oscillates_from, guidance_parallel, "
-            f"guidance_max_norm or renoising; {self.name!r} takes one guidance weight for all "
-            "steps and nothing else.",
+            f"guidance_max_norm, guidance_momentum or renoising; {self.name!r} takes one guidance "
+            "weight for all steps and nothing else.",
         )
 
     def _check_adapter(self) -> None:

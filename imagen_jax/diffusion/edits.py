@@ -180,7 +180,8 @@ def _back(
     memory = jax.tree.map(
         lambda kept, fresh: jnp.where(went_on, kept, fresh), state.memory, sampler.start(z)
     )
-    return State(z, state.x0, memory)
+    led = None if state.difference is None else jnp.where(went_on, state.difference, 0.0)
+    return State(z, state.x0, memory, led)
 
 
 def _noise(keys: NoiseKeys, purpose: int, visit: Visit, log_snrs: LogSNRGrid, z: Images) -> Images:

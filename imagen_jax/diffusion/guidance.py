@@ -32,28 +32,41 @@ def guide(conditional: Images, unconditional: Images, scale: float | Scalar | Ov
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """x~ = x_c + (w - 1) (d_o + eta d_p), d = min(1, r / |x_c - x_u|) (x_c - x_u).
+    """x~ = x_c + (w - 1) (d_o + eta d_p), d = min(1, r / |D|) D, D = x_c - x_u + beta D'.
 
-    Adaptive projected guidance (Sadat et al. 2024, https://arxiv.org/abs/2410.02416, algorithm 1)
-    without its momentum. d_p is the part of d along the estimate with text, which saturates
-    colours, and d_o the rest; norms are over all values of a picture. eta = 1 and no r is `guide`.
+    Adaptive projected guidance (Sadat et al. 2024, https://arxiv.org/abs/2410.02416, algorithm 1).
+    d_p is the part of d along the estimate with text, which saturates colours, and d_o the rest;
+    norms are over all values of a picture. D' is D at the guided step before, 0 before the first:
+    beta < 0 turns guidance away from where it led. eta = 1, no r and beta = 0 is `guide`.
     """
 
     parallel: Traced
     """eta."""
     max_norm: Traced
     """r."""
+    momentum: Traced = 0.0
+    """beta."""
 
-    def __call__(self, conditional: Images, unconditional: Images, scale: Scalar) -> Images:
-        """Both estimates are of x."""
-        over_values = functools.partial(jnp.sum, axis=(1, 2, 3), keepdims=True)
+    def __call__(
+        self,
+        conditional: Images,
+        unconditional: Images,
+        scale: Scalar,
+        led: Images | None = None,
+    ) -> tuple[Images, Images | None]:
+        """x~ and D. Both estimates are of x; `led` is D', and None, as then D is, without beta."""
         difference = conditional - unconditional
+        if led is not None:
+            difference += self.momentum * led
+            # A step that is not guided leads nowhere.
+            led = jnp.where(scale == 1, led, difference)
+        over_values = functools.partial(jnp.sum, axis=(1, 2, 3), keepdims=True)
         norm = jnp.sqrt(over_values(difference**2))
         difference *= jnp.minimum(1.0, self.max_norm / jnp.maximum(norm, _TINY))
         square = jnp.maximum(over_values(conditional**2), _TINY)
         along = over_values(difference * conditional) / square
         kept = difference - (1 - self.parallel) * along * conditional
-        return conditional + (scale - 1) * kept
+        return conditional + (scale - 1) * kept, led
 
 
 def guidance_scales(
@@ -172,13 +185,10 @@ def make_denoise(
     """
     parts = 1 + sum(x is not None for x in (share, scales, picture_scales))
 
-    def guided(value: Images, null: Images, z: Images, log_snr: LogSNR, scale: Scalar) -> Images:
-        if projection is None:
-            return to_x0(guide(value, null, scale), z, log_snr, prediction_kind)
-        x_c, x_u = (to_x0(x, z, log_snr, prediction_kind) for x in (value, null))
-        return projection(x_c, x_u, scale)
-
-    def denoise(z: Images, log_snr: LogSNR, step: Int32[Array, ""]) -> Predicted:
+    def denoise(
+        z: Images, log_snr: LogSNR, step: Int32[Array, ""], led: Images | None = None
+    ) -> Predicted:
+        as_x0 = functools.partial(to_x0, z=z, log_snr=log_snr, kind=prediction_kind)
         many = (jnp.concatenate([x] * parts) if parts > 1 else x for x in (z, log_snr))
         predicted = predict(*many)
         values = jnp.split(predicted.value.astype(jnp.float32), parts)
@@ -191,9 +201,12 @@ def make_denoise(
             lead = (picture_scales[step] - 1) * (without_text - values[-1])
             value, without_text = value + lead, without_text + lead
         if scales is None:
-            return Predicted(threshold(to_x0(value, z, log_snr, prediction_kind)), fraction)
-        x0 = guided(value, without_text, z, log_snr, scales[step])
-        away = to_x0(without_text, z, log_snr, prediction_kind) if tells_away else None
-        return Predicted(threshold(x0), fraction, away)
+            return Predicted(threshold(as_x0(value)), fraction)
+        if projection is None:
+            x0 = as_x0(guide(value, without_text, scales[step]))
+        else:
+            x0, led = projection(as_x0(value), as_x0(without_text), scales[step], led)
+        away = as_x0(without_text) if tells_away else None
+        return Predicted(threshold(x0), fraction, away, led)
 
     return denoise

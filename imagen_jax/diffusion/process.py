@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float
 
 from imagen_jax.arrays import AugLevel, Features, Images, LogSNR
 from imagen_jax.config.choices import Prediction
@@ -30,10 +30,13 @@ class Predicted(NamedTuple):
     is not predicted."""
     away: Images | None = None
     """The estimate without text, where its noise is to be put back; of a `Denoise` only."""
+    difference: Images | None = None
+    """What guidance leads along, where the next step's depends on it; of a `Denoise` only."""
 
 
-Denoise = Callable[[Images, LogSNR, Int32[Array, ""]], Predicted]
-"""(z, log_snr, index of the step) -> the estimate of x that a sampler steps with."""
+Denoise = Callable[..., Predicted]
+"""(z, log_snr, index of the step) -> the estimate of x that a sampler steps with; where guidance
+has a momentum, with the `difference` of the step before too."""
 
 
 def q_sample(x: Images, eps: Images, log_snr: LogSNR) -> Images:

@@ -62,6 +62,8 @@ class State(NamedTuple):
     """The estimate of the picture at the last step; zeros before the first."""
     memory: Any
     """What the sampler's `start` gave and its `update` goes on with: a pytree of arrays."""
+    difference: Images | None = None
+    """What guidance led along at the last step, zeros before the first; None without momentum."""
 
 
 @runtime_checkable
@@ -115,7 +117,7 @@ class Ancestral:
         return ()
 
     def update(self, estimate: Estimate, state: State, step: Step, keys: NoiseKeys) -> State:
-        x0, predicted, _ = estimate(state.z, step.log_snr_t)
+        x0, predicted, *_ = estimate(state.z, step.log_snr_t)
         gamma = self.gamma if predicted is None else predicted
         mean = posterior_mean(state.z, x0, step.log_snr_t, step.log_snr_s)
         std = ancestral_std(step.log_snr_t, step.log_snr_s, gamma)
@@ -142,7 +144,7 @@ class DDIM:
         return ()
 
     def update(self, estimate: Estimate, state: State, step: Step, keys: NoiseKeys) -> State:
-        x0, _, away = estimate(state.z, step.log_snr_t)
+        x0, _, away, *_ = estimate(state.z, step.log_snr_t)
         alpha_t, sigma_t = alpha_sigma(step.log_snr_t)
         alpha_s, sigma_s = alpha_sigma(step.log_snr_s)
         r = -jnp.expm1(step.log_snr_t - step.log_snr_s)
@@ -307,13 +309,18 @@ def take(
     again: int | StepIndex = 0,
 ) -> State:
     """The step `index` from a state at its time; it was taken `again` times before."""
+    led = () if state.difference is None else (state.difference,)
+    estimates: list[Predicted] = []
 
     def estimate(z: Images, log_snr: Scalar) -> Predicted:
-        return denoise(z, jnp.broadcast_to(log_snr, z.shape[:1]), index)
+        estimates.append(denoise(z, jnp.broadcast_to(log_snr, z.shape[:1]), index, *led))
+        return estimates[-1]
 
     before, drawn = jnp.maximum(index - 1, 0), index + again * (len(log_snrs) - 1)
     step = Step(drawn, log_snrs[before], log_snrs[index], log_snrs[index + 1])
-    return sampler.update(estimate, state, step, keys)
+    state = sampler.update(estimate, state, step, keys)
+    # That of the step's first estimate, so that both of Heun's are guided from the same memory.
+    return state._replace(difference=estimates[0].difference)
 
 
 def finish(state: State) -> Images:

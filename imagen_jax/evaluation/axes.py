@@ -61,6 +61,13 @@ def _interval(text: str) -> tuple[float, float]:
     return start, end
 
 
+def _momentum(text: str) -> float:
+    value = float(text)
+    if not -1 < value <= 0:
+        raise ValueError
+    return value
+
+
 def _at_least(least: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         value = int(text)
@@ -95,6 +102,7 @@ _SETTINGS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "interval": ("guidance_interval", _interval, "two times from 0 to 1 as 0.2:0.8"),
     "oscillates_from": ("guidance_oscillates_from", _at_least(0), "a whole number of at least 0"),
     "parallel": ("guidance_parallel", _fraction, "a number between 0 and 1"),
+    "momentum": ("guidance_momentum", _momentum, "a number from above -1 to 0"),
     "renoising": ("renoising", _one_of(Renoising), " or ".join(get_args(Renoising))),
 }
 """Name -> the field of `SamplingConfig`, how a value is read, and what it must be."""

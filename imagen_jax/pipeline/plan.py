@@ -23,6 +23,7 @@ class Plan:
         guided: whether an unconditional half is computed too.
         hidden: pictures that a further part is computed without, to be guided by them.
         projects: whether guidance is that of `guidance.Projection`.
+        averages: whether that has a momentum.
         renoises: whether noise is that of the unconditional estimate.
         course: of an edit's steps; None begins with noise and takes all.
         tiling: of each picture; None takes it whole.
@@ -35,6 +36,7 @@ class Plan:
     course: edits.Course | None = None
     tiling: Tiling | None = None
     projects: bool = False
+    averages: bool = False
     renoises: bool = False
 
     @property
@@ -99,6 +101,7 @@ def plan_sampling(
         guidance.Projection(
             settings.guidance_parallel,
             math.inf if settings.guidance_max_norm is None else settings.guidance_max_norm,
+            settings.guidance_momentum,
         ),
         picture_scales if by_pictures else None,
     )
@@ -107,5 +110,15 @@ def plan_sampling(
     hidden = tuple(x.name for x in config.inputs.pictures) if by_pictures else ()
     log_snrs = tuple(np.asarray(grid).tolist())
     tiling = tiling_of(config, size, tile)
-    kinds = guided and settings.projects, guided and settings.renoising == "unguided"
-    return Plan(log_snrs, settings.thresholding, guided, hidden, course, tiling, *kinds), numbers
+    plan = Plan(
+        log_snrs,
+        settings.thresholding,
+        guided,
+        hidden,
+        course,
+        tiling,
+        projects=guided and settings.projects,
+        averages=guided and settings.guidance_momentum != 0,
+        renoises=guided and settings.renoising == "unguided",
+    )
+    return plan, numbers

@@ -32,7 +32,7 @@ _OWN = ("pictures", "stages", "arguments")
 """What is compared in parts, and the arguments, since all that follows from them is there too."""
 _OF_THE_MACHINE = ("versions", "devices", "batch_size", "split_height")
 """What may differ where pictures are made again: nothing but rounding follows from it."""
-_ADDED = ("guidance_parallel", "guidance_max_norm", "renoising")
+_ADDED = ("guidance_parallel", "guidance_max_norm", "guidance_momentum", "renoising")
 """Settings that the first versions do not have."""
 _COLUMNS = 6
 """Of the contact sheet, where each prompt has one picture."""

@@ -120,6 +120,8 @@ class Run:
             source = dataclasses.replace(source, picture=to_unit(source.picture))
             source = edits.for_each(source, len(keys))
             state = edits.start(numbers.sampler, source, plan.course, self._grid(), z)
+        if plan.averages:
+            state = state._replace(difference=jnp.zeros_like(z))
         return Told(keys, encoded, share, source), self._split_state(state)
 
     def step(
@@ -145,7 +147,8 @@ class Run:
 
     def _split_state(self, state: State) -> State:
         """States of all steps lie alike, so that a step is compiled once."""
-        return state._replace(z=self._split(state.z), x0=self._split(state.x0))
+        pictures = {name: getattr(state, name) for name in ("z", "x0", "difference")}
+        return state._replace(**jax.tree.map(self._split, pictures))
 
     def _denoise(self, params: Params, numbers: Numbers, told: Told) -> process.Denoise:
         def predict(z: Images, log_snr: LogSNR) -> Predicted:

@@ -57,7 +57,7 @@ def diffusion_loss(
     log_snr = schedules.log_snr(config.diffusion.schedule, t)
     eps = process.normal(noise, x.shape[1:])
     z = process.q_sample(x, eps, log_snr)
-    prediction, fraction, _ = networks.predict(params, z, log_snr, encoded)
+    prediction, fraction, *_ = networks.predict(params, z, log_snr, encoded)
     kind = config.diffusion.prediction
     weights = config.diffusion.min_snr_gamma, config.diffusion.sigmoid_bias
     losses = process.loss(prediction, x, eps, log_snr, kind, *weights)

@@ -35,6 +35,7 @@ _OF_GUIDANCE = (
     "guidance_oscillates_from",
     "guidance_parallel",
     "guidance_max_norm",
+    "guidance_momentum",
     "renoising",
 )
 Steps = int | None

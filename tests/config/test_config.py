@@ -74,6 +74,8 @@ BAD_FIELDS = [
     (DistillationConfig, {"steps": 0}, "steps is 0"),
     (DistillationConfig, {"steps": 10**7}, "steps is 10000000; it must be at most 1,000,000"),
     (SamplingConfig, {"guidance_max_norm": 0.0}, "guidance_max_norm is 0.0"),
+    (SamplingConfig, {"guidance_momentum": -1.0}, "guidance_momentum is -1.0; it must lie in (-1"),
+    (SamplingConfig, {"guidance_momentum": 0.5}, "guidance_momentum is 0.5; it must lie in (-1"),
     (SamplingConfig, {"renoising": "all"}, "renoising is 'all'; it must be one of"),
     (SamplingConfig, {"renoising": "unguided"}, "is put back by ddim alone"),
     (TrainingConfig, {"batch_size": 2**21}, "batch_size is 2097152; it must be at most 1,048,576"),

@@ -177,3 +177,23 @@ def test_a_picture_does_not_depend_on_its_batch():
     alone = painted(samplers.Ancestral(), denoise, source, course, grid, KEYS[1:])
     np.testing.assert_allclose(pair[1:], alone, atol=1e-6)
     assert np.abs(pair[0] - pair[1])[:3].max() > 0.1
+
+
+def test_who_went_back_is_guided_from_no_step_before():
+    """As at the beginning, where 0 led before."""
+    course = edits.Course(0, edits.visits(0, 4, jump_length=2, resamplings=2))
+    heard = []
+
+    def guided(z, log_snr, step, led):
+        heard.append((int(step), led.max().item()))
+        return denoise(z, log_snr)._replace(difference=led + 1)
+
+    grid, source = samplers.time_grid("cosine", 4), edits.Source(jnp.asarray(PICTURE), REPAINT)
+    z = samplers.initial_noise(KEYS, SHAPE[1:])
+    state = edits.start(samplers.DDIM(), source, course, grid, z)
+    state = state._replace(difference=jnp.zeros_like(z))
+    for visit in course.visits:
+        visit = edits.Visit(*map(jnp.int32, visit))
+        state = edits.take(samplers.DDIM(), guided, state, source, course, grid, KEYS, visit)
+    expected = [(0, 0), (1, 1), (2, 2), (1, 0), (2, 1), (3, 2)]
+    assert course.goes_back and heard == expected

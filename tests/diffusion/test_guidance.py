@@ -199,7 +199,7 @@ def test_pictures_are_guided_by_a_weight_of_their_own(outputs, guided):
 
 def test_a_projection_without_limits_is_guidance(outputs):
     _, conditional, unconditional = outputs
-    projected = guidance.Projection(1.0, np.inf)(conditional, unconditional, jnp.float32(5.0))
+    projected, _ = guidance.Projection(1.0, np.inf)(conditional, unconditional, jnp.float32(5.0))
     expected = guidance.guide(conditional, unconditional, 5.0)
     np.testing.assert_allclose(projected, expected, rtol=1e-5, atol=1e-5)
 
@@ -208,7 +208,7 @@ def test_a_projection_drops_what_lies_along_the_estimate_and_limits_the_rest(out
     """Of each picture by itself, in float64."""
     _, conditional, unconditional = (np.float64(x) for x in outputs)
     unconditional[0] = 1.001 * conditional[0]  # Nothing but a part along it, shorter than r.
-    found = guidance.Projection(0.25, 2.0)(
+    found, _ = guidance.Projection(0.25, 2.0)(
         jnp.float32(conditional), jnp.float32(unconditional), jnp.float32(5.0)
     )
     for c, u, picture in zip(conditional, unconditional, found, strict=True):
@@ -223,7 +223,7 @@ def test_a_projection_drops_what_lies_along_the_estimate_and_limits_the_rest(out
 
 def test_a_projection_of_nothing_is_finite():
     zeros = jnp.zeros((1, 2, 2, 3))
-    assert np.all(guidance.Projection(0.0, 1.0)(zeros, zeros, jnp.float32(3.0)) == 0)
+    assert np.all(guidance.Projection(0.0, 1.0)(zeros, zeros, jnp.float32(3.0))[0] == 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -234,7 +234,31 @@ def test_denoise_projects_estimates_of_x_and_tells_the_one_without_text(outputs,
     of = (predict, kind, jnp.full(1, 4.0), unchanged, None, None, projection)
     predicted = guidance.make_denoise(*of, tells_away=True)(z, LOG_SNR, STEP)
     x_c, x_u = (TO_X0(output, z, LOG_SNR, kind) for output in (conditional, unconditional))
-    expected = projection(x_c, x_u, jnp.float32(4.0))
+    expected, _ = projection(x_c, x_u, jnp.float32(4.0))
     np.testing.assert_allclose(predicted.value, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(predicted.away, x_u)
     assert guidance.make_denoise(*of)(z, LOG_SNR, STEP).away is None
+    assert predicted.difference is None
+
+
+def test_momentum_adds_the_guided_steps_before(outputs):
+    """Algorithm 1 of APG in float64; a step at weight 1 is as if it were not there."""
+    weights, beta, eta, r = [4.0, 1.0, 4.0, 7.0], -0.6, 0.25, 9.0
+    pairs = jax.random.normal(jax.random.key(1), (4, 2, 3, 8, 8, 3))
+    projection = guidance.Projection(eta, r, beta)
+    led, expected_led = jnp.zeros((3, 8, 8, 3)), np.zeros((3, 8, 8, 3))
+    for step, w in enumerate(weights):
+        predict, _ = predict_from(*pairs[step])
+        of = (predict, "x0", jnp.array(weights), unchanged, None, None, projection)
+        found = guidance.make_denoise(*of)(outputs[0], LOG_SNR, jnp.int32(step), led)
+        led, (c, u) = found.difference, np.float64(pairs[step])
+        if w == 1:
+            np.testing.assert_array_equal(found.value, pairs[step][0])
+            continue
+        expected_led = c - u + beta * expected_led
+        norm = np.sqrt(np.sum(expected_led**2, (1, 2, 3), keepdims=True))
+        d = expected_led * np.minimum(1, r / norm)
+        inner = lambda a, b: np.sum(a * b, (1, 2, 3), keepdims=True)  # noqa: E731
+        along = inner(d, c) / inner(c, c) * c
+        np.testing.assert_allclose(found.value, c + (w - 1) * (d - along + eta * along), atol=1e-4)
+        np.testing.assert_allclose(led, expected_led, atol=1e-5)

@@ -258,3 +258,24 @@ def test_float64_changes_nothing_where_a_user_has_it_on(name):
         found = np.asarray(jitted(name, gaussian, 4)(keys))
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_guidance_led_along_goes_from_step_to_step(name):
+    """Once a step, however often that asks; without one in the state nothing is told."""
+    heard = []
+
+    def denoise(z, log_snr, step, led):
+        heard.append(led.item())
+        return gaussian(z, log_snr)._replace(difference=2 * led + 1 + len(heard) / 1000)
+
+    sampler = samplers.make(name, types.SimpleNamespace(gamma=0.3, eta=0.0))
+    grid, keys = samplers.time_grid("cosine", 3), keys_of(1)
+    state = samplers.start(sampler, samplers.initial_noise(keys, (1, 1, 1)))
+    state = state._replace(difference=jnp.zeros((1, 1, 1, 1)))
+    for index in range(3):
+        state = samplers.take(sampler, denoise, state, grid, keys, jnp.int32(index))
+    assert np.round(heard).tolist() == np.repeat([0, 1, 3], 2 if name == "heun" else 1).tolist()
+    assert heard[-1] == heard[-2] or name != "heun"
+    plain = samplers.start(sampler, state.z)
+    assert samplers.take(sampler, gaussian, plain, grid, keys, jnp.int32(0)).difference is None

@@ -50,6 +50,8 @@ def test_a_point_changes_settings_of_all_stages_or_of_one():
 def test_options_of_guidance_are_read():
     interval, oscillating = map(read_axis, ("interval=0:1,0.2:0.8", "base.oscillates-from=0,12"))
     assert interval.values == ((0, 1), (0.2, 0.8)) and oscillating.values == (0, 12)
+    assert read_axis("momentum=0,-0.5").values == (0, -0.5)
+    assert settings_in({"momentum": -0.5}, {}, 1) == {"guidance_momentum": [-0.5]}
     point = {"interval": interval.values[1], "base.oscillates_from": 12}
     assert settings_in(point, {}, 2) == {
         "guidance_interval": [(0.2, 0.8)] * 2,
@@ -82,6 +84,8 @@ def test_a_directory_is_known_by_its_settings_in_any_order():
         ("interval=0.8:0.2", "'0.8:0.2' is not two times from 0 to 1"),
         ("interval=0:1:1", "'0:1:1' is not two times from 0 to 1"),
         ("interval=0:nan", "'0:nan' is not two times from 0 to 1"),
+        ("momentum=-1", "'-1' is not a number from above -1 to 0"),
+        ("momentum=0.5", "'0.5' is not a number from above -1 to 0"),
         ("oscillates_from=-1", "'-1' is not a whole number of at least 0"),
         ("base=", "'' is not a stage"),
         ("guidance=1,1.0", "1.0 comes 2 times"),

@@ -76,6 +76,7 @@ def test_a_network_is_told_the_weights_place_in_the_range():
         ({"guidance_oscillates_from": 2}, "takes one guidance weight for all steps"),
         ({"guidance_parallel": 0.0}, "takes one guidance weight for all steps"),
         ({"guidance_max_norm": 9.0}, "takes one guidance weight for all steps"),
+        ({"guidance_momentum": -0.5}, "takes one guidance weight for all steps"),
         ({"renoising": "unguided", "sampler": "ddim"}, "takes one guidance weight for all steps"),
     ],
 )

@@ -240,7 +240,8 @@ def test_a_manifest_says_newer_settings_where_they_are_on_alone(steps):
     """So that one of an older version, which does not have them, can be made again."""
     inputs = StageInputs(PROMPTS, Conditions())
     of_old = described(steps[0], inputs)["sampling"]
-    assert not {"guidance_parallel", "guidance_max_norm", "renoising"} & of_old.keys()
+    added = {"guidance_parallel", "guidance_max_norm", "guidance_momentum", "renoising"}
+    assert not added & of_old.keys()
     assert of_old["guidance_scale"] == steps[0].settings.guidance_scale
     changed = tiny.replace(steps[0], settings={"guidance_parallel": 0.0})
     assert described(changed, inputs)["sampling"] == of_old | {"guidance_parallel": 0.0}

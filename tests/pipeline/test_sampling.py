@@ -33,10 +33,10 @@ def inputs(text, mask, low_res, **levels):
     return Conditions(text=text, mask=mask, pictures={"low_res": low_res}, numbers=levels)
 
 
-def painter(config, **settings):
+def painter(config, sharding=None, **settings):
     size = (SIDE, SIDE)
     plan, numbers = plan_sampling(config, tiny.replace(config.sampling, **settings), size)
-    sampler = StepwiseSampler(Run(config, plan, build_networks(config), size))
+    sampler = StepwiseSampler(Run(config, plan, build_networks(config), size, sharding))
     params = {"unet": tiny.random_params(config)["unet"]}
     return lambda text, mask, low_res, keys, which=0: np.asarray(
         sampler(params, numbers, keys, inputs(text, mask, low_res))[which]
@@ -83,7 +83,12 @@ def test_steps_are_told_of_and_the_last_estimate_is_the_picture():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "settings", [{"guidance_parallel": 0.0, "guidance_max_norm": 2.0}, {"renoising": "unguided"}]
+    "settings",
+    [
+        {"guidance_parallel": 0.0, "guidance_max_norm": 2.0},
+        {"guidance_momentum": -0.5},
+        {"renoising": "unguided"},
+    ],
 )
 def test_guidance_of_other_forms_paints_something_else(settings):
     """Without guidance there is nothing that they could change."""
@@ -94,6 +99,20 @@ def test_guidance_of_other_forms_paints_something_else(settings):
     plain = tiny.replace(SR.sampling, sampler="ddim", guidance_scale=1.0)
     plans = [plan_sampling(SR, x, (SIDE, SIDE))[0] for x in (changed, plain)]
     assert plans[0] == plans[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["ancestral", "heun"])
+def test_momentum_is_a_pictures_own_and_is_carried_by_split_heights(sampler):
+    """Picture 1 of two, alone, and as two devices paint it that halve its height."""
+    settings = {"sampler": sampler, "guidance_scale": 3.0, "guidance_momentum": -0.5}
+    inputs_of, keys = conditions(2), picture_keys(seed=5, stream=SIDE, count=2)
+    both = painter(SR, **settings)(*inputs_of, keys)
+    alone = painter(SR, **settings)(*(x[1:] for x in inputs_of), keys[1:])
+    assert np.abs(alone[0].astype(int) - both[1].astype(int)).max() <= 1
+    mesh = meshes.make_mesh(MeshConfig(spatial=2), jax.devices()[:2])
+    split = painter(SR, meshes.picture_sharding(mesh), **settings)(*inputs_of, keys)
+    assert np.abs(split.astype(int) - both.astype(int)).max() <= 1
 
 
 def test_it_is_said_which_pictures_are_not_finite(guided):
