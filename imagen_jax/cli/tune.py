@@ -11,7 +11,7 @@ from imagen_jax.cli.outputs import require_suffix
 from imagen_jax.cli.sweep import SweepFlags, check_measuring, judged_by, measured_by
 from imagen_jax.config import SamplingConfig
 from imagen_jax.config.choices import Dtype
-from imagen_jax.config.rules import require_positive
+from imagen_jax.config.rules import require_not_negative, require_positive
 from imagen_jax.errors import UsageError
 from imagen_jax.storage.hub import stage_path
 
@@ -26,8 +26,8 @@ _HELD_OUT = "held-out pairs"
 class Tune:
     """Choose how a trained stage samples at so many evaluations of its network a picture, and write
     the stage with that in its header; nothing is trained. Sampler, spacing of a chain's steps,
-    guidance interval and thresholding are varied in turn. Without --prompts the emoji's judge
-    measures, on prompts of seen pairs, and tells of held-out ones afterwards."""
+    guidance interval, thresholding and single times are varied in turn. Without --prompts the
+    emoji's judge measures, on prompts of seen pairs, and tells of held-out ones afterwards."""
 
     stage: Annotated[Positional[str], arg(metavar="STAGE")]
     """A stage that paints from nothing: a training directory or an exported file."""
@@ -37,6 +37,8 @@ class Tune:
     budget: int
     """Evaluations of the network a picture: a guided step takes two, and a step of heun twice as
     many."""
+    times: int = 16
+    """Times of the steps beside those of a spacing that are tried at most; 0 for none."""
     flags: OmitArgPrefixes[SweepFlags] = SweepFlags()
     batch_size: int = 16
     """Pictures that go through the network at once."""
@@ -50,13 +52,14 @@ class Tune:
 
         require_suffix(self.out, _SUFFIX)
         require_positive(self, "budget", "batch_size")
+        require_not_negative(self, "times")
         check_measuring(self.flags)
         path = stage_path(self.stage)
         stage = open_stage(path)
         if stage.config.low_resolution is not None:
             raise UsageError(f"{self.stage} enlarges pictures; a stage is tuned that paints alone.")
         figures = self._figures(stage, measured_by(self.flags))
-        tried = tune(stage.config, self.budget, figures)
+        tried = tune(stage.config, self.budget, figures, self.times)
         loaded = load_weights(path)
         config = dataclasses.replace(loaded.config, sampling=tried[-1].settings)
         said = (loaded.weights, loaded.tokenizer)

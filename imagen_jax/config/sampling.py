@@ -29,7 +29,8 @@ class SamplingConfig(Checked):
     spacing: Spacing = "even"
     """Of the steps on a discrete chain (see diffusion/chain.py); `even` is all that others have."""
     timesteps: tuple[int, ...] = ()
-    """Steps of a discrete chain, `num_steps` of them, descending; empty follows `spacing`."""
+    """Steps of a chain of 1000, `num_steps` of them, descending, or where time is continuous the
+    times (step + 1) / 1000; empty follows `spacing`."""
     guidance_scale: float = 7.0
     """w of eps = w eps_c + (1 - w) eps_u; 1 is off."""
     picture_guidance_scale: float = 1.0

@@ -226,20 +226,23 @@ def time_grid(
 ) -> LogSNRGrid:
     """lambda(1 - i / num_steps), i = 0 .. num_steps: uniform steps in time.
 
-    On the discrete chain lambda of `timesteps`, or of `num_steps` steps as `spacing` has them;
-    the end that follows them is never reached.
+    With `timesteps` lambda((step + 1) / 1000) of each, and of t = 0. On the discrete chain lambda
+    of these steps, or of `num_steps` as `spacing` has them; the end that follows them is never
+    reached.
 
     Raises:
-        UsageError: steps of a chain, but the schedule is none.
+        UsageError: a spacing of a chain, but the schedule is none.
     """
     if schedule == "cosine_chain":
         steps = list(timesteps or chain.spaced(spacing, num_steps))
         return jnp.asarray([*chain.LOG_SNRS[steps], LOG_SNR_MAX], jnp.float32)
-    if timesteps or spacing != "even":
+    if spacing != "even":
         raise UsageError(
-            f"The schedule is {schedule!r}; timesteps and the spacing {spacing!r} belong to "
-            "'cosine_chain'."
+            f"The schedule is {schedule!r}; the spacing {spacing!r} belongs to 'cosine_chain'."
         )
+    if timesteps:
+        t = [*times(schedule, num_steps, spacing, timesteps), 0.0]
+        return log_snr(schedule, jnp.asarray(t, jnp.float32))
     return log_snr(schedule, jnp.linspace(1.0, 0.0, num_steps + 1, dtype=jnp.float32))
 
 
@@ -250,7 +253,7 @@ def times(
     timesteps: Sequence[int] = (),
 ) -> Float[np.ndarray, " steps"]:
     """t of each step of `time_grid`'s, from 1 (noise) down to, but without, 0."""
-    if schedule == "cosine_chain":
+    if timesteps or schedule == "cosine_chain":
         return (np.array(timesteps or chain.spaced(spacing, num_steps)) + 1) / chain.STEPS
     return 1 - np.arange(num_steps) / num_steps
 

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.config.choices import SamplerName, Spacing, Thresholding
+from imagen_jax.diffusion import chain, samplers
 from imagen_jax.errors import UsageError
 
 Figures = tuple[float, float]
@@ -59,13 +60,21 @@ def within(config: StageConfig, settings: SamplingConfig, budget: int) -> Sampli
             f"--budget is {budget}; one step of {settings.sampler} takes "
             f"{_each_step(config, settings)} evaluations."
         )
-    return dataclasses.replace(settings, num_steps=steps, timesteps=())
+    own = settings.timesteps if len(settings.timesteps) == steps else ()
+    return dataclasses.replace(settings, num_steps=steps, timesteps=own)
 
 
 def tune(
-    config: StageConfig, budget: int, measure: Callable[[SamplingConfig], Figures]
+    config: StageConfig,
+    budget: int,
+    measure: Callable[[SamplingConfig], Figures],
+    trials: int = 0,
 ) -> list[Tried]:
     """Everything that was tried, the stage's own settings first and the best ones last.
+
+    Args:
+        budget: evaluations of the network a picture.
+        trials: times that are no spacing's and are measured, at most.
 
     Raises:
         UsageError: as `within`.
@@ -81,7 +90,53 @@ def tune(
             if all(settings != one.settings for one in tried):
                 tried.append(Tried(settings, measure(settings)))
         best = max(tried, key=lambda one: one.rank)  # The first of equal ones.
+    moved = _moved_times(config, best, measure, trials)
+    tried += moved
+    best = max([best, *moved], key=lambda one: one.rank)
     return [*(one for one in tried if one is not best), best]
+
+
+def _moved_times(
+    config: StageConfig, best: Tried, measure: Callable[[SamplingConfig], Figures], trials: int
+) -> list[Tried]:
+    """What coordinate search has tried, from the times of `best` on.
+
+    Each time but the first, which is noise, goes part of the way to the one before it, then to the
+    one after it, and stays where that is better. The part is a half, and halves where a round over
+    all times finds nothing better; where no time moves any more the search ends.
+    """
+    steps, share, tried = _timesteps(config, best.settings), 0.5, []
+    while steps and share > 1 / chain.STEPS:
+        before = best
+        for place in range(1, len(steps)):
+            for moved in _moves(steps, place, share):
+                settings = dataclasses.replace(best.settings, spacing="even", timesteps=moved)
+                if any(settings == one.settings for one in tried):
+                    continue
+                if len(tried) == trials:
+                    return tried
+                tried.append(Tried(settings, measure(settings)))
+                if tried[-1].rank > best.rank:
+                    best, steps = tried[-1], moved
+        share = share if best is not before else share / 2
+    return tried
+
+
+def _timesteps(config: StageConfig, settings: SamplingConfig) -> tuple[int, ...]:
+    """The times of settings as steps of a chain; none where they are too many for one."""
+    of = (settings.num_steps, settings.spacing, settings.timesteps)
+    if settings.num_steps > chain.STEPS:
+        return ()
+    times = samplers.times(config.diffusion.schedule, *of)
+    return tuple(round(float(t) * chain.STEPS) - 1 for t in times)
+
+
+def _moves(steps: tuple[int, ...], place: int, share: float) -> Iterator[tuple[int, ...]]:
+    """The steps with one of them part of the way nearer to each of its neighbours."""
+    own, after = steps[place], [*steps, -1][place + 1]
+    for gap in (steps[place - 1] - own, after - own):
+        if change := int(gap * share):
+            yield (*steps[:place], own + change, *steps[place + 1 :])
 
 
 def _samplers(config: StageConfig, best: SamplingConfig) -> Iterator[SamplingConfig]:
@@ -90,7 +145,8 @@ def _samplers(config: StageConfig, best: SamplingConfig) -> Iterator[SamplingCon
 
 def _spacings(config: StageConfig, best: SamplingConfig) -> Iterator[SamplingConfig]:
     on_chain = config.diffusion.schedule == "cosine_chain"
-    return _values(best, "spacing", get_args(Spacing) if on_chain else ())
+    evenly = dataclasses.replace(best, timesteps=())
+    return _values(evenly, "spacing", get_args(Spacing) if on_chain else ("even",))
 
 
 def _intervals(config: StageConfig, best: SamplingConfig) -> Iterator[SamplingConfig]:

@@ -139,7 +139,7 @@ def changed_settings(defaults: Sequence[Settings], settings: Mapping[str, Any]) 
     Args:
         defaults: of each stage.
         settings: field of `defaults` -> one value for all stages, or a list of one a stage; None
-            leaves what is there.
+            leaves what is there. Another `num_steps` alone leaves no `timesteps`.
 
     Raises:
         UsageError: there is no such field, or a value is out of its range.
@@ -153,6 +153,9 @@ def changed_settings(defaults: Sequence[Settings], settings: Mapping[str, Any]) 
         for change, own in zip(changes, _of_stages(name, value, len(changes)), strict=True):
             if own is not None:
                 change[name] = _of_kind(defaults[0], name, own)
+    for change, default in zip(changes, defaults, strict=True):
+        if change.get("num_steps") not in (None, getattr(default, "num_steps", None)):
+            change.setdefault("timesteps", ())
     return [dataclasses.replace(d, **change) for d, change in zip(defaults, changes, strict=True)]
 
 

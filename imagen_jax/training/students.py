@@ -197,12 +197,12 @@ def _sampling(
 
 
 def _timesteps(theirs: StageConfig, count: int) -> tuple[int, ...]:
-    """The steps of a chain that a teacher takes; none where its times are no chain's."""
+    """The steps that a teacher takes; none where they are even in a continuous time."""
     settings = theirs.sampling
-    if theirs.diffusion.schedule != "cosine_chain":
-        return ()
     if len(settings.timesteps) == count:
         return settings.timesteps
+    if theirs.diffusion.schedule != "cosine_chain":
+        return ()
     if count > chain.STEPS:
         raise UsageError(
             f"Such a student needs {count} steps of its teacher, whose chain has {chain.STEPS}."

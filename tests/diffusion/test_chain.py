@@ -59,11 +59,19 @@ def test_spacings():
         assert chain.spaced(spacing, 1000) == tuple(range(999, -1, -1))
 
 
-def test_a_grid_holds_the_steps_and_only_a_chain_has_any():
+def test_a_grid_holds_the_steps_and_only_a_chain_has_spacings():
     grid = samplers.time_grid("cosine_chain", 3, timesteps=(900, 30, 0))
     np.testing.assert_array_equal(grid[:-1], chain.LOG_SNRS[[900, 30, 0]])
-    with pytest.raises(UsageError, match="'cosine'; timesteps and the spacing 'leading'"):
+    with pytest.raises(UsageError, match="'cosine'; the spacing 'leading' belongs to"):
         samplers.time_grid("cosine", 3, "leading")
+
+
+def test_where_time_is_continuous_steps_are_thousandths():
+    grid = samplers.time_grid("cosine", 3, timesteps=(999, 499, 9))
+    np.testing.assert_allclose(grid, log_snr("cosine", jnp.array([1.0, 0.5, 0.01, 0.0])), rtol=1e-5)
+    np.testing.assert_allclose(samplers.times("cosine", 3, "even", (999, 499, 9)), [1, 0.5, 0.01])
+    evenly = samplers.time_grid("cosine", 4, timesteps=(999, 749, 499, 249))
+    np.testing.assert_allclose(evenly, samplers.time_grid("cosine", 4), rtol=1e-5)
 
 
 def test_the_cap_limits_what_thresholding_divides_by():

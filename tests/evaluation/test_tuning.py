@@ -87,13 +87,77 @@ def test_the_choice_is_in_the_header_of_what_is_written(painted, tmp_path):
     config = tiny.stage(resolution=64, sampling={"guidance_scale": 3.0, "sampler": "ddim"})
     stage, out = tmp_path / "stage.safetensors", tmp_path / "tuned.safetensors"
     save_stage_file(stage, config, tiny.random_params(config), "float32")
-    said = call(verbs, "tune", stage, out, "--budget", 8, "--dtype", "float32")
+    asked = ("tune", stage, out, "--budget", 8, "--times", 2, "--dtype", "float32")
+    said = call(verbs, *asked)
     assert said.code == 0 and "held-out pairs, as chosen: " in said.out
     before, after = load_weights(stage), load_weights(out)
     assert after.config.sampling == tiny.replace(before.config.sampling, num_steps=4)
     kernels = (x.params["unet"]["conv_in"]["kernel"] for x in (before, after))
     np.testing.assert_array_equal(*kernels)
-    assert (tmp_path / "tuned.tuning").is_dir()
+    kept = sorted((tmp_path / "tuned.tuning").iterdir())
+    assert call(verbs, *asked).out == said.out and said.out.count("timesteps") == 2
+    assert sorted((tmp_path / "tuned.tuning").iterdir()) == kept
+
+
+def likes_times(wanted):
+    """A measure that likes settings the more the nearer their times are, and what it was asked."""
+    asked = []
+
+    def measure(settings):
+        asked.append(settings)
+        if settings.num_steps != len(wanted):
+            return -1e6, 0.5
+        steps = settings.timesteps or [999 - round(1000 * i / len(wanted)) for i in range(4)]
+        return -float(np.abs(np.subtract(steps, wanted)).sum()), 0.5
+
+    return measure, asked
+
+
+def test_times_go_where_what_is_measured_is_best():
+    wanted = (999, 900, 420, 30)
+    one_by_one = tiny.stage(sampling={"guidance_scale": 1.0, "sampler": "ddim"})
+    measure, asked = likes_times(wanted)
+    best = tune(one_by_one, 4, measure, 300)[-1].settings
+    assert np.abs(np.subtract(best.timesteps, wanted)).max() <= 2
+    assert best.timesteps[0] == 999 and best.num_steps == 4
+    again, asked_again = likes_times(wanted)
+    tune(one_by_one, 4, again, 300)
+    assert asked_again == asked and len(set(asked)) == len(asked)
+
+
+def test_no_more_times_are_tried_than_were_allowed():
+    one_by_one = tiny.stage(sampling={"guidance_scale": 1.0, "sampler": "ddim"})
+    fits = []
+    for trials in (0, 3, 10, 40):
+        measure, asked = likes_times((999, 990, 980, 970))
+        fits.append(tune(one_by_one, 4, measure, trials)[-1].figures[0])
+        assert sum(bool(x.timesteps) for x in asked) == trials
+    assert fits == sorted(fits) and fits[0] < fits[-1]
+
+
+def test_the_best_spacing_is_where_times_begin_and_where_they_stay():
+    on_chain = tiny.stage(
+        diffusion={"schedule": "cosine_chain"}, sampling={"guidance_scale": 1.0, "sampler": "ddim"}
+    )
+    asked = []
+
+    def measure(settings):
+        asked.append(settings)
+        return float(settings.spacing == "trailing" and not settings.timesteps), 0.5
+
+    best = tune(on_chain, 2, measure, 2)[-1].settings
+    assert (best.spacing, best.timesteps) == ("trailing", ())
+    assert [x.timesteps for x in asked if x.timesteps] == [(999, 749), (999, 249)]
+
+
+def test_a_stages_own_times_are_kept_where_they_fit():
+    sampling = {"guidance_scale": 1.0, "num_steps": 3, "timesteps": (999, 800, 100)}
+    own = tiny.stage(sampling=sampling)
+    measure, asked = measured({"timesteps": (999, 800, 100)})
+    tried = tune(own, 3, measure)
+    assert tried[0].settings.timesteps == tried[-1].settings.timesteps == (999, 800, 100)
+    assert any(x.timesteps == () for x in asked)
+    assert within(own, own.sampling, 4).timesteps == ()
 
 
 def test_what_cannot_be_tuned_is_refused(painted, tmp_path):
@@ -102,5 +166,6 @@ def test_what_cannot_be_tuned_is_refused(painted, tmp_path):
     out = tmp_path / "x.safetensors"
     refused(call(verbs, "tune", stage, out, "--budget", 8), "a stage is tuned that paints alone")
     refused(call(verbs, "tune", stage, out, "--budget", 0), "budget is 0; it must be positive")
+    refused(call(verbs, "tune", stage, out, "--budget", 8, "--times", -1), "times is -1; it must")
     refused(call(verbs, "tune", stage, tmp_path / "x", "--budget", 8), ".safetensors")
     assert not out.exists()

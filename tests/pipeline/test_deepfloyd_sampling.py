@@ -153,6 +153,12 @@ def test_a_stage_takes_the_name_of_a_set_of_steps():
     assert changed_settings(defaults, unchanged) == defaults
 
 
+def test_another_number_of_steps_leaves_a_stages_own_times():
+    own = SamplingConfig(timesteps=(5, 0), num_steps=2)
+    of = lambda **settings: changed_settings([own], settings)[0].timesteps  # noqa: E731
+    assert (of(num_steps=3), of(num_steps=2), of(eta=0.5)) == ((), (5, 0), (5, 0))
+
+
 @pytest.mark.parametrize("steps", [(5,), (5, 5), (0, 5), (1000, 5), (5, -1)])
 def test_steps_that_do_not_descend_along_the_chain_are_refused(steps):
     with pytest.raises(UsageError, match="SamplingConfig.timesteps"):

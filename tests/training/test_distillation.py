@@ -253,6 +253,15 @@ def test_a_student_samples_at_every_second_time_of_its_teacher(teachers):
     )).timesteps == (875, 375)  # fmt: skip
 
 
+def test_a_student_keeps_every_second_of_a_teachers_chosen_times(teachers):
+    chosen = {"num_steps": 4, "timesteps": (999, 900, 420, 30)}
+    teacher = teachers(tiny.stage(**V | {"sampling": chosen}))
+    config = student_of(RECIPE, teacher, 2)
+    assert config.sampling.timesteps == (999, 420)
+    open_teacher(config)
+    assert student_of(RECIPE, teacher, 4).sampling.timesteps == ()
+
+
 def test_a_chain_has_so_many_steps_and_no_more(teachers):
     on_chain = teachers(tiny.stage(diffusion={"schedule": "cosine_chain"}))
     assert len(student_of(RECIPE, on_chain, 500).sampling.timesteps) == 500
