@@ -142,6 +142,7 @@ def state(config: StageConfig, step: int = 0, seed: int = 0) -> TrainState:
         params=params,
         ema=jax.tree.map(lambda x: x + 1, params),
         opt_state=jax.device_get(make_optimizer(config.optimizer).init(params)),
+        power_ema=tuple(params for _ in config.optimizer.power_ema),
     )
 
 

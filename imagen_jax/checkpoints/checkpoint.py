@@ -1,10 +1,10 @@
 """Checkpoints of a training directory, and the way back from damaged ones. All of Orbax is here.
 
-A checkpoint holds four items: `params`, `ema` and `opt_state`, each read without the others, and
-`about`, which says of what config and position it is and what the arrays add up to. It appears
-under its step's name when all of it is written, or not at all; so a run may be killed at any
-moment. What happens to a file later (a disk that lost its last writes, a copy that was cut short)
-shows when the arrays no longer add up.
+A checkpoint holds `params`, `ema`, `opt_state` and, where a run has that, `power_ema`, each read
+without the others, and `about`, which says of what config and position it is and what the arrays
+add up to. It appears under its step's name when all of it is written, or not at all; so a run may
+be killed at any moment. What happens to a file later (a disk that lost its last writes, a copy that
+was cut short) shows when the arrays no longer add up.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from imagen_jax.parallel.host_memory import freed_at_once
 from imagen_jax.storage.files import AnyPath, absolute
 
 _UNREADABLE = "cannot be read"
-_WEIGHTS = ("params", "ema")
+_WEIGHTS = ("params", "ema", "power_ema")
 _LISTED = 50
 """Checkpoints that are tried at most."""
 
@@ -90,9 +90,12 @@ class Checkpoints:
     processes reads what another number saved.
     """
 
+    NAME = "checkpoints"
+    ITEMS = ("params", "ema", "opt_state", "power_ema")
+
     def __init__(self, workdir: AnyPath, keep: int | None = None):
         """`keep`: how many stay; None for a reader, who changes nothing."""
-        self.directory = absolute(workdir / "checkpoints")  # Orbax refuses relative ones.
+        self.directory = absolute(workdir / self.NAME)  # Orbax refuses relative ones.
         self._aside = absolute(workdir / "damaged")
         writes = keep is not None
         options = ocp.CheckpointManagerOptions(
@@ -132,7 +135,8 @@ class Checkpoints:
             UsageError: it cannot be written, or the one before cannot be read.
         """
         self._confirm()
-        items = {"params": state.params, "ema": state.ema, "opt_state": state.opt_state}
+        items = {name: getattr(state, name) for name in self.ITEMS}
+        items = {name: item for name, item in items.items() if item != ()}
         about = About(
             config=config,
             pictures=pictures,

@@ -18,6 +18,7 @@ _FREE = {
     "training.log_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.snapshot_every",
     "training.sample_every",
     "training.sample_prompts",
     "training.eval_every",
@@ -37,6 +38,7 @@ _FREE = {
 """Fields that change nothing about what is learned."""
 _BY_FLAG = ("optimizer.", "training.", "diffusion.", "data.", "sampling.")
 """So begin fields that change what is learned and leave the networks as they are."""
+_FROM_THE_FIRST_STEP = {"optimizer.power_ema"}
 _ALSO_BY_FLAG = {"text_encoder.source", "unet.dtype", "unet.remat"}
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 _CONFIG = "config.json"
@@ -132,12 +134,17 @@ def _changeable(name: str, config: StageConfig) -> str:
     name = name.removeprefix("--").replace("-", "_")
     if name not in _fields(config):
         raise UsageError(f"--allow-change {name}: a config has no such field.")
-    if not name.startswith(_BY_FLAG) and name not in _ALSO_BY_FLAG | _FREE:
+    if not (_by_flag(name) or name in _FREE):
         raise UsageError(
-            f"--allow-change {name}: networks and pictures of a run stay as they are; start a new "
-            "one with --init-from."
+            f"--allow-change {name}: networks and pictures of a run stay as they are, and so does "
+            "what it averages; start a new one with --init-from."
         )
     return name
+
+
+def _by_flag(name: str) -> bool:
+    changeable = name.startswith(_BY_FLAG) or name in _ALSO_BY_FLAG
+    return changeable and name not in _FROM_THE_FIRST_STEP
 
 
 def _fields(config: StageConfig) -> dict[str, Any]:
@@ -156,10 +163,9 @@ def _require_same(
     for name in then | now:
         if then.get(name) == now.get(name) or name in _FREE or name in allowed:
             continue
-        by_flag = name.startswith(_BY_FLAG) or name in _ALSO_BY_FLAG
         raise UsageError(
             f"{workdir} was trained with {name} = {then.get(name)!r} and this run has "
             f"{now.get(name)!r}; resume with the same value"
-            + (f", pass --allow-change {name}" if by_flag else "")
+            + (f", pass --allow-change {name}" if _by_flag(name) else "")
             + " or choose a new directory."
         )

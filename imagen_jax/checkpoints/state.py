@@ -21,32 +21,38 @@ class TrainState:
         params: what is trained.
         ema: its exponential moving average, which samples are made from.
         opt_state: the optimizer's.
+        power_ema: averages of the lengths in `optimizer.power_ema`.
     """
 
     step: Any
     params: Params
     ema: Params
     opt_state: Any
+    power_ema: tuple[Params, ...] = ()
 
 
 def init_state(
     config: StageConfig, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> TrainState:
-    return first_state(optimizer, init_params(config, key))
+    return first_state(config, optimizer, init_params(config, key))
 
 
 def abstract_first_state(
     config: StageConfig, optimizer: optax.GradientTransformation
 ) -> TrainState:
     """Shapes and dtypes of what `init_state` makes."""
-    return jax.eval_shape(functools.partial(first_state, optimizer), abstract_params(config))
+    make = functools.partial(first_state, config, optimizer)
+    return jax.eval_shape(make, abstract_params(config))
 
 
-def first_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
-    """Step 0 of a run that starts from these parameters: the EMA equals them."""
+def first_state(
+    config: StageConfig, optimizer: optax.GradientTransformation, params: Params
+) -> TrainState:
+    """Step 0 of a run that starts from these parameters: all averages equal them."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
+        power_ema=tuple(jax.tree.map(jnp.copy, params) for _ in config.optimizer.power_ema),
     )

@@ -2,13 +2,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from imagen_jax.cli.outputs import require_empty, require_suffix
 from imagen_jax.config.choices import Dtype, Weights
+from imagen_jax.errors import UsageError
 from imagen_jax.storage.hub import stage_path
+
+if TYPE_CHECKING:
+    from imagen_jax.networks import Params
 
 _SUFFIX = ".safetensors"
 
@@ -29,6 +33,9 @@ class Export:
     weights: Weights | None = None
     """Which: ema is what samples are made with, raw what the optimizer made. Unsaid, ema of a
     training directory, and what a file holds."""
+    ema_length: float | None = None
+    """Of a training directory with snapshots (`optimizer.power_ema`): the average of this length at
+    the newest one, such as 0.15, in place of the EMA."""
     layout: Literal["stage", "diffusers"] = "stage"
     """diffusers: a pipeline's directory with U-Net and schedulers, of a stage that `convert
     deepfloyd-if` wrote, or of one that was trained from it. Of an adapter a file of a LoRA."""
@@ -38,7 +45,12 @@ class Export:
     def run(self) -> None:
         from imagen_jax.stored.adapters import is_adapter
 
-        if not self.merged and is_adapter(stage_path(self.workdir)):
+        if self.ema_length is not None and self.layout == "diffusers":
+            raise UsageError(
+                f"--ema-length is {self.ema_length:g} and --layout diffusers; export a stage of "
+                "that length first, and then that file."
+            )
+        if self.ema_length is None and not self.merged and is_adapter(stage_path(self.workdir)):
             self._adapter()
         elif self.layout == "diffusers":
             self._for_diffusers()
@@ -66,11 +78,30 @@ class Export:
         from imagen_jax.weights.stage_file import save_stage_file
 
         require_suffix(self.out, _SUFFIX)
+        rebuilt = {} if self.ema_length is None else self._rebuilt(self.ema_length)
         stage = load_weights(stage_path(self.workdir), self.weights)
+        stage = dataclasses.replace(stage, params={**stage.params, **rebuilt})
         said = (stage.weights, stage.tokenizer)
         save_stage_file(self.out, stage.config, stage.params, self.dtype, *said)
         size = f"{self.out.stat().st_size / 1e6:.1f} MB"
         print(f"{self.out}: {stage.config.name}, {stage.weights} weights, {size}")
+
+    def _rebuilt(self, length: float) -> "Params":
+        """What is trained, as the average of --ema-length."""
+        from imagen_jax.checkpoints.directory import is_training_directory
+        from imagen_jax.checkpoints.power_ema import rebuild
+        from imagen_jax.config import MeshConfig
+        from imagen_jax.parallel.mesh import make_mesh
+
+        path = stage_path(self.workdir)
+        if self.weights == "raw" or not is_training_directory(path):
+            raise UsageError(
+                f"--ema-length is {length:g}; it makes an average of a training "
+                "directory's snapshots, and takes neither a file nor --weights raw."
+            )
+        params, error = rebuild(path, make_mesh(MeshConfig()), length)
+        print(f"length {length:g}, fitted within {error:.1%}")
+        return params
 
     def _for_diffusers(self) -> None:
         from imagen_jax.stored.stages import open_unet_params

@@ -71,7 +71,7 @@ def estimate(config: StageConfig, chips: int) -> Estimate:
     rows = mesh.shape["spatial"]
     return Estimate(
         parameters=shard_bytes(state.params),
-        ema=shard_bytes(state.ema),
+        ema=shard_bytes((state.ema, state.power_ema)),
         optimizer=shard_bytes(state.opt_state),
         gradients=shard_bytes(state.params) * (1 if parts == 1 else 2),
         activations=_activations(config, state.params, frozen, here // parts) // rows,

@@ -7,6 +7,7 @@ them, then what is due: checkpoint, loss on held-out pictures, samples.
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Collection, Iterator
 
 import jax
@@ -14,6 +15,7 @@ import jax
 from imagen_jax.checkpoints.about import Fingerprints
 from imagen_jax.checkpoints.checkpoint import Checkpoints, newest_step
 from imagen_jax.checkpoints.directory import check_directory, claim_directory
+from imagen_jax.checkpoints.power_ema import Snapshots
 from imagen_jax.checkpoints.state import TrainState
 from imagen_jax.config import StageConfig
 from imagen_jax.config.choices import Weights
@@ -94,8 +96,10 @@ def run(
         with Lock(workdir) as lock:
             _claim(workdir, config, inputs, allow_change)
             checkpoints = Checkpoints(workdir, config.training.keep_checkpoints)
-            with preemption.while_training(), contextlib.closing(checkpoints):
-                saved = Saved(checkpoints, lock, inputs.fingerprints, allow_changed_data)
+            averages = Snapshots(workdir, sys.maxsize) if config.optimizer.power_ema else None
+            closing = contextlib.closing(averages) if averages else contextlib.nullcontext()
+            with preemption.while_training(), contextlib.closing(checkpoints), closing:
+                saved = Saved(checkpoints, averages, lock, inputs.fingerprints, allow_changed_data)
                 first, last = _run(
                     trainer, inputs, saved, params, workdir, profile, preemption, measuring
                 )
@@ -153,12 +157,14 @@ class Saved:
 
     Attributes:
         checkpoints: of the directory.
+        snapshots: of it; None where the config keeps none.
         lock: on it.
         fingerprints: of what the run reads.
         allow_changed_data: whether they may be others than a checkpoint's.
     """
 
     checkpoints: Checkpoints
+    snapshots: Snapshots | None
     lock: Lock
     fingerprints: Fingerprints
     allow_changed_data: bool
@@ -167,14 +173,24 @@ class Saved:
         self.lock.check()
         self.checkpoints.save(state, config, pictures, self.fingerprints)
 
+    def save_snapshot(self, state: TrainState, config: StageConfig, pictures: int) -> None:
+        """Keeps what the state has averaged, if anything, for good."""
+        if self.snapshots is not None:
+            self.lock.check()
+            self.snapshots.save(state, config, pictures, self.fingerprints)
+
     def start(self, trainer: Trainer, params: Params | None, key: jax.Array) -> Start:
         """`params`: what a run without a checkpoint starts from; None draws them."""
         if self.checkpoints.steps():
             known = None if self.allow_changed_data else self.fingerprints
-            return from_checkpoint(
+            start = from_checkpoint(
                 self.checkpoints, trainer.config, trainer.mesh, trainer.abstract_state, known
             )
-        return Start(trainer.init(key) if params is None else trainer.start_from(params))
+        else:
+            start = Start(trainer.init(key) if params is None else trainer.start_from(params))
+        if self.snapshots is not None:  # The steps that led to newer ones are taken again.
+            self.snapshots.set_aside(newer_than=int(start.state.step))
+        return start
 
 
 def _run(
@@ -268,6 +284,9 @@ def _train(
             if stopping or hooks.is_due(step, training.checkpoint_every):
                 with reporter.paused():
                     saved.save(state, trainer.config, pictures)
+            if hooks.is_due(step, training.snapshot_every):
+                with reporter.paused():
+                    saved.save_snapshot(state, trainer.config, pictures)
             if not stopping:
                 hooks.after(step, state, frozen)
     except TooManySkipped:

@@ -80,6 +80,8 @@ def from_checkpoint(
         if stored.optimizer != config.optimizer:
             changed = dataclasses.replace(config, optimizer=stored.optimizer)
             state = abstract_state(changed, mesh)
+        if config.optimizer.power_ema:
+            items |= {"power_ema": abstract.power_ema}
         keeps = _form(state.opt_state) == _form(abstract.opt_state)
         return items | {"opt_state": state.opt_state} if keeps else items
 
@@ -92,7 +94,8 @@ def from_checkpoint(
     if opt_state is None:
         opt_state = _new_opt_state(config, params, step, abstract)
     opt_state = jax.tree.map(lambda x, to: x.astype(to.dtype), opt_state, abstract.opt_state)
-    state = TrainState(step=step, params=params, ema=ema, opt_state=opt_state)
+    averages = restored.items.get("power_ema", ())
+    state = TrainState(step=step, params=params, ema=ema, opt_state=opt_state, power_ema=averages)
     return Start(state, restored.about.pictures)
 
 

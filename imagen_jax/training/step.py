@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from imagen_jax.checkpoints.power_ema import update_power_ema
 from imagen_jax.checkpoints.state import TrainState
 from imagen_jax.config import StageConfig
 from imagen_jax.config.data import Size
@@ -82,7 +83,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema = update_ema(state.ema, params, state.step, config.optimizer.ema_decay)
     ema = jax.tree.map(lambda t, average, p: average if t else p, learns, ema, params)
-    updated = TrainState(step=state.step, params=params, ema=ema, opt_state=opt_state)
+    updated = state.replace(params=params, ema=ema, opt_state=opt_state)
     gradient_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
     finite &= jnp.isfinite(optax.tree.norm(updated.params))
@@ -98,7 +99,9 @@ def train_step(
         "learning_rate": learning_rate(config.optimizer)(state.step),
         "skipped": 1.0 - finite,
     }
-    return kept.replace(step=state.step + 1), metrics
+    lengths = config.optimizer.power_ema
+    averages = update_power_ema(state.power_ema, lengths, kept.params, state.step)
+    return kept.replace(step=state.step + 1, power_ema=averages), metrics
 
 
 def _accumulate(gradient, batch, keys, parts):

@@ -48,7 +48,7 @@ class Trainer:
         # Each device makes its own shards: no device ever holds the whole model.
         init = functools.partial(init_state, config, optimizer)
         self.init = jax.jit(init, out_shardings=self.shardings)
-        start = functools.partial(first_state, optimizer)
+        start = functools.partial(first_state, config, optimizer)
         self.start_from = jax.jit(start, out_shardings=self.shardings, donate_argnums=0)
         self._add = jax.jit(functools.partial(with_adapter, config))
         self.step = jax.jit(

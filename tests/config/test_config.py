@@ -93,6 +93,8 @@ BAD_FIELDS = [
     (OptimizerConfig, {"learning_rate": 0.0}, "learning_rate is 0.0"),
     (OptimizerConfig, {"learning_rate": float("nan")}, "learning_rate is nan"),
     (OptimizerConfig, {"ema_decay": 1.1}, "ema_decay is 1.1"),
+    (OptimizerConfig, {"power_ema": (0.1, 0.1)}, "lengths must differ and lie between 0.01"),
+    (OptimizerConfig, {"power_ema": (0.3,)}, "lengths must differ and lie between 0.01"),
     (OptimizerConfig, {"warmup_steps": -1}, "warmup_steps is -1"),
     (OptimizerConfig, {"decay_steps": 0}, "decay_steps is 0"),
     (OptimizerConfig, {"clip_global_norm": 0.0}, "clip_global_norm is 0.0"),
