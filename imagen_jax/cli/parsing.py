@@ -1,14 +1,10 @@
 """What the flag library says of a mistake, a box of many lines, as one plain sentence."""
 
 import contextlib
-import dataclasses
 import io
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
-
-from tyro.conf import UseAppendAction
+from typing import TypeVar
 
 from imagen_jax.errors import UsageError
 
@@ -70,34 +66,6 @@ def parse_flags(parse: Callable[[], Result]) -> Result:
         if end.code != 2:
             raise
         raise UsageError(_sentence(_STYLE.sub("", box.getvalue()))) from None
-
-
-def require_once(arguments: Sequence[str], flags: Any) -> None:
-    """Raises a UsageError for a flag of several values that is given twice.
-
-    The last one's values alone would count.
-
-    Args:
-        arguments: that were parsed.
-        flags: what they became, a dataclass.
-    """
-    words = (word.partition("=")[0] for word in arguments if word.startswith("--"))
-    for flag, count in Counter(word.replace("_", "-") for word in words).items():
-        if count > 1 and _takes_several(flags, flag[2:].replace("-", "_").split(".")):
-            raise UsageError(f"{flag} is given {count} times; put all its values after one {flag}.")
-
-
-def _takes_several(flags: Any, path: list[str]) -> bool:
-    """Whether a flag takes several values, and keeps those of its last time only. The prefixes of
-    some parts are left out in a flag."""
-    for field in dataclasses.fields(flags):
-        value = getattr(flags, field.name)
-        if dataclasses.is_dataclass(value):
-            if _takes_several(value, path[1:] if path[:1] == [field.name] else path):
-                return True
-        elif [field.name] == path and isinstance(value, tuple | dict):
-            return UseAppendAction not in getattr(field.type, "__metadata__", ())
-    return False
 
 
 def _sentence(box: str) -> str:

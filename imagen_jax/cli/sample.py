@@ -26,7 +26,8 @@ from typing import Any
 import tyro
 
 from imagen_jax.cli.again import kept, with_those_of_manifest
-from imagen_jax.cli.parsing import in_unicode, parse_flags, require_once
+from imagen_jax.cli.given import check_given
+from imagen_jax.cli.parsing import in_unicode, parse_flags
 from imagen_jax.cli.per_stage import for_stages
 from imagen_jax.cli.program import command, load, with_command
 from imagen_jax.cli.prompts_file import read_prompts_file
@@ -64,8 +65,8 @@ def parse(arguments: Sequence[str]) -> Flags:
             args=arguments_of(arguments),
         )
     )
-    require_once(respell(arguments, SAMPLE), flags)  # What a manifest says may be said anew.
     check(flags)
+    check_given(respell(arguments, SAMPLE), flags)  # What a manifest says may be said anew.
     return flags
 
 

@@ -25,7 +25,8 @@ from typing import Any
 import tyro
 
 from imagen_jax.cli.config_help import describe, list_configs
-from imagen_jax.cli.parsing import in_unicode, parse_flags, require_once
+from imagen_jax.cli.given import check_given
+from imagen_jax.cli.parsing import in_unicode, parse_flags
 from imagen_jax.cli.program import command, ended_by_ctrl_c, load, with_command
 from imagen_jax.cli.spellings import TRAIN, respell
 from imagen_jax.cli.train_flags import (
@@ -67,7 +68,7 @@ def parse(arguments: Sequence[str]) -> Flags:
             description=describe(find_config(name), config),
         )
     )
-    require_once(rest, flags)
+    check_given(rest, flags)
     check(flags)
     return flags
 

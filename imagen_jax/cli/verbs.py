@@ -17,9 +17,10 @@ from tyro.conf import Positional, arg
 from imagen_jax.cli.compare import Compare
 from imagen_jax.cli.evaluate import Evaluate
 from imagen_jax.cli.export import Export
+from imagen_jax.cli.given import check_given
 from imagen_jax.cli.outputs import require_empty, require_suffix
 from imagen_jax.cli.paint import Paint
-from imagen_jax.cli.parsing import in_unicode, parse_flags, require_once
+from imagen_jax.cli.parsing import in_unicode, parse_flags
 from imagen_jax.cli.program import load, package_command
 from imagen_jax.cli.publish import Publish
 from imagen_jax.cli.serve import Serve
@@ -63,7 +64,7 @@ class Convert:
     it too. For inception and clip it is always float32, since figures depend on it."""
     text_encoder: Path | None = None
     """For deepfloyd-if: another directory with text_encoder and tokenizer, where DIR has none."""
-    stage: str = ""
+    stage: Annotated[str, arg(metavar="STAGE")] = ""
     """For deepfloyd-lora: the stage that it is added to, as `convert deepfloyd-if` wrote it."""
 
     def run(self) -> None:
@@ -207,7 +208,7 @@ class Estimate:
 class EncoderFlags:
     """Where the stage's text encoder is, if not where its config says."""
 
-    source: str = ""
+    source: Annotated[str, arg(metavar="STAGE")] = ""
     """Weights: a Hugging Face T5 directory, a file that `convert t5` wrote, or a stage."""
     tokenizer: str = ""
     """`captions`, or a directory that holds a Hugging Face tokenizer."""
@@ -223,7 +224,7 @@ class Embed:
     for what the stage's config is trained on and judged by, a mixture too."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Directory for the embeddings. To one that holds some already captions are added."""
-    stage: str
+    stage: Annotated[str, arg(metavar="STAGE")]
     """The stage that they are for: the name of a config such as base_64, a file of your own, a
     training directory or an exported file."""
     text_encoder: EncoderFlags = EncoderFlags()
@@ -232,7 +233,7 @@ class Embed:
     training must be the same."""
     split: str = ""
     """Of DATASET, if that is a tfds data set and it is not the stage's data.split."""
-    data_dir: str = ""
+    data_dir: Annotated[str, arg(metavar="DIR")] = ""
     """Where tfds keeps prepared data, if not in the stage's data.data_dir."""
     captions_per_shard: int = 2**14
     """Captions of one file; what a kill undoes at most."""
@@ -314,7 +315,7 @@ def main(arguments: Sequence[str]) -> None:
                 args=in_unicode(arguments),
             )
         )
-        require_once(arguments, verb)
+        check_given(arguments, verb)
         compilation.prepare()
         load("numpy", "ml_dtypes")  # What all else in C waits for.
         verb.run()

@@ -1,0 +1,108 @@
+"""Flags that are given twice, and paths that are empty."""
+
+import pytest
+from scripts import call, refused, sample, train, verbs
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        (train, ["tiny_64", "--data.filters", "side>=8", "--data.filters", "aspect<=2"]),
+        (train, ["tiny_64", "--measuring.measures=fid", "--measuring.measures", "kid"]),
+        (train, ["tiny_64", "--allow-change", "data.crop", "--allow_change", "data.flip"]),
+        (
+            train,
+            ["tiny_64", "--optimizer.freeze", "unet.*", "--optimizer.freeze", "text_encoder.*"],
+        ),
+        (train, ["tiny_64", *["--sampling.guidance-interval", "0", "1"] * 2]),
+        (sample, ["a cat", "--base-adapters", "a.safetensors", "--base-adapters", "b.safetensors"]),
+        (sample, ["a cat", "--maps", "depth=a.png", "--maps", "labels=b.png"]),
+        (sample, ["a cat", "--guidance-scale", "3", "--cfg", "1"]),
+        (sample, ["--image", "a.png", "--extend", "left", "8", "--extend", "top", "8"]),
+        (verbs, ["evaluate", "a", "--measures", "fid", "--measures", "kid"]),
+        (verbs, ["compare", "--answers", "a.json", "--answers", "b.json"]),
+        (verbs, ["pack", "out", "--pictures", "sketch:1", "--pictures", "labels:1"]),
+        (verbs, ["pack", "out", "--mixture", "1*folder:a", "--mixture", "1*folder:b"]),
+        (verbs, ["serve", "--hosts", "a", "--hosts", "b"]),
+    ],
+)
+def test_several_values_come_after_one_flag(program, arguments):
+    """The flag library reads those of the last one alone."""
+    flag = next(word.partition("=")[0] for word in reversed(arguments) if word.startswith("--"))
+    named = "--guidance" if flag == "--cfg" else flag.replace("_", "-")
+    refused(call(program, *arguments), f"{named} is given 2 times; put all its values after one")
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "twice"),
+    [
+        (train, ["tiny_64", "--workdir", "a", "--workdir=b"], "--workdir"),
+        (train, ["tiny_64", "--workdir", "a", "--lr", "1", "--optimizer.learning_rate", "2"],
+         "--optimizer.learning-rate"),
+        (train, ["tiny_64", "--workdir", "a", "--allow-cpu", "--no-allow-cpu"], "--allow-cpu"),
+        (sample, ["a cat", "--seed", "1", "--seed", "2", "--out", "."], "--seed"),
+        (sample, ["a cat", "--resume", "--no-resume", "--out", "."], "--resume"),
+        (verbs, ["plot", "a", "--out", "a.png", "--out", "b.png"], "--out"),
+        (verbs, ["evaluate", "a", "--weights", "b", "--weights", "c"], "--weights"),
+    ],
+)  # fmt: skip
+def test_of_one_value_the_last_counts_and_is_told(program, arguments, twice, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sample, "run", lambda *_: None)
+    monkeypatch.setattr(train, "_train", lambda _: None)
+    said = call(program, *arguments).err
+    assert f"warning: {twice} is given 2 times; the last one counts.\n" in said
+
+
+def test_the_value_that_counts_is_the_last():
+    arguments = ["tiny_64", "--workdir", "a", "--training.num-steps", "3"]
+    with pytest.warns(UserWarning, match="--training.num-steps is given 2 times"):
+        flags = train.parse([*arguments, "--training.num-steps", "4"])
+    assert flags.config.training.num_steps == 4
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "flag"),
+    [
+        (sample, ["a cat", "--out", ""], "--out"),
+        (sample, ["a cat", "--out="], "--out"),
+        (sample, ["a cat", "--image", ""], "--image"),
+        (sample, ["a cat", "--sr256", ""], "--sr256"),
+        (sample, ["a cat", "--init_noise", ""], "--init-noise"),
+        (train, ["tiny_64", "--workdir", ""], "--workdir"),
+        (train, ["tiny_64", "--workdir", "a", "--init-from", ""], "--init-from"),
+        (train, ["tiny_64", "--workdir", "a", "--teacher", ""], "--teacher"),
+        (train, ["tiny_64", "--workdir", "a", "--measuring.reference", ""],
+         "--measuring.reference"),
+        (train, ["tiny_64", "--compile-only", "--json", ""], "--json"),
+        (verbs, ["plot", "a", "--out", ""], "--out"),
+        (verbs, ["evaluate", "--out", ""], "--out"),
+        (verbs, ["embed", "folder:a", "b", "--stage", ""], "--stage"),
+        (verbs, ["embed", "folder:a", "b", "--stage", "c", "--text-encoder.source", ""],
+         "--text-encoder.source"),
+        (verbs, ["serve", "--base", ""], "--base"),
+    ],
+)  # fmt: skip
+def test_an_empty_path_is_not_the_working_directory(program, arguments, flag):
+    """A shell makes it of a variable that is not set."""
+    refused(call(program, *arguments), f"{flag} is ''; it must name a file or a directory.")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sweep", ""],
+        ["pack", "", "--source", "folder:a"],
+        ["plot", "a", ""],
+        ["publish", "", "me/apples"],
+        ["evaluate", "--allow-cpu", ""],
+        ["compare", "--answers", "a", ""],
+    ],
+)
+def test_an_argument_of_a_verb_is_not_empty(arguments):
+    refused(call(verbs, *arguments), "An argument is ''; it must not be empty.")
+
+
+def test_a_text_may_be_empty():
+    train.parse(["tiny_64", "--workdir", "a", "--data.embeddings", "", "--data.eval-source="])
+    sample.parse(["a cat", "--negative-prompt", "", "--out", "."])
