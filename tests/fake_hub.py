@@ -129,13 +129,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def tell(self, name, what):
-        files = self.hub.repositories[name].files
+        private, files = self.hub.repositories[name].private, self.hub.repositories[name].files
         tree = [
             {"type": "file", "path": path, "size": len(x), "oid": "0" * 40}
             for path, x in files.items()
         ]
         siblings = [{"rfilename": path} for path in files]
-        self.answer(tree if what == "tree" else {"id": name, "sha": COMMIT, "siblings": siblings})
+        about = {"id": name, "sha": COMMIT, "private": private, "siblings": siblings}
+        self.answer(tree if what == "tree" else about)
 
     def create(self, wanted):
         name = f"{wanted['organization']}/{wanted['name']}"

@@ -21,7 +21,7 @@ class Publish:
     repo: Annotated[Positional[str], arg(metavar="OWNER/NAME")]
     """The repository; it is made if it is not there."""
     private: bool = False
-    """Make a new repository private."""
+    """Make a new repository private; one that is there and public is refused."""
     license: str = "other"
     """Identifier of the hub, such as apache-2.0, for the card."""
     card: Annotated[Path | None, arg(metavar="FILE.md")] = None

@@ -28,6 +28,7 @@ class Publication:
 
     Attributes:
         repo: owner/name.
+        private: whether a new repository is; one that is there must be so.
         licence: an identifier of the hub, such as apache-2.0.
         card: text instead of one that is written here; None keeps one that is there.
         weights: of a training directory; a file must hold them.
@@ -49,7 +50,8 @@ def publish(path: AnyPath, publication: Publication) -> str:
         path: a training directory or an exported file.
 
     Raises:
-        UsageError: there is no stage, it names directories of this machine, or the hub refuses it.
+        UsageError: there is no stage, it names directories of this machine, the hub refuses it, or
+            what is to be private is public.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -62,6 +64,11 @@ def publish(path: AnyPath, publication: Publication) -> str:
         with reporting(f"hf://{repo}"):
             api = HfApi(library_name="imagen-jax", library_version=imagen_jax.__version__)
             url = api.create_repo(repo, private=publication.private, exist_ok=True)
+            if publication.private and api.repo_info(repo).private is False:
+                raise UsageError(
+                    f"hf://{repo} is there already, and public; make it private on its page, or "
+                    "leave --private out, which is of a new repository."
+                )
             parts: dict[str, Any] = {STAGE_FILE: file}
             if publication.card is not None or not api.file_exists(repo, _CARD):
                 parts[_CARD] = text.encode()

@@ -80,6 +80,14 @@ def test_a_card_that_is_there_stays_unless_another_is_given(hub, file, tmp_path)
 def test_a_new_repository_may_be_private(hub, file):
     assert call(verbs, "publish", file, "me/apples", "--private").code == 0
     assert hub.repositories["me/apples"].private
+    assert call(verbs, "publish", file, "me/apples", "--private").code == 0
+
+
+def test_what_is_to_be_private_is_not_uploaded_to_a_public_repository(hub, file):
+    hub.add("me/apples", {"README.md": b"for all to see"})
+    says = "hf://me/apples is there already, and public; make it private on its page"
+    refused(call(verbs, "publish", file, "me/apples", "--private"), says)
+    assert published(hub) == {"README.md": b"for all to see"}
 
 
 def test_what_only_this_machine_has_is_not_published(hub, tmp_path):
