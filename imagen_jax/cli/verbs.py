@@ -35,7 +35,7 @@ from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.parallel import compilation
 from imagen_jax.parallel.machine import DistributedFlags
-from imagen_jax.storage.files import to_path
+from imagen_jax.storage.files import absolute, to_path
 from imagen_jax.storage.hub import stage_path
 
 _SUFFIX = ".safetensors"
@@ -69,8 +69,8 @@ class Convert:
 
     def run(self) -> None:
         require_suffix(self.out, _SUFFIX)
-        out = self.out.resolve()
-        if self.directory.resolve() in (out, *out.parents):
+        out = Path(absolute(self.out))
+        if absolute(self.directory) in (out, *out.parents):
             raise UsageError(f"{self.out} lies in what is read; name another place.")
         if self.kind != "deepfloyd-if" and self.text_encoder is not None:
             raise UsageError(f"--text-encoder is {self.text_encoder}; it is for deepfloyd-if only.")

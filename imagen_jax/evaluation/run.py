@@ -24,7 +24,7 @@ from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.sheets import grid, legible, save_png
 from imagen_jax.storage.digests import digest
-from imagen_jax.storage.files import write_text
+from imagen_jax.storage.files import absolute, write_text
 
 SHEET = "sheet.png"
 _SHOWN, _COLUMNS, _CELL = 40, 8, 128
@@ -119,7 +119,7 @@ def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
 
 def _check_apart(pictures: PictureSet, out: Path) -> None:
     """Raises a UsageError where the next call would measure the sheet that this one writes."""
-    inside = out.resolve().is_relative_to(pictures.directory.resolve())
+    inside = Path(absolute(out)).is_relative_to(absolute(pictures.directory))
     if inside and not pictures.account:
         raise UsageError(
             f"--out is {out}, which lies in {pictures.directory}, all of whose pictures are "

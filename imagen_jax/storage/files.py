@@ -58,8 +58,11 @@ def to_path(text: str) -> AnyPath:
 
 
 def absolute(path: AnyPath) -> AnyPath:
-    """The path from the root; that of what is in a bucket is so already."""
-    return path.resolve() if isinstance(path, Path) else path
+    """The path from the root, without links; that of what is in a bucket is so already.
+
+    Of links that lead to each other it is that of one of them, where `Path.resolve` may raise.
+    """
+    return Path(os.path.realpath(path)) if isinstance(path, Path) else path
 
 
 def with_home(path: Path) -> Path:
@@ -213,7 +216,7 @@ def replacing(path: AnyPath) -> Iterator[AnyPath]:
 @contextlib.contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
     """`replacing` of a directory, which is empty or not there yet."""
-    path = path.resolve()  # What a link leads to is replaced, and not the link.
+    path = Path(os.path.realpath(path))  # What a link leads to is replaced, and not the link.
     temporary = path.with_name(f".{path.name[:_NAME_KEPT]}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.mkdir(parents=True)
