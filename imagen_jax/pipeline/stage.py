@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator
 
 import jax
@@ -64,6 +65,7 @@ class Stage:
                 0 where it is alone.
         """
         self.stored, self.mesh, self._held = stored, mesh, held
+        self._lock = threading.Lock()  # Two threads may paint by one stage.
         self._params: Params | None = None
         self._sha256: str | None = None
         self._samplers: dict[tuple[Plan, tuple[int, int]], Callable] = {}
@@ -81,9 +83,11 @@ class Stage:
         Raises:
             UsageError: a file is damaged, or a number is not finite.
         """
-        if self._params is None:
-            self._params = {"unet": self.stored.unet.load(self.mesh)}
-        return self._params
+        with self._lock:
+            params = self._params
+            if params is None:
+                params = self._params = {"unet": self.stored.unet.load(self.mesh)}
+        return params  # Another thread may have released the attribute.
 
     @property
     def unet_sha256(self) -> str:
@@ -165,18 +169,18 @@ class Stage:
         return meshes.to_host(self._weighers[size](self.params, *rows, time, aug_level))
 
     def _sampler(self, plan: Plan, size: tuple[int, int]) -> Callable:
-        key = (plan, size)
-        if key in self._samplers:
-            self._samplers[key] = self._samplers.pop(key)  # The latest is the last.
-        else:
-            if len(self._samplers) >= _MOST_SAMPLERS:
+        with self._lock:
+            sampler = self._samplers.pop((plan, size), None) or self._new_sampler(plan, size)
+            self._samplers[plan, size] = sampler  # The latest is the last.
+            if len(self._samplers) > _MOST_SAMPLERS:
                 del self._samplers[next(iter(self._samplers))]
-            is_base = self.config.low_resolution is None
-            sharding = meshes.batch_sharding if is_base else meshes.picture_sharding
-            run = Run(self.config, plan, self._networks, size, sharding(self.mesh))
-            gather = self._networks.gathered if self._gathers_once(size) else None
-            self._samplers[key] = StepwiseSampler(run, gather)
-        return self._samplers[key]
+        return sampler
+
+    def _new_sampler(self, plan: Plan, size: tuple[int, int]) -> Callable:
+        is_base = self.config.low_resolution is None
+        sharding = meshes.batch_sharding if is_base else meshes.picture_sharding
+        run = Run(self.config, plan, self._networks, size, sharding(self.mesh))
+        return StepwiseSampler(run, self._networks.gathered if self._gathers_once(size) else None)
 
     def _gathers_once(self, size: tuple[int, int]) -> bool:
         unet = self.stored.unet.abstract

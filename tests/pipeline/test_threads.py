@@ -1,0 +1,75 @@
+"""One stage in the hands of two threads, of which one may release what the other paints by."""
+
+import dataclasses
+import functools
+import sys
+import threading
+from unittest import mock
+
+import jax
+import pytest
+import tiny
+
+from imagen_jax.config import MeshConfig
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.pipeline import stage as stages
+from imagen_jax.pipeline.plan import plan_sampling
+from imagen_jax.pipeline.stage import Stage
+from imagen_jax.stored.stages import StoredStage
+
+TIMES = 4000
+SIZE = (16, 16)
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """A stage whose weights are there at once; threads take turns as often as they can."""
+    monkeypatch.setattr(stages, "_MOST_SAMPLERS", 2)
+    monkeypatch.setattr(stages, "StepwiseSampler", lambda run: run)
+    monkeypatch.setattr(stages, "Run", lambda config, plan, *_: functools.partial(id, plan))
+    stored = mock.Mock(spec=StoredStage)
+    stored.config, stored.unet = tiny.stage(), mock.Mock(load=lambda mesh: {})
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield Stage(stored, make_mesh(MeshConfig(), jax.devices()))
+    sys.setswitchinterval(before)
+
+
+def beside(do):
+    """Begins to do something again and again; gives what ends that."""
+    ended = threading.Event()
+
+    def again():
+        while not ended.is_set():
+            do()
+
+    thread = threading.Thread(target=again)
+    thread.start()
+
+    def end():
+        ended.set()
+        thread.join()
+
+    return end
+
+
+def test_weights_that_another_thread_releases_are_still_there(stage):
+    end = beside(stage.release)
+    try:
+        assert all(stage.params is not None for _ in range(TIMES))
+    finally:
+        end()
+
+
+def test_two_threads_ask_for_samplers(stage):
+    config = tiny.stage()
+    settings = [dataclasses.replace(config.sampling, num_steps=count) for count in (2, 3, 4)]
+    plans = [plan_sampling(config, one, SIZE, None, None)[0] for one in settings]
+    end = beside(lambda: [stage._sampler(plan, SIZE) for plan in reversed(plans)])
+    try:
+        for number in range(TIMES):
+            plan = plans[number % 3]
+            assert stage._sampler(plan, SIZE).args == (plan,)
+    finally:
+        end()
+    assert len(stage._samplers) == 2
