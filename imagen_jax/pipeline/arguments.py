@@ -3,7 +3,7 @@
 import dataclasses
 import numbers
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -82,11 +82,12 @@ def checked_seed(seed: int | Sequence[int], subjects: int, pictures: int) -> int
 
 
 def checked_each(
-    each: Sequence[Mapping[str, Any]] | None, subjects: int
+    each: Iterable[Mapping[str, Any]] | None, subjects: int
 ) -> Sequence[Mapping[str, Any]]:
     """Settings of each subject's own; empty where there are none."""
     if each is None:
         return [{}] * subjects
+    each = _listed("each", each)
     if len(each) != subjects:
         raise UsageError(
             f"each has {len(each)} entries; it must have one for each of {subjects} subjects."
@@ -109,16 +110,28 @@ def checked_shares(share: Any, stages: int) -> list[float]:
     return list(map(float, shares))
 
 
-def check_embeddings(
-    embeddings: Sequence[PromptEmbeddings | None],
+def _listed(name: str, values: Any) -> tuple[Any, ...]:
+    """What may be any iterable, to be counted and read more than once."""
+    try:
+        return tuple(values)
+    except TypeError:
+        raise UsageError(f"{name} is {values!r}; it must be a list.") from None
+
+
+def checked_embeddings(
+    embeddings: Iterable[PromptEmbeddings | None],
     prompts: tuple[str, ...],
     read_text: Sequence[bool],
-) -> None:
-    """Raises a UsageError unless they are these prompts', as each stage reads them.
+) -> tuple[PromptEmbeddings | None, ...]:
+    """Those of each stage.
 
     Args:
         read_text: whether each stage does.
+
+    Raises:
+        UsageError: they are not these prompts', as each stage reads them.
     """
+    embeddings = _listed("prompt_embeds", embeddings)
     if len(embeddings) != len(read_text):
         raise UsageError(
             f"prompt_embeds has {len(embeddings)} parts; it must have one for each of "
@@ -131,6 +144,7 @@ def check_embeddings(
             raise UsageError(
                 f"prompt_embeds is of the prompts {text.prompts!r}; the call is for {prompts!r}."
             )
+    return embeddings
 
 
 def changed_settings(defaults: Sequence[Settings], settings: Mapping[str, Any]) -> list[Settings]:

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +16,8 @@ from imagen_jax.pipeline import painting
 from imagen_jax.pipeline.arguments import (
     check_callback,
     check_numbers,
+    checked_each,
+    checked_embeddings,
     checked_prompts,
     checked_seed,
     is_whole,
@@ -192,8 +194,8 @@ class Cascade:
         chunk: int = 64,
         num_images: int = 1,
         seed: int | Sequence[int] = 0,
-        prompt_embeds: Sequence[PromptEmbeddings | None] | None = None,
-        each: Sequence[Mapping[str, Any]] | None = None,
+        prompt_embeds: Iterable[PromptEmbeddings | None] | None = None,
+        each: Iterable[Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> Iterator[Pictures]:
         """The pictures of any number of prompts or other subjects, `chunk` of them at a time.
@@ -205,6 +207,10 @@ class Cascade:
         subjects = Subjects.of(prompts, classes, pictures, numbers)
         check_numbers(chunk, num_images)
         seed = checked_seed(seed, subjects.count, subjects.count * num_images)
+        texts, own_settings = None, None if each is None else checked_each(each, subjects.count)
+        if prompt_embeds is not None and subjects.prompts:
+            reads = [stage.config.conditions.text for stage in self.stages]
+            texts = checked_embeddings(prompt_embeds, subjects.prompts, reads)
         a_subject = 1 if isinstance(seed, int) or len(seed) == subjects.count else num_images
         for first in range(0, subjects.count, chunk):
             part = slice(first, first + chunk)
@@ -213,8 +219,8 @@ class Cascade:
                 **subjects.of_subjects(part),
                 num_images=num_images,
                 seed=seed if isinstance(seed, int) else seed[own],
-                prompt_embeds=prompt_embeds and [text and text.of(part) for text in prompt_embeds],
-                each=each and each[part],
+                prompt_embeds=texts and [text and text.of(part) for text in texts],
+                each=own_settings and own_settings[part],
                 **options,
             )
 

@@ -1,7 +1,7 @@
 """A call of a cascade: what it is given, checked, and what the manifest says of it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,9 @@ from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline import painting
 from imagen_jax.pipeline.arguments import (
-    check_embeddings,
     check_numbers,
     checked_each,
+    checked_embeddings,
     checked_seed,
     checked_shares,
 )
@@ -135,8 +135,8 @@ class Call:
     positive_share: float | list[float | None] | None = None
     interpolate: int | None = None
     to_seed: int | None = None
-    prompt_embeds: Sequence[PromptEmbeddings | None] | None = None
-    each: Sequence[Mapping[str, Any]] | None = None
+    prompt_embeds: Iterable[PromptEmbeddings | None] | None = None
+    each: Iterable[Mapping[str, Any]] | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -241,8 +241,7 @@ class _Making:
             return self.cast.without_prompt(call.batch_size)
         if call.prompt_embeds is not None:
             reads = [stage.config.conditions.text for stage in self.cast.stages]
-            check_embeddings(call.prompt_embeds, prompts, reads)
-            return list(call.prompt_embeds)
+            return list(checked_embeddings(call.prompt_embeds, prompts, reads))
         return self.cast.embed(prompts, batch_size=call.batch_size)
 
     def _part(

@@ -16,6 +16,7 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import memory
+from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.stage import Stage
 from imagen_jax.pipeline.steps import sampled_stages
@@ -349,3 +350,29 @@ def test_word_maps_follow_the_prompt_and_not_the_batch(cascade, pictures):
         cascade.word_maps(pictures, stage=2)
     with pytest.raises(UsageError, match="time is 1.5; it must lie between 0 and 1"):
         cascade.word_maps(pictures, time=1.5)
+
+
+def test_what_a_stream_is_given_may_be_any_iterable(cascade):
+    """An array has no truth value, and a generator has neither a length nor parts."""
+    embedded = np.array(cascade.embed(PROMPTS), object)
+    seeds = ({"seed": seed} for seed in (3, 7))
+    first, second = cascade.stream(PROMPTS, chunk=1, prompt_embeds=embedded, each=seeds)
+    together = cascade(PROMPTS, prompt_embeds=iter(embedded), each=iter([{"seed": 3}, {"seed": 7}]))
+    streamed = np.concatenate([first.stages[0], second.stages[0]]).astype(int)
+    assert np.abs(streamed - together.stages[0]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "painted", [Cascade.__call__, lambda *x, **y: list(Cascade.stream(*x, **y))]
+)
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"prompt_embeds": ()}, "prompt_embeds has 0 parts; it must have one for each of 2 stages"),
+        ({"each": ()}, "each has 0 entries; it must have one for each of 2 subjects"),
+        ({"each": [{}] * 3}, "each has 3 entries; it must have one for each of 2 subjects"),
+    ],
+)
+def test_what_is_not_for_all_subjects_is_refused(cascade, painted, options, says):
+    with pytest.raises(UsageError, match=says):
+        next(iter(painted(cascade, PROMPTS, **options)))
