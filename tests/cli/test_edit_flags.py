@@ -1,6 +1,7 @@
 """Painting from a picture by `sample.py`: its files are those of a call from Python."""
 
 import functools
+import itertools
 import json
 
 import numpy as np
@@ -38,10 +39,15 @@ def directory(tmp_path_factory):
 
 @pytest.fixture
 def run(directory, tmp_path):
-    """`sample.py` with both stages, in the directory `out`."""
-    stages = [part for name in CONFIGS for part in (f"--{name}", directory / f"{name}.safetensors")]
-    out = ("--sr1024", "none", "--out", tmp_path / "out")
-    return functools.partial(call, sample, *stages, *out)
+    """`sample.py` with both stages, or others that are named, in the directory `out`."""
+    usual = {f"--{name}": directory / f"{name}.safetensors" for name in CONFIGS}
+    usual |= {"--sr1024": "none", "--out": tmp_path / "out"}
+
+    def run(*arguments):
+        left = [pair for pair in usual.items() if pair[0] not in arguments]
+        return call(sample, *itertools.chain(*left), *arguments)
+
+    return run
 
 
 @pytest.fixture

@@ -4,17 +4,18 @@ import dataclasses
 import functools
 import sys
 import threading
-from unittest import mock
 
 import jax
 import pytest
 import tiny
 
 from imagen_jax.config import MeshConfig
+from imagen_jax.networks import abstract_params
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import stage as stages
 from imagen_jax.pipeline.plan import plan_sampling
 from imagen_jax.pipeline.stage import Stage
+from imagen_jax.stored.network import StoredNetwork
 from imagen_jax.stored.stages import StoredStage
 
 TIMES = 4000
@@ -22,13 +23,14 @@ SIZE = (16, 16)
 
 
 @pytest.fixture
-def stage(monkeypatch):
+def stage(monkeypatch, tmp_path):
     """A stage whose samplers are there at once; threads take turns as often as they can."""
     monkeypatch.setattr(stages, "_MOST_SAMPLERS", 2)
-    monkeypatch.setattr(stages, "StepwiseSampler", lambda run: run)
+    monkeypatch.setattr(stages, "StepwiseSampler", lambda run, gather: run)
     monkeypatch.setattr(stages, "Run", lambda config, plan, *_: functools.partial(id, plan))
-    stored = mock.Mock(spec=StoredStage)
-    stored.config = tiny.stage()
+    config = tiny.stage()
+    unet = StoredNetwork("unet", tmp_path, abstract_params(config)["unet"], None)
+    stored = StoredStage(tmp_path, config, unet, None)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield Stage(stored, make_mesh(MeshConfig(), jax.devices()))
