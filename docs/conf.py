@@ -23,6 +23,7 @@ extensions = [
     "command_help",
     "docstrings",
     "mathml",
+    "notebook",
     "source_links",
 ]
 html_theme = "furo"

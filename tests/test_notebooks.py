@@ -77,6 +77,17 @@ def test_what_downloads_or_needs_an_accelerator_is_off(source, make):
     assert "snapshot_download" not in code or switches
 
 
+def test_the_page_shows_what_the_notebooks_cells_gave():
+    """Every cell of code is as it was run, and every picture is there."""
+    name = tool("make_notebook_page").NAME
+    cells = tool("make_notebooks").cells(ROOT / "notebooks" / f"{name}.py")
+    directory = ROOT / "docs" / name
+    ran = json.loads((directory / "cells.json").read_text())
+    assert [cell["source"] for cell in ran] == [x.source for x in cells if x.cell_type == "code"]
+    pictures = {picture for cell in ran for picture in cell["pictures"]}
+    assert pictures == {path.name for path in directory.glob("*.png")} and len(pictures) >= 8
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs_on_a_cpu(source, make, tmp_path, monkeypatch):
