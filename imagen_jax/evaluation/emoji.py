@@ -18,7 +18,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import figures
 from imagen_jax.evaluation.cases import KINDS, Case, all_cases, digest, first_of_each
 from imagen_jax.evaluation.figures import Figures, Pictures, Seen, Verdict
-from imagen_jax.evaluation.judge import SIDE, Judge, load_judge
+from imagen_jax.evaluation.judge import SIDE, SMALLEST, Judge, load_judge
 from imagen_jax.evaluation.tables import RESULTS, TABLE
 from imagen_jax.parallel import distributed
 from imagen_jax.pipeline import pictures as painted
@@ -116,10 +116,11 @@ def measure_emoji(stages: Sequence[StoredStage], out: Path, trial: Trial, **opti
 def check_sides(stages: Sequence[StoredStage]) -> None:
     """Raises a UsageError unless the judge can read what each stage paints."""
     for stage in stages:
-        if stage.config.resolution % SIDE:
+        side = stage.config.resolution
+        if side % SIDE and side != SMALLEST:
             raise UsageError(
-                f"{stage.origin} paints {stage.config.resolution} pixels; the judge of the emoji "
-                f"reads {SIDE} times a whole number."
+                f"{stage.origin} paints {side} pixels; the judge of the emoji reads {SMALLEST}, or "
+                f"{SIDE} times a whole number."
             )
 
 
@@ -146,7 +147,7 @@ def measure(
     """
     opinions = [judge(pictures) for pictures in by_seed]
     found = [figures.verdicts(judge, cases, *pair) for pair in zip(by_seed, opinions, strict=True)]
-    true = _true_pictures(judge, cases)
+    true = _true_pictures(judge, cases, min(SIDE, by_seed[0].shape[1]))
 
     def of_kind(rows: list[int]) -> Figures:
         features = np.concatenate([opinion.features[rows] for opinion in opinions])
@@ -171,9 +172,9 @@ class _True:
     verdicts: list[Verdict]
 
 
-def _true_pictures(judge: Judge, cases: Sequence[Case]) -> _True:
+def _true_pictures(judge: Judge, cases: Sequence[Case], side: int) -> _True:
     drawn = [
-        (row, case.true_picture(style, SIDE))
+        (row, case.true_picture(style, side))
         for row, case in enumerate(cases)
         for style in case.true_styles()
     ]

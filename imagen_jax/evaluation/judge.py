@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Float, UInt8
+from PIL import Image
 
 from imagen_jax.arrays import Images
 from imagen_jax.errors import UsageError
@@ -27,6 +28,8 @@ from imagen_jax.weights.tensors import digest, fit_params, write_tensors
 SHIPPED = PRETRAINED / "judge.safetensors"
 SIDE = 64
 """Of the pictures that it reads."""
+SMALLEST = 32
+"""Side of the pictures that are enlarged for it; it names all true ones of this side."""
 FEATURES = 256
 _CHANNELS = (
     (3, 24, 2),
@@ -98,14 +101,16 @@ class Judge:
     styles: tuple[str, ...]
 
     def __call__(self, pictures: UInt8[np.ndarray, "pictures height width 3"]) -> Opinions:
-        """Its opinions of pictures, which are reduced to `SIDE` pixels by a box filter.
+        """Its opinions of pictures, which are brought to `SIDE` pixels: large ones by a box
+        filter, those of `SMALLEST` by Lanczos's.
 
         Args:
-            pictures: square, of `SIDE` pixels times a whole number.
+            pictures: square, of `SMALLEST` pixels or of `SIDE` times a whole number.
         """
-        reduced = box_reduced(pictures, SIDE)
-        starts = range(0, len(reduced), _BATCH)
-        parts = [self._batch(reduced[first : first + _BATCH]) for first in starts]
+        small = pictures.shape[1] == SMALLEST
+        fitted = box_reduced(_enlarged(pictures) if small else pictures, SIDE)
+        starts = range(0, len(fitted), _BATCH)
+        parts = [self._batch(fitted[first : first + _BATCH]) for first in starts]
         return Opinions(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _batch(self, pictures: Float[np.ndarray, "batch side side 3"]) -> list[np.ndarray]:
@@ -127,6 +132,14 @@ class Judge:
 @nnx.jit
 def _judge(network: JudgeNetwork, images: Images) -> tuple[Features, Logits, Logits]:
     return network(images)
+
+
+def _enlarged(
+    pictures: UInt8[np.ndarray, "pictures small small 3"],
+) -> UInt8[np.ndarray, "pictures side side 3"]:
+    """Pictures at `SIDE` pixels."""
+    size, filtered = (SIDE, SIDE), Image.Resampling.LANCZOS
+    return np.stack([np.asarray(Image.fromarray(x).resize(size, filtered)) for x in pictures])
 
 
 def box_reduced(

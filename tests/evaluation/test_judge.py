@@ -12,7 +12,15 @@ from imagen_jax.data import emoji_colours, emoji_concepts
 from imagen_jax.data.emoji_vectors import STYLES
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import judge as judges
-from imagen_jax.evaluation.judge import SHIPPED, SIDE, Judge, JudgeNetwork, load_judge, save_judge
+from imagen_jax.evaluation.judge import (
+    SHIPPED,
+    SIDE,
+    SMALLEST,
+    Judge,
+    JudgeNetwork,
+    load_judge,
+    save_judge,
+)
 from imagen_jax.pipeline.shipped import shipped_stage
 
 RED_APPLE, GREEN_APPLE, BANANA = "1f34e", "1f34f", "1f34c"
@@ -74,6 +82,12 @@ def test_large_pictures_are_reduced_by_means(judge):
     enlarged = np.repeat(np.repeat(small_picture, 4, 0), 4, 1)
     opinions = [judge(picture[None]).features for picture in (small_picture, enlarged)]
     np.testing.assert_allclose(*opinions, atol=1e-5)
+
+
+def test_small_pictures_are_named_as_their_larger_ones(judge):
+    core = emoji_concepts.core_concepts()[::7]
+    keys = [concept.key for concept in core]
+    assert named(judge, [drawn("noto", key, side=SMALLEST) for key in keys]) == keys
 
 
 @pytest.mark.slow

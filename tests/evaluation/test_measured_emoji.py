@@ -43,6 +43,11 @@ def test_true_pictures_are_as_right_as_those_beside_them():
     assert found.enlarged["edge rise, 256 pixels"] < 2
 
 
+def test_small_pictures_are_held_against_true_ones_as_small():
+    found = emoji.measure(load_judge(), CASES * 2, [np.concatenate([drawn(32)] * 2)])
+    assert "| all said is right | 100% | 100% | 100% | 100% | 100% |" in found.markdown
+
+
 @pytest.mark.slow
 def test_black_pictures_are_wrong_and_all_is_written(evaluate, tmp_path):
     result = evaluate("--seeds", 2, "--out", tmp_path)
