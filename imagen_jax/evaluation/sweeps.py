@@ -122,15 +122,16 @@ class JudgedEmoji:
         figures = _kept(directory / RESULTS, plan)
         if figures is None:
             painted = [
-                cascade(self._prompts, seed=seed, **options).stages[-1]
-                for seed in range(self._seeds)
+                cascade(self._prompts, seed=seed, **options).stages for seed in range(self._seeds)
             ]
-            measured = emoji.measure(self._judge, self._cases, painted)
+            last, first = [stages[-1] for stages in painted], painted[0]
+            enlarged = (self._cases, first) if len(first) > 1 else ()
+            measured = emoji.measure(self._judge, self._cases, last, *enlarged)
             figures = measured.columns[self._kind]
-            results = sealed({"plan": plan, "figures": figures})
+            results = sealed({"plan": plan, "figures": figures, "enlarged": measured.enlarged})
 
             def write() -> None:
-                emoji.save_sheets(directory, self._cases, painted[0], measured.verdicts[0])
+                emoji.save_sheets(directory, self._cases, last[0], measured.verdicts[0])
                 write_text(directory / RESULTS, json.dumps(results, indent=1))
 
             distributed.leader_does(write)

@@ -76,6 +76,17 @@ def test_all_that_is_to_be_varied_is_whichever_way_it_is_given(called, tmp_path)
 
 
 @pytest.mark.slow
+def test_a_point_of_several_stages_says_how_sharp_its_pictures_are(called, tmp_path):
+    """The judge sees 64 pixels of 256; edges are measured in all of them."""
+    out = ("--sr1024", "none", "--over", "sr256.aug_level=0,0.3")
+    assert call(verbs, "sweep", tmp_path, *out).code == 0
+    points = [json.loads(path.read_bytes()) for path in tmp_path.glob("points/*/results.json")]
+    assert [0 < x["enlarged"]["edge rise of the vectors, 256 pixels"] < 2 for x in points] == [
+        True, True,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
 def test_points_of_another_command_are_not_taken_over(called, tmp_path):
     assert sweep(tmp_path, "--over", "guidance=1").code == 0
     before = tree(tmp_path)
