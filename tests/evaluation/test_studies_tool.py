@@ -1,0 +1,66 @@
+"""The script that runs the studies that need training: what it asks of `train` and `sweep`."""
+
+import argparse
+import dataclasses
+
+import pytest
+from scripts import tool, train
+
+from imagen_jax.config import DiffusionConfig
+from imagen_jax.evaluation.axes import points_of, read_axes
+
+
+@pytest.fixture(scope="module")
+def studies():
+    return tool("studies")
+
+
+def asked(studies, study: str, out):
+    """The config of each network by its name, and the points of the sweep."""
+    flags = argparse.Namespace(study=study, out=out, steps=7, limit=3)
+    *before, sweep = studies.STUDIES[study](flags)
+    trained = [train.parse(command[1:]) for command in before if command[0] == "train.py"]
+    end = sweep.index("--limit")
+    axes = read_axes(sweep[sweep.index("--over") + 1 : end])
+    runs = {flags.workdir.rpartition("/")[2]: flags.config for flags in trained}
+    assert {*axes[1].values} == {str(out / "runs" / name) for name in runs}
+    assert sweep[end:][:2] == ["--limit", "3"]
+    return runs, points_of(axes)
+
+
+def test_sizes_differ_in_nothing_but_widths(studies, tmp_path):
+    runs, points = asked(studies, "sizes", tmp_path)
+    assert len(runs) == 9 and len(points) == 27
+    widths = {(run.unet.embed_dim, run.text_encoder.t5.d_model) for run in runs.values()}
+    assert widths == {(u, t) for u in studies.UNETS for t in studies.TEXTS}
+    assert len({repr((run.training, run.optimizer, run.data)) for run in runs.values()}) == 1
+    assert {(run.training.num_steps, run.resolution) for run in runs.values()} == {(7, 32)}
+
+
+def test_encoders_are_read_to_equal_widths_and_depths(studies, tmp_path):
+    runs, points = asked(studies, "encoders", tmp_path)
+    assert len(points) == 9
+    along, frozen, clip = (run.text_encoder for run in runs.values())
+    assert along.train and not frozen.train and frozen.t5 == along.t5
+    assert clip.clip.width == along.t5.d_model and clip.clip_layer == "penultimate"
+    assert clip.clip.num_layers - 1 == along.t5.num_layers
+    assert clip.source == clip.tokenizer == str(tmp_path / "clip")
+    assert len({dataclasses.astuple(run.unet) for run in runs.values()}) == 1
+
+
+def test_a_clip_that_is_there_is_not_trained_again(studies, tmp_path):
+    flags = argparse.Namespace(study="encoders", out=tmp_path, steps=7, limit=3)
+    first = next(studies.encoders(flags))
+    assert first == ["tools/train_clip.py", str(tmp_path / "clip"), "--steps", "7"]
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "model.safetensors").touch()
+    assert next(studies.encoders(flags))[0] == "train.py"
+
+
+def test_stages_with_and_without_noise_differ_in_nothing_else(studies, tmp_path):
+    runs, points = asked(studies, "augmentation", tmp_path)
+    assert len(points) == 6
+    augmented, clean = runs.values()
+    assert (augmented.diffusion.max_aug_level, clean.diffusion.max_aug_level) == (0.5, 0)
+    alike = (dataclasses.replace(run, diffusion=DiffusionConfig()) for run in runs.values())
+    assert len({*map(repr, alike)}) == 1
