@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = str(ROOT / "imagen_jax" / "pretrained" / "base.safetensors")
+SHIPPED = "imagen_jax/pretrained/base.safetensors"
 UNETS = (8, 16, 32)
 TEXTS = (48, 96, 192)
 WARMUP = 100
@@ -26,6 +26,7 @@ Command = list[str]
 
 def main() -> None:
     flags = parse()
+    # Paths stay relative: they stand in the results and beside the curves.
     for command in STUDIES[flags.study](flags):
         print("\n$", shlex.join(command), flush=True)
         code = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
@@ -38,11 +39,11 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", choices=STEPS)
-    parser.add_argument("--out", type=Path, required=True, help="directory, the same for all")
+    parser.add_argument("--out", type=Path, required=True, help="from the repository's root")
     parser.add_argument("--steps", type=int, help="of each network; more is better and longer")
     parser.add_argument("--limit", type=int, default=50, help="prompts of each point")
     flags = parser.parse_args()
-    flags.out, flags.steps = flags.out.absolute(), flags.steps or STEPS[flags.study]
+    flags.steps = flags.steps or STEPS[flags.study]
     return flags
 
 
