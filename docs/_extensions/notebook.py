@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jupytext
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -45,10 +44,7 @@ class Notebook(SphinxDirective):
         directory = Path(self.env.srcdir) / name
         for path in (_NOTEBOOKS / f"{name}.py", directory / "cells.json"):
             self.env.note_dependency(str(path))
-        parent = nodes.Element()
-        lines = page(name, directory).splitlines()
-        self.state.nested_parse(StringList(lines, name), 0, parent, match_titles=True)
-        return parent.children
+        return self.parse_text_to_nodes(page(name, directory), allow_section_headings=True)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
