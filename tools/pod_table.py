@@ -43,6 +43,12 @@ def sample(stage: str, batch_size: int) -> tuple[str, ...]:
     return ("sample.py", "--base", config, "--batch-size", str(batch_size), "--quick")
 
 
+def student(config: str, batch_size: int) -> tuple[str, ...]:
+    """Sampling of a stage of the paper's that was distilled to 8 steps."""
+    sizes = ("--batch-size", str(batch_size), "--steps", "8")
+    return ("sample.py", "--base", f"configs/{config}.py", *sizes, "--quick")
+
+
 def rows() -> list[Row]:
     """All rows in the order of the table."""
     steps = [
@@ -60,6 +66,9 @@ def rows() -> list[Row]:
         ("prompts_t5_xxl", "v5e:1x1", (*sample("i_xl", 1), "--what", "embedding")),
         ("sample_if_1_xl", "v5e:1x1", sample("i_xl", 1)),
         ("sample_if_2_l", "v5e:1x1", sample("ii_l", 1)),
+        ("student_64", "v5e:2x4", student("distill_64", 8)),
+        ("student_256", "v5e:2x4", (*student("distill_256", 1), "--split-height", "8")),
+        ("student_1024", "v5e:2x4", (*student("distill_1024", 1), "--split-height", "8")),
     ]  # fmt: skip
     return [
         Row(

@@ -103,10 +103,24 @@ def run(
                 first, last = _run(
                     trainer, inputs, saved, params, workdir, profile, preemption, measuring
                 )
-        if last < config.training.num_steps and distributed.leads():
-            preemption.say_stopped(first, last)
+        if distributed.leads():
+            _say_how_it_ended(preemption, workdir, first, last, config.training.num_steps)
     if preemption.interrupted:
         raise KeyboardInterrupt
+
+
+def _say_how_it_ended(
+    preemption: Preemption, workdir: AnyPath, first: int, last: int, wanted: int
+) -> None:
+    """Where it is not as one expects: a run ended early, or had nothing to do."""
+    if last < wanted:
+        preemption.say_stopped(first, last)
+    elif first == last:
+        print(
+            f"{workdir} is at step {last} and training.num_steps is {wanted}; nothing is left to "
+            "do.",
+            file=sys.stderr,
+        )
 
 
 def _claim(

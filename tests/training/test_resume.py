@@ -276,6 +276,13 @@ def test_a_run_whose_directory_is_in_use_is_refused(config, copy):
     run(steps(config, 7), copy)
 
 
+def test_a_run_that_has_done_all_its_steps_says_so(config, copy, capsys):
+    for count in (6, 5):
+        run(steps(config, count), copy)
+        said = f"is at step 6 and training.num_steps is {count}; nothing is left to do."
+        assert said in capsys.readouterr().err
+
+
 def test_a_run_is_float32_whatever_jax_is_told(config, copy, monkeypatch):
     with jax.enable_x64(True):
         start = first_resumed(monkeypatch, config, copy)
