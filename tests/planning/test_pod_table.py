@@ -52,6 +52,6 @@ def test_a_mistake_is_not_kept(tool, tmp_path):
 
 def test_the_rows_are_commands_for_topologies_that_exist(tool):
     found = tool.rows()
-    assert len({row.name for row in found}) == len(found) == 16
+    assert len({row.name for row in found}) == len(found) == 19
     for row in found:
         assert row.command[row.command.index("--topology") + 1] in known_topologies()
