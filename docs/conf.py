@@ -25,6 +25,7 @@ extensions = [
     "mathml",
     "notebook",
     "source_links",
+    "tables",
 ]
 html_theme = "furo"
 html_title = f"imagen-jax {release}"

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -103,3 +104,20 @@ def test_every_command_is_in_the_reference(extension):
     module = extension("command_help")
     assert {"sample", "train", "train tiny_64", "export", "embed"} <= set(module.commands())
     assert "WORKDIR OUT.safetensors" in module.help_of("export")
+
+
+def test_rows_of_figures_become_a_table(extension):
+    rows = [{"config": "`a`", "U-Net": 1234567, "the paper": "2B"}, dict.fromkeys("bcd", 1)]
+    assert extension("tables").markdown(rows) == (
+        "| config | U-Net | the paper |\n| --- | --- | --- |\n"
+        "| `a` | 1,234,567 | 2B |\n| 1 | 1 | 1 |\n"
+    )
+
+
+def test_the_tables_of_figures_hold_what_tools_have_kept(extension):
+    tables = extension("tables")
+    shown = tables.markdown(json.loads(tables.PARAMETERS.read_text())["stages"])
+    assert "| base_64 | 2,437,582,851 | 2B | 4,762,310,656 |" in shown
+    kept = tables.pod_table.kept(tables.pod_table.rows(), tables.pod_table.KEPT)
+    lines = tables.pod_table.table(kept).splitlines()
+    assert lines[2].startswith("| base_64-v4-4x8x8 | 2048 | 3.13 / 30.75 |") and len(lines) == 2 + len(kept)

@@ -1,10 +1,11 @@
-"""Count the parameters of every config of the paper's size and write docs/parameters.md.
+"""Counts the parameters of every config of the paper's size and writes docs/parameters.json.
 
     python tools/parameter_table.py
 
-Nothing is allocated: shapes are traced.
+The site shows the file in docs/parameters.md. Nothing is allocated: shapes are traced.
 """
 
+import json
 import math
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from imagen_jax.storage.files import write_text
 from imagen_jax.stored.stages import load_config
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs" / "parameters.md"
+DOCS = ROOT / "docs" / "parameters.json"
 CONFIGS = {
     "base_64": "2B",
     "base_64_1b": "1B",
@@ -47,33 +48,6 @@ DEEPFLOYD_IF = {
 }  # fmt: skip
 """Config in configs/deepfloyd_if -> its name, and the size that its model card gives."""
 
-TEXT = """# Parameters
-
-`python tools/parameter_table.py` writes this page, and `pytest -m ""
-tests/config/test_parameters.py` checks it. A U-Net's count includes its layers on the text, which
-grow with the encoder's width, so the 300M base has several sizes.
-
-{table}
-
-Appendix F.2 (600M) and F.3 (400M) of the paper list the same blocks: 128, 256, 512, 1024 channels
-with 2, 4, 8, 8 residual blocks. They differ in self-attention alone, which is not worth 200M
-parameters, so the two listings cannot both be right. `sr_256` and `sr_1024` follow the letter:
-attention once in a block, after its last residual block, and "hidden = 2 x channels" as the width
-of queries, keys and values. `_attention_per_block` attends after every 1024-channel residual
-block. `_fifth_block` adds a second 1024-channel block, as NeMo's Imagen did. No reading gives both
-of the paper's figures.
-
-The paper does not state the ablations' widths. 144, 208 and 320 channels come nearest to 300M,
-500M and 1B with T5-XXL.
-
-## DeepFloyd IF
-
-`sample.py` holds a U-Net's kernels and the text encoder in bfloat16, and the rest in float32. The
-configs are in `configs/deepfloyd_if`.
-
-{deepfloyd_if}
-"""
-
 
 def count(shapes: object) -> int:
     """The number of parameters of these shapes."""
@@ -90,30 +64,36 @@ def encoder_count(sizes: T5Config | CLIPTextConfig) -> int:
     return count(abstract_frozen_encoder(sizes))
 
 
-def page() -> str:
-    lines = ["| config | U-Net | the paper | text encoder |", "|---|---|---|---|"]
+def stages() -> list[dict]:
+    """The first table of docs/parameters.md: a row for each config, heading -> cell."""
+    rows = []
     for name, paper in CONFIGS.items():
         unet, encoder = counts(name)
-        lines.append(f"| `{name}` | {unet:,} | {paper} | {encoder:,} |")
-    return TEXT.format(table="\n".join(lines), deepfloyd_if="\n".join(deepfloyd_if()))
+        rows.append({"config": name, "U-Net": unet, "the paper": paper, "text encoder": encoder})
+    return rows
 
 
-def deepfloyd_if() -> list[str]:
+def deepfloyd_if() -> list[dict]:
     """The second table."""
-    lines = ["| | parameters | the model card | bytes in memory |", "|---|---|---|---|"]
+    rows = []
     for name, (title, card) in DEEPFLOYD_IF.items():
         config = load_config(ROOT / "configs" / "deepfloyd_if" / f"{name}.py")
-        lines.append(f"| {title} | {_size(abstract_sampled_unet(config), card)} |")
+        rows.append(_sizes(title, abstract_sampled_unet(config), card))
     encoder = abstract_frozen_encoder(config.text_encoder.network)
-    return [*lines, f"| T5-XXL, the encoder alone | {_size(encoder, '')} |"]
+    return [*rows, _sizes("T5-XXL, the encoder alone", encoder, "")]
 
 
-def _size(params: Params, card: str) -> str:
+def _sizes(title: str, params: Params, card: str) -> dict:
     leaves = jax.tree.leaves(params)
-    held = sum(x.size * x.dtype.itemsize for x in leaves)
-    return f"{sum(x.size for x in leaves):,} | {card} | {held:,}"
+    return {
+        "network": title,
+        "parameters": sum(x.size for x in leaves),
+        "the model card": card,
+        "bytes in memory": sum(x.size * x.dtype.itemsize for x in leaves),
+    }
 
 
 if __name__ == "__main__":
-    write_text(DOCS, page())
+    tables = {"stages": stages(), "deepfloyd_if": deepfloyd_if()}
+    write_text(DOCS, json.dumps(tables, indent=2) + "\n")
     print(DOCS)

@@ -1,10 +1,10 @@
-"""Compiles the paper's stages for TPU pods and writes docs/pods.md. Needs libtpu, no TPU.
+"""Compiles the paper's stages for TPU pods and prints the table of docs/pods.md. Needs no TPU.
 
-    python tools/pod_table.py [ROW ...] [--out docs]
+    python tools/pod_table.py [ROW ...] [--out docs/pods]
 
-Every row is a command in a process of its own with a limit of 20 minutes. Its report, or why
-there is none, goes to OUT/pods/ROW.json as soon as it is done, and a row that is there is not
-done again; so the script can be interrupted, and removing a file repeats its row.
+Every row is a command in a process of its own with a limit of 20 minutes, and needs libtpu. Its
+report, or why there is none, goes to OUT/ROW.json as soon as it is done, and a row that is there is
+not done again; so the script can be interrupted, and removing a file repeats its row.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from pathlib import Path
 from imagen_jax.storage.files import write_text
 
 ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "docs" / "pods"
+"""Of each row in docs/pods.md its file."""
 LIMIT = 20 * 60
 """Seconds of one row."""
 
@@ -129,27 +131,11 @@ def cells(report: dict) -> list[str]:
 
 
 def table(finished: list[dict]) -> str:
-    """The Markdown page."""
-    lines = [
-        "# The steps of the cascade, compiled for TPU pods",
-        "",
-        "`python tools/pod_table.py` makes this page with the TPU compiler of libtpu on a machine "
-        "without TPUs. **Nobody has run these steps on TPUs.** Memory, work and collectives are "
-        "the compiler's, per chip, and of painting those of one step times the number of steps, "
-        "without what comes before the first: reading the text, and bringing parameters in parts "
-        "together where a chip has room for the whole; "
-        "collectives count whole arrays. The milliseconds are "
-        "bounds from peak rates: the slowest of the three sets the pace at best, and HBM traffic "
-        "is an estimate. Overhead is the work over that which the model asks for. HBM lacks some "
-        "of the code's bytes in rows whose command has `--quick`.",
-        "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + "---|" * len(COLUMNS),
-    ]
+    """The reports as a table in Markdown, and below it what failed."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for row in finished:
         for report in row["reports"]:
             lines.append("| " + " | ".join([row["name"], *cells(report)]) + " |")
-    lines += ["", "The file of each row in `docs/pods/` holds its command and its whole report."]
     lines += [""] * any(row["failure"] is not None for row in finished)
     for row in finished:
         if row["failure"] is not None:
@@ -157,31 +143,35 @@ def table(finished: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def kept(all_rows: list[Row], directory: Path) -> list[dict]:
+    """What the directory holds of the rows, in their order."""
+    paths = [directory / f"{row.name}.json" for row in all_rows]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     known = {row.name: row for row in rows()}
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(known))
-    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="directory of pods.md")
+    parser.add_argument("--out", type=Path, default=KEPT, help="directory of the rows' files")
     flags = parser.parse_args()
     unknown = set(flags.rows) - set(known)
     if unknown:
         parser.error(f"there is no row {min(unknown)!r}; the rows are {', '.join(known)}")
-    make(list(known.values()), flags.rows or list(known), flags.out.resolve(), LIMIT)
+    out = flags.out.resolve()
+    make([known[name] for name in flags.rows or known], out, LIMIT)
+    print(table(kept(list(known.values()), out)), end="")
 
 
-def make(all_rows: list[Row], wanted: list[str], out: Path, limit: float) -> None:
-    """Runs the wanted rows that are not there yet and writes the page from all that are."""
-    directory = out / "pods"
+def make(wanted: list[Row], directory: Path, limit: float) -> None:
+    """Runs the wanted rows that are not there yet."""
     directory.mkdir(parents=True, exist_ok=True)
-    for row in all_rows:
-        kept = directory / f"{row.name}.json"
-        if row.name in wanted and not kept.exists():
-            print(f"{row.name} ...", flush=True)
+    for row in wanted:
+        if not (directory / f"{row.name}.json").exists():
+            print(f"{row.name} ...", file=sys.stderr, flush=True)
             finished = run_row(row, directory, limit)
-            print(f"  {finished['failure'] or 'done'} ({finished['seconds']:.0f} s)", flush=True)
-        paths = [directory / f"{other.name}.json" for other in all_rows]
-        pages = [json.loads(path.read_text()) for path in paths if path.exists()]
-        write_text(out / "pods.md", table(pages))
+            said = f"  {finished['failure'] or 'done'} ({finished['seconds']:.0f} s)"
+            print(said, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

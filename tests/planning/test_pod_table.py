@@ -1,4 +1,4 @@
-"""The script that makes docs/pods.md: rows are kept, and an interrupted run goes on."""
+"""The script that makes the table of docs/pods.md: rows are kept; an interrupted run goes on."""
 
 import pytest
 import scripts
@@ -30,24 +30,41 @@ def rows(tool, *names):
 
 
 def test_finished_rows_are_kept_and_shown(tool, tmp_path):
-    first = rows(tool, "good")
-    tool.make(first, ["good"], tmp_path / "docs", 60)
-    both = rows(tool, "good", "big", "slow")
-    tool.make(both, ["good", "big"], tmp_path / "docs", 60)
+    kept = tmp_path / "kept"
+    tool.make(rows(tool, "good"), kept, 60)
+    tool.make(rows(tool, "good", "big"), kept, 60)
     for _ in range(2):
-        tool.make(both, ["good", "big", "slow"], tmp_path / "docs", 3)
+        tool.make(rows(tool, "good", "big", "slow"), kept, 3)
     assert (tmp_path / "calls").read_text() == "good big slow "
-    page = (tmp_path / "docs" / "pods.md").read_text()
-    assert "| good | 8 | 1.00 / 2.00 | 3.00 | 1.50 | 4.00 | 100.0 | 200.0 | 300.0 | 25% |" in page
-    assert "failed: does not fit: RESOURCE_EXHAUSTED" in page and "failed: not done after" in page
-    kept = sorted(path.name for path in (tmp_path / "docs" / "pods").iterdir())
-    assert kept == ["big.json", "good.json", "slow.json"]
+    assert sorted(path.name for path in kept.iterdir()) == ["big.json", "good.json", "slow.json"]
+    shown = tool.table(tool.kept(rows(tool, "slow", "good", "other", "big"), kept))
+    assert "| good | 8 | 1.00 / 2.00 | 3.00 | 1.50 | 4.00 | 100.0 | 200.0 | 300.0 | 25% |" in shown
+    assert shown.count("| good |") == 1 and "other" not in shown
+    slow, big = shown.splitlines()[-2:]
+    assert slow.startswith("- slow failed: not done after")
+    assert big == "- big failed: does not fit: RESOURCE_EXHAUSTED"
 
 
 def test_a_mistake_is_not_kept(tool, tmp_path):
     with pytest.raises(SystemExit):
-        tool.make(rows(tool, "wrong"), ["wrong"], tmp_path / "docs", 60)
-    assert not list((tmp_path / "docs" / "pods").iterdir())
+        tool.make(rows(tool, "wrong"), tmp_path / "kept", 60)
+    assert not list((tmp_path / "kept").iterdir())
+
+
+def test_a_command_makes_one_row_and_prints_all_that_are_there(tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "rows", lambda: rows(tool, "good", "big", "other"))
+    for name in ("big", "good"):
+        monkeypatch.setattr("sys.argv", ["pod_table.py", name, "--out", str(tmp_path / "kept")])
+        tool.main()
+    assert (tmp_path / "calls").read_text() == "big good "
+    last = capsys.readouterr().out.rpartition("| row |")[2]
+    assert last.index("| good |") < last.index("- big failed") and "other" not in last
+
+
+def test_every_row_is_kept_in_the_repository(tool):
+    assert [row["name"] for row in tool.kept(tool.rows(), tool.KEPT)] == [
+        row.name for row in tool.rows()
+    ]
 
 
 def test_the_rows_are_commands_for_topologies_that_exist(tool):
