@@ -1,9 +1,16 @@
 """Pictures to teach the shipped base a thing that it has never seen, and to keep what it knows.
 
     python examples/zibo.py make zibo
+    python train.py dreambooth/emoji --workdir runs/alone --data.source folder:zibo/own \
+        --training.num-steps 400 --training.checkpoint-every 100 --training.keep-checkpoints 4 \
+        --training.sample-every 0
     python train.py dreambooth/emoji --workdir runs/zibo \
-        --data.mixture "0.5*folder:zibo/own" "0.5*folder:zibo/prior"
-    python examples/zibo.py show runs/zibo
+        --data.mixture "0.5*folder:zibo/own" "0.5*folder:zibo/prior" \
+        --training.num-steps 400 --training.checkpoint-every 100 --training.keep-checkpoints 4 \
+        --training.sample-every 0
+    python examples/zibo.py show runs/alone runs/zibo --sheet zibo.png
+    python -m imagen_jax sweep out/kept --sr256 none --limit 100 \
+        --over base=shipped,runs/alone,runs/zibo
     python sample.py "a zibo toy" --base runs/zibo --sr256 shipped --sr1024 shipped
 
 `make` draws five pictures of a zibo, a star with a face, to DIRECTORY/own. DIRECTORY/prior gets one
