@@ -5,6 +5,7 @@ import dataclasses
 import glob
 import importlib.util
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -26,10 +27,10 @@ _VERSIONS = ("generation", "etag", "mtime", "updated", "created")
 """What file systems of buckets call that which changes with every write of a file."""
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _NAME_KEPT = 48
-_LOGS = (".log", ".out", ".err", ".txt")
-"""So end files to which a shell or a scheduler writes what a run says."""
-_NEW = {"lost+found"}
-"""What a new file system holds."""
+_LOGS = re.compile(r"(?i)(.*\.)?(log|out|err|txt|stdout|stderr|[oe]\d+)(\.\d+)?")
+"""Names of files to which a shell or a scheduler writes what a run says; PBS's end in .o17."""
+_NEW = {"lost+found", "desktop.ini", "Thumbs.db"}
+"""What a new file system holds, or a window that shows a directory."""
 
 
 def on_hub(text: str) -> bool:
@@ -245,7 +246,7 @@ def beside_logs(path: AnyPath) -> str:
         return path.name if path.exists() else ""
     names = sorted(entry.name for entry in path.iterdir())
     others = (name for name in names if not name.startswith(".") and name not in _NEW)
-    return next((name for name in others if not name.endswith(_LOGS)), "")
+    return next((name for name in others if not _LOGS.fullmatch(name)), "")
 
 
 def check_writable(directory: Path, flag: str) -> None:

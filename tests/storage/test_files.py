@@ -139,8 +139,13 @@ def test_other_paths_are_local():
 
 def test_what_shells_and_machines_leave_counts_as_nothing(tmp_path):
     assert beside_logs(tmp_path / "nowhere") == beside_logs(tmp_path) == ""
-    for name in ("a.log", "b.txt", "7.out", "7.err", ".DS_Store", "lost+found"):
+    logs = ("a.log", "b.txt", "7.out", "7.err", "A.LOG", "a.log.1", "log", "stdout", "job.o17")
+    for name in (*logs, "job.e17", ".DS_Store", "Thumbs.db", "lost+found"):
         (tmp_path / name).touch()
     assert beside_logs(tmp_path) == ""
+    for name in ("catalog", "model.o", "my.outline"):
+        (tmp_path / name).touch()
+        assert beside_logs(tmp_path) == name
+        (tmp_path / name).unlink()
     (tmp_path / "notes.md").touch()
     assert beside_logs(tmp_path) == beside_logs(tmp_path / "notes.md") == "notes.md"
