@@ -21,10 +21,12 @@ PICTURE_SUFFIXES = (
     ".webp",
 )
 OTHER_PICTURE_SUFFIXES = (
-    *(".avif", ".avifs", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".jxl"),
-    *(".apng", ".exr", ".hdr", ".ico", ".psd", ".svg", ".tga"),
-    *(".pbm", ".pgm", ".pnm", ".ppm"),
-    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+    *(".avif", ".avifs", ".heic", ".heif", ".hif", ".j2c", ".j2k", ".jp2", ".jpf", ".jpx", ".jxl"),
+    *(".apng", ".cur", ".dds", ".dib", ".exr", ".fits", ".hdr", ".icns", ".ico", ".mpo"),
+    *(".pbm", ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".qoi", ".ras", ".sgi", ".tga", ".xbm"),
+    *(".emf", ".eps", ".kra", ".psb", ".psd", ".svg", ".svgz", ".wmf", ".xcf", ".xpm"),
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".iiq", ".kdc", ".mrw", ".nef"),
+    *(".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
 )
 """Pictures too, the last ones as cameras have taken them, but not read: they are counted."""
 NOT_READ = "format is not read"
@@ -68,7 +70,7 @@ def read_json(data: bytes, name: str) -> dict[str, Any]:
 
 def listed(texts: Sequence[Any], name: str) -> ListedCaptions:
     """The captions in `texts` that are not blank; at least one."""
-    captions = tuple(text.strip() for text in texts if not _blank(text))
+    captions = tuple(text.strip() for text in texts if not is_blank(text))
     if not captions:
         raise BrokenRecord(name, "no caption")
     for caption in captions:
@@ -81,7 +83,7 @@ def listed(texts: Sequence[Any], name: str) -> ListedCaptions:
     return ListedCaptions(captions)
 
 
-def _blank(text: Any) -> bool:
+def is_blank(text: Any) -> bool:
     """Whether there is nothing to see: spaces, controls, marks of byte order or direction."""
     return not isinstance(text, str) or all(
         unicodedata.category(letter) in _UNSEEN or letter in _FILLERS for letter in text
@@ -92,7 +94,7 @@ def captions_of(values: Mapping[str, Any], name: str) -> ListedCaptions:
     """The captions in a JSON object or the like: of the first name that has any."""
     found = (values[key] for key in _KEYS if key in values)
     lists = (value if isinstance(value, list | tuple) else [value] for value in found)
-    return listed(next((texts for texts in lists if not all(map(_blank, texts))), []), name)
+    return listed(next((texts for texts in lists if not all(map(is_blank, texts))), []), name)
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:

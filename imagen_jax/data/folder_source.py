@@ -59,10 +59,9 @@ class FolderSource:
             if _suffix(name) in (_TEXT, _JSON)
         }
         shown = {_shown_beside(name): name for name in names if self._shows(name)}
+        self._count_not_read(names)
         kept, kinds = [], []
         for name in sorted(names, key=lambda name: name.split("/")):
-            if _suffix(name) in annotations.OTHER_PICTURE_SUFFIXES:
-                self.left_out.add(annotations.NOT_READ, name)
             if _suffix(name) not in annotations.PICTURE_SUFFIXES or self._shows(name):
                 continue
             kind = tuple(beside.get(_with_suffix(name, suffix), "") for suffix in (_TEXT, _JSON))
@@ -75,6 +74,16 @@ class FolderSource:
                 kept.append(name)
                 kinds.append((*kind, *("".join(PurePosixPath(x).suffixes[-2:]) for x in pictures)))
         self._keep(kept, kinds)
+
+    def _count_not_read(self, names: list[str]) -> None:
+        """Pictures of other formats; a camera's own beside its JPEG is nothing that is lacking."""
+        others = annotations.OTHER_PICTURE_SUFFIXES
+        lacking = {_with_suffix(name, ""): name for name in names if _suffix(name) in others}
+        for name in names if lacking else ():
+            if _suffix(name) in annotations.PICTURE_SUFFIXES:
+                lacking.pop(_with_suffix(name, ""), None)
+        for name in sorted(lacking.values()):
+            self.left_out.add(annotations.NOT_READ, name)
 
     def _shows(self, name: str) -> bool:
         """Whether a file is a picture beside another one."""

@@ -47,13 +47,22 @@ def test_suffixes_in_any_case_and_all_of_jpegs_are_read(tmp_path):
 
 def test_pictures_of_formats_that_are_not_read_are_counted(tmp_path):
     put(tmp_path, "a.png", "a")
-    for name in ("b.HEIC", "c.avif", "d.ppm", "e.DNG", "f.apng"):
+    for name in ("b.HEIC", "c.avif", "d.ppm", "e.DNG", "f.apng", "g.raw", "h.EPS"):
         put(tmp_path, name, "?")
-    with pytest.warns(UserWarning, match=r"5 of 6 .* 5 format is not read \(as b.HEIC\)"):
+    with pytest.warns(UserWarning, match=r"7 of 8 .* 7 format is not read \(as b.HEIC\)"):
         assert len(open_folder(tmp_path, max_broken_share=0.9)) == 1
     (tmp_path / "a.png").unlink()
-    with pytest.raises(UsageError, match=r"holds no picture .*\(5 format is not read"):
+    with pytest.raises(UsageError, match=r"holds no picture .*\(7 format is not read"):
         open_folder(tmp_path)
+
+
+def test_what_a_camera_keeps_beside_a_picture_is_not_counted(tmp_path, recwarn):
+    for name in ("a.jpg", "b/c.JPG", "d.e.png"):
+        put(tmp_path, name, name)
+    for name in ("a.RAW", "b/c.dng", "d.e.eps"):
+        (tmp_path / name).touch()
+    assert len(open_folder(tmp_path, max_broken_share=0.0)) == 3
+    assert not recwarn.list
 
 
 def test_only_line_feeds_separate_captions(tmp_path):
