@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from imagen_jax.config import DataConfig
+from imagen_jax.data.annotations import is_blank
 from imagen_jax.data.records import BrokenRecord
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError, reason
@@ -73,9 +75,9 @@ def read_prompt_set(source: str, count: int | None = None, split: str = "") -> P
         raise UsageError(f"The split is {split!r}; {source} has none, only a data set has.")
     found = _data(place, split) if kind == _DATA else _READ[kind](with_home(Path(place)))
     prompts = tuple(prompt._replace(text=one_line(prompt.text)) for prompt in found)
-    texts = texts_of(prompts)
-    if "" in texts:
-        raise UsageError(f"{place} has a prompt without text, number {texts.index('') + 1}.")
+    blank = map(is_blank, texts_of(prompts))
+    if number := next(itertools.compress(itertools.count(1), blank), 0):
+        raise UsageError(f"{place} has a prompt without text, number {number}.")
     if not prompts:
         raise UsageError(f"{place} holds no prompt.")
     if count is None:

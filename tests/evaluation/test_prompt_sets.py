@@ -118,6 +118,8 @@ def test_so_many_are_drawn_each_once(file):
     [
         ("drawbench", "x.csv", "", "'drawbench:.*must be one of prompts, table, geneval, coco"),
         ("prompts", "x.txt", "\n \n", "holds no prompt"),
+        ("prompts", "x.txt", "a\n\u200b\ufeff\n", "a prompt without text, number 2"),
+        ("geneval", "x.jsonl", '{"prompt": "\\u2060"}', "a prompt without text, number 1"),
         ("table", "x.csv", "", "no column called Prompt or Prompts"),
         ("table", "x.csv", "text\na\n", "no column called Prompt or Prompts"),
         ("table", "x.csv", "prompt,category\na,b\n,b\n", "a prompt without text, number 2"),
