@@ -80,7 +80,8 @@ def _giving_up_after(seconds: int) -> Iterator[None]:
 def require_accelerator(*, allow_cpu: bool, machine: Machine | None = None) -> None:
     """Starts JAX's backend, and sees to it that the accelerator that was asked for is used.
 
-    All that this package computes is float32 or less, whatever JAX_ENABLE_X64 says.
+    All that this package computes is float32 or less, whatever JAX_ENABLE_X64 says, and arrays of
+    other kinds and ranks meet in it, which JAX_NUMPY_..._PROMOTION could forbid.
 
     Asked for is what `JAX_PLATFORMS` names first, else a TPU or GPU that is visible and has
     its plugin installed. A machine without any just runs.
@@ -89,6 +90,8 @@ def require_accelerator(*, allow_cpu: bool, machine: Machine | None = None) -> N
         UsageError: JAX cannot use it; with `allow_cpu` the CPU is used instead.
     """
     jax.config.update("jax_enable_x64", False)
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
     platforms = jax.config.jax_platforms or ""
     try:
         problem = missing_accelerator(platforms, jax.default_backend(), machine or Machine.here())

@@ -115,3 +115,15 @@ def test_a_run_computes_in_float32_whatever_jax_enable_x64_says():
         assert jax.numpy.zeros(1).dtype == jax.numpy.float32
     finally:
         jax.config.update("jax_enable_x64", False)
+
+
+def test_a_run_adds_arrays_of_other_kinds_and_ranks_whatever_jax_is_told():
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    try:
+        distributed.require_accelerator(allow_cpu=True)
+        summed = jax.numpy.zeros((2, 1)) + jax.numpy.ones(1, "int32")
+        assert summed.shape == (2, 1) and summed.dtype == jax.numpy.float32
+    finally:
+        jax.config.update("jax_numpy_dtype_promotion", "standard")
+        jax.config.update("jax_numpy_rank_promotion", "allow")
