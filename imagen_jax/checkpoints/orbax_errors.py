@@ -23,6 +23,8 @@ _PART = "Encountered error while reading array index"
 """So begins what Orbax says of an array, before indices and a description of many lines."""
 _LOSS = "DATA_LOSS"
 """So begins what TensorStore says of a file that does not decode."""
+_UNDECODED = "Error decoding"
+"""What it says further on where it does not name the loss first."""
 _LOOP_ENDED = "Event loop is closed"
 """What TensorStore's threads print of every read and write that nobody waits for any more."""
 _OWNERS = ("/orbax/", "/tensorstore/")
@@ -44,7 +46,7 @@ def is_forbidden(error: Exception) -> bool:
 
 def said(error: Exception) -> str:
     """The reason; where TensorStore wraps that of the operating system, this alone."""
-    if str(error).startswith((_PART, _LOSS)):
+    if str(error).startswith((_PART, _LOSS)) or _UNDECODED in str(error):
         return "a part of an array is missing or damaged"
     if isinstance(error, KeyError):
         return f"there is no {error} where it belongs"

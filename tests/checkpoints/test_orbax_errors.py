@@ -32,6 +32,13 @@ BOUND = "<bound method of TensorStore({\n  'a': 1})>"
             ValueError("DATA_LOSS: CRC mismatch [source locations='a.cc:1\nb']"),
             "a part of an array is missing or damaged",
         ),
+        (
+            ValueError(
+                'Error opening "zarr" driver: Error reading "x/.zarray": Error decoding local file '
+                '"/w/x": ZSTD_decompressStream() failed: Data corruption detected; at byte 14'
+            ),
+            "a part of an array is missing or damaged",
+        ),
     ],
 )
 def test_an_error_is_told_in_one_sentence(error, sentence):
