@@ -1,6 +1,8 @@
 """Stages of DeepFloyd IF written back as diffusers stores them: what was read, and nothing else."""
 
+import itertools
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -89,6 +91,53 @@ def test_bfloat16_halves_the_file(stage, tmp_path):
     for name, tensor in stored(out).items():
         assert tensor.dtype == ml_dtypes.bfloat16
         np.testing.assert_array_equal(tensor, stored(golden)[name].astype(ml_dtypes.bfloat16))
+
+
+@pytest.fixture
+def theirs(stage):
+    """diffusers' pipeline of what was written, and what it gave of the golden stage, by part."""
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    transformers = pytest.importorskip("transformers")
+    golden, _, out = stage
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(
+        out,
+        text_encoder=transformers.T5EncoderModel.from_pretrained(TEXT / "text_encoder"),
+        tokenizer=transformers.T5Tokenizer.from_pretrained(TEXT / "tokenizer"),
+    )
+    expected = {"network": {}, "pipeline": {}}
+    for name, array in safetensors.numpy.load_file(GOLDEN / "expected.safetensors").items():
+        owner, part, field = name.split(".")
+        if owner == golden.name:
+            expected[part][field] = torch.from_numpy(array)
+    return pipeline, expected
+
+
+def test_diffusers_reads_what_is_written_to_the_same_network(theirs):
+    pipeline, expected = theirs
+    inputs = {"sample", "timestep", "encoder_hidden_states", "class_labels"}
+    given = {name: x for name, x in expected["network"].items() if name in inputs}
+    output = pipeline.unet(**given).sample.detach()
+    np.testing.assert_allclose(output, expected["network"]["output"], rtol=0, atol=1e-5)
+
+
+def test_diffusers_paints_the_same_pictures_with_what_is_written(theirs, monkeypatch):
+    """Ten guided steps with the noise of the golden run in the place of its own."""
+    from diffusers.schedulers import scheduling_ddpm
+
+    pipeline, expected = theirs
+    golden = expected["pipeline"]
+    first = [golden[name] for name in ("initial", "augmentation") if name in golden]
+    noises = itertools.chain(first, golden["steps"])
+    for module in (scheduling_ddpm, sys.modules[type(pipeline).__module__]):
+        monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: next(noises))
+    low_res = golden.get("low_res")
+    picture = {} if low_res is None else {"image": low_res.float() / 127.5 - 1}
+    pictures = pipeline(
+        prompt=["A red apple ", "two green dragons and a slice of pizza"], num_inference_steps=10,
+        clean_caption=False, output_type="pt", **picture,
+    ).images  # fmt: skip
+    np.testing.assert_allclose(pictures, golden["pictures"], rtol=0, atol=1e-4)
 
 
 def test_the_header_is_one_that_torch_readers_take(stage):
