@@ -29,7 +29,7 @@ _PAGE = {
     "": ("index.html", "text/html"),
     "page.css": ("page.css", "text/css"),
     "page.js": ("page.js", "text/javascript"),
-    "mask.js": ("mask.js", "text/javascript"),
+    "brush.js": ("brush.js", "text/javascript"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }
 """Address -> file in the package and its type; there is no other file."""

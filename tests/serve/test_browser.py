@@ -3,7 +3,9 @@
 apt-get install chromium && pip install ".[browser]" && pytest -m browser tests/serve
 """
 
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -146,13 +148,88 @@ def test_a_video_named_png_is_refused_and_a_picture_is_edited(page, client, tmp_
     page.keyboard.press("ArrowRight")
     page.keyboard.press(" ")
     paint(page, "under the brush", size="1")
+    job, files = last_edit(page, client)
+    assert job["edits"] == ["image", "mask"]
+    mask = files["mask.png"]
+    assert mask.shape == (16, 16) and 0 < (mask == 255).sum() < 100 and mask[8, 8] == 255
+
+
+def last_edit(page, client):
+    """The job that was painted last, and the pictures to edit in its zip by name."""
     page.wait_for_selector(_DONE)
     job = client.job(json.loads(page.evaluate("localStorage['imagen-jax jobs']"))[-1])
-    assert job["edits"] == ["image", "mask"]
-    answer = client.file(job, "mask.png").body
-    (tmp_path / "mask.png").write_bytes(answer)
-    mask = np.asarray(Image.open(tmp_path / "mask.png"))
-    assert mask.shape == (16, 16) and 0 < (mask == 255).sum() < 100 and mask[8, 8] == 255
+    archive = zipfile.ZipFile(io.BytesIO(client.file(job, "pictures.zip").body))
+    names = {"image.png", "mask.png"} & set(archive.namelist())
+    return job, {name: np.asarray(Image.open(archive.open(name))) for name in names}
+
+
+def draw(page, colour, *points):
+    """A stroke over points in shares of the canvas's sides."""
+    page.get_by_role("radio", name=colour).check()
+    page.locator("#mask").scroll_into_view_if_needed()
+    box = page.locator("#mask").bounding_box()
+    for index, (x, y) in enumerate(points):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        if index == 0:
+            page.mouse.down()
+    page.mouse.up()
+
+
+def open_blank(page):
+    page.click("#edit summary")
+    page.get_by_role("button", name="Draw on a blank canvas").click()
+    page.wait_for_selector("#canvases:not([hidden])")
+
+
+def test_what_is_drawn_in_colours_is_the_picture_that_is_edited(page, client):
+    open_blank(page)
+    page.fill("#width", "20")
+    draw(page, "red", (0.1, 0.25), (0.9, 0.25))
+    draw(page, "blue", (0.5, 0.75))
+    draw(page, "black", (0.5, 0.5))
+    page.get_by_role("button", name="Undo").click()
+    page.select_option("#layer", label="marks what is repainted")
+    page.focus("#mask")
+    page.keyboard.press(" ")
+    page.keyboard.press("Control+z")
+    paint(page, "drawn", size="1", strength="0.6")
+    job, files = last_edit(page, client)
+    assert job["state"] == "done" and job["order"]["strength"] == 0.6
+    assert "--strength 0.6 --image image.png" in job["command"] and "--mask" not in job["command"]
+    image = files.pop("image.png")
+    assert image.shape == (16, 16, 3) and not files
+    assert (image[4, 3:13] == (224, 32, 32)).all() and (image[12, 8] == (31, 111, 224)).all()
+    assert (image[8] == 255).all() and (image[[0, -1]] == 255).all()
+
+
+def test_a_picture_is_drawn_on_with_the_keyboard_and_its_eraser_leaves_the_picture(
+    page, client, tmp_path
+):
+    Image.new("RGB", (16, 16), (0, 200, 0)).save(tmp_path / "green.png")
+    page.set_input_files("#file", tmp_path / "green.png")
+    page.wait_for_selector("#canvases:not([hidden])", state="attached")
+    page.select_option("#layer", label="draws in a colour")
+    page.get_by_role("radio", name="black").focus()
+    page.keyboard.press("ArrowRight")  # The next colour, which is grey.
+    page.fill("#width", "40")
+    page.focus("#mask")
+    for key in (" ", "ArrowLeft", "ArrowLeft", "Backspace"):
+        page.keyboard.press(key)
+    paint(page, "drawn by keys", size="1")
+    image = last_edit(page, client)[1]["image.png"]
+    assert (image[8, 9] == 138).all() and (image[8, 2] == (0, 200, 0)).all()
+    page.get_by_role("button", name="Clear brush").click()
+    paint(page, "cleared", size="1")
+    assert (last_edit(page, client)[1]["image.png"] == (0, 200, 0)).all()
+
+
+def test_a_blank_canvas_has_the_chosen_format_and_is_white(page, client):
+    page.select_option("#aspect", "4:3")
+    open_blank(page)
+    paint(page, "nothing drawn", size="1")
+    job, files = last_edit(page, client)
+    assert job["state"] == "done" and job["edits"] == ["image"]
+    assert files["image.png"].shape == (14, 18, 3) and (files["image.png"] == 255).all()
 
 
 def test_a_phone_sees_all_of_it(page):

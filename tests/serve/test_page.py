@@ -237,7 +237,7 @@ def test_a_job_is_seen_by_its_name_alone(client, done):
 
 
 def test_the_page_loads_nothing_from_elsewhere(client):
-    for address in ("", "page.js", "page.css", "mask.js", "icon.svg"):
+    for address in ("", "page.js", "page.css", "brush.js", "icon.svg"):
         answer = client("GET", f"/{address}")
         text = answer.body.decode()
         assert answer.status == 200

@@ -1,11 +1,16 @@
 // Asks the server to paint, shows what becomes of it, and remembers what was asked.
 
-import { Brush } from "./mask.js";
+import { Brush, COLOURS } from "./brush.js";
 
 const $ = (id) => document.getElementById(id);
 const ENDED = ["done", "failed", "cancelled"];
 const REMEMBERED = "imagen-jax jobs";
-const brush = new Brush($("picture"), $("mask"), $("brush"), $("eraser"));
+const brush = new Brush($("picture"), $("drawing"), $("mask"), () => ({
+  layer: $("layer").value,
+  colour: document.querySelector("#colours :checked").value,
+  width: Number($("width").value),
+  erase: $("eraser").checked,
+}));
 const jobs = new Map(); // What the server said last of each job, the oldest first.
 let about, current, stream, hasPicture = false;
 
@@ -208,17 +213,47 @@ async function edit(file) {
     complain(`${file.name || "The file"} is no picture that this browser can read.`);
     return;
   }
+  startEditing("mask");
+}
+
+// As large as the base paints in the chosen format.
+function drawOnBlank() {
+  const [width, height] = ($("aspect").value || "1:1").split(":").map(Number);
+  const side = about.stages[0].side;
+  brush.blank(Math.round(side * Math.sqrt(width / height)), Math.round(side * Math.sqrt(height / width)));
+  startEditing("drawing");
+  $("mask").focus();
+}
+
+function startEditing(layer) {
   hasPicture = true;
   $("edit").open = true;
   $("canvases").hidden = false;
-  $("drop").hidden = true;
+  $("drop").hidden = $("blank").hidden = true;
+  $("eraser").checked = false;
+  $("layer").value = layer;
+  showLayer();
 }
 
 function dropPicture() {
   hasPicture = false;
   $("file").value = "";
   $("canvases").hidden = true;
-  $("drop").hidden = false;
+  $("drop").hidden = $("blank").hidden = false;
+}
+
+function showLayer() {
+  for (const element of document.querySelectorAll("[data-layer]"))
+    element.hidden = element.dataset.layer !== $("layer").value;
+}
+
+function colourChoice([name, value], index) {
+  const input = Object.assign(document.createElement("input"), {
+    type: "radio", name: "colour", value, title: name, checked: index === 0,
+  });
+  input.style.backgroundColor = value;
+  input.setAttribute("aria-label", name);
+  return input;
 }
 
 async function retouch() {
@@ -362,6 +397,7 @@ async function restore() {
   watch();
 }
 
+$("colours").append(...Object.entries(COLOURS).map(colourChoice));
 $("form").addEventListener("submit", paint);
 $("prompt").addEventListener("input", countLetters);
 document.addEventListener("keydown", (event) => {
@@ -370,6 +406,9 @@ document.addEventListener("keydown", (event) => {
 $("cancel").onclick = () => ask(`api/jobs/${current}/cancel`, { method: "POST" }).then(take).catch((error) => complain(error.message));
 $("file").onchange = () => $("file").files[0] && edit($("file").files[0]);
 $("clear").onclick = () => brush.clear();
+$("undo").onclick = () => brush.undo();
+$("layer").onchange = showLayer;
+$("blank").onclick = drawOnBlank;
 $("drop-picture").onclick = dropPicture;
 $("retouch").onclick = retouch;
 $("again").onclick = () => useSettings(jobs.get(current));
