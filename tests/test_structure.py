@@ -100,6 +100,12 @@ def test_only_the_forms_of_cpus_are_written_for_a_platform():
             assert name == "ops/choice.py" or not names & choosing, path
 
 
+def test_names_of_test_files_are_given_once():
+    """pytest refuses two in one run, unless their directories were packages."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)) > 100
+
+
 def test_the_package_imports_no_script_and_no_config_file():
     wrong = {
         str(path): name

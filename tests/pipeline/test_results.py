@@ -43,7 +43,7 @@ def steps(tmp_path_factory):
 def plain_painting(monkeypatch):
     """Pictures at once that depend on the prompt, the number and the picture below alone."""
 
-    def painter(run):
+    def painter(run, gather):
         def paint(params, numbers, keys, inputs, null, *_, **__):
             low, text = inputs.pictures.get("low_res"), inputs.text
             below = 0 if low is None else np.asarray(low).mean((1, 2, 3)).round()
@@ -57,7 +57,7 @@ def plain_painting(monkeypatch):
     load = StoredNetwork.load
     monkeypatch.setattr(StoredNetwork, "load", lambda network, mesh: (
         {"x": np.zeros(2)} if network.name == "unet" else load(network, mesh)))  # fmt: skip
-    monkeypatch.setattr(stage.Stage, "_networks", None)
+    monkeypatch.setattr(stage.Stage, "_networks", types.SimpleNamespace(gathered=None))
     monkeypatch.setattr(stage, "Run", lambda *given: types.SimpleNamespace(size=given[3]))
     monkeypatch.setattr(stage, "StepwiseSampler", painter)
 
@@ -203,8 +203,8 @@ def test_a_picture_that_is_not_finite_ends_the_run_and_those_before_stay(
 ):
     painter = stage.StepwiseSampler
 
-    def failing(run):
-        paint = painter(run)
+    def failing(*of_run):
+        paint = painter(*of_run)
         return lambda *inputs, **_: (paint(*inputs)[0], np.asarray(inputs[3].text)[:, 0, 0] < 2)
 
     monkeypatch.setattr(stage, "StepwiseSampler", failing)

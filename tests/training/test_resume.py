@@ -316,7 +316,7 @@ def test_a_run_that_was_killed_before_it_had_a_config_can_be_started_again(confi
     assert not left.exists()
 
 
-@pytest.mark.parametrize("name", ["thesis.tex", "log", "0001.png", "checkpoints"])
+@pytest.mark.parametrize("name", ["thesis.tex", "logs", "0001.png", "checkpoints"])
 def test_a_directory_with_other_things_in_it_is_refused_untouched(config, tmp_path, name):
     for path in (tmp_path / name, tmp_path / "a.log"):
         path.write_text("all of it")
