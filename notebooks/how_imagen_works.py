@@ -115,7 +115,8 @@ compare(["a red apple on a green background", "a green apple on a red background
 # captions, and keeps it frozen. Its figure 4 says that a larger text encoder improved both the
 # fit to the text and the pictures more than a larger U-Net did. People preferred the pictures of
 # T5-XXL to those of CLIP's text encoder on the paper's set of difficult prompts, DrawBench, though
-# the two scored alike on COCO's simple captions. `docs/studies.md` has both questions in small.
+# the two scored alike on COCO's simple captions. `docs/studies.md` has
+# commands that ask both in small.
 
 # %% [markdown]
 # ## 2. The forward process: a picture becomes noise

@@ -157,9 +157,9 @@ for chunk in base.stream(texts, chunk=2, seed=0, progress=False, **settings):
 # tensor by tensor, so the host needs little: Colab ends processes that take about 12 GB.
 #
 # A T4 of 16 GB has no bfloat16, and in float32 T5-XXL (19 GB) does not fit. Keep `dtype` at
-# bfloat16 there: the weights are stored so, and XLA computes by way of float32, which should fit
-# since 9.5 GB are left to a few blocks at a time. This has not been tried. With IF-I-M `float32`
-# fits in the U-Nets. This package has neither float16 nor weights of 8 bits.
+# bfloat16 there: the weights then take 9.5 GB, and XLA computes by way of float32. Whether this
+# fits and how long it takes has not been tried. This package has neither float16 nor weights of 8
+# bits.
 
 # %%
 # @title Switch and sizes

@@ -108,7 +108,7 @@ def rebuild(workdir: AnyPath, mesh: jax.sharding.Mesh, length: float) -> tuple[P
     wanted = with_shardings(wanted, parameter_shardings(wanted, mesh))
     with contextlib.closing(Snapshots(workdir)) as snapshots:
         steps = snapshots.steps() if lengths else []
-        made = _checked(fit(steps, lengths, length) if steps else None, workdir, lengths, length)
+        made = _fit(steps, workdir, lengths, length)
         total = jax.tree.map(
             lambda x: jnp.zeros(x.shape, device=x.sharding), wanted["power_ema"][0]
         )
@@ -123,8 +123,9 @@ def rebuild(workdir: AnyPath, mesh: jax.sharding.Mesh, length: float) -> tuple[P
     return total, made.error
 
 
-def _checked(made: Fit | None, workdir: AnyPath, lengths: Sequence[float], length: float) -> Fit:
-    if made is None:
+def _fit(steps: Sequence[int], workdir: AnyPath, lengths: Sequence[float], length: float) -> Fit:
+    """`fit` of a run's snapshots; raises a UsageError where they do not make that length."""
+    if not steps:
         raise UsageError(
             f"{workdir} holds no snapshots; a run keeps them where optimizer.power_ema names "
             "lengths, which --ema-length makes others of."
@@ -134,6 +135,7 @@ def _checked(made: Fit | None, workdir: AnyPath, lengths: Sequence[float], lengt
             f"--ema-length is {length:g}; it must lie between {min(lengths):g}, the shortest in "
             f"optimizer.power_ema, and {LONGEST}."
         )
+    made = fit(steps, lengths, length)
     if made.error > _MOST_ERROR:
         raise UsageError(
             f"--ema-length is {length:g}; the {len(made.coefficients)} snapshots of {workdir} come "
