@@ -3,6 +3,8 @@
     python tools/studies.py sizes --out out/studies
     python tools/studies.py encoders --out out/studies
     python tools/studies.py augmentation --out out/studies
+    python tools/studies.py objectives --out out/studies
+    python tools/studies.py averages --out out/studies
 
 Each command that it runs is printed. The same command goes on after a stop. Networks lie in
 OUT/runs, one for all studies that have it; OUT/STUDY has sweep.png, a table and results.json.
@@ -19,8 +21,17 @@ ROOT = Path(__file__).parents[1]
 SHIPPED = "imagen_jax/pretrained/base.safetensors"
 UNETS = (8, 16, 32)
 TEXTS = (48, 96, 192)
+MIDDLE = (16, 192)
 WARMUP = 100
-STEPS = {"sizes": 1300, "encoders": 1300, "augmentation": 1600}
+STEPS = {"augmentation": 1600}  # Of the other studies 1300.
+OBJECTIVES = {
+    "eps": {"prediction": "eps"},
+    "v": {"prediction": "v"},
+    "v-to-zero": {"prediction": "v", "schedule": "linear_to_zero"},
+    "shifted": {"schedule": "cosine_shifted_128"},
+    "sigmoid": {"sigmoid-bias": "-1"},
+}
+LENGTHS = ("0.02", "0.05", "0.1", "0.2")
 Command = list[str]
 
 
@@ -38,12 +49,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("study", choices=STEPS)
+    parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--out", type=Path, required=True, help="from the repository's root")
     parser.add_argument("--steps", type=int, help="of each network; more is better and longer")
     parser.add_argument("--limit", type=int, default=50, help="prompts of each point")
     flags = parser.parse_args()
-    flags.steps = flags.steps or STEPS[flags.study]
+    flags.steps = flags.steps or STEPS.get(flags.study, 1300)
     return flags
 
 
@@ -82,25 +93,63 @@ def augmentation(flags: argparse.Namespace) -> Iterator[Command]:
     yield sweep(flags, "sr256.aug_level=0,0.1,0.3", runs, "--sr1024", "none")
 
 
-STUDIES = {"sizes": sizes, "encoders": encoders, "augmentation": augmentation}
+def objectives(flags: argparse.Namespace) -> Iterator[Command]:
+    """One network with the study's own objective, the paper's, and others' of `DiffusionConfig`."""
+    own = sized(*MIDDLE)
+    yield trained_along(flags, own, *MIDDLE)
+    for name, fields in OBJECTIVES.items():
+        options = [x for field, value in fields.items() for x in (f"--diffusion.{field}", value)]
+        yield trained_along(flags, name, *MIDDLE, *options)
+    yield sweep(flags, "guidance=1,2,4", of("base", flags, (own, *OBJECTIVES)), "--sr256", "none")
+
+
+def averages(flags: argparse.Namespace) -> Iterator[Command]:
+    """Post-hoc EMA: weights of one run at a constant rate, averaged over several lengths."""
+    # The rate's decay would do what averages are for.
+    kept = ("--optimizer.power-ema", "0.05", "0.1", "--training.snapshot-every", "50")
+    yield trained_along(flags, "averages", *MIDDLE, *kept, decay_steps="None")
+    workdir = flags.out / "runs" / "averages"
+    files = [flags.out / "lengths" / f"{length}.safetensors" for length in LENGTHS]
+    for length, file in zip(LENGTHS, files, strict=True):
+        yield ["-m", "imagen_jax", "export", str(workdir), str(file), "--ema-length", length]
+    yield sweep(flags, "guidance=1,2,4", f"base={','.join(map(str, files))}", "--sr256", "none")
+
+
+STUDIES = {
+    "sizes": sizes,
+    "encoders": encoders,
+    "augmentation": augmentation,
+    "objectives": objectives,
+    "averages": averages,
+}
 
 
 def sized(unet: int, text: int) -> str:
     return f"u{unet}-t{text}"
 
 
-def trained_along(flags: argparse.Namespace, name: str, unet: int, text: int) -> Command:
+def trained_along(
+    flags: argparse.Namespace,
+    name: str,
+    unet: int,
+    text: int,
+    *own: str,
+    decay_steps: str | None = None,
+) -> Command:
     t5 = {"d-model": text, "num-heads": max(text // 64, 1), "d-ff": 2 * text}
     widths = [x for field, n in t5.items() for x in (f"--text-encoder.t5.{field}", str(n))]
-    return train(flags, name, "emoji_study_32", "--unet.embed-dim", str(unet), *widths)
+    unet_width = ("--unet.embed-dim", str(unet))
+    return train(flags, name, "emoji_study_32", *unet_width, *widths, *own, decay_steps=decay_steps)
 
 
-def train(flags: argparse.Namespace, name: str, config: str, *own: str) -> Command:
-    """Trains a network, or goes on with it; the rate falls to nothing at the end."""
+def train(
+    flags: argparse.Namespace, name: str, config: str, *own: str, decay_steps: str | None = None
+) -> Command:
+    """Trains a network, or goes on with it; unless said, the rate falls to nothing at the end."""
     length = {
         "training.num-steps": flags.steps,
         "optimizer.warmup-steps": WARMUP,
-        "optimizer.decay-steps": max(flags.steps - WARMUP, 1),
+        "optimizer.decay-steps": decay_steps or max(flags.steps - WARMUP, 1),
         "optimizer.ema-decay": 0.99,
     }
     said = [x for field, value in length.items() for x in (f"--{field}", str(value))]

@@ -64,3 +64,22 @@ def test_stages_with_and_without_noise_differ_in_nothing_else(studies, tmp_path)
     assert (augmented.diffusion.max_aug_level, clean.diffusion.max_aug_level) == (0.5, 0)
     alike = (dataclasses.replace(run, diffusion=DiffusionConfig()) for run in runs.values())
     assert len({*map(repr, alike)}) == 1
+
+
+def test_objectives_differ_in_nothing_else(studies, tmp_path):
+    runs, points = asked(studies, "objectives", tmp_path)
+    assert len(points) == 18
+    assert len({run.diffusion for run in runs.values()}) == 6
+    assert {run.diffusion.prediction for run in runs.values()} == {"eps", "v", "x0"}
+    alike = (dataclasses.replace(run, diffusion=DiffusionConfig()) for run in runs.values())
+    assert len({*map(repr, alike)}) == 1
+
+
+def test_averages_are_of_one_run_at_a_constant_rate(studies, tmp_path):
+    flags = argparse.Namespace(study="averages", out=tmp_path, steps=7, limit=3)
+    first, *exports, sweep = studies.averages(flags)
+    run = train.parse(first[1:]).config
+    assert run.optimizer.power_ema and run.optimizer.decay_steps is None
+    assert [export[-1] for export in exports] == [*studies.LENGTHS]
+    axis = next(word for word in sweep if word.startswith("base="))
+    assert axis.removeprefix("base=").split(",") == [export[4] for export in exports]
