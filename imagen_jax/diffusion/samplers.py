@@ -2,9 +2,9 @@
 
 A sampler is a small frozen dataclass that holds its own options and says two things: what it
 remembers between steps (`start`), and how a step goes from time t (more noise) to s < t (`update`).
-The loop is the same for all: `start` puts z at the first time of a grid, `take` goes one step and
-`advance` any run of steps, `finish` gives the picture. So a run may begin at any time from any z,
-stop before the end, and go on later. All arithmetic is float32.
+The loop is the same for all: `start` puts z at the first time of a grid, `take` goes one step, and
+`finish` gives the picture. So a run may begin at any time from any z, stop before the end, and go
+on later. All arithmetic is float32.
 
 The picture is the last x0 itself: it is the step to sigma = 0, without noise and, for the
 multistep and Heun's solver, of first order, as is usual for stability with few steps.
@@ -273,35 +273,6 @@ def start(sampler: Sampler, z: Images) -> State:
     return State(z, jnp.zeros_like(z), sampler.start(z))
 
 
-def advance(
-    sampler: Sampler,
-    denoise: Denoise,
-    state: State,
-    log_snrs: LogSNRGrid,
-    keys: NoiseKeys,
-    *,
-    first: int = 0,
-    stop: int | None = None,
-) -> State:
-    """Steps `first` to `stop` - 1 of the grid, from a state at lambda = log_snrs[first].
-
-    Any run of steps may be split into several without changing the result; who wants to watch
-    each one calls `take`. The last update of a whole grid is computed and not read: a step
-    outside the scan would compile the network twice.
-
-    Args:
-        log_snrs: the whole grid, from `time_grid`.
-        keys: one per picture; their number is the batch size.
-        stop: None for the end of the grid.
-    """
-
-    def one(state: State, index: StepIndex) -> tuple[State, None]:
-        return take(sampler, denoise, state, log_snrs, keys, index), None
-
-    stop = len(log_snrs) - 1 if stop is None else stop
-    return jax.lax.scan(one, state, jnp.arange(first, stop, dtype=jnp.int32))[0]
-
-
 def take(
     sampler: Sampler,
     denoise: Denoise,
@@ -329,10 +300,3 @@ def take(
 def finish(state: State) -> Images:
     """The picture, in [-1, 1] where the estimates are: the last x0."""
     return state.x0
-
-
-def sample(
-    sampler: Sampler, denoise: Denoise, z: Images, log_snrs: LogSNRGrid, keys: NoiseKeys
-) -> Images:
-    """The picture that z at the grid's first time leads to."""
-    return finish(advance(sampler, denoise, start(sampler, z), log_snrs, keys))

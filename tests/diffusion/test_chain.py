@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sampler_loop
 
 from imagen_jax.diffusion import chain, process, samplers
 from imagen_jax.diffusion.guidance import Percentile, make_denoise, threshold
@@ -138,7 +139,7 @@ def ours(monkeypatch, sampler, start, noises):
     denoise = make_denoise(predict, "eps", None, lambda x0: threshold(x0, "dynamic", p95, 1.5))
     grid = samplers.time_grid("cosine_chain", len(STEPS), timesteps=STEPS)
     keys = jax.random.split(jax.random.key(0), len(start))
-    return samplers.sample(sampler, denoise, jnp.asarray(start), grid, keys)
+    return sampler_loop.sample(sampler, denoise, jnp.asarray(start), grid, keys)
 
 
 def theirs(scheduler, start, noises, set_timesteps, **options):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sampler_loop
 
 from imagen_jax.diffusion import process, samplers, schedules
 from imagen_jax.diffusion.process import Predicted
@@ -39,7 +40,7 @@ def jitted(name, denoise, num_steps, shape=(4, 4, 3), gamma=0.3, eta=0.5):
 
     def run(keys):
         z = samplers.initial_noise(keys, shape)
-        return samplers.sample(sampler, denoise, z, log_snrs, keys)
+        return sampler_loop.sample(sampler, denoise, z, log_snrs, keys)
 
     return jax.jit(run)
 
@@ -96,7 +97,7 @@ def test_an_ancestral_step_is_eq_5_with_the_pictures_own_noise():
         return Predicted(jnp.where(over_pixels(log_snr) < 0, 0.3 * z, z))
 
     sampler = samplers.Ancestral(gamma=1.0)
-    run = jax.jit(lambda keys: samplers.sample(sampler, denoise, z, log_snrs, keys))
+    run = jax.jit(lambda keys: sampler_loop.sample(sampler, denoise, z, log_snrs, keys))
     eps = [jax.random.normal(jax.random.fold_in(key, 0), (4, 4, 3)) for key in keys_of(2)]
     (alpha_t, sigma_t), (alpha_s, _) = float64_alpha_sigma(-2.0), float64_alpha_sigma(0.5)
     kept = np.exp(-2.0 - 0.5)
@@ -133,7 +134,9 @@ def ode_error(name, num_steps):
     z = jnp.linspace(-3.0, 3.0, 64).reshape(1, 8, 8, 1)
     log_snrs = jnp.append(jnp.linspace(-6.0, 6.0, num_steps + 1), 20.0)
     sampler = samplers.SAMPLERS[name]()
-    actual = jax.jit(lambda keys: samplers.sample(sampler, gaussian, z, log_snrs, keys))(keys_of(1))
+    actual = jax.jit(lambda keys: sampler_loop.sample(sampler, gaussian, z, log_snrs, keys))(
+        keys_of(1)
+    )
 
     (alpha_t, sigma_t), (alpha_s, sigma_s) = float64_alpha_sigma(-6.0), float64_alpha_sigma(6.0)
     units = (np.asarray(z, np.float64) - alpha_t * MEAN) / np.hypot(alpha_t * STD, sigma_t)
@@ -199,11 +202,11 @@ def test_a_run_in_two_parts_is_the_run(name):
     grid, keys = samplers.time_grid("cosine", 5), keys_of(2)
     sampler = samplers.make(name, types.SimpleNamespace(gamma=0.3, eta=0.5))
     z = samplers.initial_noise(keys, (4, 4, 3))
-    advance = functools.partial(samplers.advance, sampler, gaussian)
+    advance = functools.partial(sampler_loop.advance, sampler, gaussian)
     first = jax.jit(lambda state: advance(state, grid, keys, stop=2))
     rest = jax.jit(lambda state: advance(state, grid, keys, first=2))
     parts = samplers.finish(rest(first(samplers.start(sampler, z))))
-    whole = jax.jit(lambda z: samplers.sample(sampler, gaussian, z, grid, keys))(z)
+    whole = jax.jit(lambda z: sampler_loop.sample(sampler, gaussian, z, grid, keys))(z)
     np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
@@ -217,7 +220,9 @@ def test_a_run_may_start_from_any_picture_at_any_time():
         log_snr = jnp.broadcast_to(grid[first], 2)
         z = process.q_sample(picture, samplers.initial_noise(keys, (4, 4, 3)), log_snr)
         state = samplers.start(sampler, z)
-        return samplers.finish(samplers.advance(sampler, gaussian, state, grid, keys, first=first))
+        return samplers.finish(
+            sampler_loop.advance(sampler, gaussian, state, grid, keys, first=first)
+        )
 
     near, far = (np.abs(from_step(first) - picture).mean() for first in (48, 10))
     assert near < 0.05 < 0.2 < far
@@ -231,7 +236,7 @@ def test_options_are_traced():
     def run(sampler, keys):
         traces.append(sampler)
         z = samplers.initial_noise(keys, (4, 4, 3))
-        return samplers.sample(sampler, gaussian, z, grid, keys)
+        return sampler_loop.sample(sampler, gaussian, z, grid, keys)
 
     pictures = [run(samplers.DDIM(eta=eta), keys_of(2)) for eta in (0.0, 0.7)]
     assert len(traces) == 1 and np.abs(pictures[0] - pictures[1]).max() > 0.1

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sampler_loop
 import tiny
 
 from imagen_jax.conditions import Conditions, drop_text
@@ -149,7 +150,7 @@ def test_guidance_one_is_the_conditional_model(unguided):
         )
         grid, sampler = samplers.time_grid("cosine", settings.num_steps), settings.sampler
         z = samplers.initial_noise(keys, (SIDE, SIDE, 3))
-        return samplers.sample(samplers.make(sampler, settings), denoise, z, grid, keys)
+        return sampler_loop.sample(samplers.make(sampler, settings), denoise, z, grid, keys)
 
     expected = np.asarray(to_pixels(jax.jit(by_hand)(text, mask)))
     result = unguided(text, mask, low_res, keys)
