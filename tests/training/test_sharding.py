@@ -10,7 +10,9 @@ import tiny
 from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.training.students import student_of
 from imagen_jax.training.trainer import Trainer
+from imagen_jax.weights.stage_file import save_stage_file
 
 SMALL = 64
 """Arrays from here on are sharded in these tests: tiny networks have no large ones."""
@@ -24,14 +26,15 @@ def shard_small_arrays(monkeypatch):
     monkeypatch.setattr(meshes, "_REPLICATE_BELOW", SMALL)
 
 
-def train(config, mesh):
+def train(config, mesh, workdir=None):
     """Losses and gradient norms of the first steps, and the state after them, on the mesh."""
     trainer = Trainer(config, mesh)
+    frozen = {} if workdir is None else trainer.load_frozen(workdir, None)
     state = jax.device_put(tiny.state(config), trainer.shardings)
     batch = meshes.global_batch(tiny.batch(config), mesh)
     seen = []
     for _ in range(STEPS):
-        state, metrics = trainer.step(state, {}, batch, jax.random.key(0))
+        state, metrics = trainer.step(state, frozen, batch, jax.random.key(0))
         # Clipping and both optimizers forget the size of a gradient; its norm tells.
         seen.append([float(metrics[name]) for name in ("loss", "gradient_norm")])
     return seen, state
@@ -82,6 +85,27 @@ def test_scanned_blocks_are_sharded_without_a_wrong_number():
     gradients = expected.opt_state[1][0].mu
     close = functools.partial(assert_close, atol=TOLERANCES["adam"])
     jax.tree.map(close, state.params, expected.params, gradients)
+    assert_divided(state, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [None, 2], ids=["guidance", "two steps in one"])
+def test_a_sharded_student_learns_what_one_device_does(steps, tmp_path):
+    """Teacher and text encoder lie on the same mesh."""
+    theirs = tiny.stage(diffusion={"prediction": "v"}, sampling={"guidance_scale": 2.0})
+    teacher = tmp_path / "teacher.safetensors"
+    save_stage_file(teacher, theirs, tiny.random_params(theirs, seed=1), "float32")
+    recipe = tiny.replace(
+        stage("adam"), text_encoder={"train": False}, conditions={"guidance": (1.0, 5.0)},
+        diffusion={"prediction": "v"}, sampling={"guidance_scale": 1.0},
+    )  # fmt: skip
+    config = student_of(recipe, str(teacher), steps)
+    alone = meshes.make_mesh(MeshConfig(), jax.devices()[:1])
+    expected_seen, expected = train(config, alone, tmp_path)
+    seen, state = train(config, meshes.make_mesh(MeshConfig(fsdp=4)), tmp_path)
+    np.testing.assert_allclose(seen, expected_seen, rtol=1e-4)
+    close = functools.partial(assert_close, atol=TOLERANCES["adam"])
+    jax.tree.map(close, state.params, expected.params, expected.opt_state[1][0].mu)
     assert_divided(state, 4)
 
 
