@@ -1,9 +1,13 @@
-"""Train a small CLIP on the emoji with their words, for the study of text encoders.
+"""Train a small CLIP on the emoji with their words.
 
     python tools/train_clip.py out/studies/clip
+    python tools/train_clip.py imagen_jax/pretrained/clip --steps 3000
+
+The first one is for the study of text encoders, and the second is the one that `evaluate` matches
+pictures with prompts by.
 
 It is the CLIP of the package with a small vocabulary of its own, taught by the contrastive loss
-(Radford et al. 2021) on the pictures and captions that emoji_study_32_clip trains on, at 32
+(Radford et al. 2021) on the true pictures and captions that emoji_study_32_clip trains on, at 32
 pixels. OUT is as Hugging Face lays a CLIP out. At the end stands how often a picture of a batch is
 nearest to its own caption; several captions of a batch may fit it.
 """
@@ -27,6 +31,7 @@ from imagen_jax.data.emoji_vectors import concepts, styles_of
 from imagen_jax.data.pipeline import Batch, make_dataset
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import exit_on_usage_error
+from imagen_jax.evaluation.features import CLIP_SPREAD
 from imagen_jax.models.clip import CLIP
 from imagen_jax.text.clip_tokenizer import load_clip_tokenizer
 from imagen_jax.training.text_inputs import CaptionTokens
@@ -83,8 +88,9 @@ def write_vocabulary(size: int, out: Path) -> None:
 
 
 def pixels(batch: Batch) -> jax.Array:
-    """The pictures in [-1, 1]."""
-    return jnp.asarray(batch["image"], jnp.float32) / 127.5 - 1
+    """The pictures as CLIPs read them."""
+    mean, deviation = map(jnp.array, CLIP_SPREAD)
+    return (jnp.asarray(batch["image"], jnp.float32) / 255 - mean) / deviation
 
 
 @nnx.jit
@@ -146,7 +152,7 @@ def write_weights(network: CLIP, out: Path) -> None:
         tuple(name.split(".")): params[path].T if path[-1] == "kernel" else params[path]
         for name, path in clip_names(network.config).items()
     }
-    write_tensors(out / "model.safetensors", unflatten_dict(named), "float32", {"format": "pt"})
+    write_tensors(out / "model.safetensors", unflatten_dict(named), "bfloat16", {"format": "pt"})
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ _INCEPTION_SIDE = 299
 _DINOV2_SIDE = 224
 """Of FD-DINOv2 (Stein et al. 2023), though its position embeddings are made for 518 pixels."""
 # Means and deviations of channels from 0 to 1 that each network was trained with.
-_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -166,7 +166,7 @@ _INCEPTION = _Form(
 
 def _clip(config: CLIPConfig) -> _Form:
     make = lambda: CLIP(config, rngs=nnx.Rngs(0))  # noqa: E731
-    return _Form(make, CLIP.embed_pictures, config.vision.side, config.embedding, _CLIP)
+    return _Form(make, CLIP.embed_pictures, config.vision.side, config.embedding, CLIP_SPREAD)
 
 
 def _dinov2(config: DINOv2Config) -> _Form:

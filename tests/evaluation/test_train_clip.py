@@ -42,7 +42,8 @@ def test_what_is_written_is_a_clip_of_hugging_face(trainer, config, tmp_path):
     trainer.write_weights(network, tmp_path)
     _, params = load_clip(tmp_path, make_mesh(MeshConfig(), jax.devices()[:1]))
     expected = nnx.to_pure_dict(nnx.state(network, nnx.Param))
-    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    rounded = jax.tree.map(lambda x: x.astype("bfloat16").astype("float32"), expected)
+    jax.tree.map(np.testing.assert_array_equal, params, rounded)
 
 
 @pytest.mark.slow
