@@ -2,19 +2,20 @@
 
     builder = tfds.builder("captioned_emoji/core_256", file_format="array_record")
 
-Configs are named `{core,all,varied}_{64,256,1024}`; `varied` has the core's concepts in other
-colours and on coloured backgrounds. Every picture is drawn from vectors, so it is as sharp as its
-size; `low_res` is the same vector drawn at a quarter of the side.
+Configs are named `{core,all,varied,pairs}_{64,256,1024}`; `varied` has the core's concepts in other
+colours and on coloured backgrounds, and `pairs` two of them side by side. Every picture is drawn
+from vectors, so it is as sharp as its size; `low_res` is the same vector drawn at a quarter of the
+side.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, get_args
 
 import tensorflow_datasets as tfds
 
-from imagen_jax.data import emoji_colours, emoji_concepts, emoji_vectors
+from imagen_jax.data import emoji_colours, emoji_concepts, emoji_pairs, emoji_vectors
 from imagen_jax.data.emoji_vectors import Concept
 
 NAME = "captioned_emoji"
@@ -23,7 +24,7 @@ UPSCALE = 4
 SEPARATOR = "|"
 VARIANTS = {64: 40, 256: 10, 1024: 3}
 """The most pictures that `varied` has of a concept in a style: large ones take long to draw."""
-Subset = Literal["core", "all", "varied"]
+Subset = Literal["core", "all", "varied", "pairs"]
 _CITATION = """Noto Emoji (Google, Apache-2.0); Twemoji (Twitter and contributors, CC-BY-4.0);
 Fluent Emoji Flat (Microsoft, MIT); words: emojibase-data (Miles Johnson, MIT)."""
 
@@ -83,6 +84,9 @@ class CaptionedEmoji(tfds.core.GeneratorBasedBuilder):
             "concept": tfds.features.Text(doc="Unicode code points, as 1f34e"),
             "held_out": tfds.features.Text(doc='what is held out in the test split, else ""'),
         }
+        if config.subset == "pairs":
+            features["beside"] = tfds.features.Text(doc="label of the one on the right")
+            features["beside_synonyms"] = tfds.features.Text(doc="of that")
         if config.low_resolution is not None:
             features["low_res"] = _picture(config.low_resolution)
         return tfds.core.DatasetInfo(
@@ -109,6 +113,9 @@ class CaptionedEmoji(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict]]:
         """All pictures that are held out, or all that are not."""
+        if self.builder_config.subset == "pairs":
+            yield from self._generate_pairs(test)
+            return
         for concept in self._concepts():
             for style in emoji_vectors.styles_of(concept.key):
                 for look in self._variants(concept, style):
@@ -116,14 +123,30 @@ class CaptionedEmoji(tfds.core.GeneratorBasedBuilder):
                         key = "/".join([concept.key, style, *look])
                         yield key, self._example(concept, style, *look)
 
-    def _example(self, concept: Concept, style: str, colour: str, background: str) -> dict:
-        config = self.builder_config
-        draw = functools.partial(emoji_colours.draw, style, concept.key, colour, background)
-        label = emoji_concepts.colourable_label(concept) if colour else concept.label
-        example = {
-            "image": draw(config.resolution),
-            "label": label,
-            "synonyms": SEPARATOR.join(emoji_concepts.SYNONYMS.get(concept.label, ())),
+    def _generate_pairs(self, test: bool) -> Iterator[tuple[str, dict]]:
+        for left, right in emoji_pairs.pairs():
+            if emoji_pairs.is_held_out(left, right) != test:
+                continue
+            for style in emoji_pairs.styles_of(left, right):
+                draw = functools.partial(emoji_pairs.draw, style, left.key, right.key)
+                words = self._words(left, style) | {
+                    "concept": f"{left.key}{SEPARATOR}{right.key}",
+                    "beside": right.label,
+                    "beside_synonyms": _synonyms(right),
+                    "held_out": "pair" if test else "",
+                }
+                yield "/".join([left.key, right.key, style]), self._pictures(draw) | words
+
+    def _example(self, concept: Concept, style: str, *look: str) -> dict:
+        draw = functools.partial(emoji_colours.draw, style, concept.key, *look)
+        return self._pictures(draw) | self._words(concept, style, *look)
+
+    def _words(
+        self, concept: Concept, style: str, colour: str = "", background: str = ""
+    ) -> dict[str, str]:
+        return {
+            "label": emoji_concepts.colourable_label(concept) if colour else concept.label,
+            "synonyms": _synonyms(concept),
             "keywords": SEPARATOR.join(concept.keywords),
             "style": style,
             "colour": colour,
@@ -131,6 +154,15 @@ class CaptionedEmoji(tfds.core.GeneratorBasedBuilder):
             "concept": concept.key,
             "held_out": emoji_concepts.held_out(concept, style, colour, background),
         }
+
+    def _pictures(self, draw: Callable[[int], bytes]) -> dict[str, bytes]:
+        """What `draw` makes of each side."""
+        config = self.builder_config
+        pictures = {"image": draw(config.resolution)}
         if config.low_resolution is not None:
-            example["low_res"] = draw(config.low_resolution)
-        return example
+            pictures["low_res"] = draw(config.low_resolution)
+        return pictures
+
+
+def _synonyms(concept: Concept) -> str:
+    return SEPARATOR.join(emoji_concepts.SYNONYMS.get(concept.label, ()))

@@ -151,6 +151,36 @@ class WordedCaptions:
         return [plain_quotes(word) for word in self.keywords]
 
 
+@dataclasses.dataclass(frozen=True)
+class PairCaptions:
+    """The captions of a picture of two things side by side."""
+
+    left: tuple[str, ...]
+    """The label of the thing on the left, and what else people call it."""
+    right: tuple[str, ...]
+    style: str
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """One wording, drawn with `rng`."""
+        left, right = (
+            _one_of(names[1:], rng) if names[1:] and rng.random() < SYNONYM_SHARE else names[0]
+            for names in (self.left, self.right)
+        )
+        plain, *styled = pair_captions(left, right, self.style)
+        return _one_of(styled, rng) if rng.random() < STYLE_SHARE else plain
+
+    def all(self) -> Iterator[str]:
+        """Each wording of each two names."""
+        for left, right in itertools.product(self.left, self.right):
+            yield from pair_captions(left, right, self.style)
+
+
+def pair_captions(left: str, right: str, style: str) -> list[str]:
+    """The wordings for two things side by side: without the style, then with it."""
+    both = " and ".join(noun_phrase(plain_quotes(name)) for name in (left, right))
+    return [both, f"{both}, {style} style", f"{both} in {style} style"]
+
+
 def _one_of(wordings: Sequence[str], rng: np.random.Generator) -> str:
     return wordings[int(rng.integers(len(wordings)))]
 

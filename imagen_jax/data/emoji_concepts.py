@@ -113,7 +113,7 @@ def colourable_label(concept: Concept) -> str:
     return "" if words & (emoji_colours.BACKGROUNDS.keys()) else concept.label
 
 
-def _uniform(key: str, purpose: str) -> float:
+def uniform(key: str, purpose: str) -> float:
     """A number in [0, 1) that depends on nothing but its arguments."""
     digest = hashlib.sha256(f"{purpose}:{key}".encode()).digest()
     return int.from_bytes(digest[:7]) / 2**56
@@ -124,7 +124,7 @@ def held_out_style(concept: Concept) -> str:
     styles = emoji_vectors.styles_of(concept.key)
     if concept.label in NEVER_HELD_OUT or len(styles) == 1:
         return ""
-    draw, other_draw = _uniform(concept.key, "pair"), _uniform(concept.key, "concept")
+    draw, other_draw = uniform(concept.key, "pair"), uniform(concept.key, "concept")
     share, other_share = HELD_OUT_STYLES
     if draw < share:
         return styles[int(draw / share * len(styles))]
@@ -143,9 +143,9 @@ def held_out(concept: Concept, style: str, colour: str = "", background: str = "
         return ""
     noun = colourable_label(concept)
     is_shared = concept.label in COLOUR_FREE  # The red apple has all colours of "apple".
-    if colour and not is_shared and _uniform(f"{noun}/{colour}", "colour") < HELD_OUT_COLOURS:
+    if colour and not is_shared and uniform(f"{noun}/{colour}", "colour") < HELD_OUT_COLOURS:
         return "colour"
-    draw = _uniform(f"{concept.key}/{background}", "background")
+    draw = uniform(f"{concept.key}/{background}", "background")
     if background not in ("", "white") and draw < HELD_OUT_BACKGROUNDS:
         return "background"
     return ""
@@ -167,7 +167,7 @@ def variants(concept: Concept, style: str) -> list[tuple[str, str]]:
     grounds = list(emoji_colours.BACKGROUNDS)
 
     def drawn(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        return sorted(pairs, key=lambda p: _uniform(f"{concept.key}/{style}/{p}", "variant"))
+        return sorted(pairs, key=lambda p: uniform(f"{concept.key}/{style}/{p}", "variant"))
 
     alone = drawn([(c, "") for c in colours] + [("", g) for g in grounds if g != own])
     both = drawn([(c, g) for c in colours for g in grounds if g != c])

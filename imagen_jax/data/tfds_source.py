@@ -13,7 +13,7 @@ from imagen_jax.config import ConditionsConfig
 from imagen_jax.config.conditions import LOW_RES
 from imagen_jax.data import annotations, captioned_emoji
 from imagen_jax.data.broken import Tally
-from imagen_jax.data.captions import WordedCaptions
+from imagen_jax.data.captions import PairCaptions, WordedCaptions
 from imagen_jax.data.emoji_vectors import STYLES
 from imagen_jax.data.records import BrokenRecord, Captions, Metadata, Record
 from imagen_jax.data.tfds_builders import open_builder, prepare
@@ -23,6 +23,9 @@ from imagen_jax.storage.files import list_files, to_path
 _TEXT_ALONE = ConditionsConfig()
 CAPTION_FEATURES = ("caption", "captions", "text", "description", "title")
 """The first of these that stands in a text feature's path wins over other text features."""
+
+_TWO = ("label", "synonyms"), ("beside", "beside_synonyms")
+"""Features of the names of the left and of the right one of two emoji."""
 
 FeaturePath = tuple[str, ...]
 
@@ -113,12 +116,17 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
     return annotations.numbers_of({name: np.asarray(x).item() for name, x in scalars.items()})
 
 
-def _emoji_captions(record: dict[str, bytes]) -> WordedCaptions:
-    names = [field.name for field in dataclasses.fields(WordedCaptions)]
-    words = {name: record[name].decode() for name in names}
-    for name in ("synonyms", "keywords"):
-        words[name] = tuple(filter(None, words[name].split(captioned_emoji.SEPARATOR)))
-    return WordedCaptions(**words)
+def _emoji_captions(record: dict[str, bytes]) -> WordedCaptions | PairCaptions:
+    if "beside" in record:
+        left, right = ((record[name].decode(), *_listed(record[names])) for name, names in _TWO)
+        return PairCaptions(left, right, record["style"].decode())
+    listed = {name: _listed(record[name]) for name in ("synonyms", "keywords")}
+    names = {field.name for field in dataclasses.fields(WordedCaptions)} - listed.keys()
+    return WordedCaptions(**{name: record[name].decode() for name in names}, **listed)
+
+
+def _listed(words: bytes) -> tuple[str, ...]:
+    return tuple(filter(None, words.decode().split(captioned_emoji.SEPARATOR)))
 
 
 def image_features(builder: tfds.core.DatasetBuilder) -> dict[str, tfds.features.Image]:

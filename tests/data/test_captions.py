@@ -109,3 +109,13 @@ def test_synonyms_are_said_in_their_share():
     synonyms = np.mean([("dog face" not in text) for text in drawn])
     assert abs(synonyms - captions.SYNONYM_SHARE) < 0.05
     assert "a puppy" in drawn and set(drawn) <= set(words.all())
+
+
+def test_two_things_are_named_from_the_left():
+    words = captions.PairCaptions(("dog face", "puppy"), ("owl",), "noto")
+    rng = np.random.default_rng(0)
+    drawn = [words.draw(rng) for _ in range(2000)]
+    assert {"a dog face and an owl", "a puppy and an owl, noto style"} <= set(drawn)
+    assert set(drawn) == set(words.all())
+    assert abs(np.mean(["noto" in text for text in drawn]) - captions.STYLE_SHARE) < 0.05
+    assert abs(np.mean(["puppy" in text for text in drawn]) - captions.SYNONYM_SHARE) < 0.05

@@ -212,4 +212,6 @@ def test_builder_stores_true_low_resolution_pictures(handful, tmp_path):
 
 def test_configs_are_named_by_subset_and_resolution():
     names = {config.name for config in captioned_emoji.CaptionedEmoji.BUILDER_CONFIGS}
-    assert names == {f"{s}_{r}" for s in ("core", "all", "varied") for r in (64, 256, 1024)}
+    assert names == {
+        f"{s}_{r}" for s in ("core", "all", "varied", "pairs") for r in (64, 256, 1024)
+    }
