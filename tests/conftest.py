@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +29,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 def pytest_configure() -> None:
     """The scripts read these too; processes of a cluster that tests start set their own."""
+    # Tests that begin with & in a script would ignore Ctrl-C, and so would all that they start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["IMAGEN_CACHE_DIR"] = "off"  # A user's own stays as it is.
     for name in list(os.environ):

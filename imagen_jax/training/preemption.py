@@ -51,8 +51,13 @@ class Preemption:
 
     @contextlib.contextmanager
     def while_training(self) -> Iterator[None]:
-        """A context with something to save. Before it, Ctrl-C ends a run as any program."""
-        before = signal.signal(signal.SIGINT, self._interrupt) if self._listens else None
+        """A context with something to save. Before it, Ctrl-C ends a run as any program.
+
+        A process that was begun to ignore Ctrl-C, as scripts begin what ends with &, ignores it.
+        """
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        listens = self._listens and not ignored
+        before = signal.signal(signal.SIGINT, self._interrupt) if listens else None
         try:
             yield
         finally:

@@ -273,6 +273,15 @@ def test_ctrl_c_is_python_s_own_before_and_after_the_training(handler):
     assert signal.getsignal(signal.SIGINT) == before
 
 
+def test_a_run_that_was_begun_to_ignore_ctrl_c_trains_on(handler):
+    """As one that a script begins with &: Ctrl-C in the script's terminal is not meant for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Preemption() as preemption, preemption.while_training():
+        signal.raise_signal(signal.SIGINT)
+        assert not preemption.reached(1) and not preemption.interrupted
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
 def test_of_several_processes_one_that_gets_ctrl_c_tells_the_others(monkeypatch, handler):
     """By SIGTERM to itself, which JAX spreads."""
     told = []

@@ -115,6 +115,8 @@ def _free_port() -> int:
 
 def attack_training(flags: argparse.Namespace) -> tuple[int, list[str]]:
     """How many kills there were, and what was wrong."""
+    # Begun with & in a script this process ignores Ctrl-C, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rng = random.Random(f"{flags.seed} kills {flags.processes}")
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch, "data")
