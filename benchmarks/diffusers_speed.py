@@ -7,8 +7,7 @@ diffusers and read by our importer. Three tasks: the forward pass; a training st
 error, AdamW); 20 guided steps of DDIM with dynamic thresholding.
 
 Each side of each task is a process of its own. They take turns, on the same inputs, in training of
-four steps in a row, and every turn's result is compared before its time counts. On some machines a
-process is quick or slow as long as it lives, so all are started several times. PyTorch runs
+four steps in a row, and every turn's result is compared before its time counts. PyTorch runs
 eagerly, without torch.compile, once with its usual memory layout and once with channels_last; a
 ratio is to the better of the two. JAX has the flag for convolutions on CPUs (docs/figures.md).
 
@@ -21,18 +20,16 @@ Linux only, where a process can ask for its peak memory. Both use all cores that
 """
 
 import dataclasses
-import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
 import tyro
+from race import HERE, Length, Side, make_network, ours, race
 from unet_speed import cpu_name, report
 
 from imagen_jax.cli.parsing import parse_flags
@@ -40,7 +37,6 @@ from imagen_jax.config.choices import Dtype, Remat
 from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError, exit_on_usage_error
 
-HERE = Path(__file__).parent
 CONVOLUTION_FLAG = (
     "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 )
@@ -49,7 +45,6 @@ TOLERANCE = {
     "bfloat16": {"forward": 5e-2, "train": 1e-2},
 }
 """Of a task's result, the largest difference; training goes on from its own steps."""
-MEASURED = ("seconds", "cpu_seconds", "megabytes")
 TOKENS = 77
 
 
@@ -73,47 +68,6 @@ class Flags:
     """An interpreter that has torch and diffusers."""
 
 
-class Side:
-    """A process that works when it is told to."""
-
-    def __init__(self, name: str, command: list[str], **variables: str):
-        self.name, self.command, self.variables = name, command, variables
-        self.took = []
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | self.variables,
-        )  # fmt: skip
-
-    def turn(self, directory: Path, *, counts: bool) -> np.ndarray:
-        """One run's result."""
-        path = directory / "result.npy"
-        try:
-            self.process.stdin.write(f"{path}\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            self.fail()
-        if not (line := self.process.stdout.readline()):
-            self.fail()
-        if counts:
-            self.took.append(json.loads(line))
-        return np.load(path)
-
-    def median(self, what: str) -> float:
-        return statistics.median(took[what] for took in self.took)
-
-    def stop(self) -> dict[str, float]:
-        """What shares of its time it spends on what, which it says at last."""
-        said = self.process.communicate()[0]
-        if self.process.returncode:
-            self.fail()
-        return json.loads(said)
-
-    def fail(self) -> NoReturn:
-        raise UsageError(f"The side {self.name!r} ended with code {self.process.wait()}.")
-
-
 def measure(flags: Flags) -> None:
     require_positive(flags, "repeats", "starts", "text_width", "resolution", "batch_size")
     compared = TOLERANCE[flags.dtype]
@@ -132,16 +86,7 @@ def measure(flags: Flags) -> None:
 
 def write_network(flags: Flags, directory: Path) -> None:
     sizes = [flags.text_width, flags.resolution, *flags.widths]
-    command = [flags.pytorch_python, HERE / "diffusers_side.py", directory, "make"]
-    try:
-        subprocess.run([*command, *map(str, sizes)], capture_output=True, text=True, check=True)
-    except OSError as error:
-        raise UsageError(f"pytorch_python is {flags.pytorch_python!r}: {error.strerror}.") from None
-    except subprocess.CalledProcessError as error:
-        last = "".join(error.stderr.strip().splitlines()[-1:])
-        raise UsageError(
-            f"pytorch_python {flags.pytorch_python!r} made no network by diffusers: {last}"
-        ) from None
+    make_network(flags.pytorch_python, [HERE / "diffusers_side.py", directory, "make", *sizes])
 
 
 def write_inputs(flags: Flags, directory: Path) -> None:
@@ -158,29 +103,15 @@ def write_inputs(flags: Flags, directory: Path) -> None:
 
 def compare(task: str, flags: Flags, directory: Path) -> dict[str, Any]:
     """Medians of all sides, and our ratios to the faster one of PyTorch's."""
-    ours = Side(
-        "jax", [sys.executable, HERE / "jax_side.py", directory, task, flags.remat, flags.dtype],
-        JAX_PLATFORMS="cpu", XLA_FLAGS=CONVOLUTION_FLAG,
-        PYTHONPATH=str(HERE.parent),
-    )  # fmt: skip
+    here = [sys.executable, HERE / "jax_side.py", directory, task, flags.remat, flags.dtype]
     torch = [flags.pytorch_python, HERE / "diffusers_side.py", directory, task]
-    theirs = [Side("pytorch", torch), Side("pytorch_channels_last", [*torch, "channels_last"])]
-    sides = [ours, *theirs]
-    difference = 0.0
-    for _ in range(flags.starts):
-        for side in sides:
-            side.start()
-        for turn in range(flags.repeats + 1):
-            # The first turn compiles and warms up.
-            results = [side.turn(directory, counts=turn > 0) for side in sides]
-            difference = max(difference, *(np.abs(results[0] - x).max() for x in results[1:]))
-            if not difference <= TOLERANCE[flags.dtype][task]:
-                raise UsageError(f"{task}: the sides differ by {difference:.2g}; that is no race.")
-        shares = {side.name: side.stop() for side in sides}
-    found = {f"{side.name}_{what}": side.median(what) for what in MEASURED for side in sides}
-    for what in MEASURED:
-        found[f"ratio_of_{what}"] = ours.median(what) / min(side.median(what) for side in theirs)
-    return {**found, "largest_difference": float(difference), "shares": shares}
+    sides = [
+        ours(here, XLA_FLAGS=CONVOLUTION_FLAG),
+        Side("pytorch", torch),
+        Side("pytorch_channels_last", [*torch, "channels_last"]),
+    ]
+    length = Length(flags.repeats, flags.starts)
+    return race(task, sides, length, TOLERANCE[flags.dtype][task], directory)
 
 
 def main() -> None:

@@ -98,6 +98,37 @@ def test_a_tiny_network_trains_as_in_diffusers(race):
         assert sum(shares.values()) == pytest.approx(1, abs=3e-3)
 
 
+@pytest.fixture
+def features_race(monkeypatch):
+    """The benchmark of the feature networks, which imports its neighbours."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return tool("features_speed", "benchmarks")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--repeats", "0"], ["repeats is 0", "must be positive"]),
+        (["--networks", "clip-b32", "vgg"], ["'vgg'", "clip-b32, clip-l14, dinov2-l14, inception"]),
+        (["--pytorch-python", "/nowhere/python"], ["'/nowhere/python'", "No such file"]),
+    ],
+)
+def test_flags_of_the_feature_networks_race_are_checked(features_race, arguments, says):
+    refused(call(features_race, *arguments), *says)
+
+
+@pytest.mark.slow
+def test_inception_makes_the_features_of_pytorch_fid(features_race):
+    """Which are compared; what comes out is no figure."""
+    for name in ("torch", "torchvision", "pytorch_fid", "transformers"):
+        pytest.importorskip(name)
+    turns = ["--batch-size", "2", "--repeats", "1", "--starts", "1"]
+    result = call(features_race, "--networks", "inception", *turns)
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["largest_difference"] < 1e-3 and found["jax_pictures_per_second"] > 0
+
+
 @pytest.mark.slow
 def test_a_million_records_open_in_two_seconds_and_take_under_100_bytes_each(tmp_path):
     """By the lines of the benchmark, which writes and opens them: 9 GB and five minutes."""
