@@ -21,23 +21,26 @@ from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.planning.options import CompileOptions
 from imagen_jax.storage.files import check_writable
 
+_PICTURES = "pictures"
+"""Below --out, where pictures are painted of --prompts."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialFlags:
     """How much of the fixed prompts a cascade of emoji is measured by."""
 
     limit: int = 20
-    """Without PICTURES: the first so many prompts of each kind. There are 100 seen pairs, 34
-    held-out pairs, 60 held-out colours and 30 held-out backgrounds."""
+    """Without PICTURES and --prompts: the first so many prompts of each kind. There are 100 seen
+    pairs, 34 held-out pairs, 60 held-out colours and 30 held-out backgrounds."""
     seeds: int = 1
-    """Without PICTURES: seeds that the base paints each of them with, from 0 on."""
+    """Of these prompts: seeds that the base paints each of them with, from 0 on."""
     enlarged: int = 1
-    """Without PICTURES: so many prompts of each kind are painted by all stages too."""
+    """Of these prompts: so many of each kind are painted by all stages too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasureFlags:
-    """What PICTURES are measured by."""
+    """What PICTURES, or those that are painted of --prompts, are measured by."""
 
     weights: Path | None = None
     """Of the network that the reference is of, as for stats; for the CLIP score CLIP's directory,
@@ -55,7 +58,8 @@ class MeasureFlags:
     """How well the pictures fit their prompts, which a manifest.json beside them or --prompts says.
     It takes no reference."""
     prompts: str = ""
-    """Of the pictures in the order of their names, as paint takes them."""
+    """Of the pictures in the order of their names, as paint takes them; without PICTURES they are
+    painted first."""
     count: int | None = None
     """So many of these prompts, drawn at random."""
     split: str = ""
@@ -67,14 +71,15 @@ class MeasureFlags:
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Measure PICTURES against the features of others that stats has made, or against their
-    prompts; the same command goes on after a kill. Without PICTURES: measure a cascade of emoji,
-    that which ships with the package or stages of your own, by a judge that has seen true pictures
-    alone."""
+    prompts; the same command goes on after a kill. Without PICTURES: measure a cascade, that which
+    ships with the package or stages of your own, in the same way by what it paints of --prompts;
+    or, without these, of emoji by a judge that has seen true pictures alone."""
 
     pictures: Annotated[Positional[Path | None], arg(metavar="PICTURES")] = None
     """Directory of pictures, or one that sample.py or paint wrote."""
     out: Path = Path("out/measured")
-    """Directory for results.json, a table and sheets, and for the features of PICTURES."""
+    """Directory for results.json, a table and sheets, for the features of pictures, and for those
+    pictures that are painted of --prompts."""
     measuring: OmitArgPrefixes[MeasureFlags] = MeasureFlags()
     trial: OmitArgPrefixes[TrialFlags] = TrialFlags()
     stages: OmitArgPrefixes[CascadeFlags] = CascadeFlags()
@@ -94,13 +99,26 @@ class Evaluate:
         if self.compiling.compile_only:
             sys.exit(self._compile())
         check_writable(self.out, f"--out is {self.out}")
-        if self.pictures is None:
-            require_default(self.measuring, "it measures PICTURES, which are missing.")
+        if self.pictures is None and not self.measuring.prompts:
+            why = "it measures PICTURES or --prompts, which are missing."
+            require_default(self.measuring, why)
             self._measure_emoji()
+            return
+        if self.measuring.weights is None:
+            raise UsageError("--weights is missing; name those of the network that measures.")
+        if self.pictures is None:
+            require_default(self.trial, "it is of the emoji; leave it or --prompts out.")
+            self._measure_prompts()
         else:
             for flags in (self.trial, self.stages, self.sampling):
                 require_default(flags, "it is of a cascade; leave it or PICTURES out.")
             self._measure_pictures(self.pictures)
+
+    def _start(self) -> None:
+        from imagen_jax.parallel import distributed
+
+        distributed.start(self.distributed)
+        distributed.require_accelerator(allow_cpu=self.allow_cpu)
 
     def _compile(self) -> int:
         """Reports what the network of --recipe takes of --topology; the exit code."""
@@ -128,8 +146,7 @@ class Evaluate:
         from imagen_jax.parallel import distributed
 
         last = stage_names(self.stages)[-1]
-        distributed.start(self.distributed)
-        distributed.require_accelerator(allow_cpu=self.allow_cpu)
+        self._start()
         stages, _ = open_stages(self.stages)
         check_sides(stages)
         tell_what_is_left_out(self.stages, last)
@@ -146,31 +163,65 @@ class Evaluate:
     def _measure_pictures(self, directory: Path) -> None:
         from imagen_jax.evaluation.pictures import open_pictures
         from imagen_jax.evaluation.prompt_sets import read_prompt_set, texts_of
-        from imagen_jax.evaluation.run import Work, evaluate, markdown
-        from imagen_jax.parallel import distributed
 
-        flags = self.measuring
-        if flags.weights is None:
-            raise UsageError("--weights is missing; name those of the network that measures.")
-        pictures = open_pictures(directory)
+        flags, pictures = self.measuring, open_pictures(directory)
         if not flags.prompts:
             why = "it is of --prompts, which are missing."
             require_default(flags, why, "count", "split", "num_images")
         else:
             prompts = read_prompt_set(flags.prompts, flags.count, flags.split)
             pictures = pictures.with_prompts(texts_of(prompts), flags.num_images)
-        work = Work(
-            pictures=pictures,
-            reference=_reference(flags),
-            weights=flags.weights,
-            names=flags.measures,
-            clip_score=flags.clip_score,
-        )
-        distributed.start(self.distributed)
-        distributed.require_accelerator(allow_cpu=self.allow_cpu)
+        work = _work(flags, pictures)
+        self._start()
+        self._evaluate(work)
+
+    def _measure_prompts(self) -> None:
+        """Paints prompts below --out, what is not there yet, and measures the pictures.
+
+        All that can be checked is checked before, as painting may take days.
+        """
+        from imagen_jax.cli.sample import open_stages, settings_of
+        from imagen_jax.evaluation.painting import paint
+        from imagen_jax.evaluation.pictures import PictureSet, open_pictures
+        from imagen_jax.evaluation.prompt_sets import read_prompt_set, texts_of
+        from imagen_jax.evaluation.run import check_networks
+        from imagen_jax.pipeline.cascade import Cascade
+
+        last, flags = stage_names(self.stages)[-1], self.measuring
+        directory = self.out / _PICTURES
+        prompts = read_prompt_set(flags.prompts, flags.count, flags.split)
+        planned = PictureSet(directory, ("",) * (len(prompts) * flags.num_images))
+        work = _work(flags, planned.with_prompts(texts_of(prompts), flags.num_images))
+        self._start()
+        check_networks(work)
+        stages, _ = open_stages(self.stages)
+        tell_what_is_left_out(self.stages, last)
+        settings = settings_of(self.sampling, len(stages))
+        batches = {"num_images": flags.num_images, "seed": 0, "batch_size": self.batch_size}
+        sizes = {"size": None, "aspect": None}  # As the verb paint has them, which may go on.
+        paint(Cascade(stages), prompts, directory, **batches, **sizes, **settings)
+        self._evaluate(dataclasses.replace(work, pictures=open_pictures(directory)))
+
+    def _evaluate(self, work: Any) -> None:
+        from imagen_jax.evaluation.run import evaluate, markdown
+        from imagen_jax.parallel import distributed
+
         figures = evaluate(work, self.out, batch_size=self.batch_size)
         if distributed.leads():
             print(markdown(figures))
+
+
+def _work(flags: MeasureFlags, pictures: Any) -> Any:
+    """What is measured of pictures."""
+    from imagen_jax.evaluation.run import Work
+
+    return Work(
+        pictures=pictures,
+        reference=_reference(flags),
+        weights=flags.weights,
+        names=flags.measures,
+        clip_score=flags.clip_score,
+    )
 
 
 def _reference(flags: MeasureFlags) -> Any:

@@ -14,7 +14,7 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.config.choices import FeatureName
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import measures
-from imagen_jax.evaluation.clip_texts import embed_texts
+from imagen_jax.evaluation.clip_texts import embed_texts, open_text_side
 from imagen_jax.evaluation.feature_files import FeatureFiles, make_features
 from imagen_jax.evaluation.features import FeatureNetwork, open_network
 from imagen_jax.evaluation.pictures import PictureSet, read_picture
@@ -87,6 +87,18 @@ def open_for(reference: measures.Reference | None, weights: Path) -> FeatureNetw
     network = open_here(reference.network, weights, Reading(**reference.about["reading"]))
     measures.check_recipe(network.recipe, reference)
     return network
+
+
+def check_networks(work: Work) -> None:
+    """Opens what `evaluate` will, before there are any pictures.
+
+    Raises:
+        UsageError: weights or a tokenizer cannot be read, or weights are others than the
+            reference's.
+    """
+    open_for(work.reference, work.weights)
+    if work.clip_score:
+        open_text_side(work.weights)
 
 
 def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
