@@ -21,7 +21,7 @@ from imagen_jax.config.choices import FeatureName
 from imagen_jax.errors import UsageError, naming
 from imagen_jax.evaluation.features import FeatureNetwork
 from imagen_jax.evaluation.moments import Moments, moments_of, no_moments
-from imagen_jax.evaluation.pictures import PictureSet, read_picture
+from imagen_jax.evaluation.pictures import PictureSet, check_heads, read_picture
 from imagen_jax.evaluation.reading import Reading, Resized
 from imagen_jax.parallel import distributed
 from imagen_jax.storage.digests import read_sealed, sealed
@@ -144,6 +144,8 @@ def make_features(
     batch_size = min(batch_size, PART, len(pictures))  # What goes beyond is filled up for nothing.
     about = _about(pictures, network)
     _check(out, about)
+    # Later it would be said after hours, and beside files that are there already.
+    distributed.leader_does(lambda: None if (out / ABOUT).is_file() else check_heads(pictures))
     distributed.wait_for_all("checked the features")
     if distributed.leads():
         write_text(out / ABOUT, json.dumps(sealed(about), indent=2))
@@ -179,6 +181,8 @@ def _check(out: Path, about: dict[str, Any]) -> None:
         if beside_logs(out):
             raise UsageError(f"{out} holds something else than features; name a new directory.")
         return
+    if not any(_part(out, number).is_file() for number in range(_part_count(about["count"]))):
+        return  # A picture could not be read, and may have been mended.
     before = read_sealed(path)
     for name in about.keys() - {"name"}:  # A directory may have been moved.
         if before.get(name) != about[name]:

@@ -1,14 +1,15 @@
 """The pictures of a directory that are measured: which they are, and in which order."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.evaluation.reading import Picture
@@ -128,6 +129,14 @@ def _inside(directory: Path, name: str) -> str:
     return name
 
 
+def check_heads(pictures: PictureSet) -> None:
+    """Raises a UsageError as `read_picture` for what the files' first bytes say already."""
+    for name in pictures.names:
+        path = pictures.directory / name
+        with _reading(path), path.open("rb") as file:
+            _opened(file, path)
+
+
 def read_picture(path: Path) -> tuple[Picture, bytes]:
     """A picture as it is stored, not turned, grey ones as RGB; and the bytes of its file.
 
@@ -135,15 +144,33 @@ def read_picture(path: Path) -> tuple[Picture, bytes]:
         UsageError: it cannot be read, or has an alpha, a palette or another mode of which it is
             open what colours it shows.
     """
-    try:
+    with _reading(path):
         data = path.read_bytes()
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = _opened(io.BytesIO(data), path)
         image.load()
+        return np.asarray(image.convert("RGB")), data
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Brings what happens while a picture is read into a UsageError."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UsageError(
+            f"{path} cannot be read as a picture: it is none of {', '.join(_FORMATS)}."
+        ) from error
     except Exception as error:  # Pillow's plugins raise what they happen to come upon.
         raise UsageError(f"{path} cannot be read as a picture: {reason(error)}.") from error
+
+
+def _opened(file: io.BufferedIOBase, path: Path) -> Image.Image:
+    image = Image.open(file, formats=_FORMATS)
     if image.mode not in _MODES:
         raise UsageError(
             f"{path} is a picture of mode {shown(image.mode)}; those that are measured must be one "
             f"of {', '.join(_MODES)}."
         )
-    return np.asarray(image.convert("RGB")), data
+    return image

@@ -223,6 +223,26 @@ def test_nothing_is_written_where_something_is_wrong(sets, clip_directory, tmp_p
     assert (tree(tmp_path), tree(sets)) == before
 
 
+def test_a_picture_that_cannot_be_measured_is_named_before_anything_is_written(sets, tmp_path):
+    bad = save_pictures(tmp_path / "bad", 3, 3)
+    for mode, says in (("RGBA", "picture of mode 'RGBA'"), (None, "none of BMP, JPEG, PNG, WEBP")):
+        Image.new(mode or "RGB", (9, 9)).save(bad / "x.png", "PNG" if mode else "GIF")
+        result = evaluate(bad, tmp_path / "out", "clip", reference=sets / "clip")
+        refused(result, "x.png", says)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_that_was_cut_may_be_mended(sets, tmp_path):
+    bad = save_pictures(tmp_path / "bad", 3, 3)
+    whole = (bad / "001.png").read_bytes()
+    (bad / "001.png").write_bytes(whole[: len(whole) // 2])
+    run = lambda: evaluate(bad, tmp_path / "out", "clip", reference=sets / "clip")  # noqa: E731
+    result = run()
+    assert result.code == 2 and "001.png cannot be read as a picture" in result.err
+    (bad / "001.png").write_bytes(whole)
+    assert run().code == 0 and len(figures_in(tmp_path / "out")) == 1
+
+
 def test_other_weights_than_the_references_are_refused(sets, clip_directory, tmp_path):
     import safetensors.numpy
 
