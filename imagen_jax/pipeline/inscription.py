@@ -1,4 +1,5 @@
-"""What the file of a picture says of it: how it was made, as JSON in a text of the PNG."""
+"""What the file of a picture or of a sheet says of it: how it was made, as JSON in a text of the
+PNG."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,26 @@ def inscription(
         "prompt": prompt,
         "seed": seed,
         "picture": picture,
+        **told,
+        "stages": list(stages),
+    }
+    return json.dumps(account)
+
+
+def inscription_of_sheet(
+    settings: Mapping[str, Any], prompts: Sequence[str], stages: Sequence[Mapping[str, Any]]
+) -> str:
+    """What is written into a sheet of all pictures of a run; arguments as of `inscription`.
+
+    Args:
+        prompts: of all subjects.
+    """
+    told = {name: value for name, value in settings.items() if name not in _OF_THE_RUN}
+    account = {
+        "version": imagen_jax.__version__,
+        "prompts": list(prompts),
+        "seed": settings["seed"],
+        "num_images": settings["num_images"],
         **told,
         "stages": list(stages),
     }

@@ -20,7 +20,7 @@ from imagen_jax.checkpoints.directory import package_versions
 from imagen_jax.config import SamplingConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.file_stem import file_stem
-from imagen_jax.pipeline.inscription import KEY, inscription
+from imagen_jax.pipeline.inscription import KEY, inscription, inscription_of_sheet
 from imagen_jax.pipeline.painting import Keeper, SampledStage
 from imagen_jax.pipeline.sheets import grid, legible, save_gif, save_png
 from imagen_jax.pipeline.subjects import StageInputs
@@ -135,9 +135,10 @@ class Results(Keeper):
         """Writes the contact sheet of the last stage's pictures, and of an interpolation a strip;
         gives their files."""
         sheet = contact_sheet(last, self._prompts, self._num_images)
-        save_png(sheet, self._out / "contact_sheet.png")
+        texts = {KEY: inscription_of_sheet(self._settings, self._prompts, self._stages)}
+        save_png(sheet, self._out / "contact_sheet.png", texts)
         if "interpolate" in self._settings:
-            save_png(grid([list(last)]), self._out / "strip.png")
+            save_png(grid([list(last)]), self._out / "strip.png", texts)
             save_gif(list(last), self._out / "strip.gif")
         if self._like is not None:
             self._tell_of_differences()

@@ -90,7 +90,14 @@ def test_each_png_says_how_it_was_made(pictures, tmp_path):
         assert (said["prompt"], said["seed"], said["picture"]) == (PROMPTS[1], 3, 1)
         assert said["stages"] == json.loads(json.dumps(stages))
         assert len(said["stages"][0]["unet_sha256"]) == 64
-    assert list(Image.open(tmp_path / "contact_sheet.png").text) == []
+
+
+def test_the_contact_sheet_says_how_all_were_made(pictures, tmp_path):
+    pictures.save(tmp_path)
+    said = json.loads(Image.open(tmp_path / "contact_sheet.png").text["imagen-jax"])
+    assert (said["prompts"], said["seed"], said["num_images"]) == (list(PROMPTS), 3, 2)
+    assert said["stages"] == json.loads(json.dumps(pictures.account))
+    assert len(said["stages"][1]["unet_sha256"]) == 64
 
 
 def test_a_notebook_shows_the_grid(pictures, tmp_path):

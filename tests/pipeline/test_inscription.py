@@ -5,7 +5,7 @@ import json
 import pytest
 
 import imagen_jax
-from imagen_jax.pipeline.inscription import inscription
+from imagen_jax.pipeline.inscription import inscription, inscription_of_sheet
 
 RUN = {"seed": 3, "num_images": 2, "batch_size": 4, "split_height": 1, "devices": 8}
 STAGES = [{"name": "base", "unet_sha256": "a" * 64, "sampling": {"num_steps": 2}}]
@@ -50,3 +50,12 @@ def test_a_picture_says_its_own_settings_and_no_command():
 def test_any_prompt_is_ascii_in_the_file(prompt):
     text = inscription(RUN, prompt, 0, STAGES, 2)
     assert text.isascii() and json.loads(text)["prompt"] == prompt
+
+
+def test_a_sheet_says_what_makes_all_of_them_and_no_command():
+    prompts, run = ["a red apple", "红"], RUN | {"classes": [2, 0], "arguments": ["private.png"]}
+    text = inscription_of_sheet(run, prompts, STAGES)
+    assert text.isascii() and json.loads(text) == {
+        "version": imagen_jax.__version__, "prompts": prompts, "seed": 3, "num_images": 2,
+        "classes": [2, 0], "stages": STAGES,
+    }  # fmt: skip
