@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -9,10 +10,14 @@ from PIL import Image
 from scripts import call, refused, sample
 
 import imagen_jax
+from imagen_jax.config import MeshConfig
 from imagen_jax.config.conditions import PictureCondition
 from imagen_jax.errors import UsageError
+from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.editing import edit_of
 from imagen_jax.pipeline.maps import fit_map, known_part, read_map, read_palette
+from imagen_jax.stored.stages import open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 
 SETTINGS = {"num_steps": 2, "guidance_scale": 2.0}
@@ -181,6 +186,23 @@ def test_super_resolution_follows_maps_at_its_own_size(files):
     told = cascade("a cat", pictures={"sketch": np.kron(SKETCH, np.ones((2, 2), np.uint8))}).stages
     assert told[1].shape == (1, 32, 32, 3)
     assert np.abs(told[1].astype(int) - plain[1]).max() > 1
+
+
+@pytest.mark.slow
+def test_maps_are_split_with_the_pictures_height(files):
+    """Of a small map and a large sketch each of four devices needs its own rows."""
+    paths = [files / "base.safetensors", files / "sr256.safetensors"]
+    large = np.kron(SKETCH, np.ones((3, 3), np.uint8))
+    shown = {"pictures": {"labels": NUMBERS, "sketch": large}, "picture_guidance_scale": 2.0}
+    mesh = make_mesh(MeshConfig(spatial=4), jax.devices()[:4])
+    split = Cascade([open_stage(path) for path in paths], mesh=mesh)
+    wanted = imagen_jax.load_cascade(base=paths[0], sr256=paths[1])("a cat", **shown)
+    found = split("a cat", batch_size=1, **shown)
+    for ours, theirs in zip(found.stages, wanted.stages, strict=True):
+        assert np.abs(ours.astype(int) - theirs).max() <= 1
+    upside = {name: x[::-1] for name, x in shown["pictures"].items()}
+    other = split("a cat", batch_size=1, **shown | {"pictures": upside})
+    assert np.abs(other.stages[1].astype(int) - wanted.stages[1]).max() > 10
 
 
 @pytest.mark.slow
