@@ -14,7 +14,12 @@ from imagen_jax.config import StageConfig
 from imagen_jax.config.checked import Checked
 from imagen_jax.config.choices import Inpainting
 from imagen_jax.config.data import Size
-from imagen_jax.config.rules import require_choice, require_fraction, require_positive
+from imagen_jax.config.rules import (
+    require_at_most,
+    require_choice,
+    require_fraction,
+    require_positive,
+)
 from imagen_jax.diffusion import edits
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.extending import extended
@@ -24,6 +29,8 @@ _STRENGTH = 0.7
 """Of a picture without a mask, as diffusers has it; of one with a mask it is 1."""
 _RESAMPLINGS = 5
 """Of the base; super-resolution stages see the whole picture in their low-resolution one."""
+_MOST_RESAMPLINGS = 100
+"""RePaint's authors try up to 20; every step of all is listed before the first one is taken."""
 _JUMPS = 25
 """Going back, a run goes back this share of its steps: 10 of RePaint's 250."""
 _FEATHER = 64
@@ -39,7 +46,7 @@ class EditSettings(Checked):
     Attributes:
         strength: 0 leaves the picture as it is, and 1 forgets what is repainted.
         inpainting: how the part that stays enters.
-        resamplings: how often `repaint` goes each part of the way.
+        resamplings: how often `repaint` goes each part of the way, at most 100 times.
     """
 
     strength: int | float | None = None
@@ -55,6 +62,7 @@ class EditSettings(Checked):
                 raise UsageError(f"{name} is {value!r}; it must be a number.")
         require_fraction(self, *given & {"strength"})
         require_positive(self, *given & {"resamplings"})
+        require_at_most(self, _MOST_RESAMPLINGS, resamplings=self.resamplings or 1)
         if self.inpainting is not None:
             require_choice(self, inpainting=Inpainting)
         if self.inpainting == "clean" and (self.resamplings or 1) > 1:

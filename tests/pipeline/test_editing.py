@@ -183,6 +183,7 @@ def test_a_stage_alone_takes_any_size_and_needs_a_picture(files):
         ({"image": PICTURE, "strength": float("nan")}, "strength is nan"),
         ({"image": PICTURE, "strength": [0.1, 0.2, 0.3]}, "strength has 3 values"),
         ({"image": PICTURE, "mask": MASK, "resamplings": 0}, "resamplings is 0"),
+        ({"image": PICTURE, "mask": MASK, "resamplings": 10**9}, "resamplings is 1000000000; it"),
         ({"image": PICTURE, "mask": MASK, "inpainting": "magic"}, "inpainting is 'magic'"),
         ({"image": PICTURE, "mask": MASK, "inpainting": "clean", "resamplings": 2}, "goes back"),
         ({"image": np.zeros((2, 900, 3), np.uint8)}, "one side would be less than"),
