@@ -104,14 +104,16 @@ class Evaluate:
             require_default(self.measuring, why)
             self._measure_emoji()
             return
-        if self.measuring.weights is None:
-            raise UsageError("--weights is missing; name those of the network that measures.")
         if self.pictures is None:
             require_default(self.trial, "it is of the emoji; leave it or --prompts out.")
-            self._measure_prompts()
         else:
             for flags in (self.trial, self.stages, self.sampling):
                 require_default(flags, "it is of a cascade; leave it or PICTURES out.")
+        if self.measuring.weights is None:
+            raise UsageError("--weights is missing; name those of the network that measures.")
+        if self.pictures is None:
+            self._measure_prompts()
+        else:
             self._measure_pictures(self.pictures)
 
     def _start(self) -> None:
