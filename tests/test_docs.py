@@ -122,3 +122,13 @@ def test_the_tables_of_figures_hold_what_tools_have_kept(extension):
     lines = tables.pod_table.table(kept).splitlines()
     assert lines[2].startswith("| base_64-v4-4x8x8 | 2048 | 3.13 / 30.75 |")
     assert len(lines) == 2 + len(kept)
+
+
+def test_a_studys_table_has_a_row_a_point_and_names_files_alone(extension, tmp_path):
+    path, figure = tmp_path / "results.json", "judge kernel distance"
+    settings = {"guidance": 2.0, "base": "out/runs/u8-t48"}
+    point = {"settings": settings, "kept": "x", "concept": 0.96, figure: 0.00312}
+    path.write_text(json.dumps({"points": [point, point | {figure: None}]}))
+    rows = extension("tables").study_rows(path)
+    assert rows[0] == {"setting": "guidance 2.0, base u8-t48", "concept": "0.96", figure: "0.0031"}
+    assert rows[1][figure] == ""
