@@ -1,5 +1,5 @@
-"""The directives `pod-table`, `parameter-table NAME` and `study-table NAME...`: tables of figures that
-tools and sweeps have kept."""
+"""The directives `pod-table`, `parameter-table NAME` and `study-table NAME...`: tables of figures
+that tools and sweeps have kept."""
 
 import json
 import sys
