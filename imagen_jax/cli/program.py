@@ -35,9 +35,16 @@ def load(*modules: str) -> None:
 
 
 def run(module: str) -> None:
-    """Runs the `main` of a command's module, which is imported first."""
+    """Runs the `main` of a command's module, which is imported first.
+
+    Once it has ended, Ctrl-C ends the process at once: what JAX does at the end would print it.
+    """
     load(module)
-    sys.modules[module].main()
+    try:
+        sys.modules[module].main()
+    finally:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def sample() -> None:

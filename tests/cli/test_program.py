@@ -30,11 +30,29 @@ load("json")
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 load("interrupted")
 """
+ENDED = """
+import atexit, os, signal
+from imagen_jax.cli.program import run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # As above.
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+run("command")
+"""
 
 
-def test_an_interrupt_while_modules_are_imported_ends_the_process_without_a_trace(tmp_path):
-    (tmp_path / "interrupted.py").write_text(MODULE)
-    (tmp_path / "script.py").write_text(SCRIPT)
+@pytest.mark.parametrize(
+    ("script", "modules"),
+    [
+        (SCRIPT, {"interrupted.py": MODULE}),
+        (ENDED, {"command.py": "def main(): pass"}),
+        (ENDED, {"command.py": "def main(): raise SystemExit(2)"}),
+    ],
+)
+def test_an_interrupt_before_or_after_the_work_ends_the_process_without_a_trace(
+    script, modules, tmp_path
+):
+    """While modules are imported, and while Python ends."""
+    for name, code in {"script.py": script, **modules}.items():
+        (tmp_path / name).write_text(code)
     package = Path(imagen_jax.__file__).parents[1]
     places = os.pathsep.join([str(tmp_path), str(package), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
