@@ -42,6 +42,7 @@ from imagen_jax.models.conditional import Encoded
 from imagen_jax.models.efficient_unet import EfficientUNet
 from imagen_jax.models.t5 import T5Encoder
 from imagen_jax.models.unet import UNet
+from imagen_jax.parallel.seeds import key_of
 
 Params = dict[str, Any]
 """Nested dicts of arrays, one entry per network: "unet" and "text_encoder"; or "adapter" alone, of
@@ -255,7 +256,7 @@ def abstract_params(config: StageConfig) -> Params:
     """Shapes and dtypes of what `init_params` makes."""
     if config.adapter.rank:
         init = functools.partial(low_rank.init, config.adapter, abstract_adapted(config))
-        return {ADAPTER: jax.eval_shape(init, jax.random.key(0))}
+        return {ADAPTER: jax.eval_shape(init, key_of(0))}
     params = {"unet": _abstract_unet(config)}
     if config.text_encoder.train:
         params["text_encoder"] = abstract_text_encoder(config)

@@ -25,6 +25,7 @@ from imagen_jax.diffusion.samplers import State
 from imagen_jax.models.conditional import Encoded
 from imagen_jax.networks import Networks, Params, prepare, told_guidance
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.parallel.seeds import key_of
 from imagen_jax.pipeline.plan import Numbers, Plan
 from imagen_jax.pipeline.tiles import tiled
 
@@ -41,7 +42,7 @@ def picture_keys(seed: int, stream: int, count: int, first: int = 0) -> Keys:
 
     One key per picture, so that picture i depends neither on the batch nor on the devices.
     """
-    key = jax.random.fold_in(jax.random.key(seed), stream)
+    key = jax.random.fold_in(key_of(seed), stream)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(first, first + count))
 
 

@@ -28,6 +28,7 @@ from imagen_jax.networks import (
     build_networks,
 )
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.parallel.seeds import key_of
 from imagen_jax.pipeline import memory
 from imagen_jax.pipeline.plan import Numbers, plan_sampling
 from imagen_jax.pipeline.sampling import Run
@@ -86,7 +87,7 @@ def training_steps(config: StageConfig, mesh: Mesh) -> Iterator[Call]:
         null = {"null_text": _null_text(config, mesh)}
     frozen = adapted | encoder | null | _placed(abstract_teacher(config), mesh)
     count = config.training.batch_size
-    key = _all_at(jax.eval_shape(lambda: jax.random.key(0)), meshes.replicated(mesh))
+    key = _all_at(jax.eval_shape(lambda: key_of(0)), meshes.replicated(mesh))
     for size in sorted(config.training_sizes, key=math.prod, reverse=True):
         batch = abstract_batch(config, count, size)
         batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
@@ -317,7 +318,7 @@ def _conditions(config: StageConfig, count: int, size: Size) -> Conditions:
 
 
 def _keys(count: int) -> jax.ShapeDtypeStruct:
-    return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
+    return jax.eval_shape(lambda: jax.random.split(key_of(0), count))
 
 
 def _all_at(tree: Any, sharding: jax.sharding.Sharding) -> Any:

@@ -16,6 +16,7 @@ from imagen_jax.costs.liveness import peak_bytes
 from imagen_jax.errors import UsageError
 from imagen_jax.networks import abstract_adapted, abstract_frozen_encoder, build_networks
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.parallel.seeds import key_of
 from imagen_jax.training.adapting import of_adapter
 from imagen_jax.training.objective import mean_loss
 from imagen_jax.training.optim import make_optimizer
@@ -101,7 +102,7 @@ def _activations(config: StageConfig, params: Any, frozen: Any, pictures: int) -
     objective = of_adapter(objective) if config.adapter.rank else objective
     loss = functools.partial(mean_loss, objective, config, build_networks(config))
     batch = abstract_batch(config, pictures)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), pictures))
+    keys = jax.eval_shape(lambda: jax.random.split(key_of(0), pictures))
     jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(params, frozen, batch, keys).jaxpr
     weights = len(jax.tree.leaves((params, frozen)))
     others = len(jaxpr.invars) - weights

@@ -28,6 +28,7 @@ from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.parallel.feed import DeviceFeed
 from imagen_jax.parallel.host_memory import in_blocks
+from imagen_jax.parallel.seeds import key_of
 from imagen_jax.storage.files import AnyPath
 from imagen_jax.stored.adapters import keep_account
 from imagen_jax.stored.encoders import drop_other_encoder
@@ -219,7 +220,7 @@ def _run(
 ) -> tuple[int, int]:
     """Runs from the state that there is to the last step; returns the first one and that."""
     training, held_out = trainer.config.training, inputs.held_out
-    seed_key, init_key = jax.random.split(jax.random.key(training.seed))
+    seed_key, init_key = jax.random.split(key_of(training.seed))
     start = saved.start(trainer, params, init_key)
     first = int(start.state.step)
     broken = BrokenRecords(trainer.config.data.max_broken_share)

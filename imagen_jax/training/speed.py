@@ -15,6 +15,7 @@ from imagen_jax.config.data import Size
 from imagen_jax.costs.chips import chip_of_kind
 from imagen_jax.costs.model_flops import model_flops
 from imagen_jax.networks import Networks, Params
+from imagen_jax.parallel.seeds import key_of
 from imagen_jax.training.objective import Objective, mean_loss
 from imagen_jax.training.step import abstract_batch
 
@@ -35,7 +36,7 @@ def step_flops(
     """
     count = config.training.batch_size
     batch = abstract_batch(config, count, size)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
+    keys = jax.eval_shape(lambda: jax.random.split(key_of(0), count))
     loss = functools.partial(mean_loss, objective, config, networks)
     return model_flops(loss, params, frozen, batch, keys, trained=True)
 

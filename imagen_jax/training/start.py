@@ -21,6 +21,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.networks import Params, init_networks
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.parallel.seeds import key_of
 from imagen_jax.storage.files import AnyPath
 from imagen_jax.stored.encoders import load_trained_tokenizer
 from imagen_jax.stored.stages import LoadedStage, load_weights
@@ -226,7 +227,7 @@ def from_stage(
             lambda key: {path: flatten_dict(init_networks(config, key))[path] for path in new},
             out_shardings={path: where[path] for path in new},
         )
-        placed |= draw(jax.random.key(config.training.seed))
+        placed |= draw(key_of(config.training.seed))
     return unflatten_dict(placed)
 
 
