@@ -13,5 +13,7 @@ def require_suffix(out: Path, suffix: str) -> None:
 
 def require_empty(out: Path) -> None:
     """What is there already must not be mixed with what is written."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; choose a new directory.")
+    if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; choose a new directory.")

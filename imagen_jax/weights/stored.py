@@ -178,6 +178,8 @@ def open_file(path: AnyPath) -> tuple[dict[str, str], dict[str, StoredTensor]]:
         UsageError: it cannot be read, is not safetensors, is cut short or has another header than
             was written.
     """
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory; it must be a file of safetensors.")
     with _reporting(path):
         file = LocalFile(path)
         with safetensors.safe_open(file.path, framework="numpy") as content:
