@@ -8,7 +8,7 @@ from scripts import call, refused, sample, train, tree, verbs
 NO_WEIGHTS = "is no file; name pt_inception-2015-12-05-6726825d.pth"
 IS_FILE, IS_DIRECTORY = "is a file; it must be a directory", "is a directory; it must be a file"
 CASES = [
-    (train, ["tiny_64", "--workdir", "FILE"], "The training directory is FILE, but FILE " + IS_FILE),
+    (train, ["tiny_64", "--workdir", "FILE"], "training directory is FILE, but FILE " + IS_FILE),
     (train, ["tiny_64", "--workdir", "FILE/run"], f"but FILE {IS_FILE}"),
     (train, ["DIR", "--workdir", "DIR/new"], "DIR"),
     (verbs, ["convert", "inception", "DIR", "NEW.safetensors"], f"DIR {NO_WEIGHTS}"),
@@ -25,8 +25,8 @@ CASES = [
     (verbs, ["evaluate", "PICTURES", "--out", "FILE", "--weights", "DIR"], IS_FILE),
     (verbs, ["evaluate", "PICTURES", "--out", "DIR/new", "--weights", "DIR", "--reference", "FILE"],
      "FILE holds no features"),
-    (verbs, ["compare", "PICTURES", "FILE", "--out", "DIR/new.html"], "FILE is no directory of pic"),
-    (verbs, ["paint", "prompts:DIR", "DIR/new"], "DIR cannot be read as UTF-8 text: Is a directory"),
+    (verbs, ["compare", "PICTURES", "FILE", "--out", "DIR/new.html"], "FILE is no directory of"),
+    (verbs, ["paint", "prompts:DIR", "DIR/new"], "DIR cannot be read as UTF-8 text: Is a"),
     (verbs, ["estimate", "DIR", "--chips", "1"], "DIR is neither a config"),
     (verbs, ["vocabulary", "DIR"], "DIR is neither a config"),
     (verbs, ["publish", "DIR", "a/b"], "DIR"),
