@@ -69,11 +69,11 @@ def convert_inception(source: Path, out: Path) -> None:
 
 
 def _open(path: AnyPath) -> StoredParams:
-    if not path.is_file():
-        raise UsageError(
-            f"{path} is no file; name {_PUBLISHED}, or what `convert inception` made of it."
-        )
     if path.suffix != ".safetensors":
+        if not path.is_file():
+            raise UsageError(
+                f"{path} is no file; name {_PUBLISHED}, or what `convert inception` made of it."
+            )
         return _fit(open_torch_file(path), path)
     header, tensors = open_file(path)
     if header.get("format") != _FORMAT:
