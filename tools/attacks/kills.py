@@ -34,8 +34,8 @@ _FLAGS = [
     "--training.eval-every", "0",
 ]  # fmt: skip
 _ENDLESS = 10**6
-_END_SECONDS = 180
-"""That a run may take to end, once it is told to."""
+_END_SECONDS = 600
+"""That a run may take to end, once it is told to: on a busy machine one compiles for minutes."""
 _WHOLE_SECONDS = 1200
 _CODES = {
     signal.SIGKILL: {-signal.SIGKILL},
