@@ -278,7 +278,7 @@ def _train(
     """The loop itself; returns the last step."""
     training, reporter = trainer.config.training, hooks.reporter
     state, pictures, step = start.state, start.pictures, int(start.state.step)
-    stopping = preemption.reached(step)
+    stopping = preemption.reached()
     take_step = in_blocks(trainer.step, trainer.mesh.devices.flat[0].platform)
 
     if step < training.num_steps and not stopping:
@@ -291,7 +291,7 @@ def _train(
             size = batch["image"].shape[1:3]
             with hooks.profiler.step(step, state):
                 state, metrics = take_step(state, frozen, batch, key)
-            stopping = preemption.reached(step)
+            stopping = preemption.reached()
             if step < training.num_steps and not stopping:
                 with reporter.waiting(metrics["loss"]):
                     feed.fetch()

@@ -1,6 +1,7 @@
 """Notices that a run shall end: SIGTERM, some seconds before a machine is taken away, or Ctrl-C."""
 
 import contextlib
+import itertools
 import multiprocessing.resource_tracker
 import os
 import signal
@@ -15,6 +16,9 @@ from jax.experimental import multihost_utils
 _ENDING = b"\nStopping, after what was trained is saved; Ctrl-C again ends at once.\n"
 _STDERR = 2
 """Python's own might be writing when the signal comes."""
+_times_asked = itertools.count(1)
+"""Of JAX's service, in this process, which counts so too: of a signal that came before all of them
+it says to end at the first. A run that goes on from step 5 would never ask for step 1."""
 
 
 class Preemption:
@@ -75,10 +79,10 @@ class Preemption:
         else:
             self._noticed = True
 
-    def reached(self, step: int) -> bool:
+    def reached(self) -> bool:
         """Whether to end here; asked once after every step, and once before the first."""
         if jax.process_count() > 1:
-            self._noticed = multihost_utils.reached_preemption_sync_point(step)
+            self._noticed = multihost_utils.reached_preemption_sync_point(next(_times_asked))
         return self._noticed
 
     def say_stopped(self, first: int, last: int) -> None:

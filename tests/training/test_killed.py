@@ -257,9 +257,9 @@ def test_a_second_ctrl_c_ends_the_process_at_once(handler):
     """The system does it, also where Python has no turn."""
     preemption = Preemption()
     with preemption, preemption.while_training():
-        assert not preemption.reached(1)
+        assert not preemption.reached()
         signal.raise_signal(signal.SIGINT)
-        assert preemption.reached(2) and preemption.interrupted
+        assert preemption.reached() and preemption.interrupted
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
@@ -278,7 +278,7 @@ def test_a_run_that_was_begun_to_ignore_ctrl_c_trains_on(handler):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Preemption() as preemption, preemption.while_training():
         signal.raise_signal(signal.SIGINT)
-        assert not preemption.reached(1) and not preemption.interrupted
+        assert not preemption.reached() and not preemption.interrupted
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
@@ -310,17 +310,48 @@ def test_children_that_are_started_deaf_hear_no_signal_of_the_terminal():
 def test_a_run_that_ends_by_itself_leaves_the_handler_of_signals_as_it_was(handler):
     with Preemption() as preemption:
         assert signal.getsignal(signal.SIGTERM) != handler
-        assert not preemption.reached(1)
+        assert not preemption.reached()
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
 def test_several_processes_end_where_all_have_agreed_to(monkeypatch, handler):
-    """JAX catches the signal, in every process, and says which step it is."""
-    agreed = {1: False, 2: True}
+    """JAX catches the signal, in every process, and says when."""
+    agreed = iter([False, True])
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(
-        "jax.experimental.multihost_utils.reached_preemption_sync_point", agreed.__getitem__
+        "jax.experimental.multihost_utils.reached_preemption_sync_point", lambda _: next(agreed)
     )
     with Preemption() as preemption:
         assert signal.getsignal(signal.SIGTERM) == handler
-        assert [preemption.reached(step) for step in agreed] == [False, True]
+        assert [preemption.reached() for _ in range(2)] == [False, True]
+
+
+TOLD = """
+import os, signal, socket, sys, time
+import jax
+from imagen_jax.training.preemption import Preemption
+
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+jax.distributed.initialize(f"127.0.0.1:{port}", 1, 0, cluster_detection_method="deactivate")
+jax.process_count = lambda: 2
+with Preemption() as preemption:
+    before = [preemption.reached() for _ in range(int(sys.argv[1]))]
+with Preemption() as preemption:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(3)  # Other threads agree meanwhile.
+    print(before, preemption.reached(), flush=True)
+os._exit(0)
+"""
+"""One process of several, as far as JAX's own service goes."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [0, 2])
+def test_what_several_processes_are_told_before_they_train_is_not_lost(times):
+    """Neither where a run is the first one of its process nor where another was before it."""
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD, str(times)], capture_output=True, text=True, timeout=SECONDS
+    )
+    assert done.stdout == f"{[False] * times} True\n", done.stderr
