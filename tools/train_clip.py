@@ -1,10 +1,10 @@
 """Train a small CLIP on the emoji with their words.
 
     python tools/train_clip.py out/studies/clip
-    python tools/train_clip.py imagen_jax/pretrained/clip --steps 3000
+    python tools/train_clip.py imagen_jax/pretrained/clip --split train+test --steps 1500
 
 The first one is for the study of text encoders, and the second is the one that `evaluate` matches
-pictures with prompts by.
+pictures with prompts by: it has to know what is right, so it sees what is held out too.
 
 It is the CLIP of the package with a small vocabulary of its own, taught by the contrastive loss
 (Radford et al. 2021) on the true pictures and captions that emoji_study_32_clip trains on, at 32
@@ -13,6 +13,7 @@ nearest to its own caption; several captions of a batch may fit it.
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def train_step(network: CLIP, optimizer: nnx.Optimizer, batch: Batch) -> jax.Arr
 def train(out: Path, config: StageConfig, flags: argparse.Namespace) -> CLIP:
     """A CLIP of the sizes in `out` after so many batches; says how often it is right then."""
     tokens = CaptionTokens(load_clip_tokenizer(out), config.text_encoder.max_length)
-    source = open_source(config.data)
+    source = open_source(dataclasses.replace(config.data, split=flags.split))
     batches = iter(make_dataset(source, config, tokens, batch_size=flags.batch_size, seed=0))
     network = CLIP(read_clip_config(out), rngs=nnx.Rngs(0))
     schedule = optax.warmup_cosine_decay_schedule(
@@ -160,6 +161,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path, help="directory, made where it is missing")
+    parser.add_argument("--split", default="train", help="of the data set, as tfds takes it")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)

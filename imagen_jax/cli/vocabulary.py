@@ -67,6 +67,8 @@ def _listed(name: str, words: Any) -> str:
     if words.colours:
         lines.append(_wrapped("colours, as in 'a blue apple'", words.colours))
         lines.append(_wrapped("backgrounds, as in 'a cat on a red background'", words.backgrounds))
+    if words.has_pairs:
+        lines.append("two things side by side, as in 'a cat and a dog'")
     return "\n".join(lines)
 
 

@@ -51,12 +51,14 @@ class Vocabulary:
         colours: that things were shown in; none where each was shown in its own alone.
         backgrounds: that things were shown on.
         has_synonyms: whether the captions named things by other words than the label too.
+        has_pairs: whether two things were shown side by side.
     """
 
     concepts: tuple[Concept, ...]
     colours: tuple[str, ...] = ()
     backgrounds: tuple[str, ...] = ()
     has_synonyms: bool = True
+    has_pairs: bool = False
 
     @classmethod
     def of(cls, data: DataConfig) -> "Vocabulary | None":
@@ -74,7 +76,8 @@ class Vocabulary:
             concepts = [c for c in concepts if c.label not in NOT_IN_FIRST_VERSION]
         is_varied = any(name.startswith("varied_") for name in configs)
         looks = (tuple(HUES), tuple(BACKGROUNDS)) if is_varied else ((), ())
-        return cls(tuple(concepts), *looks, has_synonyms)
+        has_pairs = any(name.startswith("pairs_") for name in configs)
+        return cls(tuple(concepts), *looks, has_synonyms, has_pairs)
 
     def by_group(self) -> dict[str, list[Concept]]:
         """Unicode's subgroup of emoji -> its concepts."""

@@ -1,8 +1,8 @@
-"""Measures a cascade of emoji by the judge: is what it paints what the prompts say, how sharp?
+"""Measures a cascade of emoji: is what it paints what the prompts say, how sharp?
 
 The prompts are those of `cases`. The base paints each of them once a seed, as sample.py would;
 some are painted by all stages too. Beside them stand true pictures of the same prompts: what the
-judge says of these is the most that can be reached.
+judge and the small CLIP say of these is the most that can be reached.
 """
 
 import dataclasses
@@ -15,10 +15,11 @@ import numpy as np
 
 from imagen_jax.checkpoints.directory import package_versions
 from imagen_jax.errors import UsageError
-from imagen_jax.evaluation import figures
+from imagen_jax.evaluation import figures, side_by_side
 from imagen_jax.evaluation.cases import KINDS, Case, all_cases, digest, first_of_each
 from imagen_jax.evaluation.figures import Figures, Pictures, Seen, Verdict
 from imagen_jax.evaluation.judge import SIDE, SMALLEST, Judge, load_judge
+from imagen_jax.evaluation.match import Matcher
 from imagen_jax.evaluation.tables import RESULTS, TABLE
 from imagen_jax.parallel import distributed
 from imagen_jax.pipeline import pictures as painted
@@ -28,6 +29,7 @@ from imagen_jax.storage.files import write_text
 from imagen_jax.stored.stages import StoredStage
 
 TRUE = "true pictures"
+_TWO = "side by side, held-out pairs"
 _COLUMNS, _CELL = 10, 128
 _LARGE_COLUMNS, _LARGE_CELL = 4, 320
 """Of the sheets."""
@@ -83,19 +85,25 @@ def measure_emoji(stages: Sequence[StoredStage], out: Path, trial: Trial, **opti
     Raises:
         UsageError: as `Cascade`.
     """
-    judge, everything = load_judge(), all_cases()
+    judge, matcher, everything = load_judge(), Matcher(), all_cases()
     cases, few = (first_of_each(everything, n) for n in (trial.limit, trial.enlarged))
     of_base = {name: x[:1] if isinstance(x, list) else x for name, x in options.items()}
-    by_seed = _paint(stages[:1], cases, range(trial.seeds), of_base)
-    large = _paint(stages, few, range(1), options)[0] if len(stages) > 1 else None
+    by_seed = _paint(stages[:1], [case.prompt for case in cases], range(trial.seeds), of_base)
+    asked = [case.prompt for case in few]
+    large = _paint(stages, asked, range(1), options)[0] if len(stages) > 1 else None
     small = [pictures.stages[0] for pictures in by_seed]
-    measured = measure(judge, cases, small, few, large.stages if large else ())
+    measured = measure(judge, matcher, cases, small, few, large.stages if large else ())
+    two, table = _side_by_side(judge, stages[:1], trial, of_base), measured.markdown
+    if two is not None:
+        table += f"\n\n{figures.two_columns(_TWO, two.figures)}"
     results = {
         "figures": measured.columns,
         "enlarged": measured.enlarged,
+        _TWO: two and two.figures,
         "trial": dataclasses.asdict(trial),
         "cases_sha256": digest(everything),
         "judge_sha256": judge.digest(),
+        "clip_sha256": matcher.digest,
         "stages": (large or by_seed[0]).account,
         "versions": package_versions(),
         "pictures": _listed(cases, measured.verdicts),
@@ -104,13 +112,14 @@ def measure_emoji(stages: Sequence[StoredStage], out: Path, trial: Trial, **opti
     def write() -> None:
         save_sheets(out, cases, by_seed[0].stages[0], measured.verdicts[0])
         if large is not None:
-            captions = [case.prompt for case in few]
-            _save_sheet(out / "enlarged.png", large.stages[-1], captions, large=True)
-        write_text(out / TABLE, measured.markdown + "\n")
+            _save_sheet(out / "enlarged.png", large.stages[-1], asked, large=True)
+        if two is not None:
+            _save_sheet(out / "side-by-side.png", two.pictures, two.prompts)
+        write_text(out / TABLE, table + "\n")
         write_text(out / RESULTS, json.dumps(results, indent=1))
 
     distributed.leader_does(write)
-    return measured.markdown
+    return table
 
 
 def check_sides(stages: Sequence[StoredStage]) -> None:
@@ -125,29 +134,55 @@ def check_sides(stages: Sequence[StoredStage]) -> None:
 
 
 def _paint(
-    stages: Sequence[StoredStage], cases: Sequence[Case], seeds: range, options: dict[str, Any]
+    stages: Sequence[StoredStage], prompts: Sequence[str], seeds: range, options: dict[str, Any]
 ) -> list[painted.Pictures]:
-    """One picture of each case a seed."""
-    cascade, prompts = Cascade(stages), [case.prompt for case in cases]
+    """One picture of each prompt a seed."""
+    cascade = Cascade(stages)
     return [cascade(prompts, seed=seed, **options) for seed in seeds]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Two:
+    """Figures of pairs, their prompts, and the pictures of seed 0."""
+
+    figures: Figures
+    prompts: list[str]
+    pictures: Pictures
+
+
+def _side_by_side(
+    judge: Judge, base: Sequence[StoredStage], trial: Trial, options: dict[str, Any]
+) -> _Two | None:
+    """None of a base that was shown no pairs."""
+    if not side_by_side.applies_to(base[0].config):
+        return None
+    cases = side_by_side.all_cases()[: trial.limit]
+    prompts = [case.prompt for case in cases]
+    by_seed = [x.stages[0] for x in _paint(base, prompts, range(trial.seeds), options)]
+    found = side_by_side.figures_of(judge, cases, np.concatenate(by_seed))
+    return _Two({"pictures": len(cases) * len(by_seed), **found}, prompts, by_seed[0])
 
 
 def measure(
     judge: Judge,
+    matcher: Matcher,
     cases: Sequence[Case],
     by_seed: Sequence[Pictures],
     few: Sequence[Case] = (),
     stages: Sequence[np.ndarray] = (),
 ) -> Measured:
-    """What the judge says of pictures.
+    """What the judge and the matcher say of pictures.
 
     Args:
         by_seed: for each seed the base's pictures of the cases.
         few: cases whose pictures by all stages `stages` holds; without any nothing is enlarged.
     """
     opinions = [judge(pictures) for pictures in by_seed]
-    found = [figures.verdicts(judge, cases, *pair) for pair in zip(by_seed, opinions, strict=True)]
-    true = _true_pictures(judge, cases, min(SIDE, by_seed[0].shape[1]))
+    found = [
+        figures.verdicts(judge, cases, pictures, said, matcher(cases, pictures))
+        for pictures, said in zip(by_seed, opinions, strict=True)
+    ]
+    true = _true_pictures(judge, matcher, cases, min(SIDE, by_seed[0].shape[1]))
 
     def of_kind(rows: list[int]) -> Figures:
         features = np.concatenate([opinion.features[rows] for opinion in opinions])
@@ -172,7 +207,7 @@ class _True:
     verdicts: list[Verdict]
 
 
-def _true_pictures(judge: Judge, cases: Sequence[Case], side: int) -> _True:
+def _true_pictures(judge: Judge, matcher: Matcher, cases: Sequence[Case], side: int) -> _True:
     drawn = [
         (row, case.true_picture(style, side))
         for row, case in enumerate(cases)
@@ -181,7 +216,8 @@ def _true_pictures(judge: Judge, cases: Sequence[Case], side: int) -> _True:
     rows, pictures = [row for row, _ in drawn], np.stack([picture for _, picture in drawn])
     opinions = judge(pictures)
     own = [cases[row] for row in rows]
-    return _True(Seen(opinions.features, rows), figures.verdicts(judge, own, pictures, opinions))
+    found = figures.verdicts(judge, own, pictures, opinions, matcher(own, pictures))
+    return _True(Seen(opinions.features, rows), found)
 
 
 def _enlarged(judge: Judge, cases: Sequence[Case], stages: Sequence[np.ndarray]) -> Figures:

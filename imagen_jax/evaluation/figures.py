@@ -27,11 +27,17 @@ LINES = {
     "colour": "object's colour right",
     "background": "background's colour right",
     "all_right": "all said is right",
+    "matched": "own prompt nearest of its kind",
     "on_white": "background within 3 of white",
     "judge_kernel_distance": "judge kernel distance to true pictures",
 }
 """The figures of a kind of prompt, in the order of the table, and what they are called."""
-COUNTED = ("concept", "among_several", "style", "colour", "background", "all_right", "on_white")
+COUNTED = (
+    "concept", "among_several", "style", "colour", "background", "all_right", "matched", "on_white",
+)  # fmt: skip
+
+NAMED = ("both named", "left one named", "right one named")
+"""What is counted of two things side by side."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Verdict:
         named: label of the concept that the judge puts first.
         named_style: the style that it puts first.
         colour: of the object.
+        matched: whether the picture is nearest to this prompt, as a small CLIP sees it.
     """
 
     named: str
@@ -52,6 +59,7 @@ class Verdict:
     colour: bool | None
     background: bool | None
     on_white: bool | None
+    matched: bool
 
     @property
     def all_right(self) -> bool:
@@ -61,9 +69,13 @@ class Verdict:
 
 
 def verdicts(
-    judge: Judge, cases: Sequence[Case], pictures: Pictures, opinions: Opinions
+    judge: Judge,
+    cases: Sequence[Case],
+    pictures: Pictures,
+    opinions: Opinions,
+    matched: Sequence[bool],
 ) -> list[Verdict]:
-    """The verdict on each case's picture, from the judge's opinions."""
+    """The verdict on each case's picture, from the judge's opinions and what a CLIP matched."""
     ranked = opinions.concepts.argsort(1)[:, ::-1]
     styles = [judge.styles[number] for number in opinions.styles.argmax(1)]
 
@@ -79,6 +91,7 @@ def verdicts(
             colour=looks.object_colour(picture) == case.colour if case.colour else None,
             background=_has_ground(picture, case.background) if case.background else None,
             on_white=None if case.background else looks.is_on_white(picture),
+            matched=matched[index],
         )
 
     return [verdict(index) for index in range(len(cases))]
@@ -164,9 +177,13 @@ def markdown(columns: dict[str, Figures], enlarged: Figures | None) -> str:
     rows += [[line, *(_cell(n, of[n]) for of in columns.values())] for n, line in LINES.items()]
     tables = [table(rows)]
     if enlarged is not None:
-        rows = [["", "enlarged"], *([name, _cell(name, value)] for name, value in enlarged.items())]
-        tables.append(table(rows))
+        tables.append(two_columns("enlarged", enlarged))
     return "\n\n".join(tables)
+
+
+def two_columns(title: str, of: Figures) -> str:
+    """The figures of one kind of picture, one a line."""
+    return table([["", title], *([name, _cell(name, value)] for name, value in of.items())])
 
 
 def _cell(name: str, value: int | float | None) -> str:
@@ -174,4 +191,4 @@ def _cell(name: str, value: int | float | None) -> str:
         return ""
     if name == "pictures":
         return str(value)
-    return f"{100 * value:.0f}%" if name in COUNTED else f"{value:.3g}"
+    return f"{100 * value:.0f}%" if name in (*COUNTED, *NAMED) else f"{value:.3g}"

@@ -20,7 +20,7 @@ def judge():
 
 def verdict(judge, asked: Case, shown: Case) -> figures.Verdict:
     picture = shown.true_picture(shown.style or "twemoji", 64)[None]
-    return figures.verdicts(judge, [asked], picture, judge(picture))[0]
+    return figures.verdicts(judge, [asked], picture, judge(picture), [True])[0]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from scripts import call, paint_nothing, refused, tree, verbs
 from imagen_jax.evaluation import emoji
 from imagen_jax.evaluation.cases import KINDS, Case
 from imagen_jax.evaluation.judge import load_judge
+from imagen_jax.evaluation.match import Matcher
 from imagen_jax.weights.stage_file import save_stage_file
 
 BANANA = "1f34c"
@@ -37,14 +38,16 @@ def drawn(side: int) -> np.ndarray:
 
 
 def test_true_pictures_are_as_right_as_those_beside_them():
-    found = emoji.measure(load_judge(), CASES, [drawn(64)], CASES, [drawn(64), drawn(256)])
+    found = emoji.measure(
+        load_judge(), Matcher(), CASES, [drawn(64)], CASES, [drawn(64), drawn(256)]
+    )
     assert "| all said is right | 100% | 100% | 100% | 100% | 100% |" in found.markdown
     assert found.columns["true pictures"]["pictures"] == sum(len(c.true_styles()) for c in CASES)
     assert found.enlarged["edge rise, 256 pixels"] < 2
 
 
 def test_small_pictures_are_held_against_true_ones_as_small():
-    found = emoji.measure(load_judge(), CASES * 2, [np.concatenate([drawn(32)] * 2)])
+    found = emoji.measure(load_judge(), Matcher(), CASES * 2, [np.concatenate([drawn(32)] * 2)])
     assert "| all said is right | 100% | 100% | 100% | 100% | 100% |" in found.markdown
 
 
