@@ -329,8 +329,8 @@ def test_a_workdir_with_other_files_is_refused(tiny_train, tmp_path, unharmed):
 def test_a_workdir_that_is_a_file_is_refused(below, tiny_train, tmp_path, unharmed):
     (tmp_path / "file").write_text("precious")
     with unharmed:
-        workdir = tmp_path / "file" / below
-        refused(tiny_train("--workdir", workdir), f"{workdir}/.lock cannot be written")
+        says = f"{tmp_path / 'file'} is a file; it must be a directory"
+        refused(tiny_train("--workdir", tmp_path / "file" / below), says)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"name": 1}', "\x00\xff"])

@@ -159,6 +159,7 @@ def test_another_kind_of_file_is_refused(tmp_path, content):
 
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path):
-    for path in (tmp_path / "nothing.safetensors", tmp_path):
-        with pytest.raises(UsageError, match="cannot be read"):
-            load_stage_file(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_stage_file(tmp_path / "nothing.safetensors")
+    with pytest.raises(UsageError, match="is a directory"):
+        load_stage_file(tmp_path)
