@@ -24,7 +24,7 @@ _TEXT_ALONE = ConditionsConfig()
 CAPTION_FEATURES = ("caption", "captions", "text", "description", "title")
 """The first of these that stands in a text feature's path wins over other text features."""
 
-_TWO = ("label", "synonyms"), ("beside", "beside_synonyms")
+_NAMES_OF_PAIR = ("label", "synonyms"), ("beside", "beside_synonyms")
 """Features of the names of the left and of the right one of two emoji."""
 
 FeaturePath = tuple[str, ...]
@@ -118,7 +118,9 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 def _emoji_captions(record: dict[str, bytes]) -> WordedCaptions | PairCaptions:
     if "beside" in record:
-        left, right = ((record[name].decode(), *_listed(record[names])) for name, names in _TWO)
+        left, right = (
+            (record[name].decode(), *_listed(record[names])) for name, names in _NAMES_OF_PAIR
+        )
         return PairCaptions(left, right, record["style"].decode())
     listed = {name: _listed(record[name]) for name in ("synonyms", "keywords")}
     names = {field.name for field in dataclasses.fields(WordedCaptions)} - listed.keys()

@@ -29,7 +29,7 @@ from imagen_jax.storage.files import write_text
 from imagen_jax.stored.stages import StoredStage
 
 TRUE = "true pictures"
-_TWO = "side by side, held-out pairs"
+_SIDE_BY_SIDE = "side by side, held-out pairs"
 _COLUMNS, _CELL = 10, 128
 _LARGE_COLUMNS, _LARGE_CELL = 4, 320
 """Of the sheets."""
@@ -95,11 +95,11 @@ def measure_emoji(stages: Sequence[StoredStage], out: Path, trial: Trial, **opti
     measured = measure(judge, matcher, cases, small, few, large.stages if large else ())
     two, table = _side_by_side(judge, stages[:1], trial, of_base), measured.markdown
     if two is not None:
-        table += f"\n\n{figures.two_columns(_TWO, two.figures)}"
+        table += f"\n\n{figures.two_columns(_SIDE_BY_SIDE, two.figures)}"
     results = {
         "figures": measured.columns,
         "enlarged": measured.enlarged,
-        _TWO: two and two.figures,
+        _SIDE_BY_SIDE: two and two.figures,
         "trial": dataclasses.asdict(trial),
         "cases_sha256": digest(everything),
         "judge_sha256": judge.digest(),
@@ -142,7 +142,7 @@ def _paint(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Two:
+class _Pairs:
     """Figures of pairs, their prompts, and the pictures of seed 0."""
 
     figures: Figures
@@ -152,7 +152,7 @@ class _Two:
 
 def _side_by_side(
     judge: Judge, base: Sequence[StoredStage], trial: Trial, options: dict[str, Any]
-) -> _Two | None:
+) -> _Pairs | None:
     """None of a base that was shown no pairs."""
     if not side_by_side.applies_to(base[0].config):
         return None
@@ -160,12 +160,12 @@ def _side_by_side(
     prompts = [case.prompt for case in cases]
     by_seed = [x.stages[0] for x in _paint(base, prompts, range(trial.seeds), options)]
     found = side_by_side.figures_of(judge, cases, np.concatenate(by_seed))
-    return _Two({"pictures": len(cases) * len(by_seed), **found}, prompts, by_seed[0])
+    return _Pairs({"pictures": len(cases) * len(by_seed), **found}, prompts, by_seed[0])
 
 
 def measure(
     judge: Judge,
-    matcher: Matcher,
+    matcher: Matcher | None,
     cases: Sequence[Case],
     by_seed: Sequence[Pictures],
     few: Sequence[Case] = (),
@@ -174,12 +174,13 @@ def measure(
     """What the judge and the matcher say of pictures.
 
     Args:
+        matcher: None leaves out what it says.
         by_seed: for each seed the base's pictures of the cases.
         few: cases whose pictures by all stages `stages` holds; without any nothing is enlarged.
     """
     opinions = [judge(pictures) for pictures in by_seed]
     found = [
-        figures.verdicts(judge, cases, pictures, said, matcher(cases, pictures))
+        figures.verdicts(judge, cases, pictures, said, _matched(matcher, cases, pictures))
         for pictures, said in zip(by_seed, opinions, strict=True)
     ]
     true = _true_pictures(judge, matcher, cases, min(SIDE, by_seed[0].shape[1]))
@@ -207,7 +208,15 @@ class _True:
     verdicts: list[Verdict]
 
 
-def _true_pictures(judge: Judge, matcher: Matcher, cases: Sequence[Case], side: int) -> _True:
+def _matched(
+    matcher: Matcher | None, cases: Sequence[Case], pictures: Pictures
+) -> Sequence[bool | None]:
+    return [None] * len(cases) if matcher is None else matcher(cases, pictures)
+
+
+def _true_pictures(
+    judge: Judge, matcher: Matcher | None, cases: Sequence[Case], side: int
+) -> _True:
     drawn = [
         (row, case.true_picture(style, side))
         for row, case in enumerate(cases)
@@ -216,7 +225,7 @@ def _true_pictures(judge: Judge, matcher: Matcher, cases: Sequence[Case], side: 
     rows, pictures = [row for row, _ in drawn], np.stack([picture for _, picture in drawn])
     opinions = judge(pictures)
     own = [cases[row] for row in rows]
-    found = figures.verdicts(judge, own, pictures, opinions, matcher(own, pictures))
+    found = figures.verdicts(judge, own, pictures, opinions, _matched(matcher, own, pictures))
     return _True(Seen(opinions.features, rows), found)
 
 

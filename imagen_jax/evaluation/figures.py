@@ -59,7 +59,7 @@ class Verdict:
     colour: bool | None
     background: bool | None
     on_white: bool | None
-    matched: bool
+    matched: bool | None
 
     @property
     def all_right(self) -> bool:
@@ -73,7 +73,7 @@ def verdicts(
     cases: Sequence[Case],
     pictures: Pictures,
     opinions: Opinions,
-    matched: Sequence[bool],
+    matched: Sequence[bool | None],
 ) -> list[Verdict]:
     """The verdict on each case's picture, from the judge's opinions and what a CLIP matched."""
     ranked = opinions.concepts.argsort(1)[:, ::-1]

@@ -18,7 +18,6 @@ from imagen_jax.evaluation.clip_texts import open_text_side
 from imagen_jax.evaluation.curves import Measured, draw
 from imagen_jax.evaluation.feature_files import FeatureFiles
 from imagen_jax.evaluation.judge import Judge
-from imagen_jax.evaluation.match import Matcher
 from imagen_jax.evaluation.painting import paint, painters
 from imagen_jax.evaluation.pictures import open_pictures
 from imagen_jax.evaluation.prompt_sets import Prompts
@@ -111,7 +110,6 @@ class JudgedEmoji:
     def __init__(self, judge: Judge, limit: int, seeds: int, kind: Kind = "seen pairs") -> None:
         """`limit` prompts, with each of `seeds` seeds from 0 on."""
         self._judge, self._seeds, self._kind = judge, seeds, kind
-        self._matcher = Matcher()
         self._cases = [case for case in all_cases() if case.kind == kind][:limit]
         self._prompts = [case.prompt for case in self._cases]
 
@@ -128,7 +126,7 @@ class JudgedEmoji:
             ]
             last, first = [stages[-1] for stages in painted], painted[0]
             enlarged = (self._cases, first) if len(first) > 1 else ()
-            measured = emoji.measure(self._judge, self._matcher, self._cases, last, *enlarged)
+            measured = emoji.measure(self._judge, None, self._cases, last, *enlarged)
             figures = measured.columns[self._kind]
             results = sealed({"plan": plan, "figures": figures, "enlarged": measured.enlarged})
 

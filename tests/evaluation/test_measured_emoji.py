@@ -51,6 +51,12 @@ def test_small_pictures_are_held_against_true_ones_as_small():
     assert "| all said is right | 100% | 100% | 100% | 100% | 100% |" in found.markdown
 
 
+def test_without_a_matcher_nothing_is_said_of_the_nearest_prompt():
+    found = emoji.measure(load_judge(), None, CASES, [drawn(64)])
+    assert {of["matched"] for of in found.columns.values()} == {None}
+    assert "| own prompt nearest of its kind |  |  |  |  |  |" in found.markdown
+
+
 @pytest.mark.slow
 def test_black_pictures_are_wrong_and_all_is_written(evaluate, tmp_path):
     result = evaluate("--seeds", 2, "--out", tmp_path)
