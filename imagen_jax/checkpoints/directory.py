@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import imagen_jax
@@ -11,7 +12,7 @@ from imagen_jax.config import StageConfig, json_form
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
 from imagen_jax.storage.digests import sealed, unsealed
-from imagen_jax.storage.files import AnyPath, beside_logs, write_text
+from imagen_jax.storage.files import AnyPath, beside_logs, check_writable, write_text
 
 _FREE = {
     "training.num_steps",
@@ -91,6 +92,9 @@ def check_directory(
             cannot be written to.
     """
     allowed = {_changeable(name, config) for name in allow_change}
+    if isinstance(workdir, Path):
+        is_said = f"The training directory is {workdir}"
+        distributed.leader_does(lambda: check_writable(workdir, is_said))
     if (workdir / _CONFIG).exists():
         _require_same(read_config(workdir), config, allowed, workdir)
     elif workdir.is_dir():

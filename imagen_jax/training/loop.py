@@ -91,9 +91,9 @@ def run(
     # All of it is float32, whatever JAX_ENABLE_X64 says.
     with distributed.in_float32(), Preemption() as preemption:
         trainer = Trainer(config, meshes.make_mesh(config.mesh), objective)
+        check_directory(workdir, config, allow_change)
         inputs = open_inputs(config, trainer.load_frozen, workdir, frozen or {})
         params = _first_params(trainer, workdir, init_from, weights)
-        check_directory(workdir, config, allow_change)
         with Lock(workdir) as lock:
             _claim(workdir, config, inputs, allow_change)
             checkpoints = Checkpoints(workdir, config.training.keep_checkpoints)

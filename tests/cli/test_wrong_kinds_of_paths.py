@@ -8,7 +8,8 @@ from scripts import call, refused, sample, train, tree, verbs
 NO_WEIGHTS = "is no file; name pt_inception-2015-12-05-6726825d.pth"
 IS_FILE, IS_DIRECTORY = "is a file; it must be a directory", "is a directory; it must be a file"
 CASES = [
-    (train, ["tiny_64", "--workdir", "FILE"], "training directory is FILE, but FILE " + IS_FILE),
+    (train, ["tiny_64", "--workdir", "FILE", "--data.data_dir", "NEW"],  # Prepares no data first.
+     "training directory is FILE, but FILE " + IS_FILE),
     (train, ["tiny_64", "--workdir", "FILE/run"], f"but FILE {IS_FILE}"),
     (train, ["DIR", "--workdir", "DIR/new"], "DIR"),
     (verbs, ["convert", "inception", "DIR", "NEW.safetensors"], f"DIR {NO_WEIGHTS}"),
