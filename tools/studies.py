@@ -69,14 +69,15 @@ def sizes(flags: argparse.Namespace) -> Iterator[Command]:
 def encoders(flags: argparse.Namespace) -> Iterator[Command]:
     """A T5 trained along, the shipped base's T5 frozen, and CLIP's text tower frozen; equal in
     width and in the blocks that are read."""
-    clip, along = flags.out / "clip", sized(UNETS[-1], TEXTS[-1])
+    clip, along = flags.out / "clip", sized(*MIDDLE)
     if not (clip / "model.safetensors").is_file():
         yield ["tools/train_clip.py", str(clip), "--steps", str(min(flags.steps, 600))]
-    yield trained_along(flags, along, UNETS[-1], TEXTS[-1])
+    yield trained_along(flags, along, *MIDDLE)
+    unet = ("--unet.embed-dim", str(MIDDLE[0]))
     frozen = ("--text-encoder.no-train", "--text-encoder.source", SHIPPED)
-    yield train(flags, "t5-frozen", "emoji_study_32", *frozen)
+    yield train(flags, "t5-frozen", "emoji_study_32", *unet, *frozen)
     places = ("--text-encoder.source", str(clip), "--text-encoder.tokenizer", str(clip))
-    yield train(flags, "clip-frozen", "emoji_study_32_clip", *places)
+    yield train(flags, "clip-frozen", "emoji_study_32_clip", *unet, *places)
     runs = of("base", flags, (along, "t5-frozen", "clip-frozen"))
     yield sweep(flags, "guidance=1,2,4", runs, "--sr256", "none")
 
