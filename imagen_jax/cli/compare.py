@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from imagen_jax.config.rules import require_positive
+from imagen_jax.cli.given import require_positive
 from imagen_jax.errors import UsageError
 
 _SUFFIX = ".html"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from imagen_jax.cli.given import require_positive
 from imagen_jax.cli.sample_flags import (
     CascadeFlags,
     SamplingFlags,
@@ -15,7 +16,6 @@ from imagen_jax.cli.sample_flags import (
 )
 from imagen_jax.cli.unused import require_default
 from imagen_jax.config.choices import Recipe
-from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.planning.options import CompileOptions
@@ -42,12 +42,12 @@ class TrialFlags:
 class MeasureFlags:
     """What PICTURES, or those that are painted of --prompts, are measured by."""
 
-    weights: Path | None = None
-    """Of the network that the reference is of, as for stats; for the CLIP score CLIP's directory,
-    tokenizer and all."""
-    reference: Path | None = None
-    """Directory that stats has made; it says which network measures, and how it reads. Or an .npz
-    of pytorch-fid's form, for FID."""
+    weights: tuple[Path, ...] = ()
+    """Of the network of each reference, in their order, as for stats; last, for the CLIP score
+    where no reference is of clip, CLIP's directory, tokenizer and all."""
+    reference: tuple[Path, ...] = ()
+    """Directories that stats has made; each says which network measures, and how it reads. Or an
+    .npz of pytorch-fid's form, for FID."""
     recipe: Recipe | None = None
     """Of an .npz, which does not say how its pictures were read; of --compile-only, whose network
     is compiled."""
@@ -109,7 +109,7 @@ class Evaluate:
         else:
             for flags in (self.trial, self.stages, self.sampling):
                 require_default(flags, "it is of a cascade; leave it or PICTURES out.")
-        if self.measuring.weights is None:
+        if not self.measuring.weights:
             raise UsageError("--weights is missing; name those of the network that measures.")
         if self.pictures is None:
             self._measure_prompts()
@@ -186,7 +186,7 @@ class Evaluate:
         from imagen_jax.evaluation.painting import paint
         from imagen_jax.evaluation.pictures import PictureSet, open_pictures
         from imagen_jax.evaluation.prompt_sets import read_prompt_set, texts_of
-        from imagen_jax.evaluation.run import check_networks
+        from imagen_jax.evaluation.run import open_networks
         from imagen_jax.pipeline.cascade import Cascade
 
         last, flags = stage_names(self.stages)[-1], self.measuring
@@ -195,7 +195,7 @@ class Evaluate:
         planned = PictureSet(directory, ("",) * (len(prompts) * flags.num_images))
         work = _work(flags, planned.with_prompts(texts_of(prompts), flags.num_images))
         self._start()
-        check_networks(work)
+        open_networks(work.yardsticks)
         stages, _ = open_stages(self.stages)
         tell_what_is_left_out(self.stages, last)
         settings = settings_of(self.sampling, len(stages))
@@ -215,33 +215,25 @@ class Evaluate:
 
 def _work(flags: MeasureFlags, pictures: Any) -> Any:
     """What is measured of pictures."""
-    from imagen_jax.evaluation.run import Work
+    from imagen_jax.evaluation.run import Work, yardsticks
+    from imagen_jax.evaluation.statistics_file import SUFFIX
 
-    return Work(
-        pictures=pictures,
-        reference=_reference(flags),
-        weights=flags.weights,
-        names=flags.measures,
-        clip_score=flags.clip_score,
-    )
+    if flags.recipe and not any(path.suffix == SUFFIX for path in flags.reference):
+        raise UsageError(
+            f"--recipe is {flags.recipe}; it is for an {SUFFIX}, since all else says its own."
+        )
+    references = [_reference(path, flags.recipe) for path in flags.reference]
+    by = yardsticks(references, flags.weights, flags.measures, clip_score=flags.clip_score)
+    return Work(pictures=pictures, yardsticks=by)
 
 
-def _reference(flags: MeasureFlags) -> Any:
+def _reference(path: Path, recipe: Recipe | None) -> Any:
     """The features or statistics that pictures are measured against."""
     from imagen_jax.evaluation.feature_files import open_features
     from imagen_jax.evaluation.statistics_file import SUFFIX, open_statistics
 
-    is_statistics = flags.reference is not None and flags.reference.suffix == SUFFIX
-    if flags.recipe and not is_statistics:
-        raise UsageError(
-            f"--recipe is {flags.recipe}; it is for an {SUFFIX}, since all else says its own."
-        )
-    if flags.reference is None:
-        return None
-    if not is_statistics:
-        return open_features(flags.reference)
-    if flags.recipe is None:
-        raise UsageError(
-            f"{flags.reference} does not say how its pictures were read; name it with --recipe."
-        )
-    return open_statistics(flags.reference, flags.recipe)
+    if path.suffix != SUFFIX:
+        return open_features(path)
+    if recipe is None:
+        raise UsageError(f"{path} does not say how its pictures were read; name it with --recipe.")
+    return open_statistics(path, recipe)

@@ -1,4 +1,4 @@
-"""Flags as they were given: one twice, or a path that is empty. No JAX here."""
+"""Flags as they were given: one twice, a path that is empty, a count below 1. No JAX here."""
 
 import dataclasses
 import itertools
@@ -38,6 +38,14 @@ def check_given(arguments: Sequence[str], flags: Any) -> None:
             _check_empty(before if before.startswith("--") and "=" not in before else "", flags)
         elif word.startswith("--") and word.endswith("="):
             _check_empty(word[:-1], flags)
+
+
+def require_positive(flags: object, *names: str) -> None:
+    """Raises a UsageError for a flag of these fields that is not positive."""
+    for name in names:
+        if getattr(flags, name) <= 0:
+            said = f"--{name.replace('_', '-')} is {getattr(flags, name)}"
+            raise UsageError(f"{said}; it must be positive.")
 
 
 def _check_repeated(flag: str, count: int, flags: Any) -> None:

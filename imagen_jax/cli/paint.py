@@ -6,8 +6,8 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from imagen_jax.cli.given import require_positive
 from imagen_jax.cli.sample_flags import PictureFlags, SamplingFlags, StageFlags
-from imagen_jax.config.rules import require_positive
 from imagen_jax.parallel.machine import DistributedFlags
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from imagen_jax.cli.given import require_positive
 from imagen_jax.config.choices import Crop, Recipe, Resizer
-from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
 from imagen_jax.storage.files import check_writable

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
+from imagen_jax.cli.given import require_positive
 from imagen_jax.cli.sample_flags import CascadeFlags, SamplingFlags
 from imagen_jax.cli.unused import require_default
-from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import axes as axes_of
 from imagen_jax.parallel.machine import DistributedFlags

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from imagen_jax.cli.given import require_positive
 from imagen_jax.cli.outputs import require_suffix
 from imagen_jax.cli.sweep import SweepFlags, check_measuring, judged_by, measured_by
 from imagen_jax.config import SamplingConfig
 from imagen_jax.config.choices import Dtype
-from imagen_jax.config.rules import require_not_negative, require_positive
 from imagen_jax.errors import UsageError
 from imagen_jax.storage.hub import stage_path
 
@@ -52,7 +52,8 @@ class Tune:
 
         require_suffix(self.out, _SUFFIX)
         require_positive(self, "budget", "batch_size")
-        require_not_negative(self, "times")
+        if self.times < 0:
+            raise UsageError(f"--times is {self.times}; it must not be negative.")
         check_measuring(self.flags)
         path = stage_path(self.stage)
         stage = open_stage(path)

@@ -17,7 +17,7 @@ from tyro.conf import Positional, arg
 from imagen_jax.cli.compare import Compare
 from imagen_jax.cli.evaluate import Evaluate
 from imagen_jax.cli.export import Export
-from imagen_jax.cli.given import check_given
+from imagen_jax.cli.given import check_given, require_positive
 from imagen_jax.cli.outputs import require_empty, require_suffix
 from imagen_jax.cli.paint import Paint
 from imagen_jax.cli.parsing import in_unicode, parse_flags
@@ -31,7 +31,6 @@ from imagen_jax.cli.vocabulary import Vocabulary
 from imagen_jax.config import DataConfig, StageConfig
 from imagen_jax.config.choices import Dtype
 from imagen_jax.config.python_file import stage_or_config
-from imagen_jax.config.rules import require_positive
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.parallel import compilation
 from imagen_jax.parallel.machine import DistributedFlags

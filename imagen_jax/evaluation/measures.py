@@ -1,6 +1,6 @@
 """Named figures from the features of pictures and of a reference."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -89,10 +89,24 @@ MEASURES: dict[FeatureName, dict[str, Measure]] = {
 """What can be said of the features of each network."""
 
 
-def _known(reference: Reference) -> dict[str, Measure]:
+def known(reference: Reference) -> dict[str, Measure]:
     """What can be said beside a reference; of statistics alone it is FID."""
-    known = MEASURES[reference.network]
-    return {"fid": known["fid"]} if isinstance(reference, StatisticsFile) else known
+    every = MEASURES[reference.network]
+    return {"fid": every["fid"]} if isinstance(reference, StatisticsFile) else every
+
+
+def check_names(names: Sequence[str], references: Sequence[Reference]) -> None:
+    """Raises a UsageError unless each of these measures is one of some reference's."""
+    every = {name for reference in references for name in known(reference)}
+    for name in names:
+        if name not in every:
+            whats = (
+                "statistics" if isinstance(x, StatisticsFile) else x.network for x in references
+            )
+            raise UsageError(
+                f"The measure is {name!r}; of {' and '.join(whats)} it must be one of "
+                f"{', '.join(sorted(every))}."
+            )
 
 
 def check(reference: Reference, names: tuple[str, ...], pictures: int) -> None:
@@ -102,16 +116,12 @@ def check(reference: Reference, names: tuple[str, ...], pictures: int) -> None:
         names: of measures; () for all that it has.
         pictures: how many are to be measured.
     """
-    known, count = _known(reference), pictures
+    check_names(names, [reference])
+    count = pictures
     if isinstance(reference, FeatureFiles):
         count = min(pictures, reference.count)
-    for name in names or known:
-        if name not in known:
-            what = "statistics" if isinstance(reference, StatisticsFile) else reference.network
-            raise UsageError(
-                f"The measure is {name!r}; of {what} it must be one of {', '.join(known)}."
-            )
-        known[name].check(count, reference.about["width"])
+    for name in names or known(reference):
+        known(reference)[name].check(count, reference.about["width"])
 
 
 def check_recipe(recipe: dict[str, Any], reference: Reference) -> None:
@@ -136,10 +146,9 @@ def measure(pictures: Measurable, reference: Reference, names: tuple[str, ...]) 
         reference: made by the same recipe as those of the pictures.
         names: as `check` takes them.
     """
-    known = _known(reference)
     figures: Figures = {}
-    for name in names or known:
-        figures |= known[name].of(pictures, reference)
+    for name in names or known(reference):
+        figures |= known(reference)[name].of(pictures, reference)
     return {f"{name} ({named(pictures)})": value for name, value in figures.items()}
 
 

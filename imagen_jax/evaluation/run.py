@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from imagen_jax.config.choices import FeatureName
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import measures
 from imagen_jax.evaluation.clip_texts import embed_texts, open_text_side
-from imagen_jax.evaluation.feature_files import FeatureFiles, make_features
+from imagen_jax.evaluation.feature_files import make_features
 from imagen_jax.evaluation.features import FeatureNetwork, open_network
 from imagen_jax.evaluation.pictures import PictureSet, read_picture
 from imagen_jax.evaluation.reading import RECIPES, Reading
@@ -32,8 +33,8 @@ _SHOWN, _COLUMNS, _CELL = 40, 8, 128
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Work:
-    """What is measured, and by what.
+class Yardstick:
+    """What pictures are measured by: one network, and what it is asked.
 
     Attributes:
         reference: says which network measures, and how it reads; None for the CLIP score alone.
@@ -42,31 +43,75 @@ class Work:
         clip_score: whether pictures are held against their own prompts.
     """
 
-    pictures: PictureSet
     reference: measures.Reference | None
     weights: Path
     names: tuple[str, ...] = ()
     clip_score: bool = False
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """Pictures, and all that they are measured by."""
+
+    pictures: PictureSet
+    yardsticks: tuple[Yardstick, ...]
+
     def __post_init__(self) -> None:
-        if self.reference is None and not self.clip_score:
-            raise UsageError("There is nothing to measure; give --reference or --clip-score.")
-        if self.reference is None and self.names:
-            raise UsageError(
-                f"The measures {', '.join(self.names)} take a --reference, which is missing."
-            )
-        if self.clip_score and not self.pictures.prompts:
+        if any(one.clip_score for one in self.yardsticks) and not self.pictures.prompts:
             raise UsageError(
                 f"{self.pictures.directory} holds no manifest.json of sample.py that says the "
                 "prompts which the CLIP score is of; give them with --prompts."
             )
-        if self.clip_score and self.reference and self.reference.network != "clip":
+        for one in self.yardsticks:
+            if one.reference:
+                measures.check(one.reference, one.names, len(self.pictures))
+
+
+def yardsticks(
+    references: Sequence[measures.Reference],
+    weights: Sequence[Path],
+    names: Sequence[str] = (),
+    *,
+    clip_score: bool = False,
+) -> tuple[Yardstick, ...]:
+    """One for each reference, and one for the CLIP score where none of them is of clip.
+
+    Args:
+        references: what pictures are measured against.
+        weights: of the network of each, in the same order.
+        names: of the measures, each for those references that have it; () for all.
+        clip_score: whether pictures are held against their own prompts.
+
+    Raises:
+        UsageError: there is nothing to measure, or other weights than these networks take, or
+            a measure that belongs to no reference, or a reference without a measure.
+    """
+    if not references and names:
+        raise UsageError(f"The measures {', '.join(names)} take a --reference, which is missing.")
+    if not references and not clip_score:
+        raise UsageError("There is nothing to measure; give --reference or --clip-score.")
+    networks: list[str] = [reference.network for reference in references]
+    scores = "clip" in networks or not clip_score
+    order = networks if scores else [*networks, "clip"]
+    if len(weights) != len(order):
+        raise UsageError(
+            f"--weights has {len(weights)} paths; it takes {len(order)}, those of "
+            f"{', then of '.join(order)}."
+        )
+    measures.check_names(names, references)
+    made: list[Yardstick] = []
+    for reference, path in zip(references, weights, strict=False):
+        own = tuple(name for name in names if name in measures.known(reference))
+        if names and not own:
             raise UsageError(
-                f"The reference is of {self.reference.network}, and the CLIP score is of clip; "
-                "measure them one after the other, each with an --out of its own."
+                f"None of the measures {', '.join(names)} is of {reference.network}; leave its "
+                "reference out."
             )
-        if self.reference:
-            measures.check(self.reference, self.names, len(self.pictures))
+        first = clip_score and reference.network == "clip" and not any(x.clip_score for x in made)
+        made.append(Yardstick(reference=reference, weights=path, names=own, clip_score=first))
+    if not scores:
+        made.append(Yardstick(reference=None, weights=weights[-1], clip_score=True))
+    return tuple(made)
 
 
 def open_here(name: FeatureName, weights: Path, reading: Reading) -> FeatureNetwork:
@@ -89,16 +134,17 @@ def open_for(reference: measures.Reference | None, weights: Path) -> FeatureNetw
     return network
 
 
-def check_networks(work: Work) -> None:
-    """Opens what `evaluate` will, before there are any pictures.
+def open_networks(by: Sequence[Yardstick]) -> list[FeatureNetwork]:
+    """The network of each yardstick.
 
     Raises:
         UsageError: weights or a tokenizer cannot be read, or weights are others than the
             reference's.
     """
-    open_for(work.reference, work.weights)
-    if work.clip_score:
-        open_text_side(work.weights)
+    for one in by:
+        if one.clip_score:
+            open_text_side(one.weights)
+    return [open_for(one.reference, one.weights) for one in by]
 
 
 def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
@@ -112,21 +158,53 @@ def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
             sheet would be one of the pictures.
     """
     _check_apart(work.pictures, out)
-    network = open_for(work.reference, work.weights)
-    texts = distributed.leader_does(lambda: _texts(work, network, batch_size))
-    made = make_features(work.pictures, network, out / network.name, batch_size=batch_size)
+    networks = open_networks(work.yardsticks)
+    asked = list(zip(work.yardsticks, networks, strict=True))
+    # What is wrong with a prompt shows before the features, which may take hours.
+    texts = [_texts(work.pictures, *one, batch_size) for one in asked]
+    figures: measures.Figures = {}
+    accounts = []
+    for one, network, own, place in zip(
+        work.yardsticks, networks, texts, _directories(networks, out), strict=True
+    ):
+        made = make_features(work.pictures, network, place, batch_size=batch_size)
+        if not distributed.leads():
+            continue
+        if one.reference:
+            figures |= measures.measure(made, one.reference, one.names)
+        if own is not None:
+            figures |= measures.clip_score(made, own)
+        sets = {"pictures": made} | ({"reference": one.reference} if one.reference else {})
+        accounts.append({name: files.account() for name, files in sets.items()})
     if not distributed.leads():
         return {}
-    figures: measures.Figures = {}
-    if work.reference:
-        figures |= measures.measure(made, work.reference, work.names)
-    if texts is not None:
-        figures |= measures.clip_score(made, texts)
-    results = _results(figures, made, work)
+    results = _results(figures, accounts, work.pictures)
     save_png(_sheet(work.pictures), out / SHEET)
     write_text(out / TABLE, markdown(figures) + "\n")
     write_text(out / RESULTS, json.dumps(results, indent=2))
     return figures
+
+
+def _directories(networks: Sequence[FeatureNetwork], out: Path) -> list[Path]:
+    """Where the features of each lie: those of one network and one way to read in one place."""
+    places: dict[str, Path] = {}
+    for network in networks:
+        earlier = sum(path.name.startswith(network.name) for path in places.values())
+        name = f"{network.name}-{earlier + 1}" if earlier else network.name
+        places.setdefault(digest(network.recipe), out / name)
+    return [places[digest(network.recipe)] for network in networks]
+
+
+def _texts(
+    pictures: PictureSet, by: Yardstick, network: FeatureNetwork, batch_size: int
+) -> np.ndarray | None:
+    """The prompts' embeddings, float32 [pictures, embedding], on the first process, where the CLIP
+    score takes them."""
+    if not by.clip_score:
+        return None
+    return distributed.leader_does(
+        lambda: embed_texts(network, by.weights, pictures.prompts, batch_size=batch_size)
+    )
 
 
 def _check_apart(pictures: PictureSet, out: Path) -> None:
@@ -154,23 +232,15 @@ def _sheet(pictures: PictureSet) -> Image.Image:
     return grid([shown[row] for row in rows], [captions[row] for row in rows], _CELL)
 
 
-def _texts(work: Work, network: FeatureNetwork, batch_size: int) -> np.ndarray | None:
-    """The prompts' embeddings, float32 [pictures, embedding], where the CLIP score takes them."""
-    if not work.clip_score:
-        return None
-    return embed_texts(network, work.weights, work.pictures.prompts, batch_size=batch_size)
-
-
-def _results(figures: measures.Figures, made: FeatureFiles, work: Work) -> dict[str, Any]:
+def _results(
+    figures: measures.Figures, accounts: list[dict[str, Any]], pictures: PictureSet
+) -> dict[str, Any]:
     """All that another needs to come to the same figures."""
-    sets = {"pictures": made} | ({"reference": work.reference} if work.reference else {})
-    described = {name: files.account() for name, files in sets.items()}
-    prompts = list(work.pictures.prompts)
     return {
         "figures": figures,
-        **described,
-        "painted": work.pictures.account,
-        "prompts_sha256": digest({"prompts": prompts}),
+        "features": accounts,
+        "painted": pictures.account,
+        "prompts_sha256": digest({"prompts": list(pictures.prompts)}),
         "seed": measures.SEED,
         "versions": package_versions(),
     }

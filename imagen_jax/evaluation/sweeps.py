@@ -4,6 +4,7 @@ What a point has made stays in a directory of its own, so that a sweep that was 
 a later one with more points takes over what there is.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,14 +15,13 @@ from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import emoji, measures
 from imagen_jax.evaluation.axes import Axis, Point, directory_name, points_of
 from imagen_jax.evaluation.cases import Kind, all_cases, digest
-from imagen_jax.evaluation.clip_texts import open_text_side
 from imagen_jax.evaluation.curves import Measured, draw
 from imagen_jax.evaluation.feature_files import FeatureFiles
 from imagen_jax.evaluation.judge import Judge
 from imagen_jax.evaluation.painting import paint, painters
 from imagen_jax.evaluation.pictures import open_pictures
 from imagen_jax.evaluation.prompt_sets import Prompts
-from imagen_jax.evaluation.run import Work, evaluate, open_for
+from imagen_jax.evaluation.run import Work, Yardstick, evaluate, open_networks
 from imagen_jax.evaluation.tables import RESULTS, TABLE, table
 from imagen_jax.parallel import distributed
 from imagen_jax.pipeline.cascade import Cascade
@@ -188,12 +188,12 @@ class PaintedPrompts:
                 cannot be read or are others than the reference's.
         """
         measures.check(reference, (measure,), len(prompts) * painting["num_images"])
-        open_for(reference, weights)
-        open_for(None, clip)
-        open_text_side(clip)
         self._prompts, self._painting = prompts, painting
-        self._clip, self._reference = clip, reference
-        self._weights, self._measure = weights, measure
+        self._by = (
+            Yardstick(reference=None, weights=clip, clip_score=True),
+            Yardstick(reference=reference, weights=weights, names=(measure,)),
+        )
+        open_networks(self._by)
 
     def check(self, cascade: Cascade) -> None:
         """Pictures of any size can be measured."""
@@ -202,17 +202,8 @@ class PaintedPrompts:
         cascade, options = painter
         paint(cascade, self._prompts, directory / "pictures", **self._painting, **options)
         pictures = open_pictures(directory / "pictures")
-        size = options["batch_size"]
-        score = Work(pictures=pictures, reference=None, weights=self._clip, clip_score=True)
-        distance = Work(
-            pictures=pictures,
-            reference=self._reference,
-            weights=self._weights,
-            names=(self._measure,),
-        )
-        found = [
-            evaluate(work, directory / name, batch_size=size)
-            for name, work in (("score", score), ("distance", distance))
-        ]
-        # The first figure of a measure is its own, what follows says how sure it is.
-        return dict(next(iter(figures.items())) for figures in found if figures)
+        work = Work(pictures=pictures, yardsticks=self._by)
+        figures = evaluate(work, directory / "measured", batch_size=options["batch_size"])
+        # The score is one figure; the first of a measure is its own, what follows says how sure
+        # it is.
+        return dict(itertools.islice(figures.items(), 2))

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-from imagen_jax.config.rules import require_positive
-
 ASPECTS = ("1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16")
 """Width by height; each other size is compiled anew, so there are few."""
 STEPS = (4, 8, 16, 32, 64, 128, 256)
@@ -27,7 +25,3 @@ class Limits:
     """Of a picture to edit."""
     max_upload_mb: int = 16
     """Of one request, picture and mask included."""
-
-    def check(self) -> None:
-        """Raises a UsageError unless each is at least 1."""
-        require_positive(self, *(field.name for field in dataclasses.fields(self)))

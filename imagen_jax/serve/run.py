@@ -54,7 +54,6 @@ def serve(
     from imagen_jax.serve.jobs import Queue
     from imagen_jax.serve.painter import CascadePainter
 
-    limits.check()
     check_cascade(cascade)
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(_listen(host, port))

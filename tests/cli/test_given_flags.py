@@ -43,7 +43,7 @@ def test_several_values_come_after_one_flag(program, arguments):
         (sample, ["a cat", "--seed", "1", "--seed", "2", "--out", "."], "--seed"),
         (sample, ["a cat", "--resume", "--no-resume", "--out", "."], "--resume"),
         (verbs, ["plot", "a", "--out", "a.png", "--out", "b.png"], "--out"),
-        (verbs, ["evaluate", "a", "--weights", "b", "--weights", "c"], "--weights"),
+        (verbs, ["stats", "a", "o", "--weights", "b", "--weights", "c"], "--weights"),
     ],
 )  # fmt: skip
 def test_of_one_value_the_last_counts_and_is_told(program, arguments, twice, monkeypatch, tmp_path):

@@ -58,7 +58,7 @@ def test_one_command_paints_and_measures_what_two_do(place, tmp_path, monkeypatc
     painted = ("paint", f"prompts:{place / 'p.txt'}", two / "pictures", "--num-images", 2)
     assert call(verbs, *painted, "--base", place / "tiny.safetensors").code == 0
     assert evaluate(place, two / "pictures", "--batch-size", 4, "--out", two).code == 0
-    assert results(one) == results(two) and results(one)["pictures"]["count"] == 6
+    assert results(one) == results(two) and results(one)["features"][0]["pictures"]["count"] == 6
     assert tree(one) == tree(two)
 
     # Pictures that are there are not painted again, and the figures stay.

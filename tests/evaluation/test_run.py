@@ -63,6 +63,17 @@ def evaluate(pictures, out, network, *flags, reference=None, weights=None):
     )  # fmt: skip
 
 
+def evaluate_by(pictures, out, sets, *networks_then_flags, weights=None):
+    """By several references, with the goldens' weights."""
+    networks = [x for x in networks_then_flags if x in ("clip", "dinov2")]
+    flags = networks_then_flags[len(networks) :]
+    paths = [path if isinstance(path, Path) else GOLDEN / path for path in weights or networks]
+    return call(
+        verbs, "evaluate", pictures, "--out", out, "--weights", *paths,
+        "--reference", *(sets / name for name in networks), *flags,
+    )  # fmt: skip
+
+
 def figures_in(out):
     return json.loads((out / "results.json").read_text())["figures"]
 
@@ -86,16 +97,18 @@ def test_figures_are_those_of_the_features(sets, tmp_path):
 def test_results_say_what_they_are_of(sets, tmp_path):
     evaluate(sets / "painted", tmp_path, "clip", "--measures", "cmmd", reference=sets / "clip")
     results = json.loads((tmp_path / "results.json").read_text())
+    (features,) = results["features"]
     for name, directory in (("pictures", "painted"), ("reference", "true")):
-        about = results[name]
+        about = features[name]
         assert (about["name"], about["count"]) == (directory, COUNT)
         assert about["reading"] == {
             "crop": "centre", "resizer": "bicubic", "side": 20, "first_side": 0,
             "first_resizer": "lanczos",
         }  # fmt: skip
         assert len(about["pictures_sha256"]) == len(about["weights"]) == 64
-    assert results["pictures"]["weights"] == results["reference"]["weights"]
-    assert results["pictures"]["pictures_sha256"] != results["reference"]["pictures_sha256"]
+    ours, true = features["pictures"], features["reference"]
+    assert ours["weights"] == true["weights"]
+    assert ours["pictures_sha256"] != true["pictures_sha256"]
     assert "jax" in results["versions"]
 
 
@@ -153,6 +166,42 @@ def test_the_clip_score_is_of_each_picture_with_its_own_prompt(clip_directory, t
     assert 1 < sum(x > 0.01 for x in cosines) < len(prompts)
 
 
+def test_several_networks_measure_in_one_call_what_each_does_alone(sets, clip_directory, tmp_path):
+    """CLIP's features serve its distance and the score; the score takes CLIP beside others."""
+    ours = painted(tmp_path / "painted", [f"apple {n}" for n in range(COUNT)])
+    alone = {}
+    for name, weights in (("dinov2", GOLDEN / "dinov2"), ("clip", clip_directory)):
+        out, score = tmp_path / name, ["--clip-score"] if name == "clip" else []
+        given = {"reference": sets / name, "weights": weights}
+        assert evaluate(ours, out, name, *score, **given).code == 0
+        alone |= figures_in(out)
+    assert len(alone) == 5
+
+    both, paths = tmp_path / "both", [GOLDEN / "dinov2", clip_directory]
+    given = {"weights": paths}
+    assert evaluate_by(ours, both, sets, "dinov2", "clip", "--clip-score", **given).code == 0
+    assert figures_in(both) == alone
+    results = json.loads((both / "results.json").read_text())
+    assert [one["pictures"]["network"] for one in results["features"]] == ["dinov2", "clip"]
+
+    few = ("--clip-score", "--measures", "fd-dinov2")
+    assert evaluate_by(ours, tmp_path / "few", sets, "dinov2", *few, **given).code == 0
+    names = [name.split(" (")[0] for name in figures_in(tmp_path / "few")]
+    assert names == ["FD-DINOv2", "CLIP score"]
+    assert figures_in(tmp_path / "few").items() <= alone.items()
+
+    # Two ways to read have two places, and their figures two names.
+    stats = ("--recipe", "fd-dinov2", "--weights", paths[0], "--resizer", "bilinear")
+    other = tmp_path / "bilinear"
+    assert call(verbs, "stats", sets / "true", other, *stats).code == 0
+    twice = ("--reference", sets / "dinov2", other, "--measures", "fd-dinov2")
+    out = tmp_path / "twice"
+    weights = ("--weights", paths[0], paths[0])
+    assert call(verbs, "evaluate", ours, "--out", out, *twice, *weights).code == 0
+    assert len(figures_in(out)) == 2
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"dinov2", "dinov2-2"}
+
+
 @pytest.mark.slow
 def test_prompts_may_come_from_a_file(clip_directory, tmp_path):
     """Two pictures of each prompt, painted by whom it may be."""
@@ -196,7 +245,8 @@ def test_nothing_is_written_where_something_is_wrong(sets, clip_directory, tmp_p
         (evaluate(true, true / "x" / "y", "clip", reference=clip), "lies in"),
         (evaluate(true, out, "dinov2", reference=clip), "model_type 'dinov2'", "'clip'"),
         (evaluate(tmp_path / "no", out, "clip", reference=clip), "no directory of pictures"),
-        (evaluate(true, out, "clip", "--batch-size", "0", reference=clip), "batch_size", "0"),
+        (evaluate(true, out, "clip", "--batch-size", "0", reference=clip), "--batch-size is 0; it"),
+        (evaluate(true, out, "clip", "--num-images", "0", reference=clip), "--num-images is 0; it"),
         (evaluate(true, out, "clip", reference=true / "s.npz"), "s.npz", "--recipe"),
         (evaluate(true, out, "clip", "--recipe", "cmmd", reference=clip), "--recipe is cmmd"),
         (
@@ -216,7 +266,24 @@ def test_nothing_is_written_where_something_is_wrong(sets, clip_directory, tmp_p
         ),
         (
             evaluate(blank, out, "clip", "--clip-score", reference=sets / "dinov2"),
-            "is of dinov2", "one after the other",
+            "--weights has 1 paths", "takes 2, those of dinov2, then of clip",
+        ),
+        (
+            evaluate_by(true, out, sets, "clip", "clip", weights=["clip"]),
+            "--weights has 1 paths", "takes 2, those of clip, then of clip",
+        ),
+        (evaluate_by(true, out, sets, "clip", "--measures", "x"), "'x'; of clip it must", "cmmd"),
+        (
+            evaluate_by(true, out, sets, "clip", "dinov2", "--measures", "fid"),
+            "'fid'; of clip and dinov2 it must be one of cmmd, fd-dinov2, precision-recall",
+        ),
+        (
+            evaluate_by(true, out, sets, "dinov2", "clip", "--measures", "cmmd"),
+            "None of the measures cmmd is of dinov2",
+        ),
+        (
+            evaluate_by(true, out, sets, "clip", "dinov2", weights=["dinov2", "clip"]),
+            "model_type 'dinov2'", "'clip'",
         ),
     ):  # fmt: skip
         refused(result, *says)

@@ -162,7 +162,7 @@ def test_painted_prompts_are_scored_and_held_against_a_reference(monkeypatch, tm
     assert distance == f"CMMD (clip {digits}, centre, bicubic, 20 pixels)" and len(digits) == 8
     for point in results["points"]:
         kept = tmp_path / "out" / "points" / point["kept"]
-        own = json.loads((kept / "distance" / "results.json").read_text())["figures"]
-        assert point[distance] == pytest.approx(next(iter(own.values())))
+        own = json.loads((kept / "measured" / "results.json").read_text())["figures"]
+        assert {name: point[name] for name in (score, distance)} == pytest.approx(own)
     monkeypatch.setattr(Cascade, "__call__", lambda *_, **__: pytest.fail("painted again"))
     assert command("cmmd").out == first.out

@@ -165,7 +165,7 @@ def test_what_cannot_be_tuned_is_refused(painted, tmp_path):
     save_stage_file(stage, config, tiny.random_params(config), "float32")
     out = tmp_path / "x.safetensors"
     refused(call(verbs, "tune", stage, out, "--budget", 8), "a stage is tuned that paints alone")
-    refused(call(verbs, "tune", stage, out, "--budget", 0), "budget is 0; it must be positive")
+    refused(call(verbs, "tune", stage, out, "--budget", 0), "--budget is 0; it must be positive")
     refused(call(verbs, "tune", stage, out, "--budget", 8, "--times", -1), "times is -1; it must")
     refused(call(verbs, "tune", stage, tmp_path / "x", "--budget", 8), ".safetensors")
     assert not out.exists()

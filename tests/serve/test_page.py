@@ -283,7 +283,7 @@ def test_the_command_refuses_what_it_cannot_serve(files, tmp_path):
         port = taken.getsockname()[1]
         refused(serve("--port", port), f"Nothing can listen at 127.0.0.1:{port}: ")
     refused(serve("--port", 70_000), "Nothing can listen at 127.0.0.1:70000")
-    refused(serve("--max-waiting", 0), "max_waiting is 0; it must be positive")
+    refused(serve("--max-waiting", 0), "--max-waiting is 0; it must be positive")
     refused(serve("--embeddings", tmp_path), "--embeddings holds prompts that are known")
 
 
