@@ -105,7 +105,7 @@ def test_two_processes_measure_as_one_also_after_a_kill(network, place, tmp_path
     assert "| figure | value |" in first and "| figure" not in second
     assert results(two) == results(one)
     found = results(two)
-    assert found["pictures"]["count"] == COUNT
+    assert found["features"][0]["pictures"]["count"] == COUNT
     assert len(found["figures"]) == {"clip": 2, "dinov2": 3}[network]
 
     features = killed / network
