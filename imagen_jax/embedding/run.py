@@ -7,6 +7,7 @@ All see the same directory, and wait for each other between one kind of work and
 import dataclasses
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -20,6 +21,7 @@ from imagen_jax.embedding.part import UnfinishedPart, tidy
 from imagen_jax.embedding.summary import describe, name_of, show, size_in_bytes
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
+from imagen_jax.parallel.lock import Lock
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.storage.files import beside_logs, check_writable, write_text
 from imagen_jax.stored.encoders import load_stage_tokenizer
@@ -75,11 +77,40 @@ def embed(work: Work, out: Path) -> None:
         _say(f"{out} holds the captions of {name_of(plan.data)} already.")
         return
     part = UnfinishedPart(part_directory(out, len(parts)), plan, known)
-    _begin(part)
+    part.check()
+    distributed.wait_for_all("checked the plan")
+    with Lock(out):
+        _check_unchanged(out, parts)
+        lists = _begin(part, source, tokenizer)
+        if work.encoder is not None:
+            _make(part, lists, work, out, fingerprint)
+
+
+def _check_unchanged(out: Path, parts: Sequence[Part]) -> None:
+    """Raises a UsageError where another run has finished a part since this one read of them."""
+
+    def check() -> None:
+        now = EmbeddingCache(out).metadata.parts if (out / METADATA).is_file() else ()
+        if now != parts:
+            raise UsageError(f"Another run has just finished in {out}; give the command again.")
+
+    distributed.leader_does(check)
+
+
+def _begin(part: UnfinishedPart, source: CaptionSource, tokenizer: Tokenizer) -> CaptionLists:
+    """Lists of all captions of a part, and its sizes."""
+    if distributed.leads():
+        part.claim()
+    distributed.wait_for_all("claimed the part")
     lists = _find_captions(part, source, tokenizer)
-    _say(describe(plan, part.sizes))
-    if work.encoder is None:
-        return
+    _say(describe(part.plan, part.sizes))
+    return lists
+
+
+def _make(
+    part: UnfinishedPart, lists: CaptionLists, work: Work, out: Path, fingerprint: str
+) -> None:
+    """The shards of a part, what of them is not there yet, and the account of it."""
     part.keep_encoder(fingerprint, writes=distributed.leads())
     if part.sizes.distinct:
         _write_shards(part, lists, work)
@@ -129,15 +160,6 @@ def _plan(work: Work, encoding: Encoding, records: int) -> Plan:
         captions_per_shard=work.captions_per_shard,
         batch_tokens=work.batch_tokens,
     )
-
-
-def _begin(part: UnfinishedPart) -> None:
-    """Every process checks before the first one writes."""
-    part.check()
-    distributed.wait_for_all("checked the plan")
-    if distributed.leads():
-        part.claim()
-    distributed.wait_for_all("claimed the part")
 
 
 def _mine(count: int) -> range:

@@ -157,7 +157,8 @@ def make_features(
         if number not in missing:
             _check_part(number, pictures, out)
     total = sum(len(_rows(len(pictures), number)) for number in missing)
-    with tqdm(total=total, unit="picture", disable=not distributed.leads()) as bar:
+    hidden = not (total and distributed.leads())
+    with tqdm(total=total, unit="picture", disable=hidden) as bar:
         for number in missing:
             _make_part(number, pictures, network, out, batch_size, bar)
     distributed.wait_for_all("made the features")

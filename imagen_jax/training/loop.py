@@ -28,6 +28,7 @@ from imagen_jax.parallel import distributed
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.parallel.feed import DeviceFeed
 from imagen_jax.parallel.host_memory import in_blocks
+from imagen_jax.parallel.lock import Lock
 from imagen_jax.parallel.seeds import key_of
 from imagen_jax.storage.files import AnyPath
 from imagen_jax.stored.adapters import keep_account
@@ -35,7 +36,6 @@ from imagen_jax.stored.encoders import drop_other_encoder
 from imagen_jax.training.adapting import account_of_adapted
 from imagen_jax.training.hooks import Hooks
 from imagen_jax.training.inputs import Inputs, open_inputs
-from imagen_jax.training.lock import Lock
 from imagen_jax.training.metrics import TooManySkipped
 from imagen_jax.training.objective import Objective
 from imagen_jax.training.painted import Measuring

@@ -48,7 +48,7 @@ def embedded(made, tmp_path_factory):
 
 def test_a_flipped_bit_anywhere_is_noticed_or_changes_nothing(embedded, tmp_path):
     wanted, rng, noticed = EmbeddingCache(embedded)(PROMPTS), np.random.default_rng(0), 0
-    files = [path for path in embedded.rglob("*") if path.is_file()]
+    files = [path for path in embedded.rglob("[!.]*") if path.is_file()]
     for number in range(150):
         shutil.copytree(embedded, tmp_path / "copy", dirs_exist_ok=True)
         path = tmp_path / "copy" / files[number % len(files)].relative_to(embedded)

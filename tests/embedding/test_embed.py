@@ -100,7 +100,7 @@ def test_it_says_what_it_takes_before_and_what_it_took_after(embedded):
     assert f"{400e6 * (mean * 4096 * 2 + 40) / 1e12:.1f} TB (padded to 8 tokens, 26.2 TB)" in (
         result.out
     )
-    assert not list(out.rglob(".*")) and not (out / "00000" / "lists").exists()
+    assert list(out.rglob(".*")) == [out / ".lock"] and not (out / "00000" / "lists").exists()
 
 
 def test_the_losses_are_those_of_the_live_encoder(made, cache):

@@ -26,6 +26,7 @@ from imagen_jax.data.arrayrecord_source import write_file
 from imagen_jax.embedding import part, run
 from imagen_jax.embedding.encoder import CaptionEncoder
 from imagen_jax.errors import UsageError, exit_on_usage_error
+from imagen_jax.parallel.lock import Lock
 from imagen_jax.stored.stages import StoredNetwork
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.cache_format import BFLOAT16, INDEX
@@ -104,6 +105,24 @@ def test_a_second_time_nothing_is_done(made, out, encoder):
     result = made.embed(out, "--captions-per-shard", 3)
     assert result.code == 0 and "already" in result.out
     assert tree(out) == before and encoder.calls == calls
+
+
+def test_one_run_at_a_time_writes(made, encoder, tmp_path, monkeypatch):
+    """A second one is refused, and one that began to read before another's end too."""
+    out = tmp_path / "out"
+    with Lock(out):
+        refused(made.embed(out), f"{out} is in use by another run; wait for its end")
+        assert [path.name for path in out.iterdir()] == [".lock"]
+    before = run.open_captions
+
+    def slowly(data):
+        monkeypatch.setattr(run, "open_captions", before)
+        assert made.embed(out).code == 0
+        return before(data)
+
+    monkeypatch.setattr(run, "open_captions", slowly)
+    refused(made.embed(out), f"Another run has just finished in {out}; give the command again.")
+    assert "already" in made.embed(out).out
 
 
 def test_what_is_added_is_a_part_of_what_is_new(made, out, encoder, tmp_path):

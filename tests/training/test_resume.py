@@ -17,9 +17,9 @@ from imagen_jax.checkpoints.about import About, Fingerprints
 from imagen_jax.checkpoints.directory import claim_directory, read_config
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.parallel.lock import Lock
 from imagen_jax.storage.digests import unsealed
 from imagen_jax.training import loop
-from imagen_jax.training.lock import Lock
 from imagen_jax.training.loop import run
 from imagen_jax.training.metrics_file import read_metrics
 from imagen_jax.training.start import _require_same_inputs

@@ -9,7 +9,7 @@ import pytest
 
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel import distributed
-from imagen_jax.training.lock import Lock
+from imagen_jax.parallel.lock import Lock
 
 HOLD = """
 import fcntl, sys, time

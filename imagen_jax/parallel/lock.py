@@ -1,4 +1,4 @@
-"""That one run at a time writes to a training directory."""
+"""That one run at a time writes to a directory."""
 
 import fcntl
 import secrets
@@ -14,15 +14,15 @@ _LOCK, _OWNER = ".lock", ".owner"
 
 
 class Lock:
-    """A training directory as held by this run, in a `with` block.
+    """A directory as held by this run, in a `with` block.
 
     On this machine it is a lock of the operating system: it goes with the process that has it,
     however that ends. A bucket knows no locks, nor do some shared file systems. There the run
     that began last has the directory, and the one before finds by `check` that it has lost it.
     """
 
-    def __init__(self, workdir: AnyPath) -> None:
-        self._workdir, self._mark = workdir, secrets.token_hex(16)
+    def __init__(self, directory: AnyPath) -> None:
+        self._directory, self._mark = directory, secrets.token_hex(16)
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> "Lock":
@@ -47,15 +47,15 @@ class Lock:
             self._file.close()
 
     def _take(self) -> None:
-        if isinstance(self._workdir, Path) and self._locked():
+        if isinstance(self._directory, Path) and self._locked():
             return
-        write_text(self._workdir / _OWNER, self._mark)
+        write_text(self._directory / _OWNER, self._mark)
 
     def _locked(self) -> bool:
         """Whether the file system has locks."""
-        path = self._workdir / _LOCK
+        path = self._directory / _LOCK
         try:
-            self._workdir.mkdir(parents=True, exist_ok=True)
+            self._directory.mkdir(parents=True, exist_ok=True)
             file = path.open("ab")
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {reason(error)}.") from error
@@ -64,14 +64,14 @@ class Lock:
         except BlockingIOError as error:
             file.close()
             raise UsageError(
-                f"{self._workdir} is in use by another run; wait for its end, or choose another "
+                f"{self._directory} is in use by another run; wait for its end, or choose another "
                 "directory."
             ) from error
         except OSError as error:
             file.close()
             warnings.warn(
-                f"{self._workdir} cannot be locked ({reason(error)}); see to it that no other run "
-                "uses it.",
+                f"{self._directory} cannot be locked ({reason(error)}); see to it that no other "
+                "run uses it.",
                 stacklevel=4,
             )
             return False
@@ -87,12 +87,12 @@ class Lock:
         lost = "lost" if distributed.leads() and not self._has() else ""
         if distributed.said_by_all(lost)[0]:
             raise UsageError(
-                f"Another run has begun in {self._workdir} and has it now; this one ends, and "
+                f"Another run has begun in {self._directory} and has it now; this one ends, and "
                 "leaves it alone."
             )
 
     def _has(self) -> bool:
         if self._file is not None:
             return True
-        path = self._workdir / _OWNER
+        path = self._directory / _OWNER
         return not path.exists() or path.read_text() == self._mark
