@@ -29,7 +29,7 @@ def default_keep(stages: Sequence[StoredStage], mesh: Mesh, enlargement: float =
             and with the networks, so larger pictures count the networks as often.
     """
     needed = bytes_of_all(stages, mesh) * max(enlargement, 1.0)
-    return "all" if needed <= _SHARE * _memory(mesh) else "one"
+    return "all" if needed <= _SHARE * device_memory(mesh) else "one"
 
 
 def gathers_once(unet: Params, mesh: Mesh, held: int, enlargement: float = 1.0) -> bool:
@@ -45,7 +45,7 @@ def gathers_once(unet: Params, mesh: Mesh, held: int, enlargement: float = 1.0) 
     """
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(unet))
     needed = (held + whole) * max(enlargement, 1.0)
-    return mesh.shape["fsdp"] > 1 and needed <= _WHOLE_SHARE * _memory(mesh)
+    return mesh.shape["fsdp"] > 1 and needed <= _WHOLE_SHARE * device_memory(mesh)
 
 
 def bytes_of_all(stages: Sequence[StoredStage], mesh: Mesh) -> int:
@@ -63,7 +63,7 @@ def bytes_a_device(abstract: Params, mesh: Mesh) -> int:
     return sum(jax.tree.leaves(parts))
 
 
-def _memory(mesh: Mesh) -> int:
+def device_memory(mesh: Mesh) -> int:
     """Bytes of a device; of a CPU its machine's, shared by all CPU devices."""
     device = mesh.devices.flat[0]
     if chip := chip_of_kind(device.device_kind):  # A TPU's are known where there is none, too.

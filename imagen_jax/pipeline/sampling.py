@@ -176,6 +176,15 @@ class StepwiseSampler:
         self._end = jax.jit(_finish)
         self._pixels = jax.jit(to_pixels)
 
+    def bytes_needed(self, params: Params, numbers: Numbers, *inputs: Any) -> int:
+        """What a step takes of each device beside the parameters; it is compiled for that."""
+        if self._gather is not None:
+            params = jax.eval_shape(self._gather, params)
+        told, state = jax.eval_shape(self._begin, params, numbers, *inputs)
+        visit = edits.Visit(*map(np.int32, self._visits[0]))
+        step = self._step.lower(params, numbers, told, state, visit).compile()
+        return step.memory_analysis().temp_size_in_bytes
+
     def __call__(
         self,
         params: Params,

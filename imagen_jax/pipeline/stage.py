@@ -5,6 +5,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ from imagen_jax.networks import Networks, Params, build_networks
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.editing import StageEdit
 from imagen_jax.pipeline.given import Noise
-from imagen_jax.pipeline.memory import bytes_a_device, gathers_once
+from imagen_jax.pipeline.memory import bytes_a_device, device_memory, gathers_once
 from imagen_jax.pipeline.plan import Plan, plan_sampling
 from imagen_jax.pipeline.prompts import HostNullText
 from imagen_jax.pipeline.sampling import OnEstimate, OnStep, Positive, Run, StepwiseSampler
@@ -31,6 +32,8 @@ from imagen_jax.weights.tensors import digest
 
 _MOST_SAMPLERS = 16
 """Compiled ones that a stage holds; who asks for ever others must not fill the memory."""
+_MANY_PIXELS = 2**22
+"""Of a batch; where there are more, the compiled step is asked first what it takes."""
 Painted = tuple[UInt8[np.ndarray, "batch height width 3"], Bool[np.ndarray, " batch"]]
 """Pictures, and whether each of them is finite."""
 
@@ -43,10 +46,14 @@ def _fitting(what: str) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UsageError(
-            f"{what} at once do not fit into the memory of the devices; a smaller batch size or a "
-            "smaller size needs less."
-        ) from error
+        raise UsageError(_too_large(what)) from error
+
+
+def _too_large(what: str) -> str:
+    return (
+        f"{what} at once do not fit into the memory of the devices; a smaller batch size or a "
+        "smaller size needs less."
+    )
 
 
 class Stage:
@@ -137,9 +144,12 @@ class Stage:
         plan, numbers = plan_sampling(self.config, settings, size, edit and edit.course, tile)
         *rows, noise = meshes.place_rows((keys, conditions, noise), self.mesh)
         sample = self._sampler(plan, size)
-        with _fitting(f"{len(keys)} pictures of {size[0]}x{size[1]} pixels"):
+        what = f"{len(keys)} pictures of {size[0]}x{size[1]} pixels"
+        with _fitting(what):
             source = edit and edit.source(conditions.pictures.get(LOW_RES))
             inputs = (*rows, null, noise, source, positive)
+            if len(keys) * math.prod(size) > _MANY_PIXELS:
+                self._check_host(what, sample, self.params, numbers, *inputs)
             painted = sample(
                 self.params, numbers, *inputs, on_step=on_step, on_estimate=on_estimate
             )
@@ -175,6 +185,13 @@ class Stage:
             if len(self._samplers) > _MOST_SAMPLERS:
                 del self._samplers[next(iter(self._samplers))]
         return sampler
+
+    def _check_host(self, what: str, sample: Any, *arguments: Any) -> None:
+        """On CPUs, where the machine kills a process that takes more than there is."""
+        if self.mesh.devices.flat[0].platform != "cpu":
+            return
+        if sample.bytes_needed(*arguments) > device_memory(self.mesh):
+            raise UsageError(_too_large(what))
 
     def _new_sampler(self, plan: Plan, size: tuple[int, int]) -> Callable:
         is_base = self.config.low_resolution is None

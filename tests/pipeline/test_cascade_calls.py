@@ -16,6 +16,7 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline import memory
+from imagen_jax.pipeline import stage as held
 from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.stage import Stage
@@ -196,7 +197,7 @@ def test_larger_pictures_leave_less_memory_for_networks(files, monkeypatch):
     steps = {size: sampled_stages(stored, {}, size) for size in (None, (16, 64), (8, 8))}
     networks = [x for stage in stored for x in (stage.unet, stage.text_encoder)]
     needed = sum(memory.bytes_a_device(network.abstract, roomy.mesh) for network in networks)
-    monkeypatch.setattr(memory, "_memory", lambda _: 4 * needed)
+    monkeypatch.setattr(memory, "device_memory", lambda _: 4 * needed)
     kept = {size: roomy._keep_for(chosen) for size, chosen in steps.items()}
     assert kept == {None: "all", (16, 64): "one", (8, 8): "all"}
     assert roomy.keep == "all"
@@ -209,6 +210,19 @@ def test_what_does_not_fit_into_memory_is_said_in_a_sentence(cascade, pictures, 
     monkeypatch.setattr(Stage, "_sampler", lambda *_: full)
     with pytest.raises(UsageError, match="8 pictures of 16x16 pixels at once do not fit"):
         cascade(PROMPTS, num_images=2, seed=3)
+
+
+def test_cpus_are_asked_before_the_machine_runs_out(cascade, pictures, monkeypatch):
+    """A batch of many pixels is held against the memory; the same pictures come where it fits."""
+    options = {"num_images": 2, "seed": 3}
+    machine = held.device_memory
+    monkeypatch.setattr(held, "device_memory", lambda _: 2**16)
+    np.testing.assert_array_equal(cascade(PROMPTS, **options).stages[0], pictures.stages[0])
+    monkeypatch.setattr(held, "_MANY_PIXELS", 4 * 16**2 - 1)  # Four are more, padded to eight.
+    with pytest.raises(UsageError, match="8 pictures of 16x16 pixels at once do not fit"):
+        cascade(PROMPTS, **options)
+    monkeypatch.setattr(held, "device_memory", machine)
+    np.testing.assert_array_equal(cascade(PROMPTS, **options).stages[0], pictures.stages[0])
 
 
 def test_each_picture_may_have_its_own_seed(cascade, pictures):

@@ -26,7 +26,7 @@ def mesh():
 
 
 def room(monkeypatch, size):
-    monkeypatch.setattr(memory, "_memory", lambda _: size)
+    monkeypatch.setattr(memory, "device_memory", lambda _: size)
 
 
 def step_program(mesh):
