@@ -176,15 +176,6 @@ class StepwiseSampler:
         self._end = jax.jit(_finish)
         self._pixels = jax.jit(to_pixels)
 
-    def bytes_needed(self, params: Params, numbers: Numbers, *inputs: Any) -> int:
-        """What a step takes of each device beside the parameters; it is compiled for that."""
-        if self._gather is not None:
-            params = jax.eval_shape(self._gather, params)
-        told, state = jax.eval_shape(self._begin, params, numbers, *inputs)
-        visit = edits.Visit(*map(np.int32, self._visits[0]))
-        step = self._step.lower(params, numbers, told, state, visit).compile()
-        return step.memory_analysis().temp_size_in_bytes
-
     def __call__(
         self,
         params: Params,
@@ -192,6 +183,7 @@ class StepwiseSampler:
         *inputs: Any,
         on_step: OnStep | None = None,
         on_estimate: OnEstimate | None = None,
+        check_bytes: Callable[[int], None] | None = None,
     ) -> tuple[Pixels, Bool[Array, " batch"]]:
         """Pictures and whether each is finite.
 
@@ -200,12 +192,18 @@ class StepwiseSampler:
             on_step: called with the number of steps that were taken before, after each step.
             on_estimate: called with that and the present estimate of all pictures, which takes
                 a transfer from the device a step. All processes must have one, or none.
+            check_bytes: called before the first step with what that takes of each device beside
+                its inputs. The step is compiled once more for it.
         """
         if self._gather is not None:
             params = self._gather(params)
         told, state = self._begin(params, numbers, *inputs)
-        for number, visit in enumerate(self._visits):
-            state = self._step(params, numbers, told, state, edits.Visit(*map(np.int32, visit)))
+        visits = [edits.Visit(*map(np.int32, visit)) for visit in self._visits]
+        if check_bytes is not None:
+            step = self._step.lower(params, numbers, told, state, visits[0]).compile()
+            check_bytes(step.memory_analysis().temp_size_in_bytes)
+        for number, visit in enumerate(visits):
+            state = self._step(params, numbers, told, state, visit)
             if on_step is not None:
                 jax.block_until_ready(state.x0)
                 on_step(number)

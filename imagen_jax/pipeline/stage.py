@@ -5,7 +5,6 @@ import functools
 import math
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -148,11 +147,12 @@ class Stage:
         with _fitting(what):
             source = edit and edit.source(conditions.pictures.get(LOW_RES))
             inputs = (*rows, null, noise, source, positive)
-            if len(keys) * math.prod(size) > _MANY_PIXELS:
-                self._check_host(what, sample, self.params, numbers, *inputs)
-            painted = sample(
-                self.params, numbers, *inputs, on_step=on_step, on_estimate=on_estimate
-            )
+            told = {"on_step": on_step, "on_estimate": on_estimate}
+            # The machine kills a process that takes more than there is, of CPUs' memory.
+            on_host = self.mesh.devices.flat[0].platform == "cpu"
+            if on_host and len(keys) * math.prod(size) > _MANY_PIXELS:
+                told["check_bytes"] = functools.partial(self._check_bytes, what)
+            painted = sample(self.params, numbers, *inputs, **told)
             return meshes.to_host(painted)
 
     def word_weights(
@@ -186,11 +186,8 @@ class Stage:
                 del self._samplers[next(iter(self._samplers))]
         return sampler
 
-    def _check_host(self, what: str, sample: Any, *arguments: Any) -> None:
-        """On CPUs, where the machine kills a process that takes more than there is."""
-        if self.mesh.devices.flat[0].platform != "cpu":
-            return
-        if sample.bytes_needed(*arguments) > device_memory(self.mesh):
+    def _check_bytes(self, what: str, needed: int) -> None:
+        if needed > device_memory(self.mesh):
             raise UsageError(_too_large(what))
 
     def _new_sampler(self, plan: Plan, size: tuple[int, int]) -> Callable:
