@@ -88,6 +88,30 @@ def test_the_page_shows_what_the_notebooks_cells_gave():
     assert pictures == {path.name for path in directory.glob("*.png")} and len(pictures) >= 8
 
 
+def test_the_study_that_the_notebook_tells_of_is_the_kept_one():
+    """Rows are U-Nets and columns encoders, each at its best guidance."""
+
+    def best(study):
+        points = json.loads((ROOT / "docs" / "studies" / study / "results.json").read_text())
+        named = {}
+        for point in points["points"]:
+            name = Path(point["settings"]["base"]).name
+            (share,) = (x for key, x in point.items() if "named first" in key)
+            named[name] = max(named.get(name, 0), share)
+        return named
+
+    text = (ROOT / "notebooks" / "how_imagen_works.py").read_text()
+    told = re.findall(r"^# \| U-Net .* million \| (\d+)% \| (\d+)% \| (\d+)% \|$", text, re.M)
+    sizes = best("sizes")
+    assert told == [
+        tuple(f"{100 * sizes[f'u{unet}-t{encoder}']:.0f}" for encoder in (48, 96, 192))
+        for unet in (8, 16, 32)
+    ]
+    encoders = best("encoders")
+    assert f"a frozen T5 named {100 * encoders['t5-frozen']:.0f}%" in text
+    assert f"a small CLIP {100 * encoders['clip-frozen']:.0f}%" in text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs_on_a_cpu(source, make, tmp_path, monkeypatch):
