@@ -1,6 +1,7 @@
 """The flags of `sample` for painting from a picture, and for steering. No JAX here."""
 
 import dataclasses
+import reprlib
 from typing import Annotated, Any
 
 import tyro
@@ -13,21 +14,29 @@ _File = Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="(defaul
 
 
 def _sides_and_pixels(texts: list[str]) -> dict[str, int]:
-    sides, pixels = texts
-    try:
-        return dict.fromkeys(sides.split(","), int(pixels))
-    except ValueError:
-        raise ValueError(f"{pixels!r} is no whole number of pixels") from None
+    if len(texts) % 2:
+        raise ValueError(f"{reprlib.repr(texts[-1])} stands alone; it takes SIDE PIXELS in pairs")
+    pixels_of: dict[str, int] = {}
+    for sides, pixels in zip(texts[::2], texts[1::2], strict=True):
+        for side in sides.split(","):
+            if side in pixels_of:
+                raise ValueError(f"{reprlib.repr(side)} is given twice")
+            try:
+                pixels_of[side] = int(pixels)
+            except ValueError:
+                said = reprlib.repr(pixels)
+                raise ValueError(f"{said} is no whole number of pixels") from None
+    return pixels_of
 
 
 Extension = Annotated[
     dict[str, int],
     PrimitiveConstructorSpec(
-        nargs=2,
+        nargs="*",
         metavar="SIDE[,SIDE...] PIXELS",
         instance_from_str=_sides_and_pixels,
         is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [",".join(value), str(next(iter(value.values()), 0))],
+        str_from_instance=lambda value: [str(x) for pair in value.items() for x in pair],
     ),
     tyro.conf.arg(help_behavior_hint="(default: none)"),
 ]
@@ -50,8 +59,8 @@ class EditFlags:
     resamplings: per_stage.Resamplings = ()
     """How often repaint goes each part of the way: more fit better and take longer."""
     extend: Extension = dataclasses.field(default_factory=dict)
-    """Paint beyond these sides of --image, so many of its pixels: left,right 128. Sides are left,
-    right, top and bottom."""
+    """Paint beyond these sides of --image, so many of its pixels: left,right 128, or left 128
+    top 64. Sides are left, right, top and bottom."""
     variations: Annotated[int, tyro.conf.arg(help_behavior_hint="(default: none)")] = 0
     """So many pictures like --image: with it the same as --num-images."""
 

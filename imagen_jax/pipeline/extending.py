@@ -1,5 +1,6 @@
 """Pictures with room around them, which is to be painted."""
 
+import reprlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -31,6 +32,11 @@ def extended(
             raise UsageError(f"extend has the side {side!r}; there are {', '.join(SIDES)}.")
         if not isinstance(pixels, int) or isinstance(pixels, bool) or pixels < 1:
             raise UsageError(f"extend has {pixels!r} pixels; it must be a whole number from 1.")
+        if pixels > LARGEST_SIDE:
+            raise UsageError(
+                f"extend has {reprlib.repr(pixels)} pixels; none may become larger than "
+                f"{LARGEST_SIDE} pixels."
+            )
     left, right, top, bottom = (extend.get(side, 0) for side in SIDES)
     size = (picture.height + top + bottom, picture.width + left + right)
     if not extend or max(size) > LARGEST_SIDE:

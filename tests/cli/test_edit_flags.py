@@ -191,6 +191,11 @@ def test_what_is_extended_keeps_the_picture_and_paints_beside_it(edit, tmp_path)
     assert manifest["image"]["size"] == [32, 32]
 
 
+def test_sides_may_be_extended_by_different_widths():
+    flags = sample.parse(["a", "--image", "x.png", "--extend", "left,right", "8", "top", "16"])
+    assert flags.edit.extend == {"left": 8, "right": 8, "top": 16}
+
+
 @pytest.mark.slow
 def test_variations_need_no_prompt_and_differ(edit, tmp_path):
     result = edit("--variations", "2")
@@ -205,6 +210,9 @@ def test_variations_need_no_prompt_and_differ(edit, tmp_path):
     ("arguments", "says"),
     [
         (["--extend", "left", "many"], "'many' is no whole number of pixels"),
+        (["--extend", "left", "9" * 5000], "...9999999999999' is no whole number of pixels"),
+        (["--extend", "left", "8", "top"], "'top' stands alone; it takes SIDE PIXELS in pairs"),
+        (["--extend", "left", "8", "top,left", "9"], "'left' is given twice"),
         (["--extend", "north", "8"], "extend has the side 'north'; there are left, right, top"),
         (["--extend", "", "8"], "extend has the side ''; there are left, right, top"),
         (["--extend", "left", "0"], "extend has 0 pixels; it must be a whole number from 1"),
