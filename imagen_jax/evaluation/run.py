@@ -91,8 +91,8 @@ def yardsticks(
     if not references and not clip_score:
         raise UsageError("There is nothing to measure; give --reference or --clip-score.")
     networks: list[str] = [reference.network for reference in references]
-    scores = "clip" in networks or not clip_score
-    order = networks if scores else [*networks, "clip"]
+    adds_clip = clip_score and "clip" not in networks
+    order = [*networks, "clip"] if adds_clip else networks
     if len(weights) != len(order):
         raise UsageError(
             f"--weights has {len(weights)} paths; it takes {len(order)}, those of "
@@ -109,7 +109,7 @@ def yardsticks(
             )
         first = clip_score and reference.network == "clip" and not any(x.clip_score for x in made)
         made.append(Yardstick(reference=reference, weights=path, names=own, clip_score=first))
-    if not scores:
+    if adds_clip:
         made.append(Yardstick(reference=None, weights=weights[-1], clip_score=True))
     return tuple(made)
 

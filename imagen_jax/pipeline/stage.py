@@ -76,6 +76,7 @@ class Stage:
         self._sha256: str | None = None
         self._samplers: dict[tuple[Plan, tuple[int, int]], Callable] = {}
         self._weighers: dict[tuple[int, int], Callable] = {}
+        self._fitted: set[tuple[Plan, tuple[int, int], int]] = set()  # Large batches, painted.
 
     @property
     def config(self) -> StageConfig:
@@ -148,12 +149,13 @@ class Stage:
             source = edit and edit.source(conditions.pictures.get(LOW_RES))
             inputs = (*rows, null, noise, source, positive)
             told = {"on_step": on_step, "on_estimate": on_estimate}
-            # The machine kills a process that takes more than there is, of CPUs' memory.
-            on_host = self.mesh.devices.flat[0].platform == "cpu"
-            if on_host and len(keys) * math.prod(size) > _MANY_PIXELS:
+            large = len(keys) * math.prod(size) > _MANY_PIXELS
+            if large and self._on_host and (plan, size, len(keys)) not in self._fitted:
                 told["check_bytes"] = functools.partial(self._check_bytes, what)
-            painted = sample(self.params, numbers, *inputs, **told)
-            return meshes.to_host(painted)
+            painted = meshes.to_host(sample(self.params, numbers, *inputs, **told))
+        if large:
+            self._fitted.add((plan, size, len(keys)))
+        return painted
 
     def word_weights(
         self,
@@ -185,6 +187,11 @@ class Stage:
             if len(self._samplers) > _MOST_SAMPLERS:
                 del self._samplers[next(iter(self._samplers))]
         return sampler
+
+    @property
+    def _on_host(self) -> bool:
+        """Whether it runs on CPUs: a process that takes more than their memory is killed."""
+        return self.mesh.devices.flat[0].platform == "cpu"
 
     def _check_bytes(self, what: str, needed: int) -> None:
         if needed > device_memory(self.mesh):
