@@ -157,6 +157,6 @@ def test_half_a_data_set_is_not_left_where_writing_failed(tmp_path, monkeypatch)
 def test_mistakes_of_packing_are_named(tmp_path):
     (tmp_path / "a").touch()
     refused(call(verbs, "pack", tmp_path), f"{tmp_path} is not empty")
-    refused(call(verbs, "pack", tmp_path / "b", "--shard-records", "0"), "shard_records is 0")
+    refused(call(verbs, "pack", tmp_path / "b", "--shard-records", "0"), "--shard-records is 0")
     refused(call(verbs, "pack", tmp_path / "b", "--source", "folder:nowhere"), "folder:nowhere")
     assert not (tmp_path / "b").exists()
