@@ -125,10 +125,10 @@ compare(["a red apple on a green background", "a green apple on a red background
 # | U-Net 2.6 million | 0% | 8% | 20% |
 # | U-Net 10 million | 6% | 26% | 34% |
 #
-# The smallest U-Net with the largest encoder names more than the largest U-Net with the smallest
-# encoder. A U-Net draws no better what it cannot tell apart: the encoder must give different
-# prompts vectors that differ enough. But 50 prompts are few, and these encoders learned together
-# with their U-Nets.
+# Here too a larger encoder adds more than a larger U-Net. A U-Net draws no better what it cannot
+# tell apart: the encoder must give different prompts vectors that differ enough. But 50 prompts
+# are few, these encoders learned together with their U-Nets, and by the distance from true
+# pictures both sizes count alike.
 #
 # CLIP's text encoder has learned to tell pictures' captions apart, which needs few relations
 # between words. People preferred the pictures of T5-XXL to those of CLIP's on the paper's set of

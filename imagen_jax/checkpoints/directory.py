@@ -93,8 +93,8 @@ def check_directory(
     """
     allowed = {_changeable(name, config) for name in allow_change}
     if isinstance(workdir, Path):
-        is_said = f"The training directory is {workdir}"
-        distributed.leader_does(lambda: check_writable(workdir, is_said))
+        said = f"The training directory is {workdir}"
+        distributed.leader_does(lambda: check_writable(workdir, said))
     if (workdir / _CONFIG).exists():
         _require_same(read_config(workdir), config, allowed, workdir)
     elif workdir.is_dir():

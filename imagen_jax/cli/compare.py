@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from imagen_jax.cli.given import require_positive
+from imagen_jax.cli.given import require_positive_flags
 from imagen_jax.errors import UsageError
 
 _SUFFIX = ".html"
@@ -49,7 +49,7 @@ class Compare:
         from imagen_jax.evaluation.pictures import open_pictures
         from imagen_jax.evaluation.prompt_sets import read_prompt_set, texts_of
 
-        require_positive(self, "side")
+        require_positive_flags(self, "side")
         prompts = read_prompt_set(self.prompts) if self.prompts else ()
         sets = [open_pictures(directory) for directory in directories]
         if prompts:

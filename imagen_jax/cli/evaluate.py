@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from imagen_jax.cli.given import require_positive
+from imagen_jax.cli.given import require_positive_flags
 from imagen_jax.cli.sample_flags import (
     CascadeFlags,
     SamplingFlags,
@@ -92,9 +92,9 @@ class Evaluate:
     """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
 
     def run(self) -> None:
-        require_positive(self, "batch_size")
-        require_positive(self.measuring, "num_images")
-        require_positive(self.trial, "limit", "seeds", "enlarged")
+        require_positive_flags(self, "batch_size")
+        require_positive_flags(self.measuring, "num_images")
+        require_positive_flags(self.trial, "limit", "seeds", "enlarged")
         self.compiling.prepare()
         if self.compiling.compile_only:
             sys.exit(self._compile())

@@ -40,7 +40,7 @@ def check_given(arguments: Sequence[str], flags: Any) -> None:
             _check_empty(word[:-1], flags)
 
 
-def require_positive(flags: object, *names: str) -> None:
+def require_positive_flags(flags: object, *names: str) -> None:
     """Raises a UsageError for a flag of these fields that is not positive."""
     for name in names:
         if getattr(flags, name) <= 0:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from imagen_jax.cli.given import require_positive
+from imagen_jax.cli.given import require_positive_flags
 from imagen_jax.cli.sample_flags import PictureFlags, SamplingFlags, StageFlags
 from imagen_jax.parallel.machine import DistributedFlags
 
@@ -43,8 +43,8 @@ class Paint:
         from imagen_jax.parallel import distributed
         from imagen_jax.pipeline.cascade import Cascade
 
-        require_positive(self, "batch_size")
-        require_positive(self.pictures, "num_images")
+        require_positive_flags(self, "batch_size")
+        require_positive_flags(self.pictures, "num_images")
         prompts = read_prompt_set(self.prompts, self.count, self.split)
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from imagen_jax.cli.given import require_positive
+from imagen_jax.cli.given import require_positive_flags
 from imagen_jax.cli.per_stage import for_stages
 from imagen_jax.cli.sample_flags import SHIPPED, StageFlags, stage_paths
 from imagen_jax.errors import UsageError
@@ -31,7 +31,9 @@ class Serve:
     """Go on on the CPU where an accelerator was asked for that JAX cannot use."""
 
     def run(self) -> None:
-        require_positive(self.limits, *(field.name for field in dataclasses.fields(self.limits)))
+        require_positive_flags(
+            self.limits, *(field.name for field in dataclasses.fields(self.limits))
+        )
         if self.stages.embeddings:
             raise UsageError("--embeddings holds prompts that are known; the page takes any.")
         from imagen_jax.parallel import distributed

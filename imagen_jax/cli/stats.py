@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from imagen_jax.cli.given import require_positive
+from imagen_jax.cli.given import require_positive_flags
 from imagen_jax.config.choices import Crop, Recipe, Resizer
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
@@ -56,7 +56,7 @@ class Stats:
         from imagen_jax.models.inception import FEATURES
         from imagen_jax.parallel import distributed
 
-        require_positive(self, "batch_size")
+        require_positive_flags(self, "batch_size")
         name, reading = RECIPES[self.recipe]
         if self.npz and name != "inception":
             raise UsageError(f"--npz is {self.npz}; it is of inception, and {self.recipe} is not.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from imagen_jax.cli.given import require_positive
+from imagen_jax.cli.given import require_positive_flags
 from imagen_jax.cli.sample_flags import CascadeFlags, SamplingFlags
 from imagen_jax.cli.unused import require_default
 from imagen_jax.errors import UsageError
@@ -77,7 +77,7 @@ class Sweep:
         from imagen_jax.evaluation.sweeps import sweep
         from imagen_jax.parallel import distributed
 
-        require_positive(self, "batch_size")
+        require_positive_flags(self, "batch_size")
         check_measuring(self.flags)
         check_writable(self.out, f"OUT is {self.out}")
         axes = axes_of.read_axes([*itertools.chain.from_iterable(self.over)])
@@ -112,7 +112,7 @@ class Sweep:
 
 def check_measuring(flags: SweepFlags) -> None:
     """Raises a UsageError for flags that nothing is measured by."""
-    require_positive(flags, "seeds", "num_images")
+    require_positive_flags(flags, "seeds", "num_images")
     if flags.limit < 2:
         raise UsageError(f"--limit is {flags.limit}; a distance takes at least 2 prompts.")
     if flags.prompts:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from imagen_jax.cli.given import require_positive
+from imagen_jax.cli.given import require_positive_flags
 from imagen_jax.cli.outputs import require_suffix
 from imagen_jax.cli.sweep import SweepFlags, check_measuring, judged_by, measured_by
 from imagen_jax.config import SamplingConfig
@@ -51,7 +51,7 @@ class Tune:
         from imagen_jax.weights.stage_file import save_stage_file
 
         require_suffix(self.out, _SUFFIX)
-        require_positive(self, "budget", "batch_size")
+        require_positive_flags(self, "budget", "batch_size")
         if self.times < 0:
             raise UsageError(f"--times is {self.times}; it must not be negative.")
         check_measuring(self.flags)

@@ -17,7 +17,7 @@ from tyro.conf import Positional, arg
 from imagen_jax.cli.compare import Compare
 from imagen_jax.cli.evaluate import Evaluate
 from imagen_jax.cli.export import Export
-from imagen_jax.cli.given import check_given, require_positive
+from imagen_jax.cli.given import check_given, require_positive_flags
 from imagen_jax.cli.outputs import require_empty, require_suffix
 from imagen_jax.cli.paint import Paint
 from imagen_jax.cli.parsing import in_unicode, parse_flags
@@ -172,7 +172,7 @@ class Pack:
         from imagen_jax.data.sources import open_source
 
         require_empty(self.out)
-        require_positive(self, "shard_records")
+        require_positive_flags(self, "shard_records")
         told = ConditionsConfig(pictures=self.pictures)
         source = open_source(self.data, None, told)
         count, left_out = pack_source(source, self.out, self.shard_records, told)

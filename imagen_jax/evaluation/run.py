@@ -159,9 +159,11 @@ def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
     """
     _check_apart(work.pictures, out)
     networks = open_networks(work.yardsticks)
-    asked = list(zip(work.yardsticks, networks, strict=True))
     # What is wrong with a prompt shows before the features, which may take hours.
-    texts = [_texts(work.pictures, *one, batch_size) for one in asked]
+    texts = [
+        _texts(work.pictures, one, network, batch_size)
+        for one, network in zip(work.yardsticks, networks, strict=True)
+    ]
     figures: measures.Figures = {}
     accounts = []
     for one, network, own, place in zip(

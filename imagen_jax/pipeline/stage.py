@@ -76,7 +76,9 @@ class Stage:
         self._sha256: str | None = None
         self._samplers: dict[tuple[Plan, tuple[int, int]], Callable] = {}
         self._weighers: dict[tuple[int, int], Callable] = {}
-        self._fitted: set[tuple[Plan, tuple[int, int], int]] = set()  # Large batches, painted.
+        self._known_to_fit: set[tuple[Plan, tuple[int, int], int]] = (
+            set()
+        )  # Large batches, painted.
 
     @property
     def config(self) -> StageConfig:
@@ -150,11 +152,11 @@ class Stage:
             inputs = (*rows, null, noise, source, positive)
             told = {"on_step": on_step, "on_estimate": on_estimate}
             large = len(keys) * math.prod(size) > _MANY_PIXELS
-            if large and self._on_host and (plan, size, len(keys)) not in self._fitted:
+            if large and self._on_host and (plan, size, len(keys)) not in self._known_to_fit:
                 told["check_bytes"] = functools.partial(self._check_bytes, what)
             painted = meshes.to_host(sample(self.params, numbers, *inputs, **told))
         if large:
-            self._fitted.add((plan, size, len(keys)))
+            self._known_to_fit.add((plan, size, len(keys)))
         return painted
 
     def word_weights(
