@@ -13,6 +13,7 @@ Networks call what is named here. `choice` says which form that is.
 """
 
 from imagen_jax.ops import attention, convolution, cpu, normalisation, resampling
+from imagen_jax.ops.amx import compiler_options
 from imagen_jax.ops.attention import attend_with_bias
 from imagen_jax.ops.choice import choose, plain
 from imagen_jax.ops.normalisation import rms_norm
@@ -21,6 +22,7 @@ from imagen_jax.ops.resampling import depth_to_space, space_to_depth, upsample
 __all__ = [
     "attend",
     "attend_with_bias",
+    "compiler_options",
     "convolve",
     "convolve_downsampled",
     "convolve_upsampled",

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from imagen_jax.arrays import Features, Images
-from imagen_jax.ops import attention, convolution, normalisation, resampling
+from imagen_jax.ops import amx, attention, convolution, normalisation, resampling
 from imagen_jax.ops.attention import Attended, Heads, KeyMask
 from imagen_jax.ops.choice import on_cpus, on_one_cpu, one_device
 from imagen_jax.ops.convolution import USUAL, Kernel
@@ -21,6 +21,7 @@ from imagen_jax.ops.convolution import USUAL, Kernel
 OfQueries = Float[Array, "queries width"]
 """Of one head of one picture."""
 OfKeys = Float[Array, "keys width"]
+Windows = Float[Array, "windows _ _ _"]
 HeadMask = Bool[Array, " keys"]
 
 _CHUNK_OF_HEAD = 1024
@@ -126,7 +127,11 @@ def _kernel_gradient(
     # Channels are taken for pictures, and pictures for channels. Padding comes first, as XLA's CPU
     # compiler has no fast code for a kernel that is larger than the picture without it.
     edges = [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
-    x = jax.lax.pad(x.transpose(3, 1, 2, 0), jnp.zeros((), x.dtype), edges)
+    if x.dtype == jnp.bfloat16 and one_device() and amx.has_convolutions():
+        x, gradient = _in_windows(_padded(x, edges), gradient, stride, shape)
+        x = x.transpose(3, 1, 2, 0)
+    else:
+        x = _padded(x.transpose(3, 1, 2, 0), edges)
     result = jax.lax.conv_general_dilated(
         x,
         gradient.transpose(1, 2, 0, 3),
@@ -136,6 +141,33 @@ def _kernel_gradient(
         dimension_numbers=USUAL,
     )
     return result.transpose(1, 2, 0, 3)
+
+
+def _padded(x: Features, edges: list[tuple[int, int, int]]) -> Features:
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
+
+
+def _in_windows(
+    x: Features, gradient: Features, stride: int, kernel: tuple[int, ...]
+) -> tuple[Windows, Windows]:
+    """Each window of the gradient and what it reads of x, as pictures of their own.
+
+    There are `amx.INPUTS` or more, which the units multiply at once, and fewer only if a window has
+    an odd number of rows and columns; black pictures, which add nothing to a sum, then fill up what
+    is needed.
+    """
+    rows, columns, (height, width) = 1, 1, gradient.shape[1:3]
+    while len(x) * rows * columns < amx.INPUTS and not (height % 2 and width % 2):
+        if height % 2 or (width % 2 == 0 and width > height):
+            columns, width = 2 * columns, width // 2
+        else:
+            rows, height = 2 * rows, height // 2
+    at = [(row * height, column * width) for row in range(rows) for column in range(columns)]
+    read = [(size - 1) * stride + taps for size, taps in zip((height, width), kernel, strict=False)]
+    x = _written([x[:, stride * i :, stride * j :][:, : read[0], : read[1]] for i, j in at])
+    gradient = [gradient[:, i : i + height, j : j + width] for i, j in at]
+    few = [(0, max(0, amx.FEWEST_INPUTS - len(at) * len(x[0]))), (0, 0), (0, 0), (0, 0)]
+    return tuple(jnp.pad(jnp.concatenate(side), few) for side in (x, gradient))
 
 
 def _matrix_gradient(x: Features, gradient: Features) -> Float[Array, "inputs outputs"]:
