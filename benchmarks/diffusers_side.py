@@ -1,7 +1,9 @@
 """The PyTorch side of diffusers_speed.py, which starts it; eager, as diffusers comes.
 
-    python benchmarks/diffusers_side.py DIRECTORY forward|train|sample|make [channels_last]
+    python benchmarks/diffusers_side.py DIRECTORY forward|train|sample DTYPE [channels_last]
+    python benchmarks/diffusers_side.py DIRECTORY make TEXT_WIDTH SIDE WIDTH...
 
+DTYPE is what operations compute in: the weights are float32, and bfloat16 is that of autocast.
 `make` writes the network into DIRECTORY/unet and ends.
 """
 
@@ -11,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +92,7 @@ def sample(unet: UNet2DConditionModel, given: dict[str, torch.Tensor]) -> Callab
     return run
 
 
-def shares(run: Callable[[], torch.Tensor]) -> dict[str, float]:
+def shares(run: Callable[[], Any]) -> dict[str, float]:
     """Of the time of one more run, by the kind of operation; attention counts as products."""
     spent = dict.fromkeys(_KINDS, 0.0)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -105,9 +108,10 @@ def kind(name: str) -> str:
 
 
 def main() -> None:
-    directory, task, *layout = sys.argv[1:]
+    directory, task, *how = sys.argv[1:]
     if task == "make":
-        return make(Path(directory), [int(x) for x in layout[2:]], *map(int, layout[:2]))
+        return make(Path(directory), [int(x) for x in how[2:]], *map(int, how[:2]))
+    dtype, *layout = how
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     order = torch.channels_last if layout else torch.contiguous_format
     unet = UNet2DConditionModel.from_pretrained(Path(directory) / "unet").to(memory_format=order)
@@ -117,11 +121,13 @@ def main() -> None:
     run = {"forward": forward, "train": train, "sample": sample}[task](unet, given)
 
     def in_our_order() -> np.ndarray:
-        result = run()
+        # Anew each time: until it ends, it keeps the weights that it has rounded.
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            result = run().float()
         return (result.permute(0, 2, 3, 1) if result.ndim == 4 else result).numpy()
 
     turns.serve(in_our_order, task)
-    print(json.dumps(shares(run)))
+    print(json.dumps(shares(in_our_order)))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """How fast and how large a U-Net of DeepFloyd IF's shape is here and in diffusers, on a CPU.
 
-    python benchmarks/diffusers_speed.py [--repeats 5] [--starts 3] [--pytorch-python PATH]
+    python benchmarks/diffusers_speed.py [--repeats 5] [--starts 3] [--dtype bfloat16]
 
-27M parameters, 64x64, batch 8, float32, the same random weights on both sides, written by
+27M parameters, 64x64, batch 8, the same random weights, float32, on both sides, written by
 diffusers and read by our importer. Three tasks: the forward pass; a training step (mean squared
 error, AdamW); 20 guided steps of DDIM with dynamic thresholding.
 
@@ -57,7 +57,7 @@ class Flags:
     remat: Remat = "none"
     """What our training step computes again (see models/blocks.py)."""
     dtype: Dtype = "float32"
-    """What our side computes in; PyTorch's stays in float32."""
+    """What both sides compute in; weights are float32."""
     tasks: tuple[str, ...] = ("forward", "train", "sample")
     widths: tuple[int, ...] = (64, 128, 192, 256)
     """Channels of each level."""
@@ -97,14 +97,14 @@ def write_inputs(flags: Flags, directory: Path) -> None:
     np.savez(
         directory / "inputs.npz", z=normal(side, side, 3), eps=normal(side, side, 3),
         text=normal(TOKENS, flags.text_width), null=normal(TOKENS, flags.text_width),
-        step=np.linspace(10, 980, size, dtype=np.float32),
+        step=np.linspace(10, 980, size).round().astype(np.float32),
     )  # fmt: skip
 
 
 def compare(task: str, flags: Flags, directory: Path) -> dict[str, Any]:
     """Medians of all sides, and our ratios to the faster one of PyTorch's."""
     here = [sys.executable, HERE / "jax_side.py", directory, task, flags.remat, flags.dtype]
-    torch = [flags.pytorch_python, HERE / "diffusers_side.py", directory, task]
+    torch = [flags.pytorch_python, HERE / "diffusers_side.py", directory, task, flags.dtype]
     sides = [
         ours(here, XLA_FLAGS=CONVOLUTION_FLAG),
         Side("pytorch", torch),

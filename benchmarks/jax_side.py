@@ -21,6 +21,7 @@ import numpy as np
 import optax
 import turns
 
+from imagen_jax import ops
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import (
     DiffusionConfig,
@@ -89,7 +90,8 @@ def train(config: StageConfig, params: Params, given: Arrays) -> Callable[[], ja
         return (optax.apply_updates(params, update), moments), value
 
     abstract = jax.eval_shape(lambda params: (params, optimizer.init(params)), params)
-    compiled, state = compile_in_blocks(step.lower(abstract, given)), None
+    options = ops.compiler_options(config.unet.dtype, "cpu")
+    compiled, state = compile_in_blocks(step.lower(abstract, given), options), None
 
     def run() -> jax.Array:
         nonlocal state
@@ -153,7 +155,7 @@ def kind(name: str) -> str | None:
 
     The library YNNPACK has matrix products; the sums that it computes too count with them.
     """
-    if re.match("while|call|cond|conv(?!ert)", name):
+    if re.match("while|call|cond|conv(?!ert)|custom-call", name):
         return None
     if name.startswith(("dot", "ynn")):
         return "matrix products"

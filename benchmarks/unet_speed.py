@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from imagen_jax import ops
 from imagen_jax.cli.parsing import parse_flags
 from imagen_jax.conditions import Conditions
 from imagen_jax.config import (
@@ -41,6 +42,7 @@ from imagen_jax.config import (
     UNetConfig,
 )
 from imagen_jax.config.rules import require_positive
+from imagen_jax.costs.model_flops import model_flops
 from imagen_jax.errors import exit_on_usage_error
 from imagen_jax.networks import Params, init_text_encoder
 from imagen_jax.parallel import mesh as meshes
@@ -116,22 +118,24 @@ def random_batch(config: StageConfig, mesh: jax.sharding.Mesh) -> dict[str, jax.
 def training_speed(
     trainer: Trainer, state: Any, frozen: Params, batch: Any, repeats: int
 ) -> tuple[float, float]:
-    """Median seconds and FLOPs of one optimizer step; takes `state`."""
+    """Median seconds of one optimizer step, and the model's FLOPs; takes `state`."""
     key = jax.random.key(2)
-    compiled = trainer.step.lower(state, frozen, batch, key).compile()
+    side = trainer.config.resolution
+    options = ops.compiler_options(trainer.config.unet.dtype, jax.default_backend())
+    compiled = trainer.step.lower(state, frozen, batch, key).compile(compiler_options=options)
 
     def run() -> jax.Array:
         nonlocal state
         state, metrics = compiled(state, frozen, batch, key)
         return metrics["loss"]
 
-    return median_seconds(run, repeats), flops(compiled)
+    return median_seconds(run, repeats), trainer.work(frozen).flops((side, side))
 
 
 def sampling_speed(
     trainer: Trainer, params: Params, frozen: Params, batch: Any, repeats: int
 ) -> tuple[float, float]:
-    """Median seconds and FLOPs of a batch of pictures, without the text encoder."""
+    """Median seconds of a batch of pictures, and the model's FLOPs; without the text encoder."""
     config, networks, mask = trainer.config, trainer.networks, batch["mask"]
     size = (config.resolution, config.resolution)
     plan, numbers = plan_sampling(config, config.sampling, size)
@@ -143,8 +147,8 @@ def sampling_speed(
     twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), conditions)
     encoded = jax.jit(networks.encode)(params, twice)
     z, log_snr = jnp.zeros((2 * len(mask), *size, 3)), jnp.zeros(2 * len(mask))
-    step = jax.jit(networks.predict).lower(params, z, log_snr, encoded).compile()
-    return median_seconds(run, repeats), flops(step) * config.sampling.num_steps
+    step = model_flops(networks.predict, params, z, log_snr, encoded)
+    return median_seconds(run, repeats), step * config.sampling.num_steps
 
 
 def matmul_peak(side: int, repeats: int) -> float:
@@ -167,11 +171,6 @@ def seconds(run: Callable[[], Any], repeats: int) -> list[float]:
 
 def median_seconds(run: Callable[[], Any], repeats: int) -> float:
     return statistics.median(seconds(run, repeats))
-
-
-def flops(compiled: jax.stages.Compiled) -> float:
-    """As XLA counts them in the compiled program."""
-    return compiled.cost_analysis()["flops"]
 
 
 def count(params: Params) -> int:

@@ -87,7 +87,7 @@ def test_a_tiny_network_trains_as_in_diffusers(race):
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
     sizes = ["--widths", "32", "64", "--text-width", "64", "--resolution", "16"]
-    turns = ["--batch-size", "2", "--repeats", "1", "--starts", "2"]
+    turns = ["--batch-size", "4", "--repeats", "1", "--starts", "2"]
     result = call(race, "--tasks", "train", *turns, *sizes)
     assert result.code == 0, result.err
     found = json.loads(result.out.splitlines()[1])

@@ -163,4 +163,7 @@ class AttentionPooling(nnx.Module):
         split = lambda x: x.reshape(*x.shape[:2], self.num_heads, -1)  # noqa: E731
         out = ops.attend(split(self.query(query)), split(keys), split(values), mask)
         out = self.out(out[:, 0])
-        return out if self.norm_out is None else self.norm_out(out)
+        if self.norm_out is None:
+            return out
+        # In float32 as it normalises; oneDNN, if it is asked to, cannot take it from bfloat16.
+        return self.norm_out(ops.written_once(out.astype(jnp.float32)))

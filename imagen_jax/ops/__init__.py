@@ -7,7 +7,8 @@ reverse, and one of the other.
 `cpu` holds forms of some of them that XLA's CPU compiler has quicker code for, with equal values
 and gradients. A program gets both, and the platform that it is compiled for decides. Their
 gradients are written by hand for the reverse direction alone, so whoever takes `jax.jvp` of a
-network calls it within `plain()`, on any platform.
+network calls it within `plain()`, on any platform. `amx` has what the compiler is told for networks
+in bfloat16 on CPUs with units for it.
 
 Networks call what is named here. `choice` says which form that is.
 """

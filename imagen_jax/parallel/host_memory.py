@@ -5,7 +5,7 @@ import ctypes
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -56,33 +56,50 @@ def run_where_called() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
-def in_blocks(function: jax.stages.Wrapped, platform: str) -> Callable:
+def in_blocks(
+    function: jax.stages.Wrapped, platform: str, options: Mapping[str, bool] | None = None
+) -> Callable:
     """A jitted function, compiled for each shape, whose memory CPUs use again at every call.
 
     XLA asks for all of a program's memory as one block, at every call anew, and the machine
     maps and clears each page of it again. Smaller blocks malloc keeps for the next call, and
     finds again also where something else took a place between them. That they are the same
     thread's each time, `run_where_called` sees to.
+
+    Args:
+        options: as `compile_in_blocks` takes them.
     """
     compiled: dict[tuple, jax.stages.Compiled] = {}
 
     def call(*arguments: Any) -> Any:
         shapes = tuple(x.shape for x in jax.tree.leaves(arguments))
         if shapes not in compiled:
-            compiled[shapes] = compile_in_blocks(function.lower(*arguments))
+            compiled[shapes] = compile_in_blocks(function.lower(*arguments), options)
         # A program whose arguments are still on their way waits for them on another thread.
         return compiled[shapes](*jax.block_until_ready(arguments))
 
     return call if platform == "cpu" else function
 
 
-def compile_in_blocks(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compiles as `in_blocks`. From then on the process keeps of its main heap what it frees."""
+def compile_in_blocks(
+    lowered: jax.stages.Lowered, options: Mapping[str, bool] | None = None
+) -> jax.stages.Compiled:
+    """Compiles as `in_blocks`. From then on the process keeps of its main heap what it frees.
+
+    Args:
+        options: of the compiler, for speed alone. Where it fails with them, it does without.
+    """
     shapes = [shape.split("x")[:-1] for shape in set(_SHAPE.findall(lowered.as_text()))]
     largest = 4 * max((math.prod(map(int, shape)) for shape in shapes), default=1)
     # XLA warns of every array that is larger; those that it pads are a little larger than here.
     block = min(max(_BLOCK, largest * 5 // 4), _LARGEST_BLOCK)
-    compiled = lowered.compile(compiler_options={"xla_multiheap_size_constraint_per_heap": block})
+    in_blocks = {"xla_multiheap_size_constraint_per_heap": block}
+    try:
+        compiled = lowered.compile(compiler_options={**in_blocks, **(options or {})})
+    except jax.errors.JaxRuntimeError:
+        if not options:
+            raise
+        compiled = lowered.compile(compiler_options=in_blocks)
     # Before glibc 2.35 the threshold stays at 32 MiB, and larger blocks go back.
     _set_malloc(_MMAP_THRESHOLD, max(_GLIBC_THRESHOLD, block + 2**12))
     _set_malloc(_TRIM_THRESHOLD, _KEEP_ALL)

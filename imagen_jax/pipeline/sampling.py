@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, UInt8
 
-from imagen_jax import ops
 from imagen_jax.arrays import Features, Images, Keys, LogSNR, NullText, Pixels, Traced
 from imagen_jax.conditions import Conditions, stacked
 from imagen_jax.config import StageConfig
@@ -173,9 +172,7 @@ class StepwiseSampler:
         """`gather` brings parameters together before the first step; None takes them as given."""
         self._gather = None if gather is None else jax.jit(gather)
         self._visits = run.plan.visits
-        options = ops.compiler_options(run.config.unet.dtype, jax.default_backend())
-        self._begin = jax.jit(run.begin)
-        self._step = jax.jit(run.step, donate_argnums=3, compiler_options=options)
+        self._begin, self._step = jax.jit(run.begin), jax.jit(run.step, donate_argnums=3)
         self._end = jax.jit(_finish)
         self._pixels = jax.jit(to_pixels)
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagen_jax import ops
 from imagen_jax.checkpoints.state import TrainState
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import ReadCaptions, make_dataset
@@ -103,7 +102,6 @@ class HeldOutLoss:
         self._totals = jax.jit(
             functools.partial(_totals, objective, judged, networks),
             out_shardings=meshes.replicated(mesh),
-            compiler_options=ops.compiler_options(config.unet.dtype, mesh.devices.flat[0].platform),
         )
         self._keys = picture_keys(SEED, config.resolution, self._size * self._batches)
 

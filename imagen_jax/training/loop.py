@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 
 import jax
 
+from imagen_jax import ops
 from imagen_jax.checkpoints.about import Fingerprints
 from imagen_jax.checkpoints.checkpoint import Checkpoints, newest_step
 from imagen_jax.checkpoints.directory import check_directory, claim_directory
@@ -279,7 +280,9 @@ def _train(
     training, reporter = trainer.config.training, hooks.reporter
     state, pictures, step = start.state, start.pictures, int(start.state.step)
     stopping = preemption.reached()
-    take_step = in_blocks(trainer.step, trainer.mesh.devices.flat[0].platform)
+    platform = trainer.mesh.devices.flat[0].platform
+    options = ops.compiler_options(trainer.config.unet.dtype, platform)
+    take_step = in_blocks(trainer.step, platform, options)
 
     if step < training.num_steps and not stopping:
         with deaf_children():

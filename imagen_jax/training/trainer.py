@@ -4,7 +4,6 @@ import functools
 
 import jax
 
-from imagen_jax import ops
 from imagen_jax.checkpoints.state import TrainState, first_state, init_state
 from imagen_jax.config import StageConfig
 from imagen_jax.data.pipeline import ReadCaptions
@@ -58,7 +57,6 @@ class Trainer:
             ),
             out_shardings=(self.shardings, meshes.replicated(mesh)),
             donate_argnums=0,
-            compiler_options=ops.compiler_options(config.unet.dtype, mesh.devices.flat[0].platform),
         )
 
     def load_frozen(self, workdir: AnyPath, read: ReadCaptions | None) -> Params:

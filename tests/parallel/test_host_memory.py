@@ -32,13 +32,28 @@ def test_their_size_is_what_the_compiler_is_told(capfd, monkeypatch):
 
 def test_a_function_gives_what_it_gave_and_is_compiled_once(monkeypatch):
     compiled = []
-    count = lambda lowered: compiled.append(lowered) or compile_in_blocks(lowered)  # noqa: E731
+    count = lambda *given: compiled.append(given) or compile_in_blocks(*given)  # noqa: E731
     monkeypatch.setattr(host_memory, "compile_in_blocks", count)
     function = in_blocks(gradient, "cpu")
     for seed in range(3):
         x = jax.random.normal(jax.random.key(seed), (32, 16))
         np.testing.assert_array_equal(function(x), gradient(x))
     assert len(compiled) == 1
+
+
+@pytest.mark.parametrize(("option", "compilations"), [("xla_cpu_use_xnnpack", 1), ("no_such", 2)])
+def test_options_that_fail_are_left_out(option, compilations, monkeypatch):
+    told, own = [], jax.stages.Lowered.compile
+    monkeypatch.setattr(
+        jax.stages.Lowered, "compile",
+        lambda lowered, compiler_options: (
+            told.append(compiler_options) or own(lowered, compiler_options=compiler_options)
+        ),
+    )  # fmt: skip
+    x = jnp.ones((32, 16))
+    compiled = in_blocks(gradient, "cpu", {option: False})(x)
+    np.testing.assert_allclose(compiled, gradient(x), rtol=1e-6)
+    assert [option in options for options in told] == [True, False][:compilations]
 
 
 def test_only_cpus_need_it():

@@ -59,8 +59,8 @@ def sizes_of_steps():
 def straight(config, directory, sizes_of_steps):
     """A run of five steps without a break."""
 
-    def watched(function, platform):
-        take = in_blocks(function, platform)
+    def watched(function, platform, options):
+        take = in_blocks(function, platform, options)
 
         def step(state, frozen, batch, key):
             sizes_of_steps.append(batch["image"].shape[1:3])
