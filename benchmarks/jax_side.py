@@ -90,7 +90,7 @@ def train(config: StageConfig, params: Params, given: Arrays) -> Callable[[], ja
         return (optax.apply_updates(params, update), moments), value
 
     abstract = jax.eval_shape(lambda params: (params, optimizer.init(params)), params)
-    options = ops.compiler_options(config.unet.dtype, "cpu")
+    options = ops.compiler_options(config.unet.dtype)
     compiled, state = compile_in_blocks(step.lower(abstract, given), options), None
 
     def run() -> jax.Array:

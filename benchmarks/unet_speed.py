@@ -121,7 +121,7 @@ def training_speed(
     """Median seconds of one optimizer step, and the model's FLOPs; takes `state`."""
     key = jax.random.key(2)
     side = trainer.config.resolution
-    options = ops.compiler_options(trainer.config.unet.dtype, jax.default_backend())
+    options = ops.compiler_options(trainer.config.unet.dtype)
     compiled = trainer.step.lower(state, frozen, batch, key).compile(compiler_options=options)
 
     def run() -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imagen_jax.ops.choice import one_device
+from imagen_jax.ops.choice import one_cpu
 
 _OPTIONS = {"xla_cpu_experimental_onednn_custom_call": True}
 INPUTS = 32
@@ -23,13 +23,12 @@ such convolutions of fewer: by 16x16 taps of 4 or 8 channels, for example (jaxli
 _PICTURE, _KERNEL = (1, 8, 8, 16), (3, 3, 16, 16)
 
 
-def compiler_options(dtype: str, platform: str) -> dict[str, bool]:
-    """For `jax.jit`, of a network that computes in `dtype` on `platform`; empty where none help.
+def compiler_options(dtype: str) -> dict[str, bool]:
+    """For programs of a network that computes in `dtype`; empty where none help.
 
-    Several devices have none: of a batch in parts, each would have fewer than `FEWEST_INPUTS`.
+    Several devices have none: of a batch in parts, each may have fewer than `FEWEST_INPUTS`.
     """
-    served = dtype == "bfloat16" and platform == "cpu" and one_device()
-    return _OPTIONS if served and has_convolutions() else {}
+    return _OPTIONS if dtype == "bfloat16" and one_cpu() and has_convolutions() else {}
 
 
 @functools.cache
@@ -45,14 +44,15 @@ def has_units() -> bool:
 def has_convolutions() -> bool:
     """Whether this jaxlib compiles convolutions for the units of this machine, and rightly.
 
-    An option that it does not know is an error, and one that it does not heed does nothing.
-    jaxlib does not write programs with oneDNN in them to disk: each process compiles its own.
+    To be asked only where `one_cpu()`. An option that jaxlib does not know is an error, and one
+    that it does not heed does nothing. Programs with oneDNN in them cannot be written to disk: each
+    process compiles its own.
     """
     if not has_units():
         return False
     rng = np.random.default_rng(0)
     # Whoever asks may be tracing a network.
-    with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    with jax.ensure_compile_time_eval():
         x, kernel = (
             jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in (_PICTURE, _KERNEL)
         )

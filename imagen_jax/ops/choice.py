@@ -52,6 +52,11 @@ def on_one_cpu(quick: Callable, otherwise: Callable, *inputs: Any) -> Any:
     return otherwise(*inputs)
 
 
+def one_cpu() -> bool:
+    """Whether one CPU is all that programs run on."""
+    return one_device() and jax.default_backend() == "cpu"
+
+
 def one_device() -> bool:
     """Whether nothing lies in parts on several devices."""
     return jax.device_count() == 1

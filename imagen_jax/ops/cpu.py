@@ -127,7 +127,7 @@ def _kernel_gradient(
     # Channels are taken for pictures, and pictures for channels. Padding comes first, as XLA's CPU
     # compiler has no fast code for a kernel that is larger than the picture without it.
     edges = [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
-    if x.dtype == jnp.bfloat16 and one_device() and amx.has_convolutions():
+    if amx.compiler_options(x.dtype.name):
         x, gradient = _in_windows(_padded(x, edges), gradient, stride, shape)
         x = x.transpose(3, 1, 2, 0)
     else:

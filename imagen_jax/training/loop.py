@@ -280,9 +280,8 @@ def _train(
     training, reporter = trainer.config.training, hooks.reporter
     state, pictures, step = start.state, start.pictures, int(start.state.step)
     stopping = preemption.reached()
-    platform = trainer.mesh.devices.flat[0].platform
-    options = ops.compiler_options(trainer.config.unet.dtype, platform)
-    take_step = in_blocks(trainer.step, platform, options)
+    options = ops.compiler_options(trainer.config.unet.dtype)
+    take_step = in_blocks(trainer.step, trainer.mesh.devices.flat[0].platform, options)
 
     if step < training.num_steps and not stopping:
         with deaf_children():

@@ -81,7 +81,7 @@ def test_pictures_of_odd_sizes_are_filled_up():
 @pytest.mark.skipif(not amx.has_convolutions(), reason="needs AMX, and a jaxlib that uses it")
 @pytest.mark.parametrize(("sizes", "taps", "stride"), WHOLE)
 def test_programs_for_the_units_compute_what_float32_does(sizes, taps, stride):
-    options = ops.compiler_options("bfloat16", "cpu")
+    options = ops.compiler_options("bfloat16")
     run = functools.partial(values_and_gradients, sizes=sizes, taps=taps, stride=stride)
     compiled = jax.jit(lambda: run(narrow)).lower().compile(compiler_options=options)
     assert_right(compiled(), run(convolution.convolve))
@@ -90,11 +90,19 @@ def test_programs_for_the_units_compute_what_float32_does(sizes, taps, stride):
 @pytest.mark.usefixtures("one_device")
 def test_only_networks_in_bfloat16_on_one_cpu_have_options(monkeypatch):
     monkeypatch.setattr(amx, "has_convolutions", lambda: True)
-    assert ops.compiler_options("bfloat16", "cpu")
-    assert not ops.compiler_options("float32", "cpu")
-    assert not ops.compiler_options("bfloat16", "tpu")
+    assert ops.compiler_options("bfloat16")
+    assert not ops.compiler_options("float32")
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    assert not ops.compiler_options("bfloat16", "cpu")
+    assert not ops.compiler_options("bfloat16")
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_machine_with_a_gpu_is_not_asked_for_its_cpu(monkeypatch):
+    """Which JAX_PLATFORMS=cuda leaves out; forms of CPUs are traced there too."""
+    monkeypatch.setattr(amx, "has_units", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    values_and_gradients(narrow, (2, 4, 4, 3, 5), 3, 1)
+    assert not ops.compiler_options("bfloat16")
 
 
 def test_a_jaxlib_that_does_not_know_the_option_is_left_alone(monkeypatch):
