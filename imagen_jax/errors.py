@@ -4,6 +4,7 @@ import _thread
 import collections
 import contextlib
 import os
+import select
 import signal
 import sys
 import time
@@ -15,6 +16,8 @@ _LONGEST = 2000
 """Letters of what is said of one mistake: names that are read in files may be of any length."""
 _SOON = 0.02
 """Seconds."""
+_NOBODY_READS = 128 + 13
+"""The exit code of a program that SIGPIPE ended, as shells give it."""
 
 
 class UsageError(ValueError):
@@ -42,7 +45,7 @@ def exit_on_usage_error() -> Iterator[None]:
 
     So ends what the operating system refuses: a file that cannot be read, a disk that is full,
     no network, no more memory. Warnings are one line each too, and none is repeated. Ctrl-C ends
-    with exit code 130.
+    with exit code 130, and a reader such as `head` that has read enough with 141, in silence.
     """
     with warnings.catch_warnings(), _interrupts_raised_again():
         warnings.showwarning = _warn_once()
@@ -52,6 +55,9 @@ def exit_on_usage_error() -> Iterator[None]:
             print(f"error: {one_line(str(error))}", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes once more at its end.
+                sys.exit(_NOBODY_READS)
             where = "" if error.filename is None else f"{error.filename}: "
             print(f"error: {one_line(where + reason(error))}.", file=sys.stderr)
             sys.exit(2)
@@ -61,6 +67,13 @@ def exit_on_usage_error() -> Iterator[None]:
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             sys.exit(130)
+
+
+def _nobody_reads() -> bool:
+    """Whether what would read stdout has gone."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 @contextlib.contextmanager

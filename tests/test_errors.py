@@ -93,6 +93,24 @@ def test_the_end_waits_for_no_thread_and_loses_nothing_that_was_said():
     assert said == (2, "said before\n", "error: The disk is full.\n")
 
 
+def test_a_reader_that_has_read_enough_is_no_error(capsys):
+    """Such as `head`; a pipe to something else that breaks is one."""
+    script = """
+from imagen_jax.errors import exit_on_usage_error
+with exit_on_usage_error():
+    for _ in range(10**4):
+        print("x" * 100)
+"""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+    with pytest.raises(SystemExit, match="2"), exit_on_usage_error():
+        raise BrokenPipeError("a worker has gone")
+    assert capsys.readouterr().err == "error: a worker has gone.\n"
+
+
 def test_a_run_that_cannot_save_ends_so(monkeypatch, tmp_path):
     """Orbax's threads would wait for it for minutes."""
 
