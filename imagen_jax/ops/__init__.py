@@ -14,7 +14,7 @@ Networks call what is named here. `choice` says which form that is.
 """
 
 from imagen_jax.ops import attention, convolution, cpu, normalisation, resampling
-from imagen_jax.ops.amx import compiler_options
+from imagen_jax.ops.amx import compiler_options, in_float32
 from imagen_jax.ops.attention import attend_with_bias
 from imagen_jax.ops.choice import choose, plain
 from imagen_jax.ops.normalisation import rms_norm
@@ -38,9 +38,11 @@ __all__ = [
 ]
 
 attend = choose(attention.attend, cpu.attend)
-convolve = choose(convolution.convolve, cpu.convolve)
-convolve_downsampled = choose(convolution.convolve_downsampled, cpu.convolve_downsampled)
-convolve_upsampled = choose(convolution.convolve_upsampled, cpu.convolve_upsampled)
+convolve = choose(in_float32(convolution.convolve), cpu.convolve)
+convolve_downsampled = choose(
+    in_float32(convolution.convolve_downsampled), cpu.convolve_downsampled
+)
+convolve_upsampled = choose(in_float32(convolution.convolve_upsampled), cpu.convolve_upsampled)
 downsample = choose(resampling.downsample, cpu.downsample)
 group_norm = choose(normalisation.group_norm, cpu.group_norm)
 written_once = choose(lambda x: x, cpu.written_once)

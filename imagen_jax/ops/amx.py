@@ -6,6 +6,7 @@ compiled with `compiler_options`, and nothing changes on other machines and in f
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -29,6 +30,19 @@ def compiler_options(dtype: str) -> dict[str, bool]:
     Several devices have none: of a batch in parts, each may have fewer than `FEWEST_INPUTS`.
     """
     return _OPTIONS if dtype == "bfloat16" and one_cpu() and has_convolutions() else {}
+
+
+def in_float32(convolve: Callable) -> Callable:
+    """A convolution whose gradients JAX derives, kept from oneDNN: these may have few inputs."""
+
+    @functools.wraps(convolve)
+    def run(x: jax.Array, kernel: jax.Array, *strides: int) -> jax.Array:
+        if not compiler_options(x.dtype.name):
+            return convolve(x, kernel, *strides)
+        wide = convolve(x.astype(jnp.float32), kernel.astype(jnp.float32), *strides)
+        return wide.astype(x.dtype)
+
+    return run
 
 
 @functools.cache

@@ -76,9 +76,8 @@ class Stage:
         self._sha256: str | None = None
         self._samplers: dict[tuple[Plan, tuple[int, int]], Callable] = {}
         self._weighers: dict[tuple[int, int], Callable] = {}
-        self._known_to_fit: set[tuple[Plan, tuple[int, int], int]] = (
-            set()
-        )  # Large batches, painted.
+        # Large batches that were painted.
+        self._known_to_fit: set[tuple[Plan, tuple[int, int], int]] = set()
 
     @property
     def config(self) -> StageConfig:

@@ -34,15 +34,21 @@ def one_device(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
-def values_and_gradients(convolve, sizes, taps, stride):
+def made(sizes, taps, stride):
+    """A picture, a kernel, and a gradient of what they give."""
     batch, rows, columns, inputs, outputs = sizes
     x, kernel = normal(batch, rows, columns, inputs), normal(taps, taps, inputs, outputs, seed=1)
+    y = normal(batch, -(-rows // stride), -(-columns // stride), outputs, seed=2)
+    return [jnp.asarray(array) for array in (x, kernel, y)]
+
+
+def values_and_gradients(convolve, stride, x, kernel, gradient):
     y, transposed = jax.vjp(functools.partial(convolve, stride=stride), x, kernel)
-    return y, *transposed(jnp.asarray(normal(*y.shape, seed=2), y.dtype))
+    return y, *transposed(gradient.astype(y.dtype))
 
 
-def narrow(x, kernel, stride):
-    return cpu.convolve(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), stride)
+def narrow(x, kernel, stride, convolve=cpu.convolve):
+    return convolve(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), stride)
 
 
 def assert_right(results, expected):
@@ -58,8 +64,9 @@ def assert_right(results, expected):
 def test_a_kernels_gradient_is_the_sum_over_windows(sizes, taps, stride, monkeypatch):
     """In any program: the option decides only who computes the convolution."""
     monkeypatch.setattr(amx, "has_convolutions", lambda: True)
-    run = functools.partial(values_and_gradients, sizes=sizes, taps=taps, stride=stride)
-    assert_right(run(narrow), run(convolution.convolve))
+    given = stride, *made(sizes, taps, stride)
+    expected = values_and_gradients(convolution.convolve, *given)
+    assert_right(values_and_gradients(narrow, *given), expected)
 
 
 @pytest.mark.parametrize("pictures", [1, 2, 5, 8, 31, 32, 40])
@@ -81,10 +88,19 @@ def test_pictures_of_odd_sizes_are_filled_up():
 @pytest.mark.skipif(not amx.has_convolutions(), reason="needs AMX, and a jaxlib that uses it")
 @pytest.mark.parametrize(("sizes", "taps", "stride"), WHOLE)
 def test_programs_for_the_units_compute_what_float32_does(sizes, taps, stride):
-    options = ops.compiler_options("bfloat16")
-    run = functools.partial(values_and_gradients, sizes=sizes, taps=taps, stride=stride)
-    compiled = jax.jit(lambda: run(narrow)).lower().compile(compiler_options=options)
-    assert_right(compiled(), run(convolution.convolve))
+    """In the form of CPUs, and in the plain one, whose gradients JAX derives."""
+    options, arrays = ops.compiler_options("bfloat16"), made(sizes, taps, stride)
+    expected = values_and_gradients(convolution.convolve, stride, *arrays)
+
+    def run(*arrays):  # Not of constants, which XLA would compute itself.
+        quick = values_and_gradients(narrow, stride, *arrays)
+        with ops.plain():
+            form = functools.partial(narrow, convolve=ops.convolve)
+            return quick, values_and_gradients(form, stride, *arrays)
+
+    compiled = jax.jit(run).lower(*arrays).compile(compiler_options=options)
+    for results in compiled(*arrays):
+        assert_right(results, expected)
 
 
 @pytest.mark.usefixtures("one_device")
@@ -101,7 +117,7 @@ def test_a_machine_with_a_gpu_is_not_asked_for_its_cpu(monkeypatch):
     """Which JAX_PLATFORMS=cuda leaves out; forms of CPUs are traced there too."""
     monkeypatch.setattr(amx, "has_units", lambda: pytest.fail("asked"))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    values_and_gradients(narrow, (2, 4, 4, 3, 5), 3, 1)
+    values_and_gradients(narrow, 1, *made((2, 4, 4, 3, 5), 3, 1))
     assert not ops.compiler_options("bfloat16")
 
 
