@@ -3,18 +3,20 @@
     python tools/emoji_maps.py make drawings
     python tools/emoji_maps.py measure runs/maps drawings/test --sheet sheet.png
 
-`make` draws core emoji from their vectors, in their own and in other colours, as folders train and
-test, the latter with what the shipped cascade never saw. Beside each NAME.png lie its captions, in
-NAME.labels.png the number of the nearest of eleven colours for each pixel, of those that cover a
-part worth mention, and in NAME.sketch.png its outlines, black on white. palette.json says which
-colour is which number.
+`make` draws core emoji from their vectors, in their own and in other colours, of any size and at
+any place, as folders train and test, the latter with what the shipped cascade never saw. Beside
+each NAME.png lie its captions, in NAME.labels.png the number of the nearest of eleven colours for
+each pixel, of those that cover a part worth mention, and in NAME.sketch.png its outlines, black on
+white. palette.json says which colour is which number.
 
 `measure` paints pictures of such a folder after their captions alone, and after their maps and
 sketches too, and finds both again in what was painted.
 """
 
 import argparse
+import io
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +24,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from imagen_jax.data import captions, emoji_colours, emoji_concepts, emoji_vectors, transforms
+from imagen_jax.data import captions, emoji_colours, emoji_concepts, emoji_vectors
 from imagen_jax.data.emoji_vectors import Concept
 from imagen_jax.data.picture_maps import (
     COLOURS,
@@ -40,7 +42,10 @@ from imagen_jax.pipeline.sheets import grid, save_png
 
 SIDE = 64
 VARIANTS = 6
-"""The most pictures of a concept in a style beside the plain one."""
+"""The most looks of a concept in a style beside the plain one."""
+PLACES, SMALLEST = 2, 28
+"""Pictures of each look, and the least pixels that a thing measures in them. The base paints all
+things large and in the middle: drawings like that would tell it little more than their captions."""
 NEAR = 1
 """Pixels by which an outline may lie beside another and still meet it."""
 WAYS = {
@@ -85,18 +90,31 @@ def make(directory: Path) -> None:
 
 
 def write(directory: Path, concept: Concept, style: str, colour: str, background: str) -> None:
-    """A picture with its captions, map and sketch."""
-    drawn = emoji_colours.draw(style, concept.key, colour, background, SIDE)
-    pixels = np.asarray(transforms.decode(drawn, concept.label, SIDE))
+    """Pictures of a look with their captions, maps and sketches; none whose map is all ground."""
     label = emoji_concepts.colourable_label(concept) if colour else concept.label
     label = captions.plain_quotes(label)
     lines = captions.plain_captions(label, (), colour, background)
     lines += captions.styled_captions(label, style, colour, background)
-    stem = "-".join([concept.key, style, colour or "own", background or "plain"])
-    (directory / f"{stem}.png").write_bytes(drawn)
-    (directory / f"{stem}.txt").write_text("\n".join(lines))
-    save_png(label_map(pixels), directory / f"{stem}.labels.png")
-    save_png(sketch(pixels), directory / f"{stem}.sketch.png")
+    for place in range(PLACES):
+        look = [concept.key, style, colour or "own", background or "plain", str(place)]
+        stem = "-".join(look)
+        pixels = placed(style, concept.key, colour, background, random.Random(stem))
+        labels = label_map(pixels)
+        if (labels == labels[0, 0]).all():
+            continue
+        save_png(pixels, directory / f"{stem}.png")
+        (directory / f"{stem}.txt").write_text("\n".join(lines))
+        save_png(labels, directory / f"{stem}.labels.png")
+        save_png(sketch(pixels), directory / f"{stem}.sketch.png")
+
+
+def placed(style: str, key: str, colour: str, background: str, rng: random.Random) -> Pixels:
+    """A drawing of any size at any place on its ground."""
+    size = rng.randint(SMALLEST, SIDE)
+    drawn = Image.open(io.BytesIO(emoji_colours.draw(style, key, colour, background, size)))
+    canvas = Image.new("RGB", (SIDE, SIDE), emoji_colours.BACKGROUNDS[background or "white"])
+    canvas.paste(drawn, (rng.randint(0, SIDE - size), rng.randint(0, SIDE - size)))
+    return np.asarray(canvas)
 
 
 def measure(stage: str, directory: Path, count: int, scale: float, sheet: Path | None) -> None:
