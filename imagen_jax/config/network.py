@@ -36,26 +36,12 @@ MOST_TOKENS = 2**16
 """Of a caption."""
 
 
-def _require_remat(remat: tuple[str, ...], count: int, what: str) -> None:
-    choices = get_args(Remat)
-    for value in remat:
-        require(value in choices, f"remat has {value!r}; it must be one of {', '.join(choices)}.")
-    require(
-        len(remat) in (0, count),
-        f"remat has {len(remat)} entries; give none or {count}, one a {what}.",
-    )
-
-
 def _require_sinusoid(width: int, name: str) -> None:
     """The time's sinusoid has as many sines as cosines, at two frequencies or more."""
     require(
         width >= 4 and width % 2 == 0,
         f"{name} is {width}; it must be even and at least 4.",
     )
-
-
-def _require_pixel_channels(channels: int) -> None:
-    require(channels >= 0, f"pixel_channels is {channels}; it must not be negative.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +100,46 @@ class UNetVariant(Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UNetConfig(Checked):
+class PixelNetworkConfig(Checked):
+    """What both kinds of U-Net have."""
+
+    patch_size: int = 1
+    """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
+    pixel_channels: int = 0
+    """Channels of two convolutions of whole pixels that come last and hide the borders of the
+    patches; 0 for none, as in the paper, which has no patches."""
+    norm_groups: int = 32
+    """Of the group normalisations; where channels are few, so that a group has several."""
+    remat: tuple[Remat, ...] = ()
+    """What the backward pass computes again, for each level of a U-Net, or each block of an
+    Efficient U-Net and its mirror (see models/blocks.py); empty is `none` everywhere."""
+    dtype: Dtype = "float32"
+    """Of the computation; parameters are float32."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(self, dtype=Dtype)
+        require_positive(self, "patch_size", "norm_groups")
+        require(
+            self.pixel_channels >= 0,
+            f"pixel_channels is {self.pixel_channels}; it must not be negative.",
+        )
+        require_at_most(self, _WIDEST, patch_size=self.patch_size, norm_groups=self.norm_groups)
+
+    def _require_remat(self, count: int, what: str) -> None:
+        choices = get_args(Remat)
+        for value in self.remat:
+            require(
+                value in choices, f"remat has {value!r}; it must be one of {', '.join(choices)}."
+            )
+        require(
+            len(self.remat) in (0, count),
+            f"remat has {len(self.remat)} entries; give none or {count}, one a {what}.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetConfig(PixelNetworkConfig):
     """ADM-family U-Net of the base stage (paper, appendix F.1; Dhariwal & Nichol 2021).
 
     The defaults are the paper's 64x64 base. `attention_resolutions` counts in pixels of the
@@ -128,18 +153,6 @@ class UNetConfig(Checked):
     """Residual blocks of each level going down; one more going up, as in ADM."""
     attention_resolutions: tuple[int, ...] = (32, 16, 8)
     head_dim: int = 64
-    patch_size: int = 1
-    """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
-    pixel_channels: int = 0
-    """Channels of two convolutions of whole pixels that come last and hide the borders of the
-    patches; 0 for none, as in the paper, which has no patches."""
-    norm_groups: int = 32
-    """Of the group normalisations; where channels are few, so that a group has several."""
-    remat: tuple[Remat, ...] = ()
-    """What the backward pass computes again, for each level (see models/blocks.py); empty is
-    `none` everywhere."""
-    dtype: Dtype = "float32"
-    """Of the computation; parameters are float32."""
     variant: UNetVariant = UNetVariant()
     """Where it is not the paper's network but DeepFloyd IF's."""
 
@@ -155,12 +168,10 @@ class UNetConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice(self, dtype=Dtype)
-        require_positive(self, "embed_dim", "head_dim", "patch_size", "norm_groups")
-        _require_pixel_channels(self.pixel_channels)
+        require_positive(self, "embed_dim", "head_dim")
         require_all_positive(self, "channel_mult", "num_res_blocks")
         _require_sinusoid(self.embed_dim, "UNetConfig.embed_dim")
-        _require_remat(self.remat, len(self.channel_mult), "level")
+        self._require_remat(len(self.channel_mult), "level")
         require(
             len(self.channel_mult) == len(self.num_res_blocks) > 0,
             f"UNetConfig has {len(self.channel_mult)} channel multipliers and "
@@ -177,8 +188,6 @@ class UNetConfig(Checked):
             embed_dim=self.embed_dim,
             channel_mult=max(self.channel_mult),
             head_dim=self.head_dim,
-            patch_size=self.patch_size,
-            norm_groups=self.norm_groups,
         )
         require_at_most(self, _WIDEST, channels=self.embed_dim * max(self.channel_mult))
 
@@ -189,7 +198,7 @@ class UNetConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EfficientUNetConfig(Checked):
+class EfficientUNetConfig(PixelNetworkConfig):
     """Efficient U-Net of the super-resolution stages (paper, section 2.5, appendix F.2-F.3).
 
     One entry of each tuple per DBlock, from the highest resolution down. The defaults are
@@ -206,27 +215,13 @@ class EfficientUNetConfig(Checked):
     """Attention after every residual block of a block that attends, not only after its last;
     the paper's listing allows both readings."""
     num_heads: int = 8
-    patch_size: int = 1
-    """Side of the space-to-depth patches of the stem; 1 is the paper's, more is cheaper."""
-    pixel_channels: int = 0
-    """Channels of two convolutions of whole pixels that come last and hide the borders of the
-    patches; 0 for none, as in the paper, which has no patches."""
-    norm_groups: int = 32
-    """Of the group normalisations; where channels are few, so that a group has several."""
-    remat: tuple[Remat, ...] = ()
-    """What the backward pass computes again, for each block and its mirror (see
-    models/blocks.py); empty is `none` everywhere."""
-    dtype: Dtype = "float32"
-    """Of the computation; parameters are float32."""
     variant: ClassVar[UNetVariant] = UNetVariant()
     """That of the paper, always."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice(self, dtype=Dtype)
-        require_positive(self, "num_heads", "patch_size", "norm_groups")
-        _require_pixel_channels(self.pixel_channels)
-        _require_remat(self.remat, len(self.channels), "block")
+        require_positive(self, "num_heads")
+        self._require_remat(len(self.channels), "block")
         for name in ("num_res_blocks", "strides", "self_attention", "text_attention"):
             require(
                 len(getattr(self, name)) == len(self.channels) > 0,
@@ -241,8 +236,6 @@ class EfficientUNetConfig(Checked):
             _WIDEST,
             channels=max(self.channels),
             num_heads=self.num_heads,
-            patch_size=self.patch_size,
-            norm_groups=self.norm_groups,
         )
         _require_sinusoid(self.channels[0], "EfficientUNetConfig.channels[0]")
         for i, text in enumerate(self.text_attention):
