@@ -19,6 +19,9 @@ class Serve:
 
     stages: Annotated[StageFlags, arg(name="")] = StageFlags()
     limits: Annotated[Limits, arg(name="")] = Limits()
+    palette: Annotated[str, arg(metavar="FILE", help_behavior_hint="(default: none)")] = ""
+    """A JSON file, as `sample` takes it, with the colours in which visitors draw maps of classes
+    for stages that are shown them."""
     host: str = "127.0.0.1"
     """Name or address of this machine to listen at; 0.0.0.0 lets others reach the page, which asks
     for no password."""
@@ -47,5 +50,5 @@ class Serve:
         weights = for_stages("--weights", self.stages.weights, len(paths))
         cascade = Cascade([load_stage(*pair) for pair in zip(paths, weights, strict=True)])
         names = {name: getattr(self.stages, name) or SHIPPED for name in STAGES[: len(paths)]}
-        given = Given(names, weights if self.stages.weights else ())
+        given = Given(names, weights if self.stages.weights else (), self.palette)
         serve(cascade, given, self.limits, host=self.host, port=self.port, hosts=self.hosts)

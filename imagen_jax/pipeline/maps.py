@@ -21,7 +21,8 @@ from imagen_jax.storage.json_text import read_object
 
 Map = UInt8[np.ndarray, "_ _ channels"]
 """[height, width, channels]: colours, grey, or numbers of classes."""
-Palette = Mapping[tuple[int, int, int], int]
+Colour = tuple[int, int, int]
+Palette = Mapping[Colour, int]
 """Colour -> number of a class, or `NO_LABEL`."""
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Sequence
 from importlib import resources
@@ -18,7 +19,7 @@ from starlette.routing import Route
 
 from imagen_jax.data.emoji_words import Vocabulary
 from imagen_jax.errors import UsageError
-from imagen_jax.serve.command import IMAGE, MASK, Given, command
+from imagen_jax.serve.command import Given, command, file_of
 from imagen_jax.serve.guard import Guard
 from imagen_jax.serve.jobs import ENDED, Busy, Job, Queue
 from imagen_jax.serve.limits import Limits
@@ -136,23 +137,23 @@ class Page:
 
     def _take(self, body: bytes) -> Job:
         defaults = self._about["stages"]
-        order = Order.read(body, len(defaults), self._limits)
+        kinds = {picture["name"]: picture["kind"] for picture in self._about["shown"]}
+        order = Order.read(body, len(defaults), self._limits, kinds)
         if not order.prompt and self._about["reads_text"]:
             raise UsageError("There is no prompt.")
         pictures = order.pictures(self._limits)
-        names = {"image": IMAGE, "mask": MASK}
+        has_map = any(kinds[name] == "labels" for name in order.shown)
+        given = self._given if has_map else dataclasses.replace(self._given, palette="")
         about = {
-            "order": order.model_dump(exclude={"image", "mask"}),
+            "order": order.model_dump(exclude={"image", "mask", "shown"}),
             "edits": list(pictures),
-            "command": command(order, self._given, defaults),
+            "command": command(order, given, defaults),
             "notice": self._vocabulary
             and self._vocabulary.warning([order.prompt], defaults[0]["name"]),
         }
-        work = Work(
-            order.model_copy(update={"image": None, "mask": None}),
-            **{part: names[part] for part in pictures},
-        )
-        inputs = {names[part]: as_png(picture) for part, picture in pictures.items()}
+        files = {part: file_of(part) for part in pictures}
+        work = Work(order.without_pictures(), files, given.palette)
+        inputs = {files[part]: as_png(picture) for part, picture in pictures.items()}
         return self._queue.add(work, about, inputs)
 
     def _job(self, request: Request) -> Job:

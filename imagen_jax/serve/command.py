@@ -8,8 +8,8 @@ from typing import Any
 from imagen_jax.pipeline.shipped import STAGES
 from imagen_jax.serve.order import Order
 
-IMAGE, MASK = "image.png", "mask.png"
-"""What a download calls the picture to edit and its mask."""
+_OWN_FLAGS = ("labels", "sketch")
+"""Of what stages are shown; the others are given by --maps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +19,17 @@ class Given:
     Attributes:
         stages: "base", "sr256", ... -> the name.
         weights: which of each; empty, or one for each stage.
+        palette: file with the colours of a map of classes; "" for none.
     """
 
     stages: Mapping[str, str]
     weights: Sequence[str] = ()
+    palette: str = ""
+
+
+def file_of(name: str) -> str:
+    """What a download calls the picture to edit, its mask, or what stages are shown."""
+    return f"{name}.png"
 
 
 def command(order: Order, given: Given, defaults: Sequence[Mapping[str, Any]]) -> str:
@@ -47,9 +54,18 @@ def command(order: Order, given: Given, defaults: Sequence[Mapping[str, Any]]) -
         words += _per_stage(flag, getattr(order, field), [known[field] for known in defaults])
     for flag, value in (("--aspect", order.aspect), ("--strength", order.strength)):
         words += [] if value is None else [flag, str(value)]
-    words += ["--image", IMAGE] if order.image else []
-    words += ["--mask", MASK] if order.mask else []
-    return shlex.join(words)
+    words += ["--image", file_of("image")] if order.image else []
+    words += ["--mask", file_of("mask")] if order.mask else []
+    return shlex.join(words + _shown(order, given))
+
+
+def _shown(order: Order, given: Given) -> list[str]:
+    if not order.shown:
+        return []
+    own = [word for x in _OWN_FLAGS if x in order.shown for word in (f"--{x}", file_of(x))]
+    others = [f"{name}={file_of(name)}" for name in order.shown if name not in _OWN_FLAGS]
+    palette = ["--palette", given.palette] if given.palette else []
+    return own + (["--maps", *others] if others else []) + palette
 
 
 def _per_stage(flag: str, chosen: Sequence[Any], defaults: Sequence[Any]) -> list[str]:

@@ -3,7 +3,7 @@
 import base64
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any
 
 import pydantic
@@ -31,6 +31,7 @@ class Order(pydantic.BaseModel, extra="forbid", strict=True):
         steps, guidance_scale: None is what the stage's config says.
         aspect: width by height; None is the picture's, or what the base was trained on.
         image, mask: files in base64.
+        shown: name -> file in base64, of what stages are shown beside the prompt.
         strength: None follows from whether there is a mask.
     """
 
@@ -43,14 +44,16 @@ class Order(pydantic.BaseModel, extra="forbid", strict=True):
     aspect: str | None = None
     image: str | None = None
     mask: str | None = None
+    shown: dict[str, str] = {}
     strength: float | None = None
 
     @classmethod
-    def read(cls, body: bytes, stages: int, limits: Limits) -> "Order":
+    def read(cls, body: bytes, stages: int, limits: Limits, shown: Collection[str] = ()) -> "Order":
         """The order in a request's body.
 
         Args:
             stages: of the cascade.
+            shown: names of the pictures that its stages are shown.
 
         Raises:
             UsageError: it is none, or asks for more than there is.
@@ -64,7 +67,13 @@ class Order(pydantic.BaseModel, extra="forbid", strict=True):
         order._check_prompt(limits)
         order._check_numbers(stages, limits)
         order._check_choices()
+        for name in order.shown:
+            _require(name, [*shown], "What the stages are shown")
         return order
+
+    def without_pictures(self) -> "Order":
+        """The same, less the files."""
+        return self.model_copy(update={"image": None, "mask": None, "shown": {}})
 
     def settings(self) -> dict[str, Any]:
         """The settings that a call of the cascade takes beside prompt and pictures."""
@@ -84,11 +93,20 @@ class Order(pydantic.BaseModel, extra="forbid", strict=True):
         }
 
     def pictures(self, limits: Limits) -> dict[str, Image.Image]:
-        """The picture to edit and its mask, decoded; what is not there is left out.
+        """The picture to edit, its mask, and what stages are shown by name, decoded; what is not
+        there is left out.
 
         Raises:
             UsageError: they cannot be decoded, are too large or do not fit each other.
         """
+        with _decoding:
+            shown = {
+                name: _decoded(text, f"picture {name!r}", limits)
+                for name, text in self.shown.items()
+            }
+        return self._to_edit(limits) | shown
+
+    def _to_edit(self, limits: Limits) -> dict[str, Image.Image]:
         if self.image is None:
             if self.mask is not None or self.strength is not None:
                 raise UsageError("There is no picture to edit; a mask and a strength belong to it.")

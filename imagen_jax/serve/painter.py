@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +23,23 @@ _SECONDS = 0.3
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a job paints; the files of the picture to edit and of its mask lie with the job."""
+    """What a job paints.
+
+    Attributes:
+        files: `image`, `mask` or the name of what stages are shown -> its file, which lies with
+            the job.
+        palette: file with the colours of a map of classes among them; "" where there is none.
+    """
 
     order: Order
-    image: str | None = None
-    mask: str | None = None
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    palette: str = ""
 
 
 class CascadePainter:
     """Paints jobs; what is loaded and compiled for one is there for the next."""
 
     def __init__(self, cascade: Cascade):
-        self._cascade = cascade
         self._parts = [cascade.first(count + 1) for count in range(len(cascade.stages))]
 
     def __call__(self, job: Job) -> list[Path]:
@@ -45,16 +50,18 @@ class CascadePainter:
             Cancelled: nobody wants it any more.
         """
         order = job.work.order
-        files = {"image": job.work.image, "mask": job.work.mask}
-        pictures = {name: job.directory / file for name, file in files.items() if file}
+        given = {name: job.directory / file for name, file in job.work.files.items()}
+        edited = {name: given.pop(name) for name in ("image", "mask") if name in given}
         watch = _Watch(job, stages=order.stages)
         return self._parts[order.stages - 1].write(
             job.directory,
             [order.prompt] if order.prompt else (),
             callback=watch,
             progress=False,
+            pictures=given,
+            palette=job.work.palette or None,
             **order.settings(),
-            **pictures,
+            **edited,
         )
 
 

@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from imagen_jax.config import StageConfig
+from imagen_jax.config.data import Size
 from imagen_jax.data.emoji_vectors import STYLES
 from imagen_jax.data.emoji_words import Vocabulary
 from imagen_jax.errors import UsageError, reason
 from imagen_jax.pipeline.cascade import Cascade
+from imagen_jax.pipeline.maps import Colour, read_palette
+from imagen_jax.pipeline.sizes import stage_sizes
 from imagen_jax.serve.command import Given
 from imagen_jax.serve.limits import ASPECTS, STEPS, STRENGTHS, Limits
 
@@ -40,8 +44,8 @@ def serve(
             nobody else reaches it, and else any.
 
     Raises:
-        UsageError: the extra `ui` is not installed, the cascade paints from more than prompts, or
-            nothing can listen there.
+        UsageError: the extra `ui` is not installed, the cascade paints from what cannot be typed
+            and drawn, the palette cannot be read, or nothing can listen there.
     """
     try:
         import uvicorn
@@ -54,13 +58,15 @@ def serve(
     from imagen_jax.serve.jobs import Queue
     from imagen_jax.serve.painter import CascadePainter
 
-    check_cascade(cascade)
+    colours = list(read_palette(given.palette or None) or ())
+    check_cascade(cascade, bool(colours))
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(_listen(host, port))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imagen-page-")))
         queue = Queue(CascadePainter(cascade), directory, limits)
         names, words = page_names(host, hosts), cascade.stages[0].stored.vocabulary
-        app = make_app(queue, describe(cascade, limits), given, limits, names, words)
+        about = describe(cascade, limits, colours)
+        app = make_app(queue, about, given, limits, names, words)
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -74,19 +80,37 @@ def serve(
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def check_cascade(cascade: Cascade) -> None:
-    """Raises a UsageError where a stage must be told more than a prompt."""
+def check_cascade(cascade: Cascade, has_palette: bool) -> None:
+    """Raises a UsageError where a stage must be told more than a prompt and what can be drawn."""
     for stage in cascade.stages:
-        conditions = stage.config.conditions
-        if conditions.classes is not None or conditions.pictures or conditions.numbers:
+        conditions, named = stage.config.conditions, f"{stage.stored.origin} ({stage.config.name})"
+        if conditions.classes is not None or conditions.numbers:
             raise UsageError(
-                f"{stage.stored.origin} ({stage.config.name}) is told more than a text; the page "
-                "paints from prompts."
+                f"{named} is told more than a text and pictures; the page paints from these."
             )
+        for picture in conditions.shown:
+            if picture.kind == "labels" and not has_palette:
+                raise UsageError(
+                    f"{named} is shown a map of classes, {picture.name!r}; --palette FILE says in "
+                    "which colours it is drawn."
+                )
+    if has_palette and not any(x["kind"] == "labels" for x in drawn(cascade)):
+        raise UsageError("--palette is of a map of classes, which no stage is shown.")
 
 
-def describe(cascade: Cascade, limits: Limits) -> dict[str, Any]:
-    """What the page needs to know: stages with what their configs say, limits and choices."""
+def drawn(cascade: Cascade) -> list[dict[str, str]]:
+    """Name and kind of what the stages are shown and a visitor can draw; a mask is that of an
+    edit."""
+    found = {x.name: x.kind for stage in cascade.stages for x in stage.config.conditions.shown}
+    return [{"name": name, "kind": kind} for name, kind in found.items() if kind != "mask"]
+
+
+def describe(cascade: Cascade, limits: Limits, palette: Sequence[Colour] = ()) -> dict[str, Any]:
+    """What the page needs to know: stages with what their configs say, limits and choices.
+
+    Args:
+        palette: the colours in which a map of classes is drawn.
+    """
     configs = [stage.config for stage in cascade.stages]
     return {
         "stages": [
@@ -102,10 +126,21 @@ def describe(cascade: Cascade, limits: Limits) -> dict[str, Any]:
         "words": told(cascade.stages[0].stored.vocabulary),
         "max_images": limits.max_images,
         "max_letters": limits.max_letters,
-        "aspects": ASPECTS,
+        "aspects": _base_sizes(configs),
+        "shown": drawn(cascade),
+        "palette": [f"#{bytes(colour).hex()}" for colour in palette],
         "steps": STEPS,
         "strengths": STRENGTHS,
     }
+
+
+def _base_sizes(configs: Sequence[StageConfig]) -> dict[str, Size]:
+    """Aspect -> (height, width) of what the base paints, of those that it can paint."""
+    found = {}
+    for aspect in ASPECTS:
+        with contextlib.suppress(UsageError):
+            found[aspect] = stage_sizes(configs, aspect=aspect)[0]
+    return found
 
 
 def told(vocabulary: Vocabulary | None) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ import imagen_jax
 from imagen_jax.config import MeshConfig
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.pipeline.cascade import Cascade
+from imagen_jax.pipeline.maps import read_palette
 from imagen_jax.serve.command import Given
 from imagen_jax.serve.jobs import ENDED, Queue
 from imagen_jax.serve.limits import Limits
@@ -46,6 +47,21 @@ def save_stages(directory: Path) -> dict[str, str]:
     return {name: str(directory / f"{name}.safetensors") for name in CONFIGS}
 
 
+PALETTE = {"#ffffff": 0, "#e02020": 1, "#1f6fe0": 2}
+SHOWN = tiny.stage(
+    name="tiny_shown", sampling={"num_steps": 2},
+    conditions={"pictures": ("sketch:1", "labels:classes=3", "depth:1"), "picture_dropout": 0.2},
+)  # fmt: skip
+
+
+def save_shown(directory: Path) -> tuple[dict[str, str], str]:
+    """Writes a base that is shown pictures, and a palette for its maps."""
+    base, palette = directory / "base.safetensors", directory / "palette.json"
+    save_stage_file(base, SHOWN, tiny.random_params(SHOWN), "float32")
+    palette.write_text(json.dumps(PALETTE))
+    return {"base": str(base)}, str(palette)
+
+
 def load(files: dict[str, str]) -> Cascade:
     """On one device, where a job can end between two steps."""
     return imagen_jax.load_cascade(**files, mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
@@ -53,7 +69,13 @@ def load(files: dict[str, str]) -> Cascade:
 
 @contextlib.contextmanager
 def serving(
-    cascade: Cascade, files: dict[str, str], directory: Path, *, paint=None, host="127.0.0.1"
+    cascade: Cascade,
+    files: dict[str, str],
+    directory: Path,
+    *,
+    paint=None,
+    host="127.0.0.1",
+    palette="",
 ) -> Iterator["Client"]:
     """A server at a free port; `paint` takes the place of the painter. It needs the extra `ui`."""
     pytest.importorskip("starlette")
@@ -63,7 +85,9 @@ def serving(
     queue = Queue(paint or CascadePainter(cascade), directory, LIMITS)
     names = page_names(host, ())
     words = cascade.stages[0].stored.vocabulary
-    app = make_app(queue, describe(cascade, LIMITS), Given(files), LIMITS, names, words)
+    about = describe(cascade, LIMITS, list(read_palette(palette or None) or ()))
+    given = Given(files, palette=palette)
+    app = make_app(queue, about, given, LIMITS, names, words)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -232,6 +232,50 @@ def test_a_blank_canvas_has_the_chosen_format_and_is_white(page, client):
     assert files["image.png"].shape == (14, 18, 3) and (files["image.png"] == 255).all()
 
 
+@pytest.fixture
+def drawn_page(browser, tmp_path):
+    """A page for a base that is shown a sketch, and a map in a palette's colours."""
+    files, palette = served.save_shown(tmp_path)
+    directory = tmp_path / "page"
+    directory.mkdir()
+    with served.serving(served.load(files), files, directory, palette=palette) as client:
+        context = browser.new_context()
+        page = context.new_page()
+        page.set_default_timeout(_MILLISECONDS)
+        open_page(page, client)
+        yield page, client
+        context.close()
+
+
+def test_a_sketch_and_a_map_are_drawn_for_a_stage_that_is_shown_them(drawn_page):
+    page, client = drawn_page
+    page.select_option("#aspect", "4:3")
+    open_blank(page)
+    assert page.input_value("#use") == "sketch" and page.is_hidden("#strength")
+    page.fill("#width", "10")
+    draw(page, "black", (0.2, 0.5), (0.8, 0.5))
+    paint(page, "a sketch")
+    job, files = last_shown(page, client, "sketch.png")
+    assert job["state"] == "done" and job["edits"] == ["sketch"]
+    assert "--sketch sketch.png" in job["command"] and "--strength" not in job["command"]
+    assert files.shape == (14, 18, 3) and files[7, 9].max() < 128 and files[0].min() == 255
+    page.select_option("#use", "labels")
+    draw(page, "#e02020", (0.2, 0.2), (0.8, 0.3))
+    paint(page, "a map")
+    job, files = last_shown(page, client, "labels.png")
+    assert job["state"] == "done", job["error"]
+    colours = {bytes(pixel).hex() for pixel in files.reshape(-1, 3)}
+    assert colours <= {colour[1:] for colour in served.PALETTE} and "e02020" in colours
+
+
+def last_shown(page, client, name):
+    """The job that was painted last, and what the stage was shown in it."""
+    page.wait_for_selector(_DONE)
+    job = client.job(json.loads(page.evaluate("localStorage['imagen-jax jobs']"))[-1])
+    archive = zipfile.ZipFile(io.BytesIO(client.file(job, "pictures.zip").body))
+    return job, np.asarray(Image.open(archive.open(name)))
+
+
 def test_a_phone_sees_all_of_it(page):
     page.set_viewport_size({"width": 360, "height": 740})
     page.evaluate("document.querySelectorAll('details').forEach(x => { x.open = true; })")

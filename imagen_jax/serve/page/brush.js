@@ -116,11 +116,17 @@ export class Brush {
     event.preventDefault();
   }
 
-  // The picture with what is drawn on it, in base64.
-  image() {
+  // The picture with what is drawn on it, in base64. Of colours each pixel takes the nearest.
+  image(colours = []) {
     const { width, height } = this.picture;
     const canvas = Object.assign(document.createElement("canvas"), { width, height });
-    for (const layer of [this.picture, this.drawing]) canvas.getContext("2d").drawImage(layer, 0, 0);
+    const context = canvas.getContext("2d");
+    for (const layer of [this.picture, this.drawing]) context.drawImage(layer, 0, 0);
+    if (colours.length) {
+      const pixels = context.getImageData(0, 0, width, height);
+      snap(pixels.data, colours.map(channels));
+      context.putImageData(pixels, 0, 0);
+    }
     return base64(canvas);
   }
 
@@ -139,6 +145,16 @@ export class Brush {
     const canvas = Object.assign(document.createElement("canvas"), { width, height });
     canvas.getContext("2d").putImageData(pixels, 0, 0);
     return base64(canvas);
+  }
+}
+
+const channels = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+
+// Gives each pixel the nearest of some colours.
+function snap(data, colours) {
+  for (let i = 0; i < data.length; i += 4) {
+    const distance = (colour) => colour.reduce((sum, value, c) => sum + (value - data[i + c]) ** 2, 0);
+    data.set(colours.reduce((best, colour) => (distance(colour) < distance(best) ? colour : best)), i);
   }
 }
 

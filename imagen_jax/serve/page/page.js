@@ -81,8 +81,10 @@ function fillForm() {
   options($("count"), Array.from({ length: about.max_images }, (_, i) => [i + 1, i + 1]));
   options($("size"), sides.map((side, i) => [i + 1, side]));
   $("size").value = sides.length;
-  options($("aspect"), [["", "auto"], ...about.aspects.map((aspect) => [aspect, aspect])]);
+  options($("aspect"), [["", "auto"], ...Object.keys(about.aspects).map((aspect) => [aspect, aspect])]);
   options($("strength"), [["", "auto"], ...about.strengths.map((x) => [x, x])]);
+  options($("use"), [["", "is the picture to edit"], ...about.shown.map(({ name }) => [name, `is shown to the network as ${name}`])]);
+  $("uses").hidden = !about.shown.length;
   $("stages").replaceChildren(...about.stages.map(stageRow));
   $("seed").value = newSeed();
   if (about.words) fillWords(about.words);
@@ -147,10 +149,17 @@ function order() {
     steps: each("steps"),
     guidance_scale: each("guidance"),
     aspect: $("aspect").value || null,
-    ...(hasPicture && {
-      image: brush.image(), mask: brush.maskImage(), strength: numberOrNull($("strength").value),
-    }),
+    ...(hasPicture && onCanvas()),
   };
+}
+
+// What the stages are shown, if they are shown what is on the canvas; undefined where it is edited.
+const shownAs = () => about.shown.find(({ name }) => name === $("use").value);
+
+function onCanvas() {
+  const shown = shownAs();
+  if (shown) return { shown: { [shown.name]: brush.image(shown.kind === "labels" ? about.palette : []) } };
+  return { image: brush.image(), mask: brush.maskImage(), strength: numberOrNull($("strength").value) };
 }
 
 function useSettings({ order }) {
@@ -213,26 +222,27 @@ async function edit(file) {
     complain(`${file.name || "The file"} is no picture that this browser can read.`);
     return;
   }
-  startEditing("mask");
+  startEditing("mask", "");
 }
 
 // As large as the base paints in the chosen format.
 function drawOnBlank() {
-  const [width, height] = ($("aspect").value || "1:1").split(":").map(Number);
   const side = about.stages[0].side;
-  brush.blank(Math.round(side * Math.sqrt(width / height)), Math.round(side * Math.sqrt(height / width)));
-  startEditing("drawing");
+  const [height, width] = about.aspects[$("aspect").value] ?? [side, side];
+  brush.blank(width, height);
+  startEditing("drawing", about.shown[0]?.name ?? "");
   $("mask").focus();
 }
 
-function startEditing(layer) {
+function startEditing(layer, use) {
   hasPicture = true;
   $("edit").open = true;
   $("canvases").hidden = false;
   $("drop").hidden = $("blank").hidden = true;
   $("eraser").checked = false;
   $("layer").value = layer;
-  showLayer();
+  $("use").value = use;
+  showUse();
 }
 
 function dropPicture() {
@@ -242,9 +252,18 @@ function dropPicture() {
   $("drop").hidden = $("blank").hidden = false;
 }
 
+function showUse() {
+  const shown = shownAs();
+  if (shown) $("layer").value = "drawing";
+  const colours = shown?.kind === "labels" ? about.palette.map((colour) => [colour, colour]) : Object.entries(COLOURS);
+  $("colours").replaceChildren($("colours").firstElementChild, ...colours.map(colourChoice));
+  showLayer();
+}
+
 function showLayer() {
-  for (const element of document.querySelectorAll("[data-layer]"))
-    element.hidden = element.dataset.layer !== $("layer").value;
+  const { use, layer } = { use: shownAs() ? "shown" : "edit", layer: $("layer").value };
+  for (const element of document.querySelectorAll("[data-layer], [data-use]"))
+    element.hidden = [[element.dataset.layer, layer], [element.dataset.use, use]].some(([own, now]) => own && own !== now);
 }
 
 function colourChoice([name, value], index) {
@@ -397,7 +416,6 @@ async function restore() {
   watch();
 }
 
-$("colours").append(...Object.entries(COLOURS).map(colourChoice));
 $("form").addEventListener("submit", paint);
 $("prompt").addEventListener("input", countLetters);
 document.addEventListener("keydown", (event) => {
@@ -408,6 +426,7 @@ $("file").onchange = () => $("file").files[0] && edit($("file").files[0]);
 $("clear").onclick = () => brush.clear();
 $("undo").onclick = () => brush.undo();
 $("layer").onchange = showLayer;
+$("use").onchange = showUse;
 $("blank").onclick = drawOnBlank;
 $("drop-picture").onclick = dropPicture;
 $("retouch").onclick = retouch;
