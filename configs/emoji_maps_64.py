@@ -34,10 +34,10 @@ def get_config() -> StageConfig:
         training=dataclasses.replace(
             base.training,
             batch_size=16,
-            num_steps=600,
+            num_steps=3000,
             log_every=20,
-            checkpoint_every=200,
-            sample_every=200,
+            checkpoint_every=1000,
+            sample_every=1000,
             sample_prompts=(),
         ),
     )

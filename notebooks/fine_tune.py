@@ -175,9 +175,8 @@ for weight in weights:
 # each pixel has, and outlines. Each is read by a convolution of its own, which begins as zero, so
 # that the first step starts from the base as it is. Then all of the network is trained.
 #
-# Maps are learned quickly. Outlines are not: a stage that was taught both in 600 steps followed
-# the maps, though its pictures were blurred, and ignored outlines that came alone
-# (`docs/maps.md`). So both are shown together. Fewer steps teach less.
+# Maps are learned quickly. Outlines take longer: a stage that was taught both in 3,000 steps
+# followed each, though its pictures were blotched (`docs/maps.md`). Fewer steps teach less.
 
 # %%
 # @title Drawings
