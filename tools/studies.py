@@ -5,6 +5,7 @@
     python tools/studies.py augmentation --out out/studies
     python tools/studies.py objectives --out out/studies
     python tools/studies.py averages --out out/studies
+    python tools/studies.py distillation --out out/studies --limit 100
 
 Each command that it runs is printed. The same command goes on after a stop. Networks lie in
 OUT/runs, one for all studies that have it; OUT/STUDY has sweep.png, a table and results.json.
@@ -23,7 +24,7 @@ UNETS = (8, 16, 32)
 TEXTS = (48, 96, 192)
 MIDDLE = (16, 192)
 WARMUP = 100
-STEPS = {"augmentation": 1600}  # Of the other studies 1300.
+STEPS = {"augmentation": 1600, "distillation": 700}  # Of the other studies 1300.
 OBJECTIVES = {
     "eps": {"prediction": "eps"},
     "v": {"prediction": "v"},
@@ -31,6 +32,8 @@ OBJECTIVES = {
     "shifted": {"schedule": "cosine_shifted_128"},
     "sigmoid": {"sigmoid-bias": "-1"},
 }
+STUDENTS = (16, 8, 4, 2, 1)
+"""Steps of the students after the one of guidance alone."""
 LENGTHS = ("0.02", "0.05", "0.1", "0.2")
 Command = list[str]
 
@@ -116,12 +119,45 @@ def averages(flags: argparse.Namespace) -> Iterator[Command]:
     yield sweep(flags, "guidance=1,2,4", f"base={','.join(map(str, files))}", "--sr256", "none")
 
 
+def distillation(flags: argparse.Namespace) -> Iterator[Command]:
+    """Students of the shipped base, and the base itself in few steps."""
+    guided, students = flags.out / "runs" / "any", flags.out / "runs" / "students"
+    yield distill(SHIPPED, "any", guided, flags.steps)
+    steps = ",".join(map(str, STUDENTS))
+    # Each begins with the weights of the one before and has less to learn.
+    yield distill(str(guided), steps, students, max(1, flags.steps * 4 // 7))
+    files = [guided, *(students / f"{count}.safetensors" for count in STUDENTS)]
+    options = ["--sr256", "none", "--limit", str(flags.limit)]
+    measured = {
+        "distillation-base": "steps=30,8,4,2",
+        "distillation": f"base={','.join(map(str, files))}",
+    }
+    for name, axis in measured.items():
+        yield ["-m", "imagen_jax", "sweep", str(flags.out / name), "--over", axis, *options]
+
+
+def distill(teacher: str, students: str, workdir: Path, steps: int) -> Command:
+    """Trains students for so many steps each, at a rate that falls to nothing at the end."""
+    length = {
+        "training.num-steps": steps,
+        "training.batch-size": 32,
+        "training.sample-every": 0,
+        "optimizer.learning-rate": 3e-4,
+        "optimizer.warmup-steps": steps // 20,
+        "optimizer.decay-steps": max(1, steps - steps // 20),
+    }
+    said = [x for field, value in length.items() for x in (f"--{field}", str(value))]
+    return ["train.py", "distill_64", "--teacher", teacher, "--student-steps", students,
+            "--workdir", str(workdir), *said]  # fmt: skip
+
+
 STUDIES = {
     "sizes": sizes,
     "encoders": encoders,
     "augmentation": augmentation,
     "objectives": objectives,
     "averages": averages,
+    "distillation": distillation,
 }
 
 

@@ -83,3 +83,21 @@ def test_averages_are_of_one_run_at_a_constant_rate(studies, tmp_path):
     assert [export[-1] for export in exports] == [*studies.LENGTHS]
     axis = next(word for word in sweep if word.startswith("base="))
     assert axis.removeprefix("base=").split(",") == [export[4] for export in exports]
+
+
+def test_students_halve_and_are_measured_beside_the_base(studies, tmp_path, monkeypatch):
+    monkeypatch.chdir(studies.ROOT)
+    flags = argparse.Namespace(study="distillation", out=tmp_path, steps=7, limit=3)
+    guided, halved, of_base, of_students = studies.distillation(flags)
+    any_student = train.parse(guided[1:])
+    assert guided[guided.index("--student-steps") + 1] == "any"
+    assert any_student.config.training.num_steps == 7
+    assert any_student.config.optimizer.decay_steps == 7
+    assert halved[halved.index("--teacher") + 1] == any_student.workdir
+    students = halved[halved.index("--student-steps") + 1].split(",")
+    assert students == [str(16 // 2**i) for i in range(5)]
+    axes = [read_axes([x[x.index("--over") + 1]])[0] for x in (of_base, of_students)]
+    assert list(axes[0].values) == [30, 8, 4, 2]
+    workdir = halved[halved.index("--workdir") + 1]
+    files = [f"{workdir}/{count}.safetensors" for count in students]
+    assert list(axes[1].values) == [any_student.workdir, *files]
