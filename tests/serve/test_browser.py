@@ -3,6 +3,7 @@
 apt-get install chromium && pip install ".[browser]" && pytest -m browser tests/serve
 """
 
+import contextlib
 import io
 import json
 import zipfile
@@ -27,6 +28,12 @@ def client(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, client):
+    with window(browser, client) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def window(browser, client):
     """The page in a window of its own; nothing may be wrong in it, or come from elsewhere."""
     context = browser.new_context()
     page, wrong = context.new_page(), []
@@ -238,13 +245,12 @@ def drawn_page(browser, tmp_path):
     files, palette = served.save_shown(tmp_path)
     directory = tmp_path / "page"
     directory.mkdir()
-    with served.serving(served.load(files), files, directory, palette=palette) as client:
-        context = browser.new_context()
-        page = context.new_page()
-        page.set_default_timeout(_MILLISECONDS)
-        open_page(page, client)
+    cascade = served.load(files)
+    with (
+        served.serving(cascade, files, directory, palette=palette) as client,
+        window(browser, client) as page,
+    ):
         yield page, client
-        context.close()
 
 
 def test_a_sketch_and_a_map_are_drawn_for_a_stage_that_is_shown_them(drawn_page):
