@@ -18,6 +18,8 @@ T5 = {
     "xxl": 4_762_310_656,
 }
 """Of transformers' T5EncoderModel at the published T5 v1.1 sizes."""
+CLIP_L14 = 49408 * 768 + 77 * 768 + 12 * (4 * 768**2 + 8 * 768**2 + 13 * 768) + 2 * 768
+"""Of transformers' CLIPTextModel at ViT-L/14: tokens, places, twelve blocks, the last norm."""
 CHANNELS, TEXT = (128, 256, 512, 1024), 4096
 
 
@@ -84,7 +86,8 @@ def test_unets_have_as_many_parameters_as_their_description(counts, name):
 @pytest.mark.slow
 def test_encoders_have_the_published_sizes(all_counts):
     for name, (_, encoder) in all_counts.items():
-        assert encoder == T5[name.rpartition("_t5_")[2] if "_t5_" in name else "xxl"]
+        size = name.rpartition("_t5_")[2] if "_t5_" in name else "xxl"
+        assert encoder == (CLIP_L14 if name.endswith("_clip_l14") else T5[size])
 
 
 @pytest.mark.slow
