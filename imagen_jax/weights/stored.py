@@ -22,7 +22,7 @@ from imagen_jax.weights.sums import checksum, read_sums
 Index = tuple[slice, ...]
 
 _BLOCK = 2**20
-"""Elements that are read at once."""
+"""Elements that are read, or looked at, at once."""
 _TILE = 16
 """Rows that are copied at once: a transposed copy of more falls out of the processor's cache."""
 _SAFETENSORS_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -128,8 +128,10 @@ def require_finite(x: np.ndarray, origin: str) -> None:
     """Raises a UsageError if a float32 or bfloat16 array holds infinities or what is no number."""
     kind = np.dtype(f"u{x.itemsize}")
     exponent = kind.type(_EXPONENTS[x.itemsize])
-    if ((x.view(kind) & exponent) == exponent).any():  # NumPy is slow with bfloat16.
-        raise UsageError(f"{origin} holds numbers that are not finite.")
+    bits = x.view(kind).reshape(-1)  # NumPy is slow with bfloat16.
+    for start in range(0, bits.size, _BLOCK):
+        if ((bits[start : start + _BLOCK] & exponent) == exponent).any():
+            raise UsageError(f"{origin} holds numbers that are not finite.")
 
 
 def _empty(shape: list[int], dtype: np.dtype) -> np.ndarray:

@@ -1,6 +1,9 @@
 """Tensors read in parts: the right numbers, and no more of them than wanted."""
 
+import tracemalloc
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -62,6 +65,21 @@ def test_a_single_number_is_written_and_read_and_its_damage_seen(tmp_path):
         file.write(np.float32(3.5).tobytes())
     with pytest.raises(UsageError, match="its bytes are not those that were written"):
         open_file(path)[1]["x"].whole("float32")
+
+
+def test_writing_holds_no_copy_of_a_tensor_and_sees_its_last_number(tmp_path):
+    x = np.ones(2**25, jnp.bfloat16)
+    tracemalloc.start()
+    try:
+        write_tensors(tmp_path / "x.safetensors", {"x": x}, "bfloat16", {})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < x.nbytes // 4
+    x[-1] = np.nan
+    with pytest.raises(UsageError, match="^x holds numbers that are not finite"):
+        write_tensors(tmp_path / "bad.safetensors", {"x": x}, "bfloat16", {})
+    assert not (tmp_path / "bad.safetensors").exists()
 
 
 @pytest.mark.parametrize("transposed", [False, True])
