@@ -235,6 +235,15 @@ def build_networks(config: StageConfig, gather: GatherAs | None = None) -> Netwo
     )
 
 
+def without_remat(config: StageConfig) -> StageConfig:
+    """The same stage for a U-Net that runs forward only and whose parameters are whole everywhere.
+
+    Remat's scans stack the parameters of their blocks anew in every call, which takes as much
+    memory again.
+    """
+    return dataclasses.replace(config, unet=dataclasses.replace(config.unet, remat=()))
+
+
 def init_params(config: StageConfig, key: jax.Array) -> Params:
     """Fresh parameters of what this stage trains: its networks, or an adapter of these alone."""
     if config.adapter.rank:

@@ -67,11 +67,14 @@ def _moved(program: Program, computation: str, instruction: Instruction) -> Byte
         return 0
     scope = program.computations[computation]
     operands = [scope[name] for name in instruction.operands]
+    if opcode.removesuffix("-start") in _SLICES:
+        # The result of a start holds the operands, all of them, before what is cut out.
+        cut = instruction.shapes[len(operands) if opcode.endswith("-start") else 0]
+        read = cut.bytes if operands[0].shapes[0].hbm_bytes else 0
+        return read + cut.hbm_bytes
     if opcode.endswith("-start"):  # Its result holds the operands too.
         return sum(shape.hbm_bytes for shape in instruction.shapes)
     written = sum(shape.hbm_bytes for shape in instruction.shapes)
-    if opcode in _SLICES:
-        return 2 * written
     if opcode == "dynamic-update-slice":
         return 2 * sum(shape.hbm_bytes for shape in operands[1].shapes)
     if opcode != "fusion":

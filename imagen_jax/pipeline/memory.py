@@ -1,5 +1,6 @@
 """Which networks of a cascade stay in memory between calls, and which lie there whole."""
 
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -8,8 +9,9 @@ from typing import Literal
 import jax
 from jax.sharding import Mesh
 
+from imagen_jax.config import StageConfig
 from imagen_jax.costs.chips import chip_of_kind
-from imagen_jax.networks import Params
+from imagen_jax.networks import Networks, Params, build_networks, without_remat
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.stored.stages import StoredStage
 
@@ -46,6 +48,19 @@ def gathers_once(unet: Params, mesh: Mesh, held: int, enlargement: float = 1.0) 
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(unet))
     needed = (held + whole) * max(enlargement, 1.0)
     return mesh.shape["fsdp"] > 1 and needed <= _WHOLE_SHARE * device_memory(mesh)
+
+
+def networks_of_steps(config: StageConfig, mesh: Mesh, gathered: bool) -> Networks:
+    """A stage's networks as its steps run them.
+
+    Args:
+        gathered: whether the U-Net's parameters are brought together before the steps. Else, on
+            devices that hold parts of them, the scans of its remat see to it that the parameters
+            of one block are there at a time.
+    """
+    if gathered or mesh.shape["fsdp"] == 1:
+        config = without_remat(config)
+    return build_networks(config, functools.partial(meshes.gather_parameters, mesh=mesh))
 
 
 def bytes_of_all(stages: Sequence[StoredStage], mesh: Mesh) -> int:

@@ -17,11 +17,16 @@ from imagen_jax.config import SamplingConfig, StageConfig
 from imagen_jax.config.conditions import LOW_RES
 from imagen_jax.diffusion.noise import NoiseKeys
 from imagen_jax.errors import UsageError
-from imagen_jax.networks import Networks, Params, build_networks
+from imagen_jax.networks import Params
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.pipeline.editing import StageEdit
 from imagen_jax.pipeline.given import Noise
-from imagen_jax.pipeline.memory import bytes_a_device, device_memory, gathers_once
+from imagen_jax.pipeline.memory import (
+    bytes_a_device,
+    device_memory,
+    gathers_once,
+    networks_of_steps,
+)
 from imagen_jax.pipeline.plan import Plan, plan_sampling
 from imagen_jax.pipeline.prompts import HostNullText
 from imagen_jax.pipeline.sampling import OnEstimate, OnStep, Positive, Run, StepwiseSampler
@@ -201,16 +206,13 @@ class Stage:
     def _new_sampler(self, plan: Plan, size: tuple[int, int]) -> Callable:
         is_base = self.config.low_resolution is None
         sharding = meshes.batch_sharding if is_base else meshes.picture_sharding
-        run = Run(self.config, plan, self._networks, size, sharding(self.mesh))
-        return StepwiseSampler(run, self._networks.gathered if self._gathers_once(size) else None)
+        gathered = self._gathers_once(size)
+        networks = networks_of_steps(self.config, self.mesh, gathered)
+        run = Run(self.config, plan, networks, size, sharding(self.mesh))
+        return StepwiseSampler(run, networks.gathered if gathered else None)
 
     def _gathers_once(self, size: tuple[int, int]) -> bool:
         unet = self.stored.unet.abstract
         held = max(self._held, bytes_a_device(unet, self.mesh))
         enlargement = math.prod(size) / self.config.resolution**2
         return gathers_once(unet, self.mesh, held, enlargement)
-
-    @functools.cached_property
-    def _networks(self) -> Networks:
-        gather = functools.partial(meshes.gather_parameters, mesh=self.mesh)
-        return build_networks(self.config, gather)

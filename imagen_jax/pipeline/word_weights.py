@@ -1,6 +1,5 @@
 """A stage's attention over the words, for pictures at one noise level."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -15,14 +14,14 @@ from imagen_jax.config import StageConfig
 from imagen_jax.diffusion import process, schedules
 from imagen_jax.diffusion.pixels import to_unit
 from imagen_jax.models.attention import WordWeights, recorded
-from imagen_jax.networks import Params, build_networks, prepare, told_guidance
+from imagen_jax.networks import Params, build_networks, prepare, told_guidance, without_remat
 from imagen_jax.parallel import mesh as meshes
 
 
 def make_word_weights(config: StageConfig, mesh: Mesh, size: tuple[int, int]) -> Callable:
     """A jitted function, as `Stage.word_weights` without the stage, but with its parameters."""
-    plain = dataclasses.replace(config, unet=dataclasses.replace(config.unet, remat=()))
-    networks = build_networks(plain, functools.partial(meshes.gather_parameters, mesh=mesh))
+    gather = functools.partial(meshes.gather_parameters, mesh=mesh)
+    networks = build_networks(without_remat(config), gather)
 
     def word_weights(
         params: Params,

@@ -20,7 +20,6 @@ from imagen_jax.diffusion.samplers import State
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation.features import abstract_call
 from imagen_jax.networks import (
-    Networks,
     Params,
     abstract_adapted,
     abstract_frozen_encoder,
@@ -125,7 +124,8 @@ def embedding(config: StageConfig, batch_size: int, mesh: Mesh) -> Call:
     data = dataclasses.replace(config.data, embeddings="")  # They spare the training this call.
     batch = abstract_batch(dataclasses.replace(config, data=data), batch_size)
     batch = meshes.with_shardings(batch, meshes.batch_shardings(batch, mesh))
-    embed = _networks(config, mesh).embed
+    gather = functools.partial(meshes.gather_parameters, mesh=mesh)
+    embed = build_networks(config, gather).embed
     arguments = (params, batch["token_ids"], batch["mask"])
     return Call(
         "text embedding",
@@ -190,7 +190,8 @@ def sampler(
     arguments = (params, numbers, *rows)
     if _has_null_text(config):
         arguments += (_null_text(config, mesh),)
-    run = Run(config, plan, _networks(config, mesh), picture, pictures)
+    networks = memory.networks_of_steps(config, mesh, gathered=held > 0)
+    run = Run(config, plan, networks, picture, pictures)
     step, told, state = _step(run, arguments)
     visit = jax.ShapeDtypeStruct((), jnp.int32, sharding=meshes.replicated(mesh))
     inputs = (params, numbers, told, state, Visit(visit, visit, visit))
@@ -268,10 +269,6 @@ def features(name: FeatureName, batch_size: int, mesh: Mesh) -> Call:
         {name: arguments[0]},
         functools.partial(model_flops, function, *arguments),
     )
-
-
-def _networks(config: StageConfig, mesh: Mesh) -> Networks:
-    return build_networks(config, functools.partial(meshes.gather_parameters, mesh=mesh))
 
 
 def _placed_encoder(config: StageConfig, mesh: Mesh) -> Params:

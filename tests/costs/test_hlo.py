@@ -186,6 +186,28 @@ def test_work_and_traffic_of_a_program_are_those_counted_by_hand():
     assert hlo_costs.hbm_bytes(program) == 5 * 4 * moved
 
 
+SLICES = """HloModule slices
+
+ENTRY %main (stack: f32[8,16,32], turn: s32[]) -> f32[2,16,32] {
+  %stack = f32[8,16,32]{2,1,0} parameter(0)
+  %turn = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %start = ((f32[8,16,32]{2,1,0}), f32[2,16,32]{2,1,0:S(1)}, s32[]{:S(2)}) slice-start(%stack), \
+slice={[0:2], [0:16], [0:32]}
+  %done = f32[2,16,32]{2,1,0:S(1)} slice-done(%start)
+  %row = f32[1,16,32]{2,1,0:S(1)} dynamic-slice(%stack, %turn, %zero, %zero)
+  %inner = f32[1,16,32]{2,1,0:S(1)} slice(%done), slice={[0:1], [0:16], [0:32]}
+  ROOT %kept = f32[2,16,32]{2,1,0} copy(%done)
+}
+"""
+
+
+def test_of_what_is_sliced_the_slices_move_and_vector_memory_is_free():
+    # Two rows of the stack begin their way, one is cut at a place, none in vector memory; the copy
+    # writes two.
+    assert hlo_costs.hbm_bytes(Program(SLICES)) == (2 + 1 + 0 + 2) * 16 * 32 * 4
+
+
 def scan_of(length):
     return lambda x, w: jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, None, length)[0]
 
