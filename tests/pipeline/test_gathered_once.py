@@ -59,6 +59,21 @@ def test_pictures_are_the_same_with_and_without_room(mesh, monkeypatch, tmp_path
 
 
 @pytest.mark.parametrize(
+    ("size", "devices", "scans"), [(0, DEVICES, True), (2**40, DEVICES, False), (0, 1, False)]
+)
+def test_blocks_are_stacked_where_their_parameters_are_sent_alone(
+    size, devices, scans, monkeypatch
+):
+    room(monkeypatch, size)
+    levels = len(CONFIG.unet.channel_mult)
+    unet = {"remat": ("selective",) * levels, "num_res_blocks": (2,) * levels}
+    config = tiny.replace(CONFIG, unet=unet)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    call = calls.sampler(config, config.sampling, DEVICES, mesh)
+    assert ("scan[" in str(call.function.trace(*call.arguments).jaxpr)) == scans
+
+
+@pytest.mark.parametrize(
     ("size", "held", "enlargement", "once"),
     [(100, 10, 1.0, True), (100, 36, 1.0, False), (100, 10, 2.0, False), (100, 10, 0.1, True)],
 )
