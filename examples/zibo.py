@@ -11,10 +11,11 @@
     python examples/zibo.py show runs/alone runs/zibo --sheet zibo.png
     python -m imagen_jax sweep out/kept --sr256 none --limit 100 \
         --over base=shipped,runs/alone,runs/zibo
-    python sample.py "a zibo toy" --base runs/zibo --sr256 shipped --sr1024 shipped
+    python sample.py "a zibo star" --base runs/zibo --sr256 shipped --sr1024 shipped
 
-`make` draws five pictures of a zibo, a star with a face, to DIRECTORY/own. DIRECTORY/prior gets one
-picture of each thing that the base knows, painted by the base itself. Each lies beside its caption.
+`make` draws five pictures of a zibo, a star with a face, to DIRECTORY/own. DIRECTORY/prior gets what
+the base itself paints: one picture of each thing that it knows, and stars in every colour and on
+every background. Each picture lies beside its caption.
 
 `show` paints the same prompts with the shipped base and with each STAGE after it, a row each.
 """
@@ -27,19 +28,23 @@ from PIL import Image, ImageDraw
 
 import imagen_jax
 from imagen_jax.data.captions import noun_phrase
+from imagen_jax.data.emoji_colours import BACKGROUNDS, HUES
 from imagen_jax.errors import exit_on_usage_error
 from imagen_jax.pipeline.sheets import grid, save_png
 from imagen_jax.pipeline.shipped import shipped_stage
 
+KIND = "star"
+"""What a zibo is one of, by a word that the base knows."""
+NAME = f"zibo {KIND}"
 SIDE = 256
 PLACES = ((128, 136, 100), (118, 130, 92), (138, 140, 88), (128, 128, 108), (124, 142, 96))
 """Centre and radius of each zibo, in pixels."""
 POINTS = 7
 SHOWN = (
-    "a zibo toy",
-    "a red zibo toy",
-    "a green zibo toy",
-    "a zibo toy on a blue background",
+    f"a {NAME}",
+    f"a red {NAME}",
+    f"a green {NAME}",
+    f"a {NAME} on a blue background",
     "a red apple",
     "a cat face",
 )
@@ -73,11 +78,15 @@ def save(pictures: list[Image.Image], captions: list[str], directory: Path) -> N
 
 def make(directory: Path) -> None:
     """Draws zibos to DIRECTORY/own, and paints what the base knows to DIRECTORY/prior."""
-    save([draw_zibo(*place) for place in PLACES], ["a zibo toy"] * len(PLACES), directory / "own")
+    save([draw_zibo(*place) for place in PLACES], [f"a {NAME}"] * len(PLACES), directory / "own")
     base = imagen_jax.load_cascade().first(1)
     words = base.stages[0].stored.vocabulary
-    names = map(words.shortest_name, words.concepts)
-    captions = list(dict.fromkeys(map(noun_phrase, names)))
+    things = [
+        *map(words.shortest_name, words.concepts),
+        *(f"{colour} {KIND}" for colour in HUES),
+        *(f"{KIND} on {noun_phrase(f'{colour} background')}" for colour in BACKGROUNDS),
+    ]
+    captions = list(dict.fromkeys(map(noun_phrase, things)))
     save(base(captions, seed=0).images, captions, directory / "prior")
 
 

@@ -24,7 +24,7 @@ UNETS = (8, 16, 32)
 TEXTS = (48, 96, 192)
 MIDDLE = (16, 192)
 WARMUP = 100
-STEPS = {"augmentation": 1600, "distillation": 700}  # Of the other studies 1300.
+STEPS = {"augmentation": 1600, "distillation": 2400}  # Of the other studies 1300.
 OBJECTIVES = {
     "eps": {"prediction": "eps"},
     "v": {"prediction": "v"},
@@ -34,6 +34,10 @@ OBJECTIVES = {
 }
 STUDENTS = (16, 8, 4, 2, 1)
 """Steps of the students after the one of guidance alone."""
+CONSISTENT = 4
+"""Steps of the student that learns them by consistency, in as many updates as three halvings."""
+WEIGHTS = ("1", "5")
+"""The guidance that students learn. The base has 3."""
 LENGTHS = ("0.02", "0.05", "0.1", "0.2")
 Command = list[str]
 
@@ -121,12 +125,15 @@ def averages(flags: argparse.Namespace) -> Iterator[Command]:
 
 def distillation(flags: argparse.Namespace) -> Iterator[Command]:
     """Students of the shipped base, and the base itself in few steps."""
-    guided, students = flags.out / "runs" / "any", flags.out / "runs" / "students"
-    yield distill(SHIPPED, "any", guided, flags.steps)
-    steps = ",".join(map(str, STUDENTS))
-    # Each begins with the weights of the one before and has less to learn.
-    yield distill(str(guided), steps, students, max(1, flags.steps * 4 // 7))
-    files = [guided, *(students / f"{count}.safetensors" for count in STUDENTS)]
+    runs = flags.out / "runs"
+    guided, students, consistent = runs / "any", runs / "students", runs / "consistent"
+    each = max(1, flags.steps // 6)  # A halving begins nearer to its aim than what guidance does.
+    yield distill(SHIPPED, "any", guided, flags.steps, "--conditions.guidance", *WEIGHTS)
+    yield distill(str(guided), ",".join(map(str, STUDENTS)), students, each)
+    method = ("--distillation.method", "consistency")
+    yield distill(str(guided), str(CONSISTENT), consistent, 3 * each, *method)
+    files = [students / f"{count}.safetensors" for count in STUDENTS]
+    files = [guided, *files, consistent / f"{CONSISTENT}.safetensors"]
     options = ["--sr256", "none", "--limit", str(flags.limit)]
     measured = {
         "distillation-base": "steps=30,8,4,2",
@@ -136,19 +143,20 @@ def distillation(flags: argparse.Namespace) -> Iterator[Command]:
         yield ["-m", "imagen_jax", "sweep", str(flags.out / name), "--over", axis, *options]
 
 
-def distill(teacher: str, students: str, workdir: Path, steps: int) -> Command:
+def distill(teacher: str, students: str, workdir: Path, steps: int, *own: str) -> Command:
     """Trains students for so many steps each, at a rate that falls to nothing at the end."""
+    warmup = min(50, steps // 20)
     length = {
         "training.num-steps": steps,
         "training.batch-size": 32,
         "training.sample-every": 0,
         "optimizer.learning-rate": 3e-4,
-        "optimizer.warmup-steps": steps // 20,
-        "optimizer.decay-steps": max(1, steps - steps // 20),
+        "optimizer.warmup-steps": warmup,
+        "optimizer.decay-steps": max(1, steps - warmup),
     }
     said = [x for field, value in length.items() for x in (f"--{field}", str(value))]
     return ["train.py", "distill_64", "--teacher", teacher, "--student-steps", students,
-            "--workdir", str(workdir), *said]  # fmt: skip
+            "--workdir", str(workdir), *said, *own]  # fmt: skip
 
 
 STUDIES = {
