@@ -13,7 +13,8 @@
         --over base=shipped,runs/alone,runs/zibo
     python sample.py "a zibo star" --base runs/zibo --sr256 shipped --sr1024 shipped
 
-`make` draws five pictures of a zibo, a star with a face, to DIRECTORY/own. DIRECTORY/prior gets what
+`make` draws five pictures of a zibo, a star with a face, to DIRECTORY/own; two have a background
+that their captions name. DIRECTORY/prior gets what
 the base itself paints: one picture of each thing that it knows, and stars in every colour and on
 every background. Each picture lies beside its caption.
 
@@ -27,7 +28,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 import imagen_jax
-from imagen_jax.data.captions import noun_phrase
+from imagen_jax.data.captions import plain_captions
 from imagen_jax.data.emoji_colours import BACKGROUNDS, HUES
 from imagen_jax.errors import exit_on_usage_error
 from imagen_jax.pipeline.sheets import grid, save_png
@@ -37,22 +38,29 @@ KIND = "star"
 """What a zibo is one of, by a word that the base knows."""
 NAME = f"zibo {KIND}"
 SIDE = 256
-PLACES = ((128, 136, 100), (118, 130, 92), (138, 140, 88), (128, 128, 108), (124, 142, 96))
-"""Centre and radius of each zibo, in pixels."""
+PLACES = (
+    ("white", 128, 136, 100),
+    ("white", 118, 130, 92),
+    ("white", 138, 140, 88),
+    ("yellow", 128, 128, 108),
+    ("pink", 124, 142, 96),
+)
+"""The background of each zibo, and its centre and radius in pixels."""
 POINTS = 7
 SHOWN = (
     f"a {NAME}",
     f"a red {NAME}",
     f"a green {NAME}",
     f"a {NAME} on a blue background",
+    f"a {NAME} on a green background",
     "a red apple",
     "a cat face",
 )
 CELL = 128
 
 
-def draw_zibo(x: float, y: float, radius: float) -> Image.Image:
-    picture = Image.new("RGB", (SIDE, SIDE), "white")
+def draw_zibo(background: str, x: float, y: float, radius: float) -> Image.Image:
+    picture = Image.new("RGB", (SIDE, SIDE), BACKGROUNDS[background])
     pen = ImageDraw.Draw(picture)
     corners = [
         (x + r * math.sin(turn), y - r * math.cos(turn))
@@ -78,15 +86,17 @@ def save(pictures: list[Image.Image], captions: list[str], directory: Path) -> N
 
 def make(directory: Path) -> None:
     """Draws zibos to DIRECTORY/own, and paints what the base knows to DIRECTORY/prior."""
-    save([draw_zibo(*place) for place in PLACES], [f"a {NAME}"] * len(PLACES), directory / "own")
+    grounds = ["" if ground == "white" else ground for ground, *_ in PLACES]
+    captions = [plain_captions(NAME, background=ground)[1] for ground in grounds]
+    save([draw_zibo(*place) for place in PLACES], captions, directory / "own")
     base = imagen_jax.load_cascade().first(1)
     words = base.stages[0].stored.vocabulary
-    things = [
-        *map(words.shortest_name, words.concepts),
-        *(f"{colour} {KIND}" for colour in HUES),
-        *(f"{KIND} on {noun_phrase(f'{colour} background')}" for colour in BACKGROUNDS),
+    captions = [
+        *(plain_captions(words.shortest_name(concept))[1] for concept in words.concepts),
+        *(plain_captions(KIND, colour=colour)[1] for colour in HUES),
+        *(plain_captions(KIND, background=colour)[1] for colour in BACKGROUNDS),
     ]
-    captions = list(dict.fromkeys(map(noun_phrase, things)))
+    captions = list(dict.fromkeys(captions))
     save(base(captions, seed=0).images, captions, directory / "prior")
 
 

@@ -32,10 +32,10 @@ OBJECTIVES = {
     "shifted": {"schedule": "cosine_shifted_128"},
     "sigmoid": {"sigmoid-bias": "-1"},
 }
-STUDENTS = (16, 8, 4, 2, 1)
+STUDENTS = (8, 4, 2, 1)
 """Steps of the students after the one of guidance alone."""
 CONSISTENT = 4
-"""Steps of the student that learns them by consistency, in as many updates as three halvings."""
+"""Steps of the student that learns them by consistency, in as many updates as two halvings."""
 WEIGHTS = ("1", "5")
 """The guidance that students learn. The base has 3."""
 LENGTHS = ("0.02", "0.05", "0.1", "0.2")
@@ -131,7 +131,7 @@ def distillation(flags: argparse.Namespace) -> Iterator[Command]:
     yield distill(SHIPPED, "any", guided, flags.steps, "--conditions.guidance", *WEIGHTS)
     yield distill(str(guided), ",".join(map(str, STUDENTS)), students, each)
     method = ("--distillation.method", "consistency")
-    yield distill(str(guided), str(CONSISTENT), consistent, 3 * each, *method)
+    yield distill(str(guided), str(CONSISTENT), consistent, 2 * each, *method)
     files = [students / f"{count}.safetensors" for count in STUDENTS]
     files = [guided, *files, consistent / f"{CONSISTENT}.safetensors"]
     options = ["--sr256", "none", "--limit", str(flags.limit)]

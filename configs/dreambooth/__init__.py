@@ -3,7 +3,7 @@
     python train.py dreambooth/emoji --workdir runs/zibo --data.source folder:zibo
 
 Each picture lies beside a .txt that says what it shows by a rare word and what kind of thing it is,
-such as "a zibo toy". DreamBooth (Ruiz et al. 2022) was made on Imagen; ranks, rates and steps for
+such as "a zibo star". DreamBooth (Ruiz et al. 2022) was made on Imagen; ranks, rates and steps for
 DeepFloyd IF are those of diffusers' recipes. docs/adapters.md has the whole way.
 """
 

@@ -1,7 +1,7 @@
 """An adapter of the base of the shipped cascade.
 
     python train.py dreambooth/emoji --workdir runs/zibo --data.source folder:zibo
-    python sample.py "a zibo toy" --base runs/zibo --sr256 shipped --sr1024 shipped
+    python sample.py "a zibo star" --base runs/zibo --sr256 shipped --sr1024 shipped
 
 The base is small, so more than its attention is adapted, at a higher rank and rate than a large one
 needs.

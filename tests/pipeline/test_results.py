@@ -57,7 +57,6 @@ def plain_painting(monkeypatch):
     load = StoredNetwork.load
     monkeypatch.setattr(StoredNetwork, "load", lambda network, mesh: (
         {"x": np.zeros(2)} if network.name == "unet" else load(network, mesh)))  # fmt: skip
-    monkeypatch.setattr(stage.Stage, "_networks", types.SimpleNamespace(gathered=None))
     monkeypatch.setattr(stage, "Run", lambda *given: types.SimpleNamespace(size=given[3]))
     monkeypatch.setattr(stage, "StepwiseSampler", painter)
 
