@@ -1,0 +1,44 @@
+"""Paints the same prompts by several base stages, a row each: nothing is selected, the seed is 0.
+
+    python tools/sheet_of_stages.py SHEET.png shipped shipped@8 runs/students/8.safetensors
+
+STAGE@STEPS paints in so many steps, and STAGE alone in its own number; `shipped` is the base of the
+shipped cascade.
+"""
+
+import argparse
+from pathlib import Path
+
+from imagen_jax.errors import exit_on_usage_error
+from imagen_jax.pipeline.load import load_cascade
+from imagen_jax.pipeline.sheets import grid, save_png
+from imagen_jax.pipeline.shipped import shipped_stage
+
+PROMPTS = (
+    "a red apple", "a cat face", "a rocket, noto style", "a blue car", "a slice of pizza",
+    "a sunflower on a yellow background", "a panda, twemoji style", "a purple strawberry",
+)  # fmt: skip
+SEED = 0
+CELL = 96
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sheet", type=Path, help="PNG to write")
+    parser.add_argument("stages", nargs="+", metavar="STAGE")
+    flags = parser.parse_args()
+    rows, names = [], []
+    with exit_on_usage_error():
+        for told in flags.stages:
+            stage, _, steps = told.partition("@")
+            path = str(shipped_stage("base")) if stage == "shipped" else stage
+            settings = {"num_steps": int(steps)} if steps else {}
+            rows.append(load_cascade(path)(PROMPTS, seed=SEED, **settings).stages[0])
+            names.append([f"{Path(stage).stem} {steps}".strip()] * len(PROMPTS))
+        save_png(grid(rows, names, CELL), flags.sheet)
+
+
+if __name__ == "__main__":
+    main()
