@@ -14,9 +14,9 @@
     python sample.py "a zibo star" --base runs/zibo --sr256 shipped --sr1024 shipped
 
 `make` draws five pictures of a zibo, a star with a face, to DIRECTORY/own; two have a background
-that their captions name. DIRECTORY/prior gets what
-the base itself paints: one picture of each thing that it knows, and stars in every colour and on
-every background. Each picture lies beside its caption.
+that their captions name. DIRECTORY/prior gets what the base itself paints: one picture of each
+thing that it knows, and stars in every colour and on every background. Each picture lies beside its
+caption.
 
 `show` paints the same prompts with the shipped base and with each STAGE after it, a row each.
 """
