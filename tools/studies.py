@@ -8,7 +8,8 @@
     python tools/studies.py distillation --out out/studies --limit 100
 
 Each command that it runs is printed. The same command goes on after a stop. Networks lie in
-OUT/runs, one for all studies that have it; OUT/STUDY has sweep.png, a table and results.json.
+OUT/runs, one for all studies that have it; OUT/STUDY has sweep.png, a table and results.json, and
+for `distillation` a directory for each base and sheet.png.
 """
 
 import argparse
@@ -36,6 +37,8 @@ STUDENTS = (8, 4, 2, 1)
 """Steps of the students after the one of guidance alone."""
 CONSISTENT = 4
 """Steps of the student that learns them by consistency, in as many updates as two halvings."""
+BASE_STEPS = (30, 8, 4, 2)
+"""Steps of the shipped base beside its students."""
 WEIGHTS = ("1", "5")
 """The guidance that students learn. The base has 3."""
 LENGTHS = ("0.02", "0.05", "0.1", "0.2")
@@ -133,14 +136,21 @@ def distillation(flags: argparse.Namespace) -> Iterator[Command]:
     method = ("--distillation.method", "consistency")
     yield distill(str(guided), str(CONSISTENT), consistent, 2 * each, *method)
     files = [students / f"{count}.safetensors" for count in STUDENTS]
-    files = [guided, *files, consistent / f"{CONSISTENT}.safetensors"]
-    options = ["--sr256", "none", "--limit", str(flags.limit)]
-    measured = {
-        "distillation-base": "steps=30,8,4,2",
-        "distillation": f"base={','.join(map(str, files))}",
-    }
-    for name, axis in measured.items():
-        yield ["-m", "imagen_jax", "sweep", str(flags.out / name), "--over", axis, *options]
+    files = {"any": guided, **{file.stem: file for file in files}}
+    files["consistent"] = consistent / f"{CONSISTENT}.safetensors"
+    for count in BASE_STEPS:
+        yield evaluate(flags, f"base-{count}", "--steps", str(count))
+    for name, file in files.items():
+        yield evaluate(flags, name, "--base", str(file))
+    rows = [*(f"shipped@{count}" for count in BASE_STEPS), *map(str, files.values())]
+    yield ["tools/sheet_of_stages.py", str(flags.out / flags.study / "sheet.png"), *rows]
+
+
+def evaluate(flags: argparse.Namespace, name: str, *stage: str) -> Command:
+    """Measures a base, by default the shipped one, on every kind of the emoji's prompts."""
+    out = flags.out / flags.study / name
+    return ["-m", "imagen_jax", "evaluate", "--out", str(out), "--sr256", "none", "--seeds", "4",
+            "--limit", str(flags.limit), *stage]  # fmt: skip
 
 
 def distill(teacher: str, students: str, workdir: Path, steps: int, *own: str) -> Command:
