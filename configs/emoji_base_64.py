@@ -74,7 +74,13 @@ def get_config() -> StageConfig:
                 "a yellow star",
             ),
         ),
+        # By `python -m imagen_jax tune` for 12 evaluations of the network (docs/distillation.md).
         sampling=SamplingConfig(
-            sampler="dpm++", num_steps=30, guidance_scale=3.0, thresholding="static"
+            sampler="ddim",
+            num_steps=6,
+            timesteps=(999, 708, 666, 457, 415, 166),
+            guidance_scale=3.0,
+            guidance_interval=(0.2, 0.8),
+            thresholding="none",
         ),
     )

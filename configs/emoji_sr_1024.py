@@ -52,6 +52,6 @@ def get_config() -> StageConfig:
             batch_size=8, num_steps=6_000, checkpoint_every=500, sample_every=1_000
         ),
         sampling=SamplingConfig(
-            sampler="dpm++", num_steps=2, guidance_scale=1.0, thresholding="static", aug_level=0.1
+            sampler="dpm++", num_steps=2, guidance_scale=1.0, thresholding="static", aug_level=0.05
         ),
     )
