@@ -107,6 +107,8 @@ def _read_by_users(program: Program, inner: Scope, name: str) -> Bytes:
         elif user.opcode == "fusion":
             nested = program.computations[user.called()[0]]
             total += sum(_read(program, nested, position) for position in positions)
+            if _handed_on(nested) in positions:
+                total += _read_by_users(program, inner, user.name)
         elif user.opcode == "tuple" or user.opcode in KINDS:
             continue  # It is handed on.
         elif user.opcode in _SLICES and positions == [0]:
@@ -114,6 +116,14 @@ def _read_by_users(program: Program, inner: Scope, name: str) -> Bytes:
         elif user.opcode != "dynamic-update-slice" or positions != [0]:  # Written in place.
             return math.inf
     return total
+
+
+def _handed_on(inner: Scope) -> int | None:
+    """The operand that a fusion gives as its result, in other words only; None where it computes."""
+    result = _root(inner)
+    while result.opcode == "bitcast":
+        result = inner[result.operands[0]]
+    return int(result.literal) if result.opcode == "parameter" else None
 
 
 def _written(program: Program, inner: Scope, result: Instruction) -> Bytes:

@@ -208,6 +208,32 @@ def test_of_what_is_sliced_the_slices_move_and_vector_memory_is_free():
     assert hlo_costs.hbm_bytes(Program(SLICES)) == (2 + 1 + 0 + 2) * 16 * 32 * 4
 
 
+IN_OTHER_WORDS = """HloModule in_other_words
+
+%as_it_is (w: f32[512]) -> f32[16,32] {
+  %w = f32[512]{0} parameter(0)
+  ROOT %matrix = f32[16,32]{1,0} bitcast(%w)
+}
+
+%product (x: f32[4,16], w: f32[512]) -> f32[4,32] {
+  %x = f32[4,16]{1,0} parameter(0)
+  %w = f32[512]{0} parameter(1)
+  %matrix = f32[16,32]{1,0} fusion(%w), kind=kLoop, calls=%as_it_is
+  ROOT %y = f32[4,32]{1,0} dot(%x, %matrix), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (x: f32[4,16], w: f32[512]) -> f32[4,32] {
+  %x = f32[4,16]{1,0} parameter(0)
+  %w = f32[512]{0} parameter(1)
+  ROOT %y = f32[4,32]{1,0} fusion(%x, %w), kind=kOutput, calls=%product
+}
+"""
+
+
+def test_what_a_fusion_hands_on_in_other_words_is_read_by_who_takes_it():
+    assert hlo_costs.hbm_bytes(Program(IN_OTHER_WORDS)) == (4 * 16 + 16 * 32 + 4 * 32) * 4
+
+
 def scan_of(length):
     return lambda x, w: jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, None, length)[0]
 
