@@ -119,7 +119,7 @@ def _read_by_users(program: Program, inner: Scope, name: str) -> Bytes:
 
 
 def _handed_on(inner: Scope) -> int | None:
-    """The operand that a fusion gives as its result, in other words only; None where it computes."""
+    """Which operand a fusion gives as its result, reinterpreted at most; None where it computes."""
     result = _root(inner)
     while result.opcode == "bitcast":
         result = inner[result.operands[0]]
