@@ -28,8 +28,9 @@ base = cascade.first(1)
 
 
 def paint(texts, **settings):
-    """The base's pictures of some texts, all from the same noise."""
-    settings = {"num_steps": steps, "size": (side, side), "seed": seed} | settings
+    """The base's pictures of some texts, from the same noise, guided and clipped at all steps."""
+    plain = {"guidance_interval": (0.0, 1.0), "thresholding": "static"}
+    settings = {"num_steps": steps, "size": (side, side), "seed": seed} | plain | settings
     return base(texts, progress=False, **settings)
 
 
