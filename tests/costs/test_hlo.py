@@ -244,8 +244,9 @@ def test_work_and_traffic_of_a_loop_grow_with_its_length(mesh):
     if mesh.devices.flat[0].platform == "tpu":
         assert {n: flops for n, (flops, _) in found.items()} == {n: n * 2 * 8192**3 for n in found}
         traffic = {n: hlo_costs.hbm_bytes(Program(e.as_text())) for n, (_, e) in found.items()}
-        # Of each turn: x and w read, the latter perhaps in bfloat16, and x written.
-        assert 3 * x.size * 4 * 0.6 < (traffic[12] - traffic[3]) / 9 < 3 * x.size * 4 * 1.5
+        # Of each turn: x and w read, the latter perhaps in bfloat16, and x written; and a copy of x
+        # perhaps, which is read and written.
+        assert 2.5 <= (traffic[12] - traffic[3]) / 9 / (4 * x.size) <= 5
     for length, (_, executable) in found.items():
         program = Program(executable.as_text())
         loops = [run for run in program.runs() if run.instruction.opcode == "while"]
