@@ -32,7 +32,9 @@ def main() -> None:
     rows, names = [], []
     with exit_on_usage_error():
         for told in flags.stages:
-            stage, _, steps = told.partition("@")
+            stage, _, steps = told.rpartition("@")
+            if not (stage and steps.isdecimal()):
+                stage, steps = told, ""
             path = str(shipped_stage("base")) if stage == "shipped" else stage
             settings = {"num_steps": int(steps)} if steps else {}
             rows.append(load_cascade(path)(PROMPTS, seed=SEED, **settings).stages[0])
