@@ -3,8 +3,8 @@
     python train.py emoji_base_64 --workdir runs/emoji_base_64
 
 Beyond the paper, because two CPU cores have to train it: a 4x4 space-to-depth stem with two
-convolutions of whole pixels at the end, x0 prediction, Adam, and a text encoder trained here. Its
-thresholding is static, since dynamic thresholding turns the white that the emoji stand on grey.
+convolutions of whole pixels at the end, x0 prediction, Adam, and a text encoder trained here. It
+samples without thresholding; a dynamic one turns the white that the emoji stand on grey.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ three widths with three sizes of its T5.
 
 import dataclasses
 
-from imagen_jax.config import OptimizerConfig, StageConfig
+from imagen_jax.config import OptimizerConfig, SamplingConfig, StageConfig
 
 from . import emoji_base_64
 
@@ -33,5 +33,8 @@ def get_config() -> StageConfig:
             checkpoint_every=650,
             keep_checkpoints=1,
             sample_every=0,
+        ),
+        sampling=SamplingConfig(
+            sampler="dpm++", num_steps=30, guidance_scale=3.0, thresholding="static"
         ),
     )

@@ -9,7 +9,14 @@ step 100 to 0.089.
 
 import dataclasses
 
-from imagen_jax.config import DataConfig, OptimizerConfig, StageConfig, TrainingConfig, UNetConfig
+from imagen_jax.config import (
+    DataConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    StageConfig,
+    TrainingConfig,
+    UNetConfig,
+)
 
 from . import emoji_base_64
 
@@ -38,5 +45,8 @@ def get_config() -> StageConfig:
             sample_prompts=("a red apple", "a banana", "a cat face", "a blue heart"),
             eval_every=100,
             eval_batches=2,
+        ),
+        sampling=SamplingConfig(
+            sampler="dpm++", num_steps=30, guidance_scale=3.0, thresholding="static"
         ),
     )

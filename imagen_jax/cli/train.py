@@ -18,6 +18,7 @@ work, what the chips send each other, and the step time that their peak rates al
 writes it too. It exits with code 1 if the step does not fit.
 """
 
+import dataclasses
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ from imagen_jax.cli.program import command, ended_by_ctrl_c, load, with_command
 from imagen_jax.cli.spellings import TRAIN, respell
 from imagen_jax.cli.train_flags import (
     Flags,
+    GivenSampling,
     MeasuringFlags,
     TeacherFlags,
     check,
@@ -58,7 +60,7 @@ def parse(arguments: Sequence[str]) -> Flags:
         sys.exit(0 if arguments else 2)
     name, *rest = in_unicode(arguments)
     rest = respell(rest, TRAIN)
-    config = taught(load_config(name), rest)
+    config = with_own_times(taught(load_config(name), rest), rest)
     flags = parse_flags(
         lambda: tyro.cli(
             tyro.conf.AvoidSubcommands[Flags],
@@ -86,6 +88,22 @@ def taught(config: StageConfig, arguments: Sequence[str]) -> StageConfig:
     from imagen_jax.training.students import student_of
 
     return student_of(config, flags.teacher, flags.steps[0])
+
+
+def with_own_times(config: StageConfig, arguments: Sequence[str]) -> StageConfig:
+    """The config without the times of its sampling steps, where the arguments name another number
+    of steps: `sampling.timesteps` belongs to one number alone."""
+    given, _ = parse_flags(
+        lambda: tyro.cli(
+            GivenSampling, args=list(arguments), return_unknown_args=True, add_help=False
+        )
+    )
+    if given.sampling.num_steps in (0, config.sampling.num_steps) or config.distillation.steps:
+        return config
+    sampling = dataclasses.replace(
+        config.sampling, num_steps=given.sampling.num_steps, timesteps=()
+    )
+    return dataclasses.replace(config, sampling=sampling)
 
 
 def compile_only(flags: Flags) -> int:

@@ -79,6 +79,19 @@ class TeacherFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class GivenSteps:
+    num_steps: int = 0
+    """0 where it is not given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenSampling:
+    """The flag of the config that is read before the others, since `timesteps` follows from it."""
+
+    sampling: GivenSteps = GivenSteps()
+
+
+@dataclasses.dataclass(frozen=True)
 class Flags:
     config: Annotated[StageConfig, tyro.conf.arg(name="")]
     compiling: Annotated[CompileOptions, tyro.conf.arg(name="")] = CompileOptions()

@@ -1,7 +1,11 @@
 """Flags that are given twice, and paths that are empty."""
 
+import dataclasses
+
 import pytest
 from scripts import call, refused, sample, train, verbs
+
+from imagen_jax.config import SamplingConfig
 
 
 @pytest.mark.parametrize(
@@ -106,3 +110,28 @@ def test_an_argument_of_a_verb_is_not_empty(arguments):
 def test_a_text_may_be_empty():
     train.parse(["tiny_64", "--workdir", "a", "--data.embeddings", "", "--data.eval-source="])
     sample.parse(["a cat", "--negative-prompt", "", "--out", "."])
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "timesteps"),
+    [
+        ((), 2, (999, 100)),
+        (("--sampling.num-steps", "2"), 2, (999, 100)),
+        (("--sampling.num_steps=3",), 3, ()),
+        (("--sampling.num-steps", "1", "--sampling.timesteps", "500"), 1, (500,)),
+    ],
+)
+def test_the_times_of_a_config_belong_to_its_own_number_of_steps(
+    monkeypatch, given, steps, timesteps
+):
+    sampling = SamplingConfig(num_steps=2, timesteps=(999, 100))
+    config = dataclasses.replace(train.load_config("tiny_64"), sampling=sampling)
+    monkeypatch.setattr(train, "load_config", lambda name: config)
+    parsed = train.parse(["tiny_64", "--workdir", "a", *given]).config.sampling
+    assert (parsed.num_steps, parsed.timesteps) == (steps, timesteps)
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "x"])
+def test_a_number_of_sampling_steps_out_of_its_range_is_refused(wrong):
+    arguments = ["emoji_base_64", "--workdir", "a", "--sampling.num-steps", wrong]
+    refused(call(train, *arguments), wrong)
