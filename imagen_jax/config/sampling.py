@@ -126,11 +126,9 @@ class SamplingConfig(Checked):
         )
 
     @property
-    def guides_all_steps_alike(self) -> bool:
-        """Whether every step has the same guidance weight, and guidance is the paper's."""
-        is_plain = not self.projects and self.renoising == "guided"
-        whole = self.guidance_interval == (0.0, 1.0) and self.guidance_oscillates_from is None
-        return is_plain and whole
+    def guides_some_steps(self) -> bool:
+        """Whether steps may be left unguided, which is weight 1."""
+        return self.guidance_interval != (0.0, 1.0) or self.guidance_oscillates_from is not None
 
     @property
     def projects(self) -> bool:

@@ -237,10 +237,15 @@ class StageConfig(Checked):
             f"learned {low:g} to {high:g}.",
         )
         require(
-            settings.guides_all_steps_alike,
-            "SamplingConfig has guidance_interval, guidance_oscillates_from, guidance_parallel, "
-            f"guidance_max_norm, guidance_momentum or renoising; {self.name!r} takes one guidance "
-            "weight for all steps and nothing else.",
+            low <= 1 or not settings.guides_some_steps,
+            "SamplingConfig has guidance_interval or guidance_oscillates_from, and a step without "
+            f"guidance has weight 1; {self.name!r} takes it as an input and learned {low:g} to "
+            f"{high:g}.",
+        )
+        require(
+            not settings.projects and settings.renoising == "guided",
+            "SamplingConfig has guidance_parallel, guidance_max_norm, guidance_momentum or "
+            f"renoising; {self.name!r} takes a guidance weight and nothing else.",
         )
 
     def _check_adapter(self) -> None:

@@ -30,14 +30,15 @@ from imagen_jax.weights.stage_file import (
 )
 from imagen_jax.weights.stored import open_file
 
-_OF_GUIDANCE = (
-    "guidance_interval",
-    "guidance_oscillates_from",
+_OF_BOTH_ESTIMATES = (
     "guidance_parallel",
     "guidance_max_norm",
     "guidance_momentum",
     "renoising",
 )
+"""Settings of guidance for which a student's one estimate is not enough."""
+_OF_SOME_STEPS = ("guidance_interval", "guidance_oscillates_from")
+"""Settings that leave steps unguided, which is weight 1."""
 Steps = int | None
 """Of a student; None for any, where it learns guidance alone."""
 
@@ -187,7 +188,8 @@ def _sampling(
         low, high = conditions.guidance
         scale = min(max(settings.guidance_scale, low), high)
         plain = SamplingConfig()
-        changes = {name: getattr(plain, name) for name in _OF_GUIDANCE}
+        lost = _OF_BOTH_ESTIMATES if low <= 1 else (*_OF_BOTH_ESTIMATES, *_OF_SOME_STEPS)
+        changes = {name: getattr(plain, name) for name in lost}
         changes["guidance_scale"] = scale
     if student.steps is not None:
         each, steps = student.each, student.steps

@@ -61,6 +61,48 @@ def test_the_weight_is_read_and_takes_one_evaluation():
     assert guided == {4}
 
 
+def test_each_step_is_told_its_own_weight():
+    """Weight 1, whose place is 0, where an interval or an oscillation leaves a step unguided."""
+    told = []
+
+    class Telling(type(build_networks(CONFIG))):
+        def predict(self, params, z, log_snr, encoded):
+            jax.debug.callback(told.append, encoded.others.numbers["guidance_scale"])
+            return super().predict(params, z, log_snr, encoded)
+
+    networks = Telling(**vars(build_networks(CONFIG)))
+    arrays = tiny.inputs(CONFIG)
+    conditions = Conditions(text=jnp.asarray(arrays["text"]), mask=jnp.asarray(arrays["mask"]))
+    of_settings = {
+        (0, 0.5, 0.5, 0): {"guidance_interval": (0.4, 0.8)},
+        (0.5, 0.5, 0, 0.5): {"guidance_oscillates_from": 2},
+    }
+    for places, own in of_settings.items():
+        settings = tiny.replace(CONFIG.sampling, num_steps=4, guidance_scale=3.0, **own)
+        plan, numbers = plan_sampling(CONFIG, settings, SIZE)
+        paint = StepwiseSampler(Run(CONFIG, plan, networks, SIZE))
+        paint(PARAMS, numbers, picture_keys(0, 16, 2), conditions)
+        jax.effects_barrier()
+        assert [x.tolist() for x in told] == [[place] * 2 for place in places]
+        told.clear()
+
+
+def test_a_picture_that_no_step_guides_is_that_of_weight_one():
+    nowhere, _ = paint(CONFIG, PARAMS["unet"], guidance_interval=(0.001, 0.002))
+    one, _ = paint(CONFIG, PARAMS["unet"], guidance_scale=1.0)
+    two, _ = paint(CONFIG, PARAMS["unet"])
+    np.testing.assert_array_equal(nowhere, one)
+    assert np.any(nowhere != two)
+
+
+def test_steps_without_guidance_need_weight_one_in_the_range():
+    above = {"conditions": {"guidance": (2.0, 5.0)}, "sampling": {"guidance_scale": 2.0}}
+    config = tiny.stage(**above)
+    for own in ({"guidance_interval": (0.2, 0.8)}, {"guidance_oscillates_from": 2}):
+        with pytest.raises(UsageError, match="a step without guidance has weight 1; 'tiny' takes"):
+            plan_sampling(config, tiny.replace(config.sampling, **own), SIZE)
+
+
 def test_a_network_is_told_the_weights_place_in_the_range():
     told = told_guidance(CONFIG, Conditions(), jnp.array([1.0, 2.0, 5.0]))
     assert told.numbers["guidance_scale"].tolist() == [0.0, 0.25, 1.0]
@@ -72,12 +114,10 @@ def test_a_network_is_told_the_weights_place_in_the_range():
     [
         ({"guidance_scale": 5.5}, "guidance_scale is 5.5; 'tiny' takes it as an input and learned"),
         ({"guidance_scale": 0.5}, "guidance_scale is 0.5; 'tiny' takes it as an input and learned"),
-        ({"guidance_interval": (0.2, 0.8)}, "takes one guidance weight for all steps"),
-        ({"guidance_oscillates_from": 2}, "takes one guidance weight for all steps"),
-        ({"guidance_parallel": 0.0}, "takes one guidance weight for all steps"),
-        ({"guidance_max_norm": 9.0}, "takes one guidance weight for all steps"),
-        ({"guidance_momentum": -0.5}, "takes one guidance weight for all steps"),
-        ({"renoising": "unguided", "sampler": "ddim"}, "takes one guidance weight for all steps"),
+        ({"guidance_parallel": 0.0}, "takes a guidance weight and nothing else"),
+        ({"guidance_max_norm": 9.0}, "takes a guidance weight and nothing else"),
+        ({"guidance_momentum": -0.5}, "takes a guidance weight and nothing else"),
+        ({"renoising": "unguided", "sampler": "ddim"}, "takes a guidance weight and nothing else"),
     ],
 )
 def test_guidance_that_was_not_learned_is_refused(settings, says):
