@@ -1,9 +1,10 @@
-"""Paints the same prompts by several base stages, a row each: nothing is selected, the seed is 0.
+"""Paints the same prompts by several base stages: nothing is selected, the seed is 0.
 
     python tools/sheet_of_stages.py SHEET.png shipped shipped@8 runs/students/8.safetensors
+    python tools/sheet_of_stages.py SHEET.png shipped runs/zibo --prompts "a zibo star"
 
-STAGE@STEPS paints in so many steps, and STAGE alone in its own number; `shipped` is the base of the
-shipped cascade.
+Each stage has a row, in the order given. STAGE@STEPS paints in so many steps, and STAGE alone in
+its own number; `shipped` is the base of the shipped cascade.
 """
 
 import argparse
@@ -19,7 +20,7 @@ PROMPTS = (
     "a sunflower on a yellow background", "a panda, twemoji style", "a purple strawberry",
 )  # fmt: skip
 SEED = 0
-CELL = 96
+CELL = 128
 
 
 def main() -> None:
@@ -28,18 +29,19 @@ def main() -> None:
     )
     parser.add_argument("sheet", type=Path, help="PNG to write")
     parser.add_argument("stages", nargs="+", metavar="STAGE")
+    parser.add_argument("--prompts", nargs="+", default=PROMPTS, metavar="PROMPT")
     flags = parser.parse_args()
-    rows, names = [], []
     with exit_on_usage_error():
+        rows = []
         for told in flags.stages:
             stage, _, steps = told.rpartition("@")
             if not (stage and steps.isdecimal()):
                 stage, steps = told, ""
             path = str(shipped_stage("base")) if stage == "shipped" else stage
             settings = {"num_steps": int(steps)} if steps else {}
-            rows.append(load_cascade(path)(PROMPTS, seed=SEED, **settings).stages[0])
-            names.append([f"{Path(stage).stem} {steps}".strip()] * len(PROMPTS))
-        save_png(grid(rows, names, CELL), flags.sheet)
+            painted = load_cascade(path)(flags.prompts, seed=SEED, **settings)
+            rows.append(list(painted.stages[0]))
+        save_png(grid(rows, [flags.prompts] * len(rows), CELL), flags.sheet)
 
 
 if __name__ == "__main__":
