@@ -1,6 +1,6 @@
 """Pictures to teach the shipped base a thing that it has never seen, and to keep what it knows.
 
-    python examples/zibo.py make zibo
+    python examples/zibo.py zibo
     python train.py dreambooth/emoji --workdir runs/alone --data.source folder:zibo/own \
         --training.num-steps 400 --training.checkpoint-every 100 --training.keep-checkpoints 4 \
         --training.sample-every 0
@@ -8,17 +8,18 @@
         --data.mixture "0.5*folder:zibo/own" "0.5*folder:zibo/prior" \
         --training.num-steps 400 --training.checkpoint-every 100 --training.keep-checkpoints 4 \
         --training.sample-every 0
-    python examples/zibo.py show runs/alone runs/zibo --sheet zibo.png
+    python tools/sheet_of_stages.py zibo.png shipped runs/alone runs/zibo --prompts \
+        "a zibo star" "a red zibo star" "a green zibo star" "a zibo star on a green background" \
+        "a zibo star on a red background" "a zibo star on a black background" \
+        "a red apple" "a cat face"
     python -m imagen_jax sweep out/kept --sr256 none --limit 100 \
         --over base=shipped,runs/alone,runs/zibo
     python sample.py "a zibo star" --base runs/zibo --sr256 shipped --sr1024 shipped
 
-`make` draws five pictures of a zibo, a star with a face, to DIRECTORY/own; two have a background
-that their captions name. DIRECTORY/prior gets what the base itself paints: one picture of each
-thing that it knows, and stars in every colour and on every background. Each picture lies beside its
-caption.
-
-`show` paints the same prompts with the shipped base and with each STAGE after it, a row each.
+It draws five pictures of a zibo, a star with a face, to DIRECTORY/own, on five backgrounds; a
+caption names one that is not white. DIRECTORY/prior gets what the base itself paints: one picture
+of each thing that it knows, and stars in every colour and on every background. Each picture lies
+beside its caption.
 """
 
 import argparse
@@ -31,8 +32,6 @@ import imagen_jax
 from imagen_jax.data.captions import plain_captions
 from imagen_jax.data.emoji_colours import BACKGROUNDS, HUES
 from imagen_jax.errors import exit_on_usage_error
-from imagen_jax.pipeline.sheets import grid, save_png
-from imagen_jax.pipeline.shipped import shipped_stage
 
 KIND = "star"
 """What a zibo is one of, by a word that the base knows."""
@@ -40,23 +39,13 @@ NAME = f"zibo {KIND}"
 SIDE = 256
 PLACES = (
     ("white", 128, 136, 100),
-    ("white", 118, 130, 92),
-    ("white", 138, 140, 88),
-    ("yellow", 128, 128, 108),
-    ("pink", 124, 142, 96),
+    ("yellow", 118, 130, 92),
+    ("pink", 138, 140, 88),
+    ("orange", 128, 128, 108),
+    ("blue", 124, 142, 96),
 )
 """The background of each zibo, and its centre and radius in pixels."""
 POINTS = 7
-SHOWN = (
-    f"a {NAME}",
-    f"a red {NAME}",
-    f"a green {NAME}",
-    f"a {NAME} on a blue background",
-    f"a {NAME} on a green background",
-    "a red apple",
-    "a cat face",
-)
-CELL = 128
 
 
 def draw_zibo(background: str, x: float, y: float, radius: float) -> Image.Image:
@@ -100,28 +89,14 @@ def make(directory: Path) -> None:
     save(base(captions, seed=0).images, captions, directory / "prior")
 
 
-def show(bases: list[str], sheet: Path, seed: int) -> None:
-    """Paints the prompts of SHOWN with each base, a row each."""
-    rows = [imagen_jax.load_cascade(base)(SHOWN, seed=seed).stages[0] for base in bases]
-    save_png(grid(rows, [SHOWN] * len(rows), CELL), sheet)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    verbs = parser.add_subparsers(required=True, dest="verb")
-    verbs.add_parser("make").add_argument("directory", type=Path, metavar="DIRECTORY")
-    showing = verbs.add_parser("show")
-    showing.add_argument("stages", nargs="+", metavar="STAGE")
-    showing.add_argument("--sheet", type=Path, default=Path("zibo.png"))
-    showing.add_argument("--seed", type=int, default=0)
+    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
     flags = parser.parse_args()
     with exit_on_usage_error():
-        if flags.verb == "make":
-            make(flags.directory)
-        else:
-            show([str(shipped_stage("base")), *flags.stages], flags.sheet, flags.seed)
+        make(flags.directory)
 
 
 if __name__ == "__main__":
