@@ -88,22 +88,23 @@ def test_averages_are_of_one_run_at_a_constant_rate(studies, tmp_path):
 def test_students_halve_and_are_measured_beside_the_base(studies, tmp_path, monkeypatch):
     monkeypatch.chdir(studies.ROOT)
     flags = argparse.Namespace(study="distillation", out=tmp_path, steps=7, limit=3)
-    guided, halved, consistent, *measured, sheet = studies.distillation(flags)
+    guided, halved, tuned, consistent, *measured, sheet = studies.distillation(flags)
     any_student = train.parse(guided[1:])
     said = lambda command, flag: command[command.index(flag) + 1]  # noqa: E731
     assert said(guided, "--student-steps") == "any"
     assert any_student.config.training.num_steps == any_student.config.optimizer.decay_steps == 7
     assert any_student.config.conditions.guidance == (1.0, 5.0)
-    for command in (halved, consistent):
+    for command in (halved, tuned, consistent):
         assert said(command, "--teacher") == any_student.workdir
     students = said(halved, "--student-steps").split(",")
     assert students == ["8", "4", "2", "1"]
     assert said(consistent, "--distillation.method") == "consistency"
     files = [f"{said(halved, '--workdir')}/{count}.safetensors" for count in students]
-    files.append(f"{said(consistent, '--workdir')}/4.safetensors")
+    # Of one student alone the training directory is the stage.
+    files += [said(command, "--workdir") for command in (tuned, consistent)]
     assert [command[-2:] for command in measured] == [
         *(["--steps", count] for count in ("30", "8", "4", "2")),
         *(["--base", base] for base in (any_student.workdir, *files)),
     ]
     assert len({said(command, "--out") for command in measured}) == len(measured)
-    assert sheet[-6:] == [any_student.workdir, *files]
+    assert sheet[-7:] == [any_student.workdir, *files]
