@@ -237,7 +237,7 @@ class StageConfig(Checked):
             f"learned {low:g} to {high:g}.",
         )
         require(
-            low <= 1 or not settings.guides_some_steps,
+            low <= 1 <= high or not settings.guides_some_steps,
             "SamplingConfig has guidance_interval or guidance_oscillates_from, and a step without "
             f"guidance has weight 1; {self.name!r} takes it as an input and learned {low:g} to "
             f"{high:g}.",

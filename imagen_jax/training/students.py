@@ -188,7 +188,7 @@ def _sampling(
         low, high = conditions.guidance
         scale = min(max(settings.guidance_scale, low), high)
         plain = SamplingConfig()
-        lost = _OF_BOTH_ESTIMATES if low <= 1 else (*_OF_BOTH_ESTIMATES, *_OF_SOME_STEPS)
+        lost = _OF_BOTH_ESTIMATES if low <= 1 <= high else (*_OF_BOTH_ESTIMATES, *_OF_SOME_STEPS)
         changes = {name: getattr(plain, name) for name in lost}
         changes["guidance_scale"] = scale
     if student.steps is not None:

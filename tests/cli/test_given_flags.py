@@ -131,7 +131,13 @@ def test_the_times_of_a_config_belong_to_its_own_number_of_steps(
     assert (parsed.num_steps, parsed.timesteps) == (steps, timesteps)
 
 
-@pytest.mark.parametrize("wrong", ["0", "-1", "x"])
-def test_a_number_of_sampling_steps_out_of_its_range_is_refused(wrong):
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("-1", "SamplingConfig.num_steps is -1; it must be positive."),
+        ("x", "--sampling.num-steps: 'x' is no whole number."),
+    ],
+)
+def test_a_number_of_sampling_steps_out_of_its_range_is_refused(wrong, says):
     arguments = ["emoji_base_64", "--workdir", "a", "--sampling.num-steps", wrong]
-    refused(call(train, *arguments), wrong)
+    refused(call(train, *arguments), says)

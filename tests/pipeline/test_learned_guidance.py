@@ -95,9 +95,10 @@ def test_a_picture_that_no_step_guides_is_that_of_weight_one():
     assert np.any(nowhere != two)
 
 
-def test_steps_without_guidance_need_weight_one_in_the_range():
-    above = {"conditions": {"guidance": (2.0, 5.0)}, "sampling": {"guidance_scale": 2.0}}
-    config = tiny.stage(**above)
+@pytest.mark.parametrize("learned", [(2.0, 5.0), (0.2, 0.8)])
+def test_steps_without_guidance_need_weight_one_in_the_range(learned):
+    scale = {"guidance_scale": learned[0]}
+    config = tiny.stage(conditions={"guidance": learned}, sampling=scale)
     for own in ({"guidance_interval": (0.2, 0.8)}, {"guidance_oscillates_from": 2}):
         with pytest.raises(UsageError, match="a step without guidance has weight 1; 'tiny' takes"):
             plan_sampling(config, tiny.replace(config.sampling, **own), SIZE)
