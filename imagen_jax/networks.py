@@ -170,6 +170,18 @@ def told_guidance(config: StageConfig, conditions: Conditions, weights: Traced) 
     return dataclasses.replace(conditions, numbers=numbers)
 
 
+def retold_guidance(config: StageConfig, encoded: Encoded, weights: Traced) -> Encoded:
+    """The same of conditions that are encoded already.
+
+    Args:
+        weights: float32 [batch], or one for all.
+    """
+    if config.conditions.guidance is None:
+        return encoded
+    weights = jnp.broadcast_to(weights, encoded.others.numbers[GUIDANCE].shape)
+    return dataclasses.replace(encoded, others=told_guidance(config, encoded.others, weights))
+
+
 def _make_unet(
     network: UNetConfig | EfficientUNetConfig,
     inputs: NetworkInputs,

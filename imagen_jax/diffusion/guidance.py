@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from imagen_jax.arrays import Images, LogSNR, Traced
 from imagen_jax.config.choices import Prediction, Thresholding
@@ -75,20 +75,29 @@ def guidance_scales(
     interval: tuple[float, float] = (0.0, 1.0),
     oscillates_from: int | None = None,
 ) -> Float[np.ndarray, " steps"]:
-    """w of each step: `scale`, and 1 where one of two options beyond the paper says so.
+    """w of each step: `scale` at `guided_steps`, which says the rest, and 1 elsewhere."""
+    return np.where(guided_steps(times, interval, oscillates_from), scale, 1.0).astype(np.float32)
+
+
+def guided_steps(
+    times: Float[np.ndarray, " steps"],
+    interval: tuple[float, float] = (0.0, 1.0),
+    oscillates_from: int | None = None,
+) -> Bool[np.ndarray, " steps"]:
+    """Which steps are guided: all, but where one of two options beyond the paper says so.
 
     Args:
         times: t of each step, from 1 (noise) down.
-        interval: w is `scale` at times within it (Kynkaanniemi et al. 2024).
-        oscillates_from: index of the step from which w is in turns 1 and `scale` (Imagen Video,
-            Ho et al. 2022); None for never.
+        interval: steps are guided at times within it (Kynkaanniemi et al. 2024).
+        oscillates_from: index of the step from which every second one is guided (Imagen Video,
+            Ho et al. 2022), beginning with one that is not; None for never.
     """
     start, end = interval
     guided = (times >= start) & (times <= end)
     if oscillates_from is not None:
         since = np.arange(len(times)) - oscillates_from
         guided &= (since < 0) | (since % 2 == 1)
-    return np.where(guided, scale, 1.0).astype(np.float32)
+    return guided
 
 
 @jax.tree_util.register_dataclass

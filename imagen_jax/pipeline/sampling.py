@@ -17,14 +17,13 @@ from jaxtyping import Array, Bool, UInt8
 from imagen_jax.arrays import Features, Images, Keys, LogSNR, NullText, Pixels, Traced
 from imagen_jax.conditions import Conditions, stacked
 from imagen_jax.config import StageConfig
-from imagen_jax.config.conditions import GUIDANCE
 from imagen_jax.diffusion import edits, guidance, process, samplers
 from imagen_jax.diffusion.noise import NoiseKeys, fold_in
 from imagen_jax.diffusion.pixels import to_pixels, to_unit
 from imagen_jax.diffusion.process import Predicted
 from imagen_jax.diffusion.samplers import State
 from imagen_jax.models.conditional import Encoded
-from imagen_jax.networks import Networks, Params, prepare, told_guidance
+from imagen_jax.networks import Networks, Params, prepare, retold_guidance, told_guidance
 from imagen_jax.parallel import mesh as meshes
 from imagen_jax.parallel.seeds import key_of
 from imagen_jax.pipeline.plan import Numbers, Plan
@@ -130,7 +129,7 @@ class Run:
         self, params: Params, numbers: Numbers, told: Told, state: State, visit: edits.Visit
     ) -> State:
         """One of the plan's `visits`, after those before."""
-        encoded = self._at_weight(told.encoded, numbers.scales[visit.step])
+        encoded = retold_guidance(self.config, told.encoded, numbers.scales[visit.step])
         told = dataclasses.replace(told, encoded=encoded)
         denoise, grid = self._denoise(params, numbers, told), self._grid()
         if self.plan.course is None:
@@ -140,14 +139,6 @@ class Run:
             edited = (told.source, course, grid, told.keys)
             state = edits.take(sampler, denoise, state, *edited, visit)
         return self._split_state(state)
-
-    def _at_weight(self, encoded: Encoded, scale: Traced) -> Encoded:
-        """What is told, with a step's guidance weight for a network that takes one."""
-        weights = encoded.others.numbers.get(GUIDANCE)
-        if weights is None:
-            return encoded
-        others = told_guidance(self.config, encoded.others, jnp.full_like(weights, scale))
-        return dataclasses.replace(encoded, others=others)
 
     def _grid(self) -> samplers.LogSNRGrid:
         return jnp.asarray(self.plan.log_snrs, jnp.float32)

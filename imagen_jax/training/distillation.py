@@ -13,21 +13,25 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Bool, Int32
 
 from imagen_jax.arrays import Images, Keys, LogSNR, NullText, Time
 from imagen_jax.conditions import Conditions, stacked
 from imagen_jax.config import StageConfig
+from imagen_jax.config.choices import Schedule, Spacing
 from imagen_jax.diffusion import guidance, process, samplers, schedules
 from imagen_jax.diffusion.distillation import ddim_step, two_in_one
 from imagen_jax.diffusion.pixels import to_unit
 from imagen_jax.diffusion.schedules import PerPicture, over_pixels
-from imagen_jax.networks import Networks, Params, told_guidance
+from imagen_jax.networks import Networks, Params, retold_guidance, told_guidance
 from imagen_jax.training.objective import Batch, Metrics, by_time, drawn, split
 
 TEACHER = "teacher"
 """The teacher's U-Net among frozen parameters."""
 Predict = Callable[[Images, LogSNR], Images]
+"""(z, lambda) -> what a network predicts, or an estimate of x."""
+Taught = Callable[[Images, LogSNR, Bool[Array, " batch"] | bool], Images]
+"""The same of a teacher, which is guided where the third argument says so."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Teacher:
 
     def predictor(
         self, params: Params, told: Conditions, null: NullText | None, weights: PerPicture | None
-    ) -> Predict:
-        """(z, lambda) -> what the teacher predicts, guided by `weights` unless they are None.
+    ) -> Taught:
+        """What the teacher predicts, guided by `weights` unless they are None.
 
         Args:
             told: what the student is told, its guidance weights among it where it takes any.
@@ -48,23 +52,28 @@ class Teacher:
         by_two = weights is not None and self.config.conditions.guidance is None
         encoded = self.networks.encode(params, stacked(told, null, guided=by_two))
 
-        def predict(z: Images, log_snr: LogSNR) -> Images:
-            if not by_two:
+        def predict(z: Images, log_snr: LogSNR, guided: Bool[Array, " batch"] | bool) -> Images:
+            if weights is None:
                 return self.networks.predict(params, z, log_snr, encoded).value
+            own = jnp.where(guided, weights, 1.0)
+            if not by_two:
+                at_weights = retold_guidance(self.config, encoded, own)
+                return self.networks.predict(params, z, log_snr, at_weights).value
             both = (jnp.concatenate([x, x]) for x in (z, log_snr))
             value = self.networks.predict(params, *both, encoded).value
-            return guidance.guide(*jnp.split(value, 2), over_pixels(weights))
+            return guidance.guide(*jnp.split(value, 2), over_pixels(own))
 
         return predict
 
-    def estimator(self, predict: Predict, size: tuple[int, int]) -> Predict:
-        """(z, lambda) -> the estimate of x that the teacher's sampler would step with."""
+    def estimator(self, predict: Taught, size: tuple[int, int]) -> Taught:
+        """The estimate of x that the teacher's sampler would step with."""
         settings = self.config.sampling
         percentile = guidance.Percentile.of(settings.percentile, 3 * math.prod(size))
         cap = math.inf if settings.max_threshold is None else settings.max_threshold
 
-        def estimate(z: Images, log_snr: LogSNR) -> Images:
-            x0 = process.to_x0(predict(z, log_snr), z, log_snr, self.config.diffusion.prediction)
+        def estimate(z: Images, log_snr: LogSNR, guided: Bool[Array, " batch"] | bool) -> Images:
+            predicted = predict(z, log_snr, guided)
+            x0 = process.to_x0(predicted, z, log_snr, self.config.diffusion.prediction)
             return guidance.threshold(x0, settings.thresholding, percentile, cap)
 
         return estimate
@@ -123,28 +132,28 @@ Matched = tuple[Time, LogSNR, Images, Images]
 
 
 def _at_any_time(
-    teacher: Teacher, config: StageConfig, predict: Predict, x: Images, eps: Images, keys: Keys
+    teacher: Teacher, config: StageConfig, predict: Taught, x: Images, eps: Images, keys: Keys
 ) -> Matched:
-    """The teacher's own prediction, at a time drawn as in ordinary training."""
+    """The teacher's own prediction, guided, at a time drawn as in ordinary training."""
     t = jax.vmap(jax.random.uniform)(keys)
     log_snr = schedules.log_snr(config.diffusion.schedule, t)
     z = process.q_sample(x, eps, log_snr)
     kinds = teacher.config.diffusion.prediction, config.diffusion.prediction
-    return t, log_snr, z, process.converted(predict(z, log_snr), z, log_snr, *kinds)
+    return t, log_snr, z, process.converted(predict(z, log_snr, True), z, log_snr, *kinds)
 
 
 def _in_one_step(
-    teacher: Teacher, config: StageConfig, predict: Predict, x: Images, eps: Images, keys: Keys
+    teacher: Teacher, config: StageConfig, predict: Taught, x: Images, eps: Images, keys: Keys
 ) -> Matched:
     """Where two deterministic steps of the teacher lead, at a time drawn from the student's."""
     steps = config.distillation.steps
     index = _drawn_index(keys, steps)
-    grid = teachers_grid(config, teacher.config)
+    grid, guided = teachers_grid(config, teacher.config), teachers_guided(config, teacher.config)
     at_t, at_m, at_s = (grid[2 * index + later] for later in range(3))
     z = process.q_sample(x, eps, at_t)
     estimate = teacher.estimator(predict, x.shape[1:3])
-    x_t = estimate(z, at_t)
-    x_m = estimate(ddim_step(z, x_t, at_t, at_m), at_m)
+    x_t = estimate(z, at_t, guided[2 * index])
+    x_m = estimate(ddim_step(z, x_t, at_t, at_m), at_m, guided[2 * index + 1])
     both = two_in_one(x_t, x_m, at_t, at_m, at_s)
     wanted = process.converted(both, z, at_t, "x0", config.diffusion.prediction)
     return 1 - index / steps, at_t, z, wanted
@@ -154,7 +163,7 @@ def _consistently(
     own: Predict,
     teacher: Teacher,
     config: StageConfig,
-    predict: Predict,
+    predict: Taught,
     x: Images,
     eps: Images,
     keys: Keys,
@@ -170,8 +179,9 @@ def _consistently(
     index = _drawn_index(keys, count)
     grid = teachers_grid(config, teacher.config)
     at_t, at_m, at_s = grid[index], grid[index + 1], grid[(index // each + 1) * each]
+    guided = teachers_guided(config, teacher.config)[index]
     z = process.q_sample(x, eps, at_t)
-    x_t = teacher.estimator(predict, x.shape[1:3])(z, at_t)
+    x_t = teacher.estimator(predict, x.shape[1:3])(z, at_t, guided)
     z_m = ddim_step(z, x_t, at_t, at_m)
     x_m = process.to_x0(own(z_m, at_m), z_m, at_m, kind)
     both = two_in_one(x_t, x_m, at_t, at_m, at_s)
@@ -185,9 +195,23 @@ def _drawn_index(keys: Keys, count: int) -> Int32[Array, " batch"]:
 def teachers_grid(config: StageConfig, teacher: StageConfig) -> samplers.LogSNRGrid:
     """lambda at the ends of the teacher's steps, so many in each of the student's; the last one is
     infinite, since a picture is the last estimate itself."""
+    grid = samplers.time_grid(*_teachers_steps(config, teacher))
+    return grid.at[-1].set(jnp.inf)
+
+
+def teachers_guided(config: StageConfig, teacher: StageConfig) -> Bool[Array, " steps"]:
+    """Which of these steps the teacher's sampler guides; a student is told one weight and learns
+    where it is used."""
+    settings, times = teacher.sampling, samplers.times(*_teachers_steps(config, teacher))
+    only = settings.guidance_interval, settings.guidance_oscillates_from
+    return jnp.asarray(guidance.guided_steps(times, *only))
+
+
+def _teachers_steps(
+    config: StageConfig, teacher: StageConfig
+) -> tuple[Schedule, int, Spacing, tuple[int, ...]]:
+    """What `samplers.time_grid` takes."""
     student, settings = config.distillation, teacher.sampling
     count = student.each * student.steps
     timesteps = settings.timesteps if len(settings.timesteps) == count else ()
-    schedule = teacher.diffusion.schedule
-    grid = samplers.time_grid(schedule, count, settings.spacing, timesteps)
-    return grid.at[-1].set(jnp.inf)
+    return teacher.diffusion.schedule, count, settings.spacing, timesteps

@@ -188,7 +188,9 @@ def _sampling(
         low, high = conditions.guidance
         scale = min(max(settings.guidance_scale, low), high)
         plain = SamplingConfig()
-        lost = _OF_BOTH_ESTIMATES if low <= 1 <= high else (*_OF_BOTH_ESTIMATES, *_OF_SOME_STEPS)
+        # A student of few steps learns where its teacher is guided, as it learns the rest.
+        keeps = student.steps is None and low <= 1 <= high
+        lost = _OF_BOTH_ESTIMATES if keeps else (*_OF_BOTH_ESTIMATES, *_OF_SOME_STEPS)
         changes = {name: getattr(plain, name) for name in lost}
         changes["guidance_scale"] = scale
     if student.steps is not None:

@@ -19,10 +19,10 @@ from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.planning.calls import training_steps
 from imagen_jax.planning.estimate import estimate
 from imagen_jax.training import distillation
-from imagen_jax.training.distillation import TEACHER, Teacher
+from imagen_jax.training.distillation import TEACHER, Teacher, teachers_guided
 from imagen_jax.training.objective import mean_loss
 from imagen_jax.training.start import abstract_state
-from imagen_jax.training.students import student_of
+from imagen_jax.training.students import next_student, student_of
 from imagen_jax.training.teachers import first_student, has_new_head, open_teacher, own_objective
 from imagen_jax.weights.stage_file import load_stage_file, save_stage_file
 
@@ -138,25 +138,47 @@ def test_what_is_learned_of_guidance_is_w_c_and_1_minus_w_u(teachers):
     z, log_snr = arrays["z"], arrays["log_snr"]
     told = told_guidance(config, tiny.conditions(arrays), jnp.array([1.5, 4.0]))
 
-    def predict(told, weights):
-        return teacher.predictor(params, told, None, weights)(z, log_snr)
+    def predict(told, weights, guided=True):
+        return teacher.predictor(params, told, None, weights)(z, log_snr, guided)
 
     blank = drop(told, jnp.ones(2, bool))
     c, u = predict(told, None), predict(blank, None)
     guided = predict(told, jnp.array([1.5, 4.0]))
     np.testing.assert_allclose(guided[0], 1.5 * c[0] - 0.5 * u[0], atol=1e-5)
     np.testing.assert_allclose(guided[1], 4.0 * c[1] - 3.0 * u[1], atol=1e-5)
+    second = predict(told, jnp.array([1.5, 4.0]), jnp.array([False, True]))
+    np.testing.assert_allclose(second, jnp.stack([c[0], guided[1]]), atol=1e-5)
+
+
+def test_a_teacher_that_takes_weights_is_told_one_where_it_is_not_guided(teachers):
+    config = student_of(RECIPE, teachers(tiny.stage(**V)), None)
+    networks = build_networks(config)
+    params = jax.tree.map(jnp.asarray, tiny.random_params(config))
+    arrays = {name: jnp.asarray(x) for name, x in tiny.inputs(config).items()}
+    z, log_snr = arrays["z"], arrays["log_snr"]
+    plain = tiny.conditions(arrays)
+
+    def told(*weights):
+        return told_guidance(config, plain, jnp.array(weights))
+
+    predict = Teacher(config, networks).predictor(params, told(3.0, 4.0), None, jnp.array([3.0, 4]))
+    found = predict(z, log_snr, jnp.array([True, False]))
+    encoded = networks.encode(params, told(3.0, 1.0))
+    wanted = networks.predict(params, z, log_snr, encoded).value
+    np.testing.assert_array_equal(found, wanted)
+    assert np.any(found != predict(z, log_snr, True))
 
 
 def test_a_consistent_student_is_led_by_itself_to_the_end_of_its_step(teachers):
     """One step of DDIM with the teacher's x, one with the student's own, in float64."""
-    teacher = tiny.stage(**V | {"sampling": {"thresholding": "static", "guidance_scale": 1.0}})
+    sampling = {"thresholding": "static", "guidance_scale": 1.0, "guidance_interval": (0.2, 0.8)}
+    teacher = tiny.stage(**V | {"sampling": sampling})
     recipe = tiny.replace(RECIPE, distillation={"method": "consistency", "consistency_steps": 12})
     config = student_of(recipe, teachers(teacher), 4)
     assert config.sampling.num_steps == 4
     rng = np.random.default_rng(0)
     x, eps = (jnp.float32(rng.normal(size=(200, 4, 4, 3))) for _ in range(2))
-    theirs = lambda z, log_snr: jnp.tanh(z) * 0.1  # noqa: E731
+    theirs = lambda z, log_snr, guided: jnp.tanh(z) * _strength(guided)  # noqa: E731
     ours = lambda z, log_snr: jnp.tanh(z) * 0.3  # noqa: E731
     keys = jax.random.split(jax.random.key(0), 200)
     one = (Teacher(teacher, build_networks(teacher)), config, theirs, x, eps, keys)
@@ -169,7 +191,8 @@ def test_a_consistent_student_is_led_by_itself_to_the_end_of_its_step(teachers):
         assert abs(log_snr[number] - grid[index]) < 1e-4
         (a_t, s_t), (a_m, s_m) = map(_alpha_sigma, grid[index : index + 2])
         a_s, s_s = _alpha_sigma(grid[3 * (index // 3 + 1)])
-        first = np.clip(a_t * z[number] - s_t * 0.1 * np.tanh(z[number]), -1, 1)
+        of_x = 0.1 if 0.2 <= t[number] <= 0.8 else 0.05
+        first = np.clip(a_t * z[number] - s_t * of_x * np.tanh(z[number]), -1, 1)
         middle = a_m * first + s_m * (z[number] - a_t * first) / s_t
         second = a_m * middle - s_m * 0.3 * np.tanh(middle)
         if index == 11:
@@ -202,22 +225,30 @@ def test_a_consistent_student_learns_from_a_teacher_of_any_steps_alone(teachers)
 def test_the_target_is_what_two_steps_of_the_sampler_lead_to(schedule, teachers):
     """By the sampler itself, in float64, from the time that was drawn; and of the last, x."""
     changes = {"diffusion": {"prediction": "eps", "schedule": schedule}}
-    teacher = tiny.stage(**changes, sampling={"thresholding": "static", "guidance_scale": 1.0})
+    sampling = {"thresholding": "static", "guidance_scale": 1.0, "guidance_interval": (0.3, 0.8)}
+    teacher = tiny.stage(**changes, sampling=sampling)
     config = student_of(RECIPE, teachers(teacher), 4)
     rng = np.random.default_rng(0)
     x, eps = (jnp.float32(rng.normal(size=(32, 4, 4, 3))) for _ in range(2))
-    predict = lambda z, log_snr: jnp.tanh(z + log_snr[:, None, None, None] / 20)  # noqa: E731
+
+    def predict(z, log_snr, guided):
+        return 10 * _strength(guided) * jnp.tanh(z + log_snr[:, None, None, None] / 20)
+
     keys = jax.random.split(jax.random.key(0), 32)
     one = (Teacher(teacher, build_networks(teacher)), config, predict, x, eps, keys)
     t, log_snr, z, wanted = (np.float64(a) for a in distillation._in_one_step(*one))
-    grid = np.float64(samplers.time_grid(schedule, 8, teacher.sampling.spacing))
+    of_steps = schedule, 8, teacher.sampling.spacing
+    grid = np.float64(samplers.time_grid(*of_steps))
+    strengths = [1.0 if 0.3 <= time <= 0.8 else 0.5 for time in samplers.times(*of_steps)]
+    assert set(strengths) == {0.5, 1.0}
     seen = set()
     for number in range(32):
         index = round(4 * (1 - t[number]))
         seen.add(index)
         at = grid[2 * index : 2 * index + 3]
         assert abs(log_snr[number] - at[0]) < 1e-5
-        expected = _two_steps(z[number], at, last=index == 3)
+        own = strengths[2 * index : 2 * index + 2]
+        expected = _two_steps(z[number], at, own, last=index == 3)
         alpha, sigma = _alpha_sigma(at[0])
         found = alpha * z[number] - sigma * wanted[number]  # The student predicts v.
         np.testing.assert_allclose(found, expected, atol=2e-4 / alpha if alpha < 1e-2 else 2e-4)
@@ -228,13 +259,21 @@ def _alpha_sigma(log_snr):
     return (1 + np.exp(-log_snr)) ** -0.5, (1 + np.exp(log_snr)) ** -0.5
 
 
-def _two_steps(z, log_snrs, *, last):
+def _strength(guided):
+    """What stands for guidance, of a prediction."""
+    return jnp.where(guided, 0.1, 0.05)[:, None, None, None]
+
+
+def _two_steps(z, log_snrs, strengths, *, last):
     """The x whose single step of DDIM from z ends where two steps do."""
     (a_t, s_t), (a_m, s_m), (a_s, s_s) = map(_alpha_sigma, log_snrs)
-    x = lambda z, a, s, at: np.clip((z - s * np.tanh(z + at / 20)) / a, -1, 1)  # noqa: E731
-    first = x(z, a_t, s_t, log_snrs[0])
+
+    def x(z, a, s, at, strength):
+        return np.clip((z - s * strength * np.tanh(z + at / 20)) / a, -1, 1)
+
+    first = x(z, a_t, s_t, log_snrs[0], strengths[0])
     middle = a_m * first + s_m * (z - a_t * first) / s_t
-    second = x(middle, a_m, s_m, log_snrs[1])
+    second = x(middle, a_m, s_m, log_snrs[1], strengths[1])
     if last:
         return second
     end = a_s * second + s_s * (middle - a_m * second) / s_m
@@ -260,6 +299,20 @@ def test_a_student_keeps_every_second_of_a_teachers_chosen_times(teachers):
     assert config.sampling.timesteps == (999, 420)
     open_teacher(config)
     assert student_of(RECIPE, teacher, 4).sampling.timesteps == ()
+
+
+def test_a_student_of_few_steps_learns_where_its_teacher_is_guided(teachers):
+    """It is told one weight at all steps, while one of any steps keeps its teacher's settings."""
+    own = {"guidance_interval": (0.3, 0.8), "guidance_oscillates_from": 2}
+    teacher = tiny.stage(**V | {"sampling": {"num_steps": 4, "guidance_scale": 2.0, **own}})
+    any_steps, few = (student_of(RECIPE, teachers(teacher), steps) for steps in (None, 2))
+    assert any_steps.sampling.guides_some_steps and not few.sampling.guides_some_steps
+    assert not next_student(any_steps, teachers(any_steps), 2).sampling.guides_some_steps
+    # At times 1, 0.75, 0.5 and 0.25: the first and last are outside, and from the third on every
+    # second one is guided.
+    assert teachers_guided(few, teacher).tolist() == [False, True, False, False]
+    unlimited = tiny.replace(teacher, sampling={"guidance_interval": (0.0, 1.0)})
+    assert teachers_guided(few, unlimited).tolist() == [True, True, False, True]
 
 
 def test_a_chain_has_so_many_steps_and_no_more(teachers):
