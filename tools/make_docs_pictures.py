@@ -5,7 +5,8 @@
 Writes docs/samples.png (48 prompts, of which the lower 24 were kept out of training),
 docs/stages.png (some prompts by each stage), docs/strip.png (the base's estimates from noise to
 picture) and docs/held_out.png (above: (concept, style) pairs that training never saw, as their
-artists drew them; below: what the cascade paints), and prints the wall time.
+artists drew them; below: what the cascade paints), and prints the wall time. All but the strip are
+of the base's student, as `sample.py` paints.
 """
 
 import time
@@ -20,6 +21,7 @@ from imagen_jax.pipeline.callbacks import Progress
 from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.load import load_cascade
 from imagen_jax.pipeline.sheets import grid, save_png
+from imagen_jax.pipeline.shipped import STAGES, STUDENT, shipped_stage
 
 DOCS = Path(__file__).parent.parent / "docs"
 SEED = 0
@@ -94,8 +96,14 @@ def paint_held_out(cascade: Cascade) -> None:
 
 def main() -> None:
     start = time.monotonic()
-    cascade = load_cascade()
-    for paint in (paint_samples, paint_stages, paint_strip, paint_held_out):
+    quick = load_cascade(*(shipped_stage(name) for name in (STUDENT, *STAGES[1:])))
+    whole = load_cascade()
+    for paint, cascade in (
+        (paint_samples, quick),
+        (paint_stages, quick),
+        (paint_held_out, quick),
+        (paint_strip, whole),
+    ):
         paint(cascade)
         print(f"{paint.__name__}: {time.monotonic() - start:.0f} s")
 

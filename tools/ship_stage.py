@@ -13,7 +13,7 @@ from pathlib import Path
 
 from imagen_jax.config.python_file import find_config, read_config_file
 from imagen_jax.errors import exit_on_usage_error
-from imagen_jax.pipeline.shipped import STAGES, shipped_stage
+from imagen_jax.pipeline.shipped import STAGES, STUDENT, shipped_stage
 from imagen_jax.storage.files import to_path
 from imagen_jax.stored.stages import load_weights
 from imagen_jax.weights.stage_file import save_stage_file
@@ -37,7 +37,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("trained", help="a training directory, or an exported file")
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stage", choices=(*STAGES, STUDENT))
     parser.add_argument("--out", type=Path, help="another file (default: the shipped one)")
     given = parser.parse_args()
     with exit_on_usage_error():

@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = "imagen_jax/pretrained/base.safetensors"
+STUDENT = "imagen_jax/pretrained/student.safetensors"
 UNETS = (8, 16, 32)
 TEXTS = (48, 96, 192)
 MIDDLE = (16, 192)
@@ -37,8 +38,6 @@ STUDENTS = (8, 4, 2, 1)
 """Steps of the students after the one of guidance alone."""
 CONSISTENT = 4
 """Steps of the student that learns them by consistency, in as many updates as two halvings."""
-TUNED = 3
-"""Steps of the student whose teacher takes the shipped base's six."""
 BASE_STEPS = (30, 8, 4, 2)
 """Steps of the shipped base beside its students."""
 WEIGHTS = ("1", "5")
@@ -129,19 +128,16 @@ def averages(flags: argparse.Namespace) -> Iterator[Command]:
 
 
 def distillation(flags: argparse.Namespace) -> Iterator[Command]:
-    """Students of the shipped base, and the base itself in few steps."""
+    """Students of the shipped base, the one that ships among them, and the base in few steps."""
     runs = flags.out / "runs"
-    guided, students, tuned, consistent = (
-        runs / name for name in ("any", "students", "tuned", "consistent")
-    )
+    guided, students, consistent = (runs / name for name in ("any", "students", "consistent"))
     each = max(1, flags.steps // 6)  # A halving begins nearer to its aim than what guidance does.
     yield distill(SHIPPED, "any", guided, flags.steps, "--conditions.guidance", *WEIGHTS)
     yield distill(str(guided), ",".join(map(str, STUDENTS)), students, each)
-    yield distill(str(guided), str(TUNED), tuned, each)
     method = ("--distillation.method", "consistency")
     yield distill(str(guided), str(CONSISTENT), consistent, 2 * each, *method)
     halved = {str(count): students / f"{count}.safetensors" for count in STUDENTS}
-    files = {"any": guided, **halved, "tuned": tuned, "consistent": consistent}
+    files = {"any": guided, **halved, "shipped": STUDENT, "consistent": consistent}
     for count in BASE_STEPS:
         yield evaluate(flags, f"base-{count}", "--steps", str(count))
     for name, file in files.items():

@@ -8,12 +8,8 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from imagen_jax.cli.given import require_positive_flags
-from imagen_jax.cli.sample_flags import (
-    CascadeFlags,
-    SamplingFlags,
-    stage_names,
-    tell_what_is_left_out,
-)
+from imagen_jax.cli.sample_flags import SamplingFlags
+from imagen_jax.cli.stage_flags import CascadeFlags, stage_names, tell_what_is_left_out
 from imagen_jax.cli.unused import require_default
 from imagen_jax.config.choices import Recipe
 from imagen_jax.errors import UsageError

@@ -7,7 +7,8 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from imagen_jax.cli.given import require_positive_flags
-from imagen_jax.cli.sample_flags import PictureFlags, SamplingFlags, StageFlags
+from imagen_jax.cli.sample_flags import PictureFlags, SamplingFlags
+from imagen_jax.cli.stage_flags import StageFlags
 from imagen_jax.parallel.machine import DistributedFlags
 
 

@@ -9,9 +9,9 @@
     python sample.py --image small.png --base none
     python sample.py "a red apple" --base runs/maps --sketch lines.png
 
-Without stages of your own it uses the small cascade that ships with the package; after a stage
-of your own come only those that you name. Pictures of every stage, a contact sheet and
-manifest.json go to --out.
+Without stages of your own it uses the small cascade that ships with the package, for prompts alone
+the student of its base; after a stage of your own come only those that you name. Pictures of every
+stage, a contact sheet and manifest.json go to --out.
 
     python sample.py --compile-only --topology v5e:2x4 --base tiny_64
 
@@ -32,19 +32,22 @@ from imagen_jax.cli.per_stage import for_stages
 from imagen_jax.cli.program import command, load, with_command
 from imagen_jax.cli.prompts_file import read_prompts_file
 from imagen_jax.cli.sample_flags import (
-    CascadeFlags,
     Flags,
     SamplingFlags,
+    check,
+    tell_of_missing_quotes,
+    with_base,
+)
+from imagen_jax.cli.spellings import SAMPLE, respell
+from imagen_jax.cli.stage_flags import (
+    CascadeFlags,
     StageFlags,
     adapters_of,
-    check,
     check_adapters,
     stage_names,
     stage_paths,
-    tell_of_missing_quotes,
     tell_what_is_left_out,
 )
-from imagen_jax.cli.spellings import SAMPLE, respell
 from imagen_jax.errors import UsageError, exit_on_usage_error
 from imagen_jax.parallel import compilation
 from imagen_jax.storage.hub import stage_path
@@ -67,7 +70,7 @@ def parse(arguments: Sequence[str]) -> Flags:
     )
     check(flags)
     check_given(respell(arguments, SAMPLE), flags)  # What a manifest says may be said anew.
-    return flags
+    return with_base(flags)
 
 
 def step_settings(steps: int | str) -> dict[str, Any]:

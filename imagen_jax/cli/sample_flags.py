@@ -1,9 +1,7 @@
 """The flags of `sample`, and what can be said of them before anything is loaded. No JAX here."""
 
 import dataclasses
-import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,16 +11,13 @@ from tyro.conf import OmitArgPrefixes
 from imagen_jax.cli import per_stage
 from imagen_jax.cli.edit_flags import EditFlags, SteerFlags
 from imagen_jax.cli.map_flags import MapFlags
-from imagen_jax.config.python_file import stage_or_config
+from imagen_jax.cli.stage_flags import OURS, SHIPPED, SHIPPED_STUDENT, StageFlags
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
-from imagen_jax.pipeline.shipped import STAGES, shipped_stage
 from imagen_jax.pipeline.sizes import parse_aspect, parse_size
 from imagen_jax.planning.options import CompileOptions
-from imagen_jax.storage.files import AnyPath, check_writable
+from imagen_jax.storage.files import check_writable
 
-SHIPPED = "shipped"
-NONE = "none"
 _LIKE_ONE_PROMPT = 3
 """So many prompts of one word each are likely to be one without quotes."""
 _MOST = 2**20
@@ -45,53 +40,6 @@ class PictureFlags:
     """Such as 3:2, instead of --size: the base's area stays about the same."""
     classes: per_stage.Classes = ()
     """What stages that were trained on classes paint: numbers of classes, as in 3,7."""
-
-
-_Follower = Annotated[
-    str,
-    tyro.conf.arg(
-        metavar="STAGE", help_behavior_hint="(default: shipped; none after a stage of your own)"
-    ),
-]
-
-
-_Adapters = Annotated[
-    tuple[str, ...],
-    tyro.conf.arg(metavar="ADAPTER[:WEIGHT] ...", help_behavior_hint="(default: none)"),
-]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CascadeFlags:
-    """Which networks paint, from the smallest picture to the largest."""
-
-    base: Annotated[str, tyro.conf.arg(metavar="STAGE")] = SHIPPED
-    """The stage that paints 64 pixels: a training directory or an exported file; `none` enlarges an
-    --image by the stages after it."""
-    sr256: _Follower = ""
-    """The stage from 64 to 256 pixels; `none` stops before it, and `shipped` is the one that ships
-    with the package."""
-    sr1024: _Follower = ""
-    """The stage from 256 to 1024 pixels, in the same way."""
-    base_adapters: _Adapters = ()
-    """What is added to the base: files that `export` wrote, or training directories of adapters,
-    each with its weight after a colon if that is not 1, as in zibo.safetensors:0.8."""
-    sr256_adapters: _Adapters = ()
-    """The same for the stage of 256 pixels."""
-    sr1024_adapters: _Adapters = ()
-    """The same for the stage of 1024 pixels."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StageFlags(CascadeFlags):
-    """Which networks paint, which of their weights, and who embeds for them."""
-
-    weights: per_stage.WhichWeights = ()
-    """ema or raw: of a training directory, the average of its weights or the weights themselves; an
-    exported file holds one of them."""
-    embeddings: per_stage.Directories = ()
-    """Directory that `python -m imagen_jax embed` wrote and that holds the prompts, or one for each
-    stage where their text encoders differ: none of these is loaded."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +111,7 @@ class Flags:
     ]
     """What to paint, each prompt in quotes."""
     pictures: OmitArgPrefixes[PictureFlags] = PictureFlags()
-    stages: OmitArgPrefixes[StageFlags] = StageFlags()
+    stages: OmitArgPrefixes[StageFlags] = StageFlags(base="")
     sampling: OmitArgPrefixes[SamplingFlags] = SamplingFlags()
     edit: OmitArgPrefixes[EditFlags] = EditFlags()
     shown: OmitArgPrefixes[MapFlags] = MapFlags()
@@ -174,84 +122,15 @@ class Flags:
     distributed: DistributedFlags = DistributedFlags()
 
 
-def stage_names(flags: CascadeFlags, *, enlarges: bool = False) -> tuple[str, ...]:
-    """Which of `STAGES` run.
-
-    A shipped stage is a small network that knows what it follows: unasked, none follows a
-    stage of the user's own.
-
-    Args:
-        enlarges: the first stage may be given a picture, so that those before it may be missing.
-    """
-    unused = [_stage_of(flags, name) == NONE for name in STAGES]
-    first = unused.index(False) if enlarges and False in unused else 0
-    end = next((i for i in range(first, len(STAGES)) if unused[i]), len(STAGES))
-    names, after = STAGES[first:end], STAGES[end:]
-    if not names:
-        raise UsageError(
-            f"--base is {NONE!r}; a cascade starts with a base stage, unless sample.py enlarges an "
-            "--image with another one."
-        )
-    for name in after[1:]:
-        if getattr(flags, name) not in (NONE, ""):
-            ended = f"is {NONE!r}" if getattr(flags, after[0]) else "is missing"
-            raise UsageError(
-                f"--{name} is {getattr(flags, name)!r}, but --{after[0]} {ended}, which ends the "
-                "cascade before it."
-            )
-    return names
-
-
-def stage_paths(flags: CascadeFlags, *, enlarges: bool = False) -> list[AnyPath]:
-    """The files or directories of the stages to run; arguments as in `stage_names`."""
-    values = {name: _stage_of(flags, name) for name in stage_names(flags, enlarges=enlarges)}
-    return [
-        shipped_stage(name) if value == SHIPPED else stage_or_config(value)
-        for name, value in values.items()
-    ]
-
-
-def _stage_of(flags: CascadeFlags, name: str) -> str:
-    """What a stage is, where no flag names it too."""
-    before = {getattr(flags, other) for other in STAGES[: STAGES.index(name)]}
-    return getattr(flags, name) or (SHIPPED if before <= {SHIPPED, NONE, ""} else NONE)
-
-
-def adapters_of(flags: CascadeFlags, name: str) -> list[tuple[str, float]]:
-    """Paths and weights of the adapters of one of `STAGES`.
-
-    Raises:
-        UsageError: a weight is not finite.
-    """
-    found = []
-    for text in getattr(flags, f"{name}_adapters"):
-        path, colon, number = text.rpartition(":")
-        try:
-            weight = float(number) if colon else 1.0
-        except ValueError:  # The colon is one of the path's.
-            path, weight = "", 1.0
-        if not math.isfinite(weight):
-            raise UsageError(f"--{name}-adapters has {text!r}; its weight must be finite.")
-        found.append((path or text, weight))
-    return found
-
-
-def check_adapters(flags: CascadeFlags, names: Sequence[str]) -> None:
-    """Raises a UsageError for adapters of a stage that is not among those that run."""
-    for name in STAGES:
-        if name not in names and (given := getattr(flags, f"{name}_adapters")):
-            raise UsageError(f"--{name}-adapters is {given[0]}, but no stage --{name} runs.")
-
-
-def tell_what_is_left_out(flags: CascadeFlags, last: str) -> None:
-    """Says on stderr that the cascade ends with stage `last` though nobody said `none`."""
-    after = STAGES[STAGES.index(last) + 1 :]
-    if after and not getattr(flags, after[0]):
-        print(
-            f"The last stage is --{last}: the stages that ship with this package do not follow "
-            f"your own. Name one with --{after[0]} to go on.",
-            file=sys.stderr,
-        )
+def with_base(flags: Flags) -> Flags:
+    """The flags with the base that paints where none is named: for prompts alone the shipped one's
+    student, and where more is said the shipped one, since a student does what it learned."""
+    if flags.stages.base:
+        return flags
+    more = (flags.sampling, flags.edit, flags.shown, flags.steering, flags.stages.base_adapters)
+    alone = more == (SamplingFlags(), EditFlags(), MapFlags(), SteerFlags(), ())
+    base = SHIPPED_STUDENT if alone else SHIPPED
+    return dataclasses.replace(flags, stages=dataclasses.replace(flags.stages, base=base))
 
 
 def tell_of_missing_quotes(prompts: tuple[str, ...]) -> None:
@@ -280,8 +159,6 @@ def check(flags: Flags) -> None:
     if not 0 <= seed < 2**32:
         raise UsageError(f"--seed is {seed}; it must lie between 0 and {2**32 - 1}.")
     _check_size(flags.pictures)
-    if not flags.stages.base:
-        raise UsageError(f"--base is ''; it must be a stage, {SHIPPED} or {NONE}.")
     if flags.compiling.compile_only:
         if flags.stages.embeddings:
             raise UsageError("--compile-only embeds no prompts; leave --embeddings out.")
@@ -321,7 +198,7 @@ def _check_prompts(flags: Flags) -> None:
         raise UsageError("There are prompts and --prompts-file; give one of them.")
     if not given and flags.edit.image and flags.stages.embeddings:
         raise UsageError("--embeddings holds prompts, but there is none; leave it out.")
-    if not given and flags.stages.base == SHIPPED and not flags.edit.image:
+    if not given and flags.stages.base in OURS and not flags.edit.image:
         raise UsageError('There is no prompt; give at least one in quotes, such as "a red apple".')
     for prompt in flags.prompts:
         if not prompt.strip():

@@ -7,7 +7,7 @@ from tyro.conf import arg
 
 from imagen_jax.cli.given import require_positive_flags
 from imagen_jax.cli.per_stage import for_stages
-from imagen_jax.cli.sample_flags import SHIPPED, StageFlags, stage_paths
+from imagen_jax.cli.stage_flags import SHIPPED, StageFlags, stage_paths
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.shipped import STAGES
 from imagen_jax.serve.limits import Limits

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from imagen_jax.cli.given import require_positive_flags
-from imagen_jax.cli.sample_flags import CascadeFlags, SamplingFlags
+from imagen_jax.cli.sample_flags import SamplingFlags
+from imagen_jax.cli.stage_flags import CascadeFlags
 from imagen_jax.cli.unused import require_default
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import axes as axes_of

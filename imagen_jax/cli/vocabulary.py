@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from imagen_jax.cli.outputs import require_suffix
-from imagen_jax.cli.sample_flags import SHIPPED
+from imagen_jax.cli.stage_flags import SHIPPED
 from imagen_jax.config.python_file import stage_or_config
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.shipped import STAGES, shipped_stage

@@ -1,6 +1,7 @@
 """Sheets of pictures, and PNG files."""
 
 import functools
+import importlib.util
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,9 +74,9 @@ def _letters() -> frozenset[int]:
 @functools.cache
 def _font() -> Path:
     """Latin, Greek, Cyrillic, Arabic, Hebrew and more, but neither Chinese nor pictographs."""
-    import matplotlib  # It takes half a second, which who wants no sheet need not wait.
-
-    return Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    # To import matplotlib takes half a second.
+    package = Path(importlib.util.find_spec("matplotlib").origin).parent
+    return package / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def save_png(

@@ -9,10 +9,12 @@ from imagen_jax.config import StageConfig, json_form
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 STAGES = ("base", "sr256", "sr1024")
 """From the base up."""
+STUDENT = "student"
+"""Of the base: it paints prompts in few steps."""
 
 
 def shipped_stage(name: str) -> Path:
-    """The file of one of `STAGES`."""
+    """The file of one of `STAGES`, or of `STUDENT`."""
     return PRETRAINED / f"{name}.safetensors"
 
 

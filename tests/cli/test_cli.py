@@ -602,7 +602,7 @@ def test_a_header_without_a_config_is_refused(stages, tmp_path, unharmed):
 def test_a_missing_shipped_cascade_is_named(tmp_path, monkeypatch, unharmed):
     monkeypatch.setattr(shipped, "PRETRAINED", tmp_path / "pretrained")
     with unharmed:
-        refused(call(sample, "a", "--out", tmp_path / "out"), "pretrained/base.safetensors")
+        refused(call(sample, "a", "--out", tmp_path / "out"), "pretrained/student.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 
 import pytest
-from scripts import tool, train
+from scripts import ROOT, tool, train
 
 from imagen_jax.config import DiffusionConfig
 from imagen_jax.evaluation.axes import points_of, read_axes
@@ -88,20 +88,21 @@ def test_averages_are_of_one_run_at_a_constant_rate(studies, tmp_path):
 def test_students_halve_and_are_measured_beside_the_base(studies, tmp_path, monkeypatch):
     monkeypatch.chdir(studies.ROOT)
     flags = argparse.Namespace(study="distillation", out=tmp_path, steps=7, limit=3)
-    guided, halved, tuned, consistent, *measured, sheet = studies.distillation(flags)
+    guided, halved, consistent, *measured, sheet = studies.distillation(flags)
     any_student = train.parse(guided[1:])
     said = lambda command, flag: command[command.index(flag) + 1]  # noqa: E731
     assert said(guided, "--student-steps") == "any"
     assert any_student.config.training.num_steps == any_student.config.optimizer.decay_steps == 7
     assert any_student.config.conditions.guidance == (1.0, 5.0)
-    for command in (halved, tuned, consistent):
+    for command in (halved, consistent):
         assert said(command, "--teacher") == any_student.workdir
     students = said(halved, "--student-steps").split(",")
     assert students == ["8", "4", "2", "1"]
     assert said(consistent, "--distillation.method") == "consistency"
     files = [f"{said(halved, '--workdir')}/{count}.safetensors" for count in students]
     # Of one student alone the training directory is the stage.
-    files += [said(command, "--workdir") for command in (tuned, consistent)]
+    files += ["imagen_jax/pretrained/student.safetensors", said(consistent, "--workdir")]
+    assert (ROOT / files[-2]).is_file()
     assert [command[-2:] for command in measured] == [
         *(["--steps", count] for count in ("30", "8", "4", "2")),
         *(["--base", base] for base in (any_student.workdir, *files)),

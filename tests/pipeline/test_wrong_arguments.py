@@ -81,7 +81,6 @@ def test_arguments_of_other_methods_are_refused_too(base, no_type_checks):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--base", ""], "--base is ''; it must be a stage, shipped or none"),
         (["--sr256-adapters", "gone.safetensors"], "--sr256-adapters is gone.safetensors, but no"),
         (["--tile", "-5"], "tile is -5; it is of super-resolution stages, and there is none"),
     ],
