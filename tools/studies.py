@@ -42,7 +42,7 @@ BASE_STEPS = (30, 8, 4, 2)
 """Steps of the shipped base beside its students."""
 WEIGHTS = ("1", "5")
 """The guidance that students learn. The base has 3."""
-LENGTHS = ("0.02", "0.05", "0.1", "0.2")
+LENGTHS = ("0.05", "0.1", "0.15", "0.2")
 Command = list[str]
 
 

@@ -81,6 +81,8 @@ def test_averages_are_of_one_run_at_a_constant_rate(studies, tmp_path):
     run = train.parse(first[1:]).config
     assert run.optimizer.power_ema and run.optimizer.decay_steps is None
     assert [export[-1] for export in exports] == [*studies.LENGTHS]
+    # From the shortest average that is kept to the longest that `export` makes.
+    assert all(min(run.optimizer.power_ema) <= float(x) <= 0.25 for x in studies.LENGTHS)
     axis = next(word for word in sweep if word.startswith("base="))
     assert axis.removeprefix("base=").split(",") == [export[4] for export in exports]
 
