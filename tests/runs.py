@@ -46,6 +46,8 @@ def start_process(
 def _run(config: str, workdir: Path, largest_file: int) -> None:
     conftest.pytest_configure()
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+    # Python would keep a module's bytecode cut short, and later processes could not import it.
+    sys.dont_write_bytecode = True
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # Then writing fails as on a full disk.
     with (
         workdir.with_suffix(".log").open("a", buffering=1) as log,

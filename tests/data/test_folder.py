@@ -174,6 +174,7 @@ def test_pack_blames_a_full_disk_and_leaves_no_file(tmp_path):
         (tmp_path / "in" / f"{number}.png").write_bytes(noise)
     code = (
         "import resource, sys; from imagen_jax.cli.commands import main\n"
+        "sys.dont_write_bytecode = True  # It would be cut short too, and stay.\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); main()"
     )
     arguments = ["pack", str(tmp_path / "out"), "--source", f"folder:{tmp_path / 'in'}"]
