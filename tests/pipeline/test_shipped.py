@@ -55,7 +55,7 @@ def test_a_stage_is_that_of_its_committed_config(stage, field):
 def test_the_student_is_that_of_the_shipped_base():
     shipped = shipped_config(STUDENT)
     committed = read_config_file(find_config(shipped.name))
-    made = student_of(committed, str(shipped_stage("base")), 3)
+    made = student_of(committed, str(shipped_stage("base")), shipped.distillation.steps)
     for field in FIELDS[:-1]:
         assert getattr(made, field) == getattr(shipped, field)
     open_teacher(made)
