@@ -2,7 +2,7 @@
 
     python train.py distill_1024 --teacher STAGE --student-steps any,16,8,4 --workdir DIR
 
-As distill_64, which says more. A teacher that is not guided (guidance scale 1) needs no `any`.
+As distill_64, which says more. A teacher that is not guided (guidance scale 1) takes no `any`.
 """
 
 from imagen_jax.config import StageConfig

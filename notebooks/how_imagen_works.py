@@ -296,4 +296,4 @@ grid([whole, [part(picture) for picture in whole]], [sizes, ["a part"] * len(who
 
 # %% [markdown]
 # The equations beside the code that computes them are in `docs/concepts.md`, and what differs from
-# the paper in `docs/paper.md`.
+# the paper in `docs/model_card.md`.

@@ -18,7 +18,6 @@ work, what the chips send each other, and the step time that their peak rates al
 writes it too. It exits with code 1 if the step does not fit.
 """
 
-import dataclasses
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -32,7 +31,7 @@ from imagen_jax.cli.program import command, ended_by_ctrl_c, load, with_command
 from imagen_jax.cli.spellings import TRAIN, respell
 from imagen_jax.cli.train_flags import (
     Flags,
-    GivenSampling,
+    GivenFields,
     MeasuringFlags,
     TeacherFlags,
     check,
@@ -60,7 +59,7 @@ def parse(arguments: Sequence[str]) -> Flags:
         sys.exit(0 if arguments else 2)
     name, *rest = in_unicode(arguments)
     rest = respell(rest, TRAIN)
-    config = with_own_times(taught(load_config(name), rest), rest)
+    config = with_given(taught(load_config(name), rest), rest)
     flags = parse_flags(
         lambda: tyro.cli(
             tyro.conf.AvoidSubcommands[Flags],
@@ -90,20 +89,14 @@ def taught(config: StageConfig, arguments: Sequence[str]) -> StageConfig:
     return student_of(config, flags.teacher, flags.steps[0])
 
 
-def with_own_times(config: StageConfig, arguments: Sequence[str]) -> StageConfig:
-    """The config without the times of its sampling steps, where the arguments name another number
-    of steps: `sampling.timesteps` belongs to one number alone."""
+def with_given(config: StageConfig, arguments: Sequence[str]) -> StageConfig:
+    """The config without fields that belong to other values than the arguments give."""
     given, _ = parse_flags(
         lambda: tyro.cli(
-            GivenSampling, args=list(arguments), return_unknown_args=True, add_help=False
+            GivenFields, args=list(arguments), return_unknown_args=True, add_help=False
         )
     )
-    if given.sampling.num_steps in (0, config.sampling.num_steps) or config.distillation.steps:
-        return config
-    sampling = dataclasses.replace(
-        config.sampling, num_steps=given.sampling.num_steps, timesteps=()
-    )
-    return dataclasses.replace(config, sampling=sampling)
+    return given.without_others(config)
 
 
 def compile_only(flags: Flags) -> int:

@@ -85,10 +85,38 @@ class GivenSteps:
 
 
 @dataclasses.dataclass(frozen=True)
-class GivenSampling:
-    """The flag of the config that is read before the others, since `timesteps` follows from it."""
+class GivenData:
+    source: str = ""
+    mixture: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenFields:
+    """Flags of the config that are read before the others, since a field of it that belongs to
+    another value then does not count."""
 
     sampling: GivenSteps = GivenSteps()
+    data: GivenData = GivenData()
+
+    def without_others(self, config: StageConfig) -> StageConfig:
+        """The config without the times of its sampling steps, where another number of steps is
+        given, and without its mixture, where a source is.
+
+        Raises:
+            UsageError: a source and a mixture are given.
+        """
+        steps, data = self.sampling.num_steps, config.data
+        if self.data.source and self.data.mixture:
+            raise UsageError(
+                f"--data.source {self.data.source} and --data.mixture are both given; a mixture "
+                "names all of its sources."
+            )
+        if self.data.source:
+            data = dataclasses.replace(data, mixture=())
+        sampling = config.sampling
+        if steps not in (0, sampling.num_steps) and not config.distillation.steps:
+            sampling = dataclasses.replace(sampling, num_steps=steps, timesteps=())
+        return dataclasses.replace(config, sampling=sampling, data=data)
 
 
 @dataclasses.dataclass(frozen=True)

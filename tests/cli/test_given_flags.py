@@ -131,6 +131,18 @@ def test_the_times_of_a_config_belong_to_its_own_number_of_steps(
     assert (parsed.num_steps, parsed.timesteps) == (steps, timesteps)
 
 
+def test_a_source_takes_the_place_of_a_mixture():
+    """Users of emoji_base_64 would otherwise train on emoji where they name their own pictures."""
+    mixed = train.parse(["emoji_base_64", "--workdir", "a"]).config.data
+    assert len(mixed.shares) == 2
+    own = train.parse(["emoji_base_64", "--workdir", "a", "--data.source", "folder:own"])
+    assert [share.source for share in own.config.data.shares] == ["folder:own"]
+    given = ["emoji_base_64", "--workdir", "a", "--data.mixture", "1*folder:a", "2*folder:b"]
+    assert len(train.parse(given).config.data.shares) == 2
+    both = [*given, "--data.source", "folder:own"]
+    refused(call(train, *both), "--data.source folder:own and --data.mixture are both given")
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
