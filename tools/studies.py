@@ -32,7 +32,7 @@ OBJECTIVES = {
     "v": {"prediction": "v"},
     "v-to-zero": {"prediction": "v", "schedule": "linear_to_zero"},
     "shifted": {"schedule": "cosine_shifted_128"},
-    "sigmoid": {"sigmoid-bias": "-1"},
+    "v-sigmoid": {"prediction": "v", "sigmoid-bias": "-1"},
 }
 STUDENTS = (8, 4, 2, 1)
 """Steps of the students after the one of guidance alone."""

@@ -22,8 +22,8 @@ class DiffusionConfig(Checked):
     min_snr_gamma: float | None = None
     """Min-SNR-gamma loss weight (Hang et al. 2023); the paper has none."""
     sigmoid_bias: float | None = None
-    """b of the loss weight e^b sigmoid(log-SNR - b) on the error of x (Hoogeboom et al. 2024); the
-    paper has none."""
+    """b of the sigmoid loss weight (Hoogeboom et al. 2024), sigmoid(b - log-SNR) on the error of
+    eps for noise levels drawn evenly in log-SNR; the paper has none."""
     max_aug_level: float = 1.0
     """Training draws aug_level from U(0, max); the paper gives no distribution."""
     augmented: Augmented = "small"
@@ -45,6 +45,11 @@ class DiffusionConfig(Checked):
             self.sigmoid_bias is None or abs(self.sigmoid_bias) <= _LARGEST_LOG_SNR,
             f"DiffusionConfig.sigmoid_bias is {self.sigmoid_bias}; it is a log-SNR, between "
             f"-{_LARGEST_LOG_SNR} and {_LARGEST_LOG_SNR}.",
+        )
+        require(
+            self.sigmoid_bias is None or self.schedule != "cosine_chain",
+            f"DiffusionConfig.sigmoid_bias is {self.sigmoid_bias} and schedule 'cosine_chain'; the "
+            "weight needs a schedule in continuous time.",
         )
         require(
             self.schedule != "linear_to_zero" or self.prediction != "eps",

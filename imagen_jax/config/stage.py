@@ -282,6 +282,11 @@ class StageConfig(Checked):
             f"distillation.steps is {steps} and diffusion.prediction is 'eps'; the first of few "
             "steps sees nothing but noise, from which eps gives no picture: predict v or x0.",
         )
+        require(
+            steps is None or self.diffusion.sigmoid_bias is None,
+            f"distillation.steps is {steps} and diffusion.sigmoid_bias is "
+            f"{self.diffusion.sigmoid_bias}; the weight is that of times drawn evenly.",
+        )
         fixed = {
             "unet.variant.predicts_variance": self.unet.variant.predicts_variance,
             "adapter.rank": self.adapter.rank,

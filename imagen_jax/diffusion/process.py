@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from imagen_jax.arrays import AugLevel, Features, Images, LogSNR
+from imagen_jax.arrays import AugLevel, Features, Images, LogSNR, Time
 from imagen_jax.config.choices import Prediction
 from imagen_jax.diffusion import schedules
 from imagen_jax.diffusion.noise import NoiseKeys, normal
@@ -91,56 +91,36 @@ def target(x: Images, eps: Images, log_snr: LogSNR, kind: Prediction) -> Images:
     return {"eps": eps, "x0": x, "v": alpha * eps - sigma * x}[kind]
 
 
-def loss_weight(
-    log_snr: LogSNR,
-    kind: Prediction,
-    min_snr_gamma: float | None,
-    sigmoid_bias: float | None = None,
-) -> PerPicture:
-    """w = min(SNR, gamma) / {x0: 1, eps: SNR, v: SNR + 1} (Hang et al. 2023).
+def mean_square(prediction: Images, wanted: Images) -> PerPicture:
+    """||prediction - wanted||^2 / (H W C), one value per picture: the paper's loss (appendix A),
+    where both are of eps."""
+    return jnp.square(prediction - wanted).mean((1, 2, 3))
 
-    The divisors turn the same weight min(SNR, gamma) on the squared error of x into one on
-    the squared error of the prediction. None is the paper's loss: weight 1 for every kind.
-    With b = `sigmoid_bias` the weight on x is e^b sigmoid(lambda - b) (Hoogeboom et al. 2024,
-    Simpler Diffusion, section 3): SNR where there is much noise, levelling off at SNR = e^b.
-    """
+
+def _on_prediction(weight: PerPicture, log_snr: LogSNR, kind: Prediction) -> PerPicture:
+    """A weight on the squared error of x as one on that of the prediction: over 1 for x0, SNR for
+    eps and SNR + 1 for v."""
     snr = jnp.exp(log_snr)
-    divisor = {"x0": jnp.ones_like(snr), "eps": snr, "v": snr + 1}[kind]
-    if sigmoid_bias is not None:
-        return math.exp(sigmoid_bias) * jax.nn.sigmoid(log_snr - sigmoid_bias) / divisor
-    if min_snr_gamma is not None:
-        return jnp.minimum(snr, min_snr_gamma) / divisor
-    return jnp.ones_like(log_snr)
+    return weight / {"x0": jnp.ones_like(snr), "eps": snr, "v": snr + 1}[kind]
 
 
-def loss(
-    prediction: Images,
-    x: Images,
-    eps: Images,
-    log_snr: LogSNR,
-    kind: Prediction,
-    min_snr_gamma: float | None,
-    sigmoid_bias: float | None = None,
+def min_snr_weight(log_snr: LogSNR, kind: Prediction, gamma: float) -> PerPicture:
+    """min(SNR, gamma) on the squared error of x (Hang et al. 2023)."""
+    return _on_prediction(jnp.minimum(jnp.exp(log_snr), gamma), log_snr, kind)
+
+
+def sigmoid_weight(
+    schedule: schedules.Schedule, t: Time, kind: Prediction, bias: float
 ) -> PerPicture:
-    """w(lambda) ||prediction - target||^2 / (H W C), one value per picture, shape [batch].
+    """-1/2 dlambda/dt e^b sigmoid(lambda - b) on the squared error of x, for t drawn evenly
+    (Hoogeboom et al. 2024, Simpler Diffusion, section 3).
 
-    The paper's (appendix A) has kind eps and no weights.
+    By the derivative the mean over t is an integral over lambda (Kingma & Gao 2023, eq. 2), which
+    is the same whatever the schedule is. On the error of eps it leaves sigmoid(b - lambda).
     """
-    wanted = target(x, eps, log_snr, kind)
-    return weighted_error(prediction, wanted, log_snr, kind, min_snr_gamma, sigmoid_bias)
-
-
-def weighted_error(
-    prediction: Images,
-    wanted: Images,
-    log_snr: LogSNR,
-    kind: Prediction,
-    min_snr_gamma: float | None,
-    sigmoid_bias: float | None = None,
-) -> PerPicture:
-    """w(lambda) ||prediction - wanted||^2 / (H W C), both of one kind, shape [batch]."""
-    error = jnp.square(prediction - wanted).mean((1, 2, 3))
-    return loss_weight(log_snr, kind, min_snr_gamma, sigmoid_bias) * error
+    log_snr = schedules.log_snr(schedule, t)
+    on_x = math.exp(bias) * jax.nn.sigmoid(log_snr - bias)
+    return _on_prediction(-0.5 * schedules.slope(schedule, t) * on_x, log_snr, kind)
 
 
 def augment_low_res(

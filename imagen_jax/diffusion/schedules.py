@@ -65,10 +65,14 @@ def linear_log_snr_to_zero(t: Time) -> LogSNR:
     lambda is -20 at t = 1 by truncation.
     """
     ends, smallest = linear_log_snr(jnp.array([0.0, 1.0])), math.exp(-LOG_SNR_MAX / 2)
-    (first, last), alpha = alpha_sigma(ends)[0], alpha_sigma(linear_log_snr(t))[0]
+    linear = linear_log_snr(t)
+    (first, last), alpha = alpha_sigma(ends)[0], alpha_sigma(linear)[0]
     alpha = jnp.maximum(first * (alpha - last) / (first - last), smallest)
-    # Of an alpha that is rounded to 1 nothing is left of sigma.
-    return jnp.minimum(2 * jnp.log(alpha) - jnp.log1p(-(alpha**2)), linear_log_snr(t))
+    # Of an alpha that is rounded to 1 nothing is left of sigma, and no slope is known.
+    rounded = alpha >= 1
+    alpha = jnp.where(rounded, 0.5, alpha)
+    moved = 2 * jnp.log(alpha) - jnp.log1p(-(alpha**2))
+    return jnp.where(rounded, linear, jnp.minimum(moved, linear))
 
 
 _SCHEDULES: dict[str, Callable[[Time], LogSNR]] = {
@@ -86,6 +90,11 @@ _SCHEDULES: dict[str, Callable[[Time], LogSNR]] = {
 def log_snr(schedule: Schedule, t: Time) -> LogSNR:
     """lambda(t) = log(alpha_t^2 / sigma_t^2) of the named schedule; never rising with t."""
     return _SCHEDULES[schedule](t)
+
+
+def slope(schedule: Schedule, t: Time) -> PerPicture:
+    """dlambda/dt of a schedule in continuous time; of the discrete chain it is 0."""
+    return jax.jvp(functools.partial(log_snr, schedule), (t,), (jnp.ones_like(t),))[1]
 
 
 def alpha_sigma(log_snr: AnyShape) -> tuple[AnyShape, AnyShape]:

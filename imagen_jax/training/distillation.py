@@ -24,7 +24,7 @@ from imagen_jax.diffusion.distillation import ddim_step, two_in_one
 from imagen_jax.diffusion.pixels import to_unit
 from imagen_jax.diffusion.schedules import PerPicture, over_pixels
 from imagen_jax.networks import Networks, Params, retold_guidance, told_guidance
-from imagen_jax.training.objective import Batch, Metrics, by_time, drawn, split
+from imagen_jax.training.objective import Batch, Metrics, by_time, drawn, loss_weight, split
 
 TEACHER = "teacher"
 """The teacher's U-Net among frozen parameters."""
@@ -115,15 +115,8 @@ def distillation_loss(
         matches = functools.partial(_consistently, own)
     t, log_snr, z, wanted = matches(teacher, config, predict, x, eps, times)
     prediction = own(z, log_snr)
-    of = config.diffusion
-    losses = process.weighted_error(
-        prediction,
-        jax.lax.stop_gradient(wanted),
-        log_snr,
-        of.prediction,
-        of.min_snr_gamma,
-        of.sigmoid_bias,
-    )
+    losses = process.mean_square(prediction, jax.lax.stop_gradient(wanted))
+    losses *= loss_weight(config.diffusion, t, log_snr)
     return losses, by_time(losses, t, batch["weight"])
 
 

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from imagen_jax.arrays import Keys
+from imagen_jax.arrays import Keys, LogSNR, Time
 from imagen_jax.conditions import Conditions, drop, hide
-from imagen_jax.config import StageConfig
+from imagen_jax.config import DiffusionConfig, StageConfig
 from imagen_jax.diffusion import process, schedules
 from imagen_jax.diffusion.pixels import to_unit
+from imagen_jax.diffusion.schedules import PerPicture
 from imagen_jax.diffusion.variance import variance_loss
 from imagen_jax.networks import Networks, Params, prepare
 
@@ -59,12 +60,21 @@ def diffusion_loss(
     z = process.q_sample(x, eps, log_snr)
     prediction, fraction, *_ = networks.predict(params, z, log_snr, encoded)
     kind = config.diffusion.prediction
-    weights = config.diffusion.min_snr_gamma, config.diffusion.sigmoid_bias
-    losses = process.loss(prediction, x, eps, log_snr, kind, *weights)
+    wanted = process.target(x, eps, log_snr, kind)
+    losses = loss_weight(config.diffusion, t, log_snr) * process.mean_square(prediction, wanted)
     if fraction is not None:
         error = eps - process.to_eps(prediction, z, log_snr, kind)
         losses += variance_loss(fraction, error, log_snr)
     return losses, by_time(losses, t, batch["weight"])
+
+
+def loss_weight(of: DiffusionConfig, t: Time, log_snr: LogSNR) -> PerPicture:
+    """Each picture's weight at time t, as the config says; the paper's is 1."""
+    if of.sigmoid_bias is not None:
+        return process.sigmoid_weight(of.schedule, t, of.prediction, of.sigmoid_bias)
+    if of.min_snr_gamma is not None:
+        return process.min_snr_weight(log_snr, of.prediction, of.min_snr_gamma)
+    return jnp.ones_like(t)
 
 
 def _hidden(config: StageConfig, keys: jax.Array) -> dict[str, jax.Array]:

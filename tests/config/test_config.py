@@ -70,6 +70,7 @@ BAD_FIELDS = [
     (DiffusionConfig, {"min_snr_gamma": 0.0}, "min_snr_gamma is 0.0"),
     (DiffusionConfig, {"min_snr_gamma": 5.0, "sigmoid_bias": -3.0}, "has one of these weights"),
     (DiffusionConfig, {"sigmoid_bias": 99.0}, "sigmoid_bias is 99.0; it is a log-SNR"),
+    (DiffusionConfig, {"sigmoid_bias": -1.0, "schedule": "cosine_chain"}, "in continuous time"),
     (DiffusionConfig, {"schedule": "linear_to_zero"}, "it gives no picture: predict v or x0"),
     (DistillationConfig, {"steps": 0}, "steps is 0"),
     (DistillationConfig, {"steps": 10**7}, "steps is 10000000; it must be at most 1,000,000"),

@@ -70,55 +70,65 @@ def test_conversions_are_finite_at_the_truncated_ends(x, eps, given, wanted):
     np.testing.assert_allclose(converted, expected, atol=0.02)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("gamma", [None, 5.0])
-def test_loss_of_the_target_is_zero(x, eps, kind, gamma):
-    target = process.target(x, eps, LOG_SNR, kind)
-    losses = process.loss(target, x, eps, LOG_SNR, kind, gamma)
-    np.testing.assert_array_equal(losses, np.zeros(4))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_unweighted_loss_is_the_mean_squared_error_of_each_picture(x, eps, kind):
+def test_mean_square_is_each_pictures_mean_over_its_numbers(x):
     error = jnp.array([0.1, 0.2, 0.3, 0.4])
-    prediction = process.target(x, eps, LOG_SNR, kind) + schedules.over_pixels(error)
-    losses = process.loss(prediction, x, eps, LOG_SNR, kind, None)
+    losses = process.mean_square(x + schedules.over_pixels(error), x)
     np.testing.assert_allclose(losses, error**2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_min_snr_weighs_the_error_of_x_whatever_is_predicted(x, eps, kind):
     """loss = min(SNR, 5) ||x0^ - x||^2, for the same estimate x0^ in any parametrisation."""
-    x0 = x + 0.1
     z = process.q_sample(x, eps, LOG_SNR)
-    prediction = TO[kind](x0, z, LOG_SNR, "x0")
+    error = process.mean_square(
+        TO[kind](x + 0.1, z, LOG_SNR, "x0"), process.target(x, eps, LOG_SNR, kind)
+    )
     expected = np.minimum(np.exp(np.asarray(LOG_SNR, np.float64)), 5.0) * 0.1**2
-    losses = process.loss(prediction, x, eps, LOG_SNR, kind, 5.0)
+    losses = process.min_snr_weight(LOG_SNR, kind, 5.0) * error
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sigmoid_weighs_the_error_of_x_whatever_is_predicted(x, eps, kind):
-    """loss = e^b sigmoid(lambda - b) ||x0^ - x||^2; in eps-space it is sigmoid(b - lambda)."""
-    x0, log_snr = x + 0.1, np.asarray(LOG_SNR, np.float64)
-    z = process.q_sample(x, eps, LOG_SNR)
-    prediction = TO[kind](x0, z, LOG_SNR, "x0")
-    losses = process.loss(prediction, x, eps, LOG_SNR, kind, None, -2.0)
-    expected = np.exp(log_snr) / (1 + np.exp(log_snr + 2.0)) * 0.1**2
-    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+    """On the error of eps it is -1/2 dlambda/dt sigmoid(b - lambda); of the cosine
+    lambda = -2 ln tan(pi t / 2), whose derivative is -2 pi / sin(pi t)."""
+    t = np.array([0.1, 0.4, 0.6, 0.9])
+    log_snr = -2 * np.log(np.tan(np.pi * t / 2))
+    z = process.q_sample(x, eps, jnp.float32(log_snr))
+    error = process.mean_square(
+        TO[kind](x + 0.1, z, jnp.float32(log_snr), "x0"),
+        process.target(x, eps, jnp.float32(log_snr), kind),
+    )
+    losses = process.sigmoid_weight("cosine", jnp.float32(t), kind, -2.0) * error
+    of_eps = np.exp(log_snr) * 0.1**2
+    expected = np.pi / np.sin(np.pi * t) / (1 + np.exp(log_snr + 2.0)) * of_eps
+    np.testing.assert_allclose(losses, expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "cosine_shifted_512", "linear", "linear_to_zero"])
+def test_the_mean_of_a_sigmoid_weight_does_not_depend_on_the_schedule(schedule):
+    """It is an integral over lambda: half that of sigmoid(b - lambda) between two lambdas."""
+    t = (jnp.arange(200_000) + 0.5) / 200_000
+    log_snr = schedules.log_snr(schedule, t)
+    weights = process.sigmoid_weight(schedule, t, "eps", -1.0)
+    mean = jnp.mean(jnp.where((log_snr > -6) & (log_snr < 4), weights, 0))
+    low, high = (np.log1p(np.exp(-1.0 - end)) for end in (4.0, -6.0))
+    np.testing.assert_allclose(mean, (high - low) / 2, rtol=1e-3)
 
 
 def test_min_snr_weights_have_their_known_values():
     log_snr = jnp.log(jnp.array([0.5, 20.0]))
-    weights = [process.loss_weight(log_snr, kind, 5.0) for kind in KINDS]
+    weights = [process.min_snr_weight(log_snr, kind, 5.0) for kind in KINDS]
     expected = [[1.0, 5 / 20], [0.5, 5.0], [0.5 / 1.5, 5 / 21]]
     np.testing.assert_allclose(weights, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_min_snr_weights_are_finite_at_the_truncated_ends(kind):
-    for weights in ((5.0, None), (None, -3.0)):
-        assert np.all(np.isfinite(process.loss_weight(jnp.array([-20.0, 20.0]), kind, *weights)))
+def test_weights_are_finite_at_the_truncated_ends(kind):
+    ends = jnp.array([0.0, 1.0])
+    assert np.all(np.isfinite(process.min_snr_weight(jnp.array([20.0, -20.0]), kind, 5.0)))
+    for schedule in ("cosine", "linear", "linear_to_zero", "cosine_shifted_1024"):
+        assert np.all(np.isfinite(process.sigmoid_weight(schedule, ends, kind, -3.0)))
 
 
 def test_noise_of_a_picture_depends_on_its_key_alone():

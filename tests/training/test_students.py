@@ -140,6 +140,10 @@ def test_a_run_does_not_go_on_with_another_teacher(trained, data, tmp_path):
         (("--student-steps", "4,any"), "it must be whole numbers from 1 with commas between them"),
         (("--student-steps", "0"), "it must be whole numbers from 1 with commas between them"),
         (("--student-steps", "4,,2"), "it must be whole numbers from 1 with commas between them"),
+        (
+            ("--student-steps", "4", "--diffusion.sigmoid-bias", "-1"),
+            "is that of times drawn evenly",
+        ),
         (("--init-from", "STAGE"), "a student begins with its teacher's weights"),
         (("--resolution", "32"), "has resolution 16; this config has 32"),
         (("--conditions.guidance", "6", "9"), "'tiny' takes it as an input and learned 6 to 9"),
