@@ -52,7 +52,8 @@ class SamplingConfig(Checked):
     """How much of the guidance of the step before is added to a step's (APG, which takes -0.5 or
     so: away from where it led); the paper's has no memory."""
     renoising: Renoising = "guided"
-    """`unguided` is CFG++ (Chung et al. 2024), with weights from 0 to 1 and the sampler ddim."""
+    """`unguided` is CFG++ (Chung et al. 2024), with weights from 0 to 1 (the most) and the sampler
+    ddim."""
     thresholding: Thresholding = "dynamic"
     percentile: float = 99.5
     """Of |x0| in dynamic thresholding."""
@@ -113,6 +114,11 @@ class SamplingConfig(Checked):
             f"SamplingConfig.renoising is {self.renoising!r} and sampler {self.sampler!r}; noise "
             "of the estimate without text is put back by ddim alone.",
         )
+        require(
+            self.renoising == "guided" or 0 <= self.guidance_scale <= 1,
+            f"SamplingConfig.renoising is {self.renoising!r} and guidance_scale "
+            f"{self.guidance_scale:g}; with it weights lie between 0 and 1.",
+        )
 
     def _check_timesteps(self) -> None:
         steps = self.timesteps
@@ -124,6 +130,11 @@ class SamplingConfig(Checked):
             all(step > later for step, later in itertools.pairwise((1000, *steps, -1))),
             f"SamplingConfig.timesteps is {steps}; they must descend within 999 to 0.",
         )
+
+    @property
+    def guides(self) -> bool:
+        """Whether an estimate without text is needed beside the one with it."""
+        return self.guidance_scale != 1 or self.renoising == "unguided"
 
     @property
     def guides_some_steps(self) -> bool:

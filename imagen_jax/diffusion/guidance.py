@@ -70,13 +70,10 @@ class Projection:
 
 
 def guidance_scales(
-    scale: float,
-    times: Float[np.ndarray, " steps"],
-    interval: tuple[float, float] = (0.0, 1.0),
-    oscillates_from: int | None = None,
+    scale: float, guided: Bool[np.ndarray, " steps"]
 ) -> Float[np.ndarray, " steps"]:
-    """w of each step: `scale` at `guided_steps`, which says the rest, and 1 elsewhere."""
-    return np.where(guided_steps(times, interval, oscillates_from), scale, 1.0).astype(np.float32)
+    """w of each step: `scale` where it is guided, and 1 elsewhere."""
+    return np.where(guided, scale, 1.0).astype(np.float32)
 
 
 def guided_steps(
@@ -167,8 +164,7 @@ def make_denoise(
     share: Scalar | None = None,
     picture_scales: GuidanceScales | None = None,
     projection: Projection | None = None,
-    *,
-    tells_away: bool = False,
+    renoised: Bool[Array, " steps"] | None = None,
 ) -> Denoise:
     """A sampler's `denoise(z, log_snr, step) -> x0`: predict, guide, convert to x, threshold.
 
@@ -190,7 +186,7 @@ def make_denoise(
 
     Args:
         projection: guides estimates of x in another way.
-        tells_away: the estimate without text is told too, which a sampler may take noise from.
+        renoised: at which steps a sampler takes noise from the estimate without text.
     """
     parts = 1 + sum(x is not None for x in (share, scales, picture_scales))
 
@@ -215,7 +211,8 @@ def make_denoise(
             x0 = as_x0(guide(value, without_text, scales[step]))
         else:
             x0, led = projection(as_x0(value), as_x0(without_text), scales[step], led)
-        away = as_x0(without_text) if tells_away else None
-        return Predicted(threshold(x0), fraction, away, led)
+        x0 = threshold(x0)
+        away = None if renoised is None else jnp.where(renoised[step], as_x0(without_text), x0)
+        return Predicted(x0, fraction, away, led)
 
     return denoise

@@ -32,15 +32,12 @@ class Tried:
         return self.figures[0], -self.figures[1]
 
 
-def evaluations(config: StageConfig, settings: SamplingConfig) -> int:
-    """How many times a picture goes through the network."""
-    return settings.num_steps * _each_step(config, settings)
-
-
-def _each_step(config: StageConfig, settings: SamplingConfig) -> int:
+def of_a_step(config: StageConfig, settings: SamplingConfig) -> int:
+    """How many times a picture goes through the network in one step."""
     by_two = config.conditions.can_be_dropped and config.conditions.guidance is None
-    guided = by_two and settings.guidance_scale != 1
-    return (1 + guided) * (2 if settings.sampler == "heun" else 1)
+    by_text = by_two and settings.guides
+    by_pictures = config.conditions.can_hide and settings.picture_guidance_scale != 1
+    return (1 + by_text + by_pictures) * (2 if settings.sampler == "heun" else 1)
 
 
 def within(config: StageConfig, settings: SamplingConfig, budget: int) -> SamplingConfig:
@@ -54,11 +51,11 @@ def within(config: StageConfig, settings: SamplingConfig, budget: int) -> Sampli
             f"{config.name!r} was distilled to {config.distillation.steps} steps; there is nothing "
             "to choose."
         )
-    steps = budget // _each_step(config, settings)
+    steps = budget // of_a_step(config, settings)
     if steps < 1:
         raise UsageError(
             f"--budget is {budget}; one step of {settings.sampler} takes "
-            f"{_each_step(config, settings)} evaluations."
+            f"{of_a_step(config, settings)} evaluations."
         )
     own = settings.timesteps if len(settings.timesteps) == steps else ()
     return dataclasses.replace(settings, num_steps=steps, timesteps=own)
@@ -84,7 +81,7 @@ def tune(
     tried = [best]
     for vary in (_samplers, _spacings, _intervals, _thresholdings):
         for settings in vary(config, best.settings):
-            if _each_step(config, settings) > budget:
+            if of_a_step(config, settings) > budget:
                 continue
             settings = within(config, settings, budget)
             if all(settings != one.settings for one in tried):
@@ -151,8 +148,7 @@ def _spacings(config: StageConfig, best: SamplingConfig) -> Iterator[SamplingCon
 
 def _intervals(config: StageConfig, best: SamplingConfig) -> Iterator[SamplingConfig]:
     by_two = config.conditions.can_be_dropped and config.conditions.guidance is None
-    guided = by_two and best.guidance_scale != 1
-    return _values(best, "guidance_interval", _INTERVALS if guided else ())
+    return _values(best, "guidance_interval", _INTERVALS if by_two and best.guides else ())
 
 
 def _thresholdings(config: StageConfig, best: SamplingConfig) -> Iterator[SamplingConfig]:

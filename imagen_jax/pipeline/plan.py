@@ -24,7 +24,6 @@ class Plan:
         hidden: pictures that a further part is computed without, to be guided by them.
         projects: whether guidance is that of `guidance.Projection`.
         averages: whether that has a momentum.
-        renoises: whether noise is that of the unconditional estimate.
         course: of an edit's steps; None begins with noise and takes all.
         tiling: of each picture; None takes it whole.
     """
@@ -37,7 +36,6 @@ class Plan:
     tiling: Tiling | None = None
     projects: bool = False
     averages: bool = False
-    renoises: bool = False
 
     @property
     def visits(self) -> tuple[edits.Visit, ...]:
@@ -65,6 +63,8 @@ class Numbers:
     projection: guidance.Projection
     picture_scales: Traced = None
     """The same of pictures; None where none is guided by."""
+    renoised: Traced = None
+    """Which steps take their noise from the estimate without text, bool [steps]; None for none."""
 
 
 def plan_sampling(
@@ -82,16 +82,18 @@ def plan_sampling(
     settings = config.as_learned(settings)
     schedule, steps = config.diffusion.schedule, settings.num_steps
     grid = samplers.time_grid(schedule, steps, settings.spacing, settings.timesteps)
+    times = samplers.times(schedule, steps, settings.spacing, settings.timesteps)
+    guided = guidance.guided_steps(
+        times, settings.guidance_interval, settings.guidance_oscillates_from
+    )
     scales, picture_scales = (
-        guidance.guidance_scales(
-            scale,
-            samplers.times(schedule, steps, settings.spacing, settings.timesteps),
-            settings.guidance_interval,
-            settings.guidance_oscillates_from,
-        )
+        guidance.guidance_scales(scale, guided)
         for scale in (settings.guidance_scale, settings.picture_guidance_scale)
     )
     by_pictures = config.conditions.can_hide and bool(np.any(picture_scales != 1))
+    by_two = config.conditions.can_be_dropped and config.conditions.guidance is None
+    by_text = by_two and settings.guides and bool(np.any(guided))
+    renoises = by_text and settings.renoising == "unguided"
     numbers = Numbers(
         samplers.make(settings.sampler, settings),
         scales,
@@ -104,21 +106,19 @@ def plan_sampling(
             settings.guidance_momentum,
         ),
         picture_scales if by_pictures else None,
+        guided if renoises else None,
     )
-    by_two = config.conditions.can_be_dropped and config.conditions.guidance is None
-    guided = by_two and bool(np.any(scales != 1))
     hidden = tuple(x.name for x in config.inputs.pictures) if by_pictures else ()
     log_snrs = tuple(np.asarray(grid).tolist())
     tiling = tiling_of(config, size, tile)
     plan = Plan(
         log_snrs,
         settings.thresholding,
-        guided,
+        by_text,
         hidden,
         course,
         tiling,
-        projects=guided and settings.projects,
-        averages=guided and settings.guidance_momentum != 0,
-        renoises=guided and settings.renoising == "unguided",
+        projects=by_text and settings.projects,
+        averages=by_text and settings.guidance_momentum != 0,
     )
     return plan, numbers

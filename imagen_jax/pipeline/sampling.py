@@ -238,5 +238,5 @@ def _make_denoise(
         share,
         numbers.picture_scales,
         numbers.projection if plan.projects else None,
-        tells_away=plan.renoises,
+        numbers.renoised,
     )

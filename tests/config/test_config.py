@@ -79,6 +79,11 @@ BAD_FIELDS = [
     (SamplingConfig, {"guidance_momentum": 0.5}, "guidance_momentum is 0.5; it must lie in (-1"),
     (SamplingConfig, {"renoising": "all"}, "renoising is 'all'; it must be one of"),
     (SamplingConfig, {"renoising": "unguided"}, "is put back by ddim alone"),
+    (
+        SamplingConfig,
+        {"renoising": "unguided", "sampler": "ddim", "guidance_scale": 1.5},
+        "guidance_scale 1.5; with it weights lie between 0 and 1",
+    ),
     (TrainingConfig, {"batch_size": 2**21}, "batch_size is 2097152; it must be at most 1,048,576"),
     (TrainingConfig, {"num_steps": 2**31}, "num_steps is 2147483648; it must be at most"),
     (DataConfig, {"num_workers": -1}, "num_workers is -1"),

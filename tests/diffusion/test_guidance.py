@@ -1,7 +1,5 @@
 """Guidance at its known weights, thresholding against numpy, and `make_denoise`."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,7 +151,10 @@ def test_each_step_has_its_own_weight(outputs):
 
 def test_guidance_may_be_off_outside_an_interval_of_times_or_in_every_other_step():
     times = np.array([1.0, 0.8, 0.6, 0.4, 0.2])
-    scales = functools.partial(guidance.guidance_scales, 15.0, times)
+
+    def scales(*of, **named):
+        return guidance.guidance_scales(15.0, guidance.guided_steps(times, *of, **named))
+
     assert scales().tolist() == [15] * 5
     assert scales(interval=(0.3, 0.8)).tolist() == [1, 15, 15, 15, 1]
     assert scales(oscillates_from=2).tolist() == [15, 15, 1, 15, 1]
@@ -232,11 +233,13 @@ def test_denoise_projects_estimates_of_x_and_tells_the_one_without_text(outputs,
     predict, _ = predict_from(conditional, unconditional)
     projection = guidance.Projection(0.0, 3.0)
     of = (predict, kind, jnp.full(1, 4.0), unchanged, None, None, projection)
-    predicted = guidance.make_denoise(*of, tells_away=True)(z, LOG_SNR, STEP)
+    predicted = guidance.make_denoise(*of, jnp.array([True]))(z, LOG_SNR, STEP)
     x_c, x_u = (TO_X0(output, z, LOG_SNR, kind) for output in (conditional, unconditional))
     expected, _ = projection(x_c, x_u, jnp.float32(4.0))
     np.testing.assert_allclose(predicted.value, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(predicted.away, x_u)
+    unguided = guidance.make_denoise(*of, jnp.array([False]))(z, LOG_SNR, STEP)
+    np.testing.assert_array_equal(unguided.away, unguided.value)
     assert guidance.make_denoise(*of)(z, LOG_SNR, STEP).away is None
     assert predicted.difference is None
 

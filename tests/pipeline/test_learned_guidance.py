@@ -118,7 +118,10 @@ def test_a_network_is_told_the_weights_place_in_the_range():
         ({"guidance_parallel": 0.0}, "takes a guidance weight and nothing else"),
         ({"guidance_max_norm": 9.0}, "takes a guidance weight and nothing else"),
         ({"guidance_momentum": -0.5}, "takes a guidance weight and nothing else"),
-        ({"renoising": "unguided", "sampler": "ddim"}, "takes a guidance weight and nothing else"),
+        (
+            {"renoising": "unguided", "sampler": "ddim", "guidance_scale": 1.0},
+            "takes a guidance weight and nothing else",
+        ),
     ],
 )
 def test_guidance_that_was_not_learned_is_refused(settings, says):

@@ -88,7 +88,6 @@ def test_steps_are_told_of_and_the_last_estimate_is_the_picture():
     [
         {"guidance_parallel": 0.0, "guidance_max_norm": 2.0},
         {"guidance_momentum": -0.5},
-        {"renoising": "unguided"},
     ],
 )
 def test_guidance_of_other_forms_paints_something_else(settings):
@@ -100,6 +99,22 @@ def test_guidance_of_other_forms_paints_something_else(settings):
     plain = tiny.replace(SR.sampling, sampler="ddim", guidance_scale=1.0)
     plans = [plan_sampling(SR, x, (SIDE, SIDE))[0] for x in (changed, plain)]
     assert plans[0] == plans[1]
+
+
+@pytest.mark.slow
+def test_noise_without_text_is_put_back_at_guided_steps_alone():
+    """CFG++ guides with weight 1 too, by that noise. Of three steps, at 1, 2/3 and 1/3, the last
+    one puts none back: guided alone at weight 1 it changes nothing."""
+    (text, mask, low_res), keys = conditions(2), picture_keys(seed=5, stream=SIDE, count=2)
+
+    def paint(**own):
+        settings = {"sampler": "ddim", "num_steps": 3, "guidance_scale": 1.0, **own}
+        return painter(SR, **settings)(text, mask, low_res, keys).astype(int)
+
+    plain = paint()
+    assert np.abs(paint(renoising="unguided") - plain).max() > 1
+    last = paint(renoising="unguided", guidance_interval=(0.0, 0.5))
+    assert np.abs(last - plain).max() <= 1
 
 
 @pytest.mark.slow
