@@ -215,6 +215,11 @@ class Checkpoints:
                 self._warn(zip(steps, problems, strict=False), step)
                 return restored
             problems.append(problem)
+        if not steps and (newer := self.steps()):
+            raise UsageError(
+                f"{self.directory.parent} no longer holds the checkpoint of step {at_most}; its "
+                f"run has gone on to step {newer[0]}."
+            )
         if not steps:
             raise UsageError(f"{self.directory.parent} holds no checkpoint yet.")
         others = ", and so are all before it" if len(steps) > 1 else "; there is no other"

@@ -108,7 +108,7 @@ def call_of(flags: Flags, stages: int) -> dict[str, Any]:
     """What a call of a cascade takes beside its prompts."""
     edit = flags.edit
     return {
-        "classes": flags.pictures.classes,
+        "classes": flags.classes,
         "num_images": edit.variations or flags.pictures.num_images,
         "seed": flags.pictures.seed,
         "size": flags.pictures.size or None,

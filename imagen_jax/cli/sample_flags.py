@@ -38,8 +38,6 @@ class PictureFlags:
     them. Empty is what the base was trained on."""
     aspect: Annotated[str, tyro.conf.arg(metavar="WIDTH:HEIGHT")] = ""
     """Such as 3:2, instead of --size: the base's area stays about the same."""
-    classes: per_stage.Classes = ()
-    """What stages that were trained on classes paint: numbers of classes, as in 3,7."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +108,8 @@ class Flags:
         tyro.conf.arg(metavar='"PROMPT" ...', help_behavior_hint=""),
     ]
     """What to paint, each prompt in quotes."""
+    classes: per_stage.Classes = ()
+    """What stages that were trained on classes paint: numbers of classes, as in 3,7."""
     pictures: OmitArgPrefixes[PictureFlags] = PictureFlags()
     stages: OmitArgPrefixes[StageFlags] = StageFlags(base="")
     sampling: OmitArgPrefixes[SamplingFlags] = SamplingFlags()

@@ -7,9 +7,8 @@ from tyro.conf import arg
 
 from imagen_jax.cli.given import require_positive_flags
 from imagen_jax.cli.per_stage import for_stages
-from imagen_jax.cli.stage_flags import SHIPPED, StageFlags, stage_paths
+from imagen_jax.cli.stage_flags import SHIPPED, StageFlags, stage_names
 from imagen_jax.errors import UsageError
-from imagen_jax.pipeline.shipped import STAGES
 from imagen_jax.serve.limits import Limits
 
 
@@ -39,16 +38,17 @@ class Serve:
         )
         if self.stages.embeddings:
             raise UsageError("--embeddings holds prompts that are known; the page takes any.")
+        from imagen_jax.cli.sample import open_stages
         from imagen_jax.parallel import distributed
         from imagen_jax.pipeline.cascade import Cascade
-        from imagen_jax.pipeline.load import load_stage
         from imagen_jax.serve.command import Given
         from imagen_jax.serve.run import serve
 
         distributed.require_accelerator(allow_cpu=self.allow_cpu)
-        paths = stage_paths(self.stages)
-        weights = for_stages("--weights", self.stages.weights, len(paths))
-        cascade = Cascade([load_stage(*pair) for pair in zip(paths, weights, strict=True)])
-        names = {name: getattr(self.stages, name) or SHIPPED for name in STAGES[: len(paths)]}
-        given = Given(names, weights if self.stages.weights else (), self.palette)
+        stages, _ = open_stages(self.stages)
+        cascade = Cascade(stages)
+        names = {name: getattr(self.stages, name) or SHIPPED for name in stage_names(self.stages)}
+        adapters = {name: getattr(self.stages, f"{name}_adapters") for name in names}
+        weights = for_stages("--weights", self.stages.weights, len(stages))
+        given = Given(names, weights if self.stages.weights else (), self.palette, adapters)
         serve(cascade, given, self.limits, host=self.host, port=self.port, hosts=self.hosts)

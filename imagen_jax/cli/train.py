@@ -59,7 +59,8 @@ def parse(arguments: Sequence[str]) -> Flags:
         sys.exit(0 if arguments else 2)
     name, *rest = in_unicode(arguments)
     rest = respell(rest, TRAIN)
-    config = with_given(taught(load_config(name), rest), rest)
+    given = given_fields(rest)
+    config = given.without_others(taught(given.with_method(load_config(name)), rest))
     flags = parse_flags(
         lambda: tyro.cli(
             tyro.conf.AvoidSubcommands[Flags],
@@ -89,14 +90,14 @@ def taught(config: StageConfig, arguments: Sequence[str]) -> StageConfig:
     return student_of(config, flags.teacher, flags.steps[0])
 
 
-def with_given(config: StageConfig, arguments: Sequence[str]) -> StageConfig:
-    """The config without fields that belong to other values than the arguments give."""
+def given_fields(arguments: Sequence[str]) -> GivenFields:
+    """The fields of the config on which others depend, as far as the arguments name them."""
     given, _ = parse_flags(
         lambda: tyro.cli(
             GivenFields, args=list(arguments), return_unknown_args=True, add_help=False
         )
     )
-    return given.without_others(config)
+    return given
 
 
 def compile_only(flags: Flags) -> int:

@@ -91,12 +91,25 @@ class GivenData:
 
 
 @dataclasses.dataclass(frozen=True)
+class GivenMethod:
+    method: str = ""
+    consistency_steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class GivenFields:
     """Flags of the config that are read before the others, since a field of it that belongs to
     another value then does not count."""
 
     sampling: GivenSteps = GivenSteps()
     data: GivenData = GivenData()
+    distillation: GivenMethod = GivenMethod()
+
+    def with_method(self, recipe: StageConfig) -> StageConfig:
+        """The recipe of students as they are to learn: the times of their steps follow from it."""
+        method = {x: value for x, value in vars(self.distillation).items() if value}
+        student = dataclasses.replace(recipe.distillation, **method)
+        return dataclasses.replace(recipe, distillation=student)
 
     def without_others(self, config: StageConfig) -> StageConfig:
         """The config without the times of its sampling steps, where another number of steps is

@@ -47,7 +47,7 @@ class Tune:
 
     def run(self) -> None:
         from imagen_jax.evaluation.tuning import tune
-        from imagen_jax.stored.stages import load_weights, open_stage
+        from imagen_jax.stored.stages import load_opened, open_stage
         from imagen_jax.weights.stage_file import save_stage_file
 
         require_suffix(self.out, _SUFFIX)
@@ -61,7 +61,7 @@ class Tune:
             raise UsageError(f"{self.stage} enlarges pictures; a stage is tuned that paints alone.")
         figures = self._figures(stage, measured_by(self.flags))
         tried = tune(stage.config, self.budget, figures, self.times)
-        loaded = load_weights(path)
+        loaded = load_opened(stage)
         config = dataclasses.replace(loaded.config, sampling=tried[-1].settings)
         said = (loaded.weights, loaded.tokenizer)
         save_stage_file(self.out, config, loaded.params, self.dtype, *said)

@@ -1,7 +1,6 @@
 """What one chip of each TPU generation can do, and the slices that can be had. No JAX here."""
 
 import dataclasses
-import math
 
 GIB = 2**30
 
@@ -97,8 +96,3 @@ def chip_of(topology: str) -> Chip:
 def chip_of_kind(kind: str) -> Chip | None:
     """The chip that JAX calls `kind`; None of a CPU, a GPU and a chip that is not known here."""
     return next((chip for chip in CHIPS.values() if chip.kind == kind), None)
-
-
-def chip_count(topology: str) -> int:
-    """Chips of one slice."""
-    return math.prod(int(side) for side in topology.partition(":")[2].split("x"))

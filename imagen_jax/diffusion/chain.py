@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from imagen_jax.arrays import LogSNR, NoiseLevel, Time
 from imagen_jax.config.choices import Spacing
+from imagen_jax.errors import UsageError
 
 STEPS = 1000
 _MAX_BETA = 0.999
@@ -143,7 +144,12 @@ def spaced(spacing: Spacing, count: int) -> tuple[int, ...]:
 
     `leading` and `trailing` are multiples of the whole number 1000 // count, and of 1000 / count
     (Lin et al. 2024, table 2).
+
+    Raises:
+        UsageError: there are not so many.
     """
+    if count > STEPS:
+        raise UsageError(f"There are {STEPS} steps of the discrete chain; {count} were asked for.")
     make = {
         "even": lambda: sections((count,)),
         "leading": lambda: np.arange(count)[::-1] * (STEPS // count),

@@ -128,9 +128,10 @@ def augment_low_res(
 ) -> Images:
     """alpha x + sigma eps at t = aug_level: noise conditioning augmentation (section 2.4).
 
-    Each picture has its own level and its own key. Level 0 adds noise of sigma 5e-5, far
-    below one step of an 8-bit picture. The paper says "Gaussian noise augmentation" and
-    nothing of its schedule; the caller passes one, usually the stage's own.
+    Each picture has its own level and its own key. Level 0 adds noise of sigma 5e-5 under the
+    cosine schedule, far below one step of 8 bits, and 6e-3, about one, on the discrete chain. The
+    paper says "Gaussian noise augmentation" and nothing of its schedule; the caller passes one,
+    usually the stage's own.
     """
     eps = normal(keys, low_res.shape[1:])
     return q_sample(low_res, eps, schedules.log_snr(schedule, aug_level))

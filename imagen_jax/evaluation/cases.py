@@ -24,8 +24,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 SEEN_PAIRS = 100
 HELD_OUT_COLOURS = 60
 HELD_OUT_BACKGROUNDS = 30
-ENLARGED = 4
-"""So many of each kind are measured at 256 and 1024 pixels too."""
 Pair = tuple[Concept, str]
 """A concept, and the style, colour or background that is asked for."""
 

@@ -4,7 +4,7 @@ import dataclasses
 import numbers
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import numpy as np
 
@@ -18,12 +18,11 @@ Settings = TypeVar("Settings", SamplingConfig, EditSettings)
 _SHARE = 0.5
 """Of a positive prompt."""
 _KINDS = {
-    str: (str, "text"),
-    tuple: (tuple, "a tuple"),
-    int: (numbers.Integral, "a whole number"),
-    float: (numbers.Real, "a number"),
+    str: (str, "text", "texts"),
+    int: (numbers.Integral, "a whole number", "whole numbers"),
+    float: (numbers.Real, "a number", "numbers"),
 }
-"""Type of a setting's value -> what another one must be; None stands in place of a number."""
+"""Type of a setting's value -> what another one must be, and what a tuple of it holds."""
 
 
 def checked_prompts(prompts: str | Sequence[str]) -> tuple[str, ...]:
@@ -181,11 +180,20 @@ def _of_kind(config: Settings, name: str, value: Any) -> Any:
     """
     if isinstance(config, EditSettings):
         return value  # It checks its own.
-    default = getattr(config, name)
-    kind, what = _KINDS.get(type(default), _KINDS[float])
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise UsageError(f"{name} is {value!r}; it must be {what}.")
-    return value if default is None else type(default)(value)
+    (of,) = (field.type for field in dataclasses.fields(config) if field.name == name)
+    many = get_origin(of) is tuple
+    # Of a choice among texts these are the texts, and of what may be None that too.
+    kind = next((x for x in (int, float) if x is of or x in get_args(of)), str)
+    wanted, one, several = _KINDS[kind]
+    values = value if many and isinstance(value, tuple) else (value,)
+    if isinstance(value, tuple) != many or not all(_is_a(wanted, x) for x in values):
+        must = f"a tuple of {several}" if many else one
+        raise UsageError(f"{name} is {value!r}; it must be {must}.")
+    return tuple(map(kind, value)) if many else kind(value)
+
+
+def _is_a(wanted: type, value: Any) -> bool:
+    return isinstance(value, wanted) and not isinstance(value, bool)
 
 
 def _of_stages(name: str, value: Any, count: int) -> list[Any]:

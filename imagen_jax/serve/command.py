@@ -20,11 +20,13 @@ class Given:
         stages: "base", "sr256", ... -> the name.
         weights: which of each; empty, or one for each stage.
         palette: file with the colours of a map of classes; "" for none.
+        adapters: "base", "sr256", ... -> what is added to it, as a flag names it.
     """
 
     stages: Mapping[str, str]
     weights: Sequence[str] = ()
     palette: str = ""
+    adapters: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
 def file_of(name: str) -> str:
@@ -46,6 +48,8 @@ def command(order: Order, given: Given, defaults: Sequence[Mapping[str, Any]]) -
     names = list(given.stages)
     for name in names[: order.stages]:
         words += [f"--{name}", given.stages[name]]
+        if added := given.adapters.get(name):
+            words += [f"--{name}-adapters", *added]
     if order.stages < len(STAGES):
         words += [f"--{STAGES[order.stages]}", "none"]
     if given.weights:

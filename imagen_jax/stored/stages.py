@@ -174,7 +174,9 @@ def load_weights(
         UsageError: neither, damaged, of another format, or a file with the other weights.
     """
     if holds_adapter(path):
-        return _load_adapted(path, weights or "ema", with_encoder)
+        stage = open_stage(path, weights := weights or "ema", needs_encoder=with_encoder)
+        loaded = load_opened(stage, with_encoder=with_encoder)
+        return dataclasses.replace(loaded, origin=path, weights=weights)
     if is_training_directory(path):
         from imagen_jax.checkpoints.checkpoint import newest_fingerprints  # As above.
         from imagen_jax.checkpoints.weights import load_directory
@@ -203,14 +205,14 @@ def open_unet_params(path: AnyPath, weights: Weights | None = None) -> tuple[Sta
     return loaded.config, loaded.params["unet"]
 
 
-def _load_adapted(path: AnyPath, weights: Weights, with_encoder: bool) -> LoadedStage:
-    stage = open_stage(path, weights, needs_encoder=with_encoder)
+def load_opened(stage: StoredStage, *, with_encoder: bool = True) -> LoadedStage:
+    """The weights of a stage that is open, in float32: of a run that goes on, those of then."""
     networks = {"unet": stage.unet}
     if with_encoder and stage.text_encoder is not None:
         networks["text_encoder"] = stage.text_encoder
     mesh = make_mesh(MeshConfig())
     params = {name: network.in_float32().load(mesh) for name, network in networks.items()}
-    return LoadedStage(path, stage.config, params, weights, stage.tokenizer)
+    return LoadedStage(stage.origin, stage.config, params, stage.unet.weights, stage.tokenizer)
 
 
 def held_weights(path: AnyPath, weights: Weights | None) -> Weights:

@@ -1,6 +1,7 @@
 """Students' configs, and runs of one student after another, each of half as many steps."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from imagen_jax.storage.hub import stage_path
 from imagen_jax.stored.encoders import ENCODER_COPY
 from imagen_jax.stored.stages import load_weights
 from imagen_jax.training.loop import run
+from imagen_jax.training.teachers import account_of_teacher, check_teacher
 from imagen_jax.weights.stage_file import (
     exported_config,
     is_stage_file,
@@ -119,23 +121,43 @@ def train_students(
         options: as `loop.run` takes them.
 
     Raises:
-        UsageError: as `loop.run`.
+        UsageError: as `loop.run`, and of any student before the first one is trained.
     """
-    made = None
-    for count in steps:
-        if made is not None:
-            config = next_student(config, str(made), count)
-        name = "any" if count is None else str(count)
-        own, made = workdir / name, workdir / f"{name}.safetensors"
-        if _is_made(made, config):
+    students = _in_turn(config, workdir, steps)
+    for (teacher, made), (student, _) in itertools.pairwise(students):
+        check_teacher(student, teacher, str(made))
+    for student, made in students:
+        own = made.with_suffix("")
+        if _is_made(made, own, student):
             continue
-        run(config, own, **options)
-        if (newest_step(own) or 0) < config.training.num_steps:
+        run(student, own, **options)
+        if (newest_step(own) or 0) < student.training.num_steps:
             return  # It was asked to stop.
         _write(own, made)
 
 
-def _is_made(path: AnyPath, config: StageConfig) -> bool:
+def _in_turn(
+    config: StageConfig, workdir: AnyPath, steps: Sequence[Steps]
+) -> list[tuple[StageConfig, AnyPath]]:
+    """The config of each student and the file that it is to be kept in, which teaches the next."""
+    students: list[tuple[StageConfig, AnyPath]] = []
+    for count in steps:
+        made = workdir / f"{'any' if count is None else count}.safetensors"
+        if students:
+            config = next_student(config, str(students[-1][1]), count)
+        students.append((config, made))
+    return students
+
+
+def _is_made(path: AnyPath, own: AnyPath, config: StageConfig) -> bool:
+    """Whether a student's file is there, of this config and this teacher.
+
+    Args:
+        own: the student's training directory.
+
+    Raises:
+        UsageError: the file is no stage, or the directory that of another teacher's student.
+    """
     if not path.is_file():
         return False
     if not is_stage_file(path):
@@ -143,7 +165,10 @@ def _is_made(path: AnyPath, config: StageConfig) -> bool:
     made, wanted = (
         exported_config(x, with_encoder=True) for x in (read_stage_config(path), config)
     )
-    return made == wanted
+    if made != wanted:
+        return False
+    account_of_teacher(config, own)
+    return True
 
 
 def _write(workdir: AnyPath, path: AnyPath) -> None:

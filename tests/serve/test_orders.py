@@ -157,6 +157,13 @@ def test_the_command_names_all_that_was_chosen():
     )
 
 
+def test_the_command_names_adapters_of_the_stages_that_paint():
+    names = {"base": "shipped", "sr256": "shipped"}
+    given = Given(names, adapters={"base": ("zibo.safetensors:0.8", "b"), "sr256": ("c",)})
+    text = command(read(prompt="a zibo", stages=1), given, DEFAULTS)
+    assert text.endswith("--base shipped --base-adapters zibo.safetensors:0.8 b --sr256 none")
+
+
 def test_the_command_ends_where_the_order_does():
     given = Given({"base": "shipped", "sr256": "shipped", "sr1024": "shipped"})
     text = command(read(stages=1, image=in_base64(PICTURE), strength=0.5), given, DEFAULTS)

@@ -267,6 +267,17 @@ def test_python_takes_paths_and_weights(exported, stage):
 
 
 @pytest.mark.slow
+def test_the_page_paints_with_adapters(exported, stage, monkeypatch):
+    served = []
+    monkeypatch.setattr("imagen_jax.serve.run.serve", lambda *of, **_: served.append(of))
+    flags = ("--base", stage, "--base-adapters", f"{exported}:0.5", "--sr256", "none")
+    assert call(verbs, "serve", *flags).code == 0
+    ((cascade, given, *_),) = served
+    assert cascade.stages[0].stored.adapters == ((exported, 0.5),)
+    assert given.adapters == {"base": (f"{exported}:0.5",)}
+
+
+@pytest.mark.slow
 def test_both_may_be_on_the_hub(exported, stage, monkeypatch, tmp_path):
     near = load_stage(stage, adapters=[exported])
     with fake_hub.running(monkeypatch, tmp_path) as hub:

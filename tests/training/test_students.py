@@ -13,6 +13,7 @@ from scripts import ROOT, call, sample, train
 
 from imagen_jax.config import json_form
 from imagen_jax.config.python_file import read_config_file
+from imagen_jax.diffusion import chain
 from imagen_jax.errors import UsageError
 from imagen_jax.stored.stages import load_weights, open_stage
 from imagen_jax.training.loop import run
@@ -133,6 +134,29 @@ def test_a_run_does_not_go_on_with_another_teacher(trained, data, tmp_path):
         run(student, trained[1] / "any")
 
 
+@pytest.mark.slow
+def test_a_student_that_is_there_is_not_taken_for_another_teachers(trained, teacher, tmp_path):
+    """Of two teachers with one config: the command would end as if it had trained the students."""
+    arguments, place = trained
+    assert call(train, *arguments, "--workdir", place).code == 0
+    config = tiny.stage(diffusion={"prediction": "v"})
+    other = tmp_path / "other.safetensors"
+    save_stage_file(other, config, tiny.random_params(config, seed=1), "float32")
+    arguments = [other if x == teacher else x for x in arguments]
+    refused = call(train, *arguments, "--workdir", place)
+    assert refused.code == 2 and "holds a student of other weights than those" in refused.err
+
+
+def test_a_consistent_student_of_a_chain_takes_its_own_steps(tmp_path, recipe):
+    config = tiny.stage(diffusion={"prediction": "v", "schedule": "cosine_chain"})
+    path = tmp_path / "chain.safetensors"
+    save_stage_file(path, config, tiny.random_params(config), "float32")
+    flags = (recipe, "--teacher", path, "--student-steps", "4", "--workdir", tmp_path / "run")
+    flags += ("--distillation.method", "consistency", "--distillation.consistency-steps", "100")
+    sampling = train.parse(list(map(str, flags))).config.sampling
+    assert sampling.timesteps == chain.spaced(config.sampling.spacing, 100)[::25]
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -143,6 +167,14 @@ def test_a_run_does_not_go_on_with_another_teacher(trained, data, tmp_path):
         (
             ("--student-steps", "4", "--diffusion.sigmoid-bias", "-1"),
             "is that of times drawn evenly",
+        ),
+        (
+            ("--student-steps", "any,48", "--distillation.method", "consistency"),
+            "consistency_steps is 128; it must be a multiple of the student's steps, 48",
+        ),
+        (
+            ("--student-steps", "16,8", "--distillation.method", "consistency"),
+            "16.safetensors takes 16 steps; distillation.method 'consistency' learns from a",
         ),
         (("--init-from", "STAGE"), "a student begins with its teacher's weights"),
         (("--resolution", "32"), "has resolution 16; this config has 32"),
