@@ -90,13 +90,13 @@ class Checkpoints:
     processes reads what another number saved.
     """
 
-    NAME = "checkpoints"
+    NAME, ASIDE = "checkpoints", "damaged"
     ITEMS = ("params", "ema", "opt_state", "power_ema")
 
     def __init__(self, workdir: AnyPath, keep: int | None = None):
         """`keep`: how many stay; None for a reader, who changes nothing."""
         self.directory = absolute(workdir / self.NAME)  # Orbax refuses relative ones.
-        self._aside = absolute(workdir / "damaged")
+        self._aside = absolute(workdir / self.ASIDE)
         writes = keep is not None
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -269,7 +269,7 @@ class Checkpoints:
         return None, f"is damaged or incomplete ({why})"
 
     def set_aside(self, newer_than: int) -> None:
-        """Moves newer checkpoints, which are damaged, out of the way of what will be saved."""
+        """Moves newer checkpoints, which a run does not go on from, out of the way of its own."""
         steps = [step for step in self.steps() if step > newer_than]
         for step in steps if distributed.leads() else ():
             self._aside.mkdir(parents=True, exist_ok=True)
@@ -277,7 +277,7 @@ class Checkpoints:
             target = next(path for path in map(self._aside.joinpath, names) if not path.exists())
             (self.directory / str(step)).rename(target)
             warnings.warn(f"{self._name(step)} is kept as {target}.", stacklevel=2)
-        distributed.wait_for_all("set damaged checkpoints aside")
+        distributed.wait_for_all("set checkpoints aside")
         self._manager.reload()
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ _MOST_ERROR = 0.1
 class Snapshots(Checkpoints):
     """What a run keeps of its `power_ema` for good."""
 
-    NAME, ITEMS = "snapshots", ("power_ema",)
+    NAME, ASIDE, ITEMS = "snapshots", "snapshots_taken_again", ("power_ema",)
 
     def steps(self) -> list[int]:
         """All of them; on several processes, which tell each other little at once, the newest."""

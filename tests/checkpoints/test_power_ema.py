@@ -147,6 +147,7 @@ def test_snapshots_after_the_checkpoint_are_made_again(config, straight, tmp_pat
     with pytest.warns(UserWarning, match="is kept as"):
         run(config, early)
     assert_same(averages(config, early)[1], averages(config, straight)[1])
+    assert (early / "snapshots_taken_again" / "4").is_dir() and not (early / "damaged").exists()
 
 
 def test_a_run_cannot_begin_to_average_later(config, straight):
