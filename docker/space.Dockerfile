@@ -1,8 +1,10 @@
 # The page for a Space of Hugging Face, or anywhere that runs containers. Nobody has built this file yet.
 #
 #     docker build -f docker/space.Dockerfile -t imagen-page .
-#     docker run -p 127.0.0.1:7860:7860 imagen-page
+#     docker run -p 127.0.0.1:7860:7860 imagen-page python -m imagen_jax serve \
+#         --host 0.0.0.0 --hosts localhost 127.0.0.1
 #
+# Without --hosts, as in a Space, browsers may call the page by any name.
 # With --build-arg EXTRAS=ui,cuda it runs on NVIDIA's GPUs, with EXTRAS=ui,tpu on TPUs. A Space takes this file
 # as its Dockerfile, beside a README.md whose header says `sdk: docker` and `app_port: 7860`.
 FROM python:3.12-slim

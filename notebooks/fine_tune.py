@@ -90,7 +90,7 @@ from imagen_jax.data.captions import noun_phrase
 num_others = 48  # @param {type:"integer"}
 
 words = base.stages[0].stored.vocabulary
-known = words.concepts[:: len(words.concepts) // num_others]
+known = words.concepts[:: max(1, len(words.concepts) // num_others)]
 others = [noun_phrase(words.shortest_name(concept)) for concept in known]
 painted = base(others[:num_others], seed=1, num_steps=paint_steps)
 save(painted.images, others[:num_others], Path("others"))

@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from imagen_jax.cli.given import require_positive_flags
+from imagen_jax.cli.unused import require_default
 from imagen_jax.errors import UsageError
 
 _SUFFIX = ".html"
@@ -38,6 +39,7 @@ class Compare:
         if self.answers:
             if self.a is not None:
                 raise UsageError("--answers are of a page that was written; leave A and B out.")
+            require_default(self, "the page of --answers is written already.", "prompts", "side")
             self._count()
         elif self.a is None or self.b is None:
             raise UsageError("There is nothing to compare; name two directories, or --answers.")

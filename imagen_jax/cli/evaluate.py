@@ -128,6 +128,10 @@ class Evaluate:
 
         if self.pictures is not None:
             raise UsageError(f"--compile-only measures nothing; leave {self.pictures} out.")
+        why = "--compile-only paints and measures nothing."
+        for flags in (self.trial, self.stages, self.sampling):
+            require_default(flags, why)
+        require_default(self.measuring, why, "prompts", "reference", "weights")
         if self.measuring.recipe is None:
             raise UsageError("--recipe is missing; it says whose network --compile-only compiles.")
         name, _ = RECIPES[self.measuring.recipe]

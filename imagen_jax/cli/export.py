@@ -50,7 +50,10 @@ class Export:
                 f"--ema-length is {self.ema_length:g} and --layout diffusers; export a stage of "
                 "that length first, and then that file."
             )
-        if self.ema_length is None and not self.merged and is_adapter(stage_path(self.workdir)):
+        of_adapter = is_adapter(stage_path(self.workdir))
+        if self.merged and not of_adapter:
+            raise UsageError(f"--merged adds an adapter to its stage; {self.workdir} is none.")
+        if self.ema_length is None and not self.merged and of_adapter:
             self._adapter()
         elif self.layout == "diffusers":
             self._for_diffusers()

@@ -10,6 +10,7 @@ from imagen_jax.cli.given import require_positive_flags
 from imagen_jax.cli.sample_flags import PictureFlags, SamplingFlags
 from imagen_jax.cli.stage_flags import StageFlags
 from imagen_jax.parallel.machine import DistributedFlags
+from imagen_jax.storage.files import check_writable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Paint:
         from imagen_jax.parallel import distributed
         from imagen_jax.pipeline.cascade import Cascade
 
+        check_writable(self.out, f"OUT is {self.out}")
         require_positive_flags(self, "batch_size")
         require_positive_flags(self.pictures, "num_images")
         prompts = read_prompt_set(self.prompts, self.count, self.split)

@@ -78,7 +78,7 @@ def step_settings(steps: int | str) -> dict[str, Any]:
     from imagen_jax.diffusion.chain import SETS, sections
 
     if isinstance(steps, int):
-        return {"num_steps": steps, "timesteps": ()}
+        return {"num_steps": steps}
     if steps not in SETS:
         raise UsageError(
             f"--steps is {steps!r}; it must be a whole number or, for a stage of DeepFloyd IF, one "

@@ -271,6 +271,10 @@ class Embed:
             embed(work, self.out)
 
     def _check(self) -> None:
+        if self.dataset == _STAGE and self.split:
+            raise UsageError(
+                f"--split is {self.split} and DATASET {_STAGE}; a stage's own splits are embedded."
+            )
         least = {"captions_per_shard": 1, "batch_tokens": 1, "max_length": 2}
         for name, at_least in least.items():
             value = getattr(self, name)
@@ -291,10 +295,12 @@ class Embed:
 
     def _data(self, config: StageConfig) -> list[DataConfig]:
         """DATASET, or what the stage is trained on and judged by."""
+        own = {"data_dir": self.data_dir} if self.data_dir else {}
         if self.dataset == _STAGE:
-            held_out = config.data.held_out() if config.training.eval_every else None
-            return [config.data, *([held_out] if held_out else [])]
-        flags = {"split": self.split, "data_dir": self.data_dir}
+            data = dataclasses.replace(config.data, **own)
+            held_out = data.held_out() if config.training.eval_every else None
+            return [data, *([held_out] if held_out else [])]
+        flags = {"split": self.split, **own}
         changes = {name: value for name, value in flags.items() if value}
         return [dataclasses.replace(config.data, source=self.dataset, mixture=(), **changes)]
 

@@ -87,6 +87,8 @@ MEASURES: dict[FeatureName, dict[str, Measure]] = {
     },
 }
 """What can be said of the features of each network."""
+DISTANCES = ("fid", "kid", "cmmd", "fd-dinov2")
+"""Those that are one figure, of which less is better."""
 
 
 def known(reference: Reference) -> dict[str, Measure]:

@@ -159,6 +159,7 @@ def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
     """
     _check_apart(work.pictures, out)
     networks = open_networks(work.yardsticks)
+    _check_names(work.yardsticks, networks)
     # What is wrong with a prompt shows before the features, which may take hours.
     texts = [
         _texts(work.pictures, one, network, batch_size)
@@ -185,6 +186,20 @@ def evaluate(work: Work, out: Path, *, batch_size: int) -> measures.Figures:
     write_text(out / TABLE, markdown(figures) + "\n")
     write_text(out / RESULTS, json.dumps(results, indent=2))
     return figures
+
+
+def _check_names(yardsticks: Sequence[Yardstick], networks: Sequence[FeatureNetwork]) -> None:
+    """Raises a UsageError for two references whose figures would have the same names."""
+    measured = [
+        digest(network.recipe)
+        for one, network in zip(yardsticks, networks, strict=True)
+        if one.reference
+    ]
+    if len(set(measured)) < len(measured):
+        raise UsageError(
+            "Two references are measured by one network and one way to read pictures, so their "
+            "figures have the same names; give one of them at a time."
+        )
 
 
 def _directories(networks: Sequence[FeatureNetwork], out: Path) -> list[Path]:

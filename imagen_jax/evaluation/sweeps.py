@@ -187,6 +187,10 @@ class PaintedPrompts:
             UsageError: too few prompts for the measure, it is none of the reference's, or weights
                 cannot be read or are others than the reference's.
         """
+        if measure not in measures.DISTANCES:
+            raise UsageError(
+                f"--measure is {measure!r}; it must be a distance: {', '.join(measures.DISTANCES)}."
+            )
         measures.check(reference, (measure,), len(prompts) * painting["num_images"])
         self._prompts, self._painting = prompts, painting
         self._by = (

@@ -23,7 +23,7 @@ from imagen_jax.serve.command import Given, command, file_of
 from imagen_jax.serve.guard import Guard
 from imagen_jax.serve.jobs import ENDED, Busy, Job, Queue
 from imagen_jax.serve.limits import Limits
-from imagen_jax.serve.order import Order, as_png
+from imagen_jax.serve.order import Order
 from imagen_jax.serve.painter import Work
 
 _PAGE = {
@@ -136,6 +136,7 @@ class Page:
         return bytes(body)
 
     def _take(self, body: bytes) -> Job:
+        self._queue.check_room()  # Before pictures are decoded.
         defaults = self._about["stages"]
         kinds = {picture["name"]: picture["kind"] for picture in self._about["shown"]}
         order = Order.read(body, len(defaults), self._limits, kinds)
@@ -153,7 +154,7 @@ class Page:
         }
         files = {part: file_of(part) for part in pictures}
         work = Work(order.without_pictures(), files, given.palette)
-        inputs = {files[part]: as_png(picture) for part, picture in pictures.items()}
+        inputs = {files[part]: picture for part, picture in pictures.items()}
         return self._queue.add(work, about, inputs)
 
     def _job(self, request: Request) -> Job:

@@ -96,6 +96,11 @@ class Queue:
             self._changed.notify_all()
         self._thread.join(seconds)
 
+    def check_room(self) -> None:
+        """Raises Busy where as many jobs wait as may."""
+        if len(self._waiting) >= self._limits.max_waiting:
+            raise Busy(f"{len(self._waiting)} requests wait already; try again in a while.")
+
     def add(self, work: Any, about: dict[str, Any], inputs: dict[str, bytes]) -> Job:
         """A new job at the end.
 
@@ -108,8 +113,7 @@ class Queue:
         name = secrets.token_urlsafe(16)
         job = Job(name, self._directory / name, about, work)
         with self._changed:
-            if len(self._waiting) >= self._limits.max_waiting:
-                raise Busy(f"{len(self._waiting)} requests wait already; try again in a while.")
+            self.check_room()
             job.directory.mkdir()
             for file, content in inputs.items():
                 (job.directory / file).write_bytes(content)
@@ -172,9 +176,11 @@ class Queue:
             job.tell(state=state, error=error, preview=[])
             if state != "done":
                 shutil.rmtree(job.directory, ignore_errors=True)
-            ended = [job for job in self._jobs.values() if job.state in ENDED]
-            for old in ended[: max(0, len(ended) - self._limits.max_kept)]:
-                self._remove(old)
+            # Those that were cancelled push no pictures out.
+            for alike in (["done"], ["failed", "cancelled"]):
+                ended = [job for job in self._jobs.values() if job.state in alike]
+                for old in ended[: max(0, len(ended) - self._limits.max_kept)]:
+                    self._remove(old)
 
     def _remove(self, job: Job) -> None:
         self._jobs.pop(job.id, None)

@@ -77,13 +77,7 @@ class Order(pydantic.BaseModel, extra="forbid", strict=True):
 
     def settings(self) -> dict[str, Any]:
         """The settings that a call of the cascade takes beside prompt and pictures."""
-        # A set of steps that a config names is not that of another number.
-        timesteps = [None if number is None else () for number in self.steps]
-        lists = {
-            "num_steps": self.steps,
-            "timesteps": timesteps,
-            "guidance_scale": self.guidance_scale,
-        }
+        lists = {"num_steps": self.steps, "guidance_scale": self.guidance_scale}
         return {
             **{name: values for name, values in lists.items() if values},
             **({"strength": self.strength} if self.strength is not None else {}),
@@ -92,31 +86,30 @@ class Order(pydantic.BaseModel, extra="forbid", strict=True):
             "aspect": self.aspect,
         }
 
-    def pictures(self, limits: Limits) -> dict[str, Image.Image]:
-        """The picture to edit, its mask, and what stages are shown by name, decoded; what is not
-        there is left out.
+    def pictures(self, limits: Limits) -> dict[str, bytes]:
+        """The picture to edit, its mask, and what stages are shown by name, as PNG files that a
+        later command reads to the same pixels; what is not there is left out.
 
         Raises:
             UsageError: they cannot be decoded, are too large or do not fit each other.
         """
         with _decoding:
-            shown = {
-                name: _decoded(text, f"picture {name!r}", limits)
+            return self._to_edit(limits) | {
+                name: _as_png(_decoded(text, f"picture {name!r}", limits))
                 for name, text in self.shown.items()
             }
-        return self._to_edit(limits) | shown
 
-    def _to_edit(self, limits: Limits) -> dict[str, Image.Image]:
+    def _to_edit(self, limits: Limits) -> dict[str, bytes]:
         if self.image is None:
             if self.mask is not None or self.strength is not None:
                 raise UsageError("There is no picture to edit; a mask and a strength belong to it.")
             return {}
-        with _decoding:
-            image = _decoded(self.image, "picture", limits)
-            if self.mask is None:
-                return {"image": image}
+        image = _decoded(self.image, "picture", limits)
+        files = {"image": _as_png(image)}
+        if self.mask is not None:
             mask = read_mask(_decoded(self.mask, "mask", limits), (image.height, image.width))
-        return {"image": image, "mask": Image.fromarray(mask)}
+            files["mask"] = _as_png(Image.fromarray(mask))
+        return files
 
     def _check_prompt(self, limits: Limits) -> None:
         if len(self.prompt) > limits.max_letters:
@@ -169,8 +162,7 @@ def _decoded(text: str, what: str, limits: Limits) -> Image.Image:
     return transforms.decode(data, name, None)
 
 
-def as_png(picture: Image.Image) -> bytes:
-    """A picture as a file that a later command reads to the same pixels."""
+def _as_png(picture: Image.Image) -> bytes:
     data = io.BytesIO()
     picture.convert("L" if picture.mode == "1" else picture.mode).save(data, "PNG")
     return data.getvalue()

@@ -42,6 +42,7 @@ _CHAIN = {
     "prediction_type": "epsilon",
 }
 _REVERSE = {"variance_type": "learned_range", "thresholding": True}
+"""Thresholding is dynamic."""
 _NEUTRAL = {"trained_betas": None, "rescale_betas_zero_snr": False, "steps_offset": 0}
 _SPACINGS: dict[str, Spacing] = {
     "leading": "leading",
@@ -143,8 +144,11 @@ def export_deepfloyd_if(directory: Path, config: StageConfig, unet: Params, dtyp
 def unet_in_their_form(config: StageConfig) -> StoredUNet:
     """The network as diffusers' config says it."""
     text, low_res = config.text_encoder.width, config.low_resolution is not None
-    on_chain = config.diffusion.schedule == "cosine_chain"
-    if isinstance(config.unet, UNetConfig) and on_chain and not config.inputs.adds:
+    theirs = DiffusionConfig(schedule="cosine_chain", augmented="enlarged")
+    same = ("schedule", "prediction", *(["augmented"] if low_res else []))
+    alike = all(getattr(config.diffusion, name) == getattr(theirs, name) for name in same)
+    alike &= config.sampling.thresholding == "dynamic"
+    if isinstance(config.unet, UNetConfig) and alike and not config.inputs.adds:
         stored = StoredUNet(config.unet, config.resolution, text, low_res)
         with contextlib.suppress(UsageError):
             read = parse_unet_config(unet_values(stored), Path(config.name))

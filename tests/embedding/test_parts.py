@@ -319,6 +319,9 @@ def test_mistakes_are_one_sentence(made, encoder, tmp_path):
     refused(made.embed(out, dataset=f"prompts:{latin}"), "is not UTF-8")
     refused(made.embed(out, dataset="folder:nowhere"), "nowhere")
     refused(made.embed(out, "--batch-tokens", 0), "--batch-tokens is 0")
+    refused(
+        made.embed(out, "--split", "test", dataset="stage"), "--split is test and DATASET stage"
+    )
     refused(made.embed(out, "--max-length", 1), "--max-length is 1; it must be at least 2")
     assert not out.exists()
     refused(made.embed(made.folder), "holds something else")

@@ -193,6 +193,12 @@ def test_answers_that_the_page_does_not_give_are_refused(written, tmp_path):
         refused(count(tmp_path, path), "is not the key of a comparison")
 
 
+def test_flags_of_a_page_are_none_of_its_answers(tmp_path):
+    of = ("--out", tmp_path / "page.html", "--answers", tmp_path / "1.json")
+    for flags in (("--side", 100), ("--prompts", "p.csv")):
+        refused(call(verbs, "compare", *of, *flags), flags[0], "of --answers is written already")
+
+
 def test_sets_that_do_not_fit_are_refused_and_nothing_is_written(written, tmp_path):
     save_set(tmp_path / "few", 3, count=4)
     out = tmp_path / "p.html"

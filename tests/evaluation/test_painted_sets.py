@@ -111,6 +111,12 @@ def test_another_command_and_bad_flags_are_refused(files, painted, flags, says):
     assert tree(painted) == before
 
 
+def test_where_nothing_can_be_written_is_said_before_stages_are_opened(tmp_path):
+    (tmp_path / "file").touch()
+    result = call(verbs, "paint", "prompts:none.txt", tmp_path / "file" / "out", "--base", "none")
+    refused(result, f"OUT is {tmp_path / 'file' / 'out'}, but", "is a file; it must be a directory")
+
+
 @pytest.mark.slow
 def test_pictures_for_geneval_lie_as_it_reads_them(files, tmp_path):
     lines = [{"tag": "counting", "prompt": "two dogs", "include": []}, {"prompt": "a car"}]

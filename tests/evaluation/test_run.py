@@ -190,6 +190,12 @@ def test_several_networks_measure_in_one_call_what_each_does_alone(sets, clip_di
     assert names == ["FD-DINOv2", "CLIP score"]
     assert figures_in(tmp_path / "few").items() <= alone.items()
 
+    # Of one way the second's figures would have the first's names.
+    again = ("--reference", sets / "dinov2", sets / "dinov2", "--weights", paths[0], paths[0])
+    same = call(verbs, "evaluate", ours, "--out", tmp_path / "same", *again)
+    refused(same, "Two references are measured by one network and one way")
+    assert not (tmp_path / "same").exists()
+
     # Two ways to read have two places, and their figures two names.
     stats = ("--recipe", "fd-dinov2", "--weights", paths[0], "--resizer", "bilinear")
     other = tmp_path / "bilinear"

@@ -148,6 +148,7 @@ def test_painted_prompts_are_scored_and_held_against_a_reference(monkeypatch, tm
         "--reference", tmp_path / "ref", "--weights", clip, "--measure",
     )  # fmt: skip
     refused(command("fid"), "The measure is 'fid'")
+    refused(command("precision-recall"), "'precision-recall'; it must be a distance: fid, kid")
     (clip / "merges.txt").rename(tmp_path / "merges.txt")
     missing = command("cmmd")
     (tmp_path / "merges.txt").rename(clip / "merges.txt")

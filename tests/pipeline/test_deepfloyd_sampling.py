@@ -149,6 +149,8 @@ def test_a_stage_takes_the_name_of_a_set_of_steps():
     one, two = changed_settings(defaults, sample.settings_of(flags, 2))
     assert (one.num_steps, one.timesteps[:2], one.timesteps[-1]) == (27, (999, 991), 0)
     assert (two.num_steps, two.timesteps) == (4, ())
+    own = sample.settings_of(sample.parse(["a", "--steps", "2,3"]).sampling, 2)
+    assert changed_settings(defaults, own) == defaults
     unchanged = sample.settings_of(sample.parse(["a"]).sampling, 2)
     assert changed_settings(defaults, unchanged) == defaults
 

@@ -74,6 +74,15 @@ def message(page):
     return page.inner_text("#message")
 
 
+def test_what_a_server_that_was_started_again_does_not_know_has_failed(page):
+    """Its stream of what became of them ends at once."""
+    stream = {"content_type": "text/event-stream", "body": "event: end\ndata:\n\n"}
+    page.route("**/api/events*", lambda route: route.fulfill(**stream))
+    paint(page, "a lost cat")
+    page.get_by_text("The server was started again; ask once more.").wait_for()
+    assert page.is_hidden("#cancel")
+
+
 def test_a_prompt_becomes_pictures_that_stay_after_a_reload(page, client):
     paint(page, "a red apple", count="2")
     assert sizes(page) == [[32, 32]] * 2

@@ -127,6 +127,25 @@ def test_the_oldest_that_have_ended_go_and_one_is_forgotten_on_demand(queue, pai
     assert [path.name for path in tmp_path.iterdir()] == [jobs[3].id]
 
 
+def test_cancelled_jobs_push_no_pictures_out(queue, painter):
+    painter.let.release()
+    done = add(queue, 0)
+    wait(done, "done")
+    first = add(queue, 1)
+    wait(first, "painting")
+    for work in range(5):
+        queue.cancel(add(queue, work))
+    assert queue.get(done.id) is done
+
+
+def test_it_is_said_before_the_work_that_there_is_no_room(queue, painter):
+    queue.check_room()
+    wait(add(queue, 0), "painting")
+    add(queue, 1), add(queue, 2)
+    with pytest.raises(Busy, match="2 requests wait already"):
+        queue.check_room()
+
+
 def test_names_of_jobs_cannot_be_guessed(queue):
     names = {add(queue, work).id for work in range(2)}
     assert len(names) == 2 and min(map(len, names)) >= 22

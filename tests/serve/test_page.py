@@ -243,7 +243,9 @@ def test_the_page_loads_nothing_from_elsewhere(client):
         assert answer.status == 200
         assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", "")
         policy = answer.headers["content-security-policy"]
-        assert "default-src 'none'" in policy and "http" not in policy
+        loads, _, shows = policy.partition("frame-ancestors")
+        assert "default-src 'none'" in loads and "http" not in loads
+        assert shows == " 'self' https://huggingface.co"
         assert answer.headers["x-content-type-options"] == "nosniff"
     assert client("GET", "/api/about").headers["cache-control"] == "no-store"
 

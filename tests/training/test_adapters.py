@@ -266,6 +266,11 @@ def test_python_takes_paths_and_weights(exported, stage):
     assert_same(unet_of(one), unet_of(other))
 
 
+def test_a_stage_without_an_adapter_is_not_merged(stage, tmp_path):
+    refused = call(verbs, "export", stage, tmp_path / "out.safetensors", "--merged")
+    assert refused.code == 2 and f"--merged adds an adapter to its stage; {stage}" in refused.err
+
+
 @pytest.mark.slow
 def test_the_page_paints_with_adapters(exported, stage, monkeypatch):
     served = []

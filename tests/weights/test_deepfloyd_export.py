@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 from scripts import call, refused, tree, verbs
 
 from imagen_jax.config.python_file import find_config, known_configs, read_config_file
+from imagen_jax.errors import UsageError
 from imagen_jax.weights.deepfloyd_config import parse_unet_config, read_unet_config, unet_values
 from imagen_jax.weights.deepfloyd_if import disassembled, open_unet
 from imagen_jax.weights.deepfloyd_stage import unet_in_their_form
@@ -161,6 +162,20 @@ def test_what_is_fine_tuned_by_a_config_of_the_project_can_be_written(name):
     config = read_config_file(find_config(name))
     unet = unet_in_their_form(config)
     assert (unet.resolution, unet.text_width) == (config.resolution, 4096)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"diffusion": {"prediction": "v"}},
+        {"diffusion": {"augmented": "small"}},
+        {"sampling": {"thresholding": "static"}},
+    ],
+)
+def test_a_stage_that_is_not_painted_as_theirs_is_refused(changes):
+    config = read_config_file(find_config("deepfloyd_if/ii_m"))
+    with pytest.raises(UsageError, match="is not in the form of a stage of DeepFloyd IF"):
+        unet_in_their_form(tiny.replace(config, **changes))
 
 
 def test_a_stage_of_another_form_is_refused_and_nothing_is_written(tmp_path):

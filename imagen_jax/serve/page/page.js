@@ -40,11 +40,19 @@ function watch() {
   if (!open.length) return;
   stream = new EventSource(`api/events?${open.map((id) => `job=${encodeURIComponent(id)}`).join("&")}`);
   stream.onmessage = (event) => take(JSON.parse(event.data));
-  stream.addEventListener("end", () => stream.close());
+  stream.addEventListener("end", () => {
+    stream.close();
+    open.map((id) => jobs.get(id)).filter((job) => job && !ENDED.includes(job.state)).forEach(giveUp);
+  });
   stream.onerror = () => {
     if (jobs.get(current) && !ENDED.includes(jobs.get(current).state))
       $("status").textContent = "The connection is lost; trying again …";
   };
+}
+
+// A server that was started again knows nothing of what was asked before.
+function giveUp(job) {
+  take({ ...job, state: "failed", error: "The server was started again; ask once more." });
 }
 
 function take(job) {
