@@ -76,11 +76,18 @@ class Selected(NamedTuple):
 
 
 def select(
-    source: FileSource, conditions: Sequence[Condition], *, with_ratios: bool = False
+    source: FileSource,
+    conditions: Sequence[Condition],
+    *,
+    with_ratios: bool = False,
+    told: Sequence[object] = (),
 ) -> Selected:
     """What fulfils the conditions.
 
     A record that cannot be read, or lacks a number that others have, is left out.
+
+    Args:
+        told: what else decides which files are records, and what of them is read.
 
     Raises:
         UsageError: no record is left, or the numbers cannot be kept.
@@ -88,7 +95,7 @@ def select(
     if not conditions and not with_ratios:
         return Selected(source, [])
     names = {condition.name for condition in conditions} | ({RATIO} if with_ratios else set())
-    values = numbers(source, sorted(names))
+    values = numbers(source, sorted(names), told)
     known = [c for c in conditions if not np.isnan(values[c.name]).all()]
     holds = ~np.isnan(values[RATIO]) if with_ratios else np.ones(len(source), bool)
     for condition in known:
@@ -104,20 +111,23 @@ def select(
     )
 
 
-def numbers(source: FileSource, names: Sequence[str]) -> dict[str, Values]:
+def numbers(
+    source: FileSource, names: Sequence[str], told: Sequence[object] = ()
+) -> dict[str, Values]:
     """Name -> its value for each record, NaN where there is none; adds to `source.left_out`.
 
     They are worked out once, which reads what is beside the pictures (and for side, aspect and
     ratio the pictures too), and kept.
     """
     path = columns_path(source.home, source.name, "numbers")
+    of = hashlib.sha256(repr((source.fingerprint, len(source), *told)).encode()).hexdigest()
     kept = open_columns(path)
-    if kept is not None and kept.about["fingerprint"] != source.fingerprint:
+    if kept is not None and kept.about["fingerprint"] != of:
         kept = None
     if kept is None or not set(names) <= set(kept.about["names"]):
         names_to_keep = sorted({*names, *(kept.about["names"] if kept else ())})
         columns, left_out = _measure_all(source, names_to_keep)
-        about = {"fingerprint": source.fingerprint, "names": names_to_keep}
+        about = {"fingerprint": of, "names": names_to_keep}
         write_columns(path, columns, {**about, "left_out": left_out.counts})
         kept = Columns(path)
     source.left_out.merge(kept.about["left_out"])

@@ -64,7 +64,8 @@ def _select(
     """What of one source is trained on."""
     source = _open(name, config, low_resolution, conditions)
     total = len(source) + source.left_out.total()
-    selected = select(source, config.conditions, with_ratios=bool(config.sizes))
+    told = (conditions.text, *(picture.name for picture in conditions.shown))
+    selected = select(source, config.conditions, with_ratios=bool(config.sizes), told=told)
     _report(source, total, config.max_broken_share)
     return selected
 

@@ -15,10 +15,11 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Int32, Integer, UInt64
 
-from imagen_jax.config import DataConfig
+from imagen_jax.config import ConditionsConfig, DataConfig
 from imagen_jax.data.records import BrokenRecord, ListedCaptions, Metadata
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError, reason
+from imagen_jax.storage.digests import digest
 from imagen_jax.storage.files import replacing, with_home
 from imagen_jax.text.cache_format import PROMPTS_PREFIX, halves, hash_of, shard_starts
 from imagen_jax.text.tokenizer import Tokenizer, as_read, one_line
@@ -33,6 +34,9 @@ _COLUMNS = ("high", "low", "lengths")
 @runtime_checkable
 class CaptionSource(Protocol):
     """What is read of a data set: all but its pictures."""
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -53,6 +57,11 @@ class PromptFile:
         if not self._prompts:
             raise UsageError(f"{path} has no prompt; it must hold one a line.")
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the prompts."""
+        return digest({"prompts": self._prompts})
+
     def __len__(self) -> int:
         return len(self._prompts)
 
@@ -60,15 +69,19 @@ class PromptFile:
         return Metadata(ListedCaptions((self._prompts[index],)))
 
 
-def open_captions(config: DataConfig) -> CaptionSource:
+def open_captions(config: DataConfig, conditions: ConditionsConfig) -> CaptionSource:
     """The records of `config.source`: a data set, or `prompts:FILE`.
+
+    Args:
+        conditions: what the stage is told; a picture that it is shown is no record.
 
     Raises:
         UsageError: there is no such data set or file.
     """
     if config.source.startswith(PROMPTS_PREFIX):
         return PromptFile(with_home(Path(config.source.removeprefix(PROMPTS_PREFIX))))
-    return open_source(dataclasses.replace(config, sizes=()))  # Pictures are not read.
+    data = dataclasses.replace(config, sizes=())  # Pictures are not read.
+    return open_source(data, conditions=conditions)
 
 
 def read_captions(

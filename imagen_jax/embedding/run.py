@@ -70,8 +70,8 @@ def embed(work: Work, out: Path) -> None:
     tokenizer = load_stage_tokenizer(work.config)
     encoding = known.metadata.encoding if known else _encoding(work.config, tokenizer)
     with distributed.leader_first("opened the data"):  # It may have to be built.
-        source = open_captions(work.data)
-    plan = _plan(work, encoding, len(source))
+        source = open_captions(work.data, work.config.conditions)
+    plan = _plan(work, encoding, source)
     parts = known.metadata.parts if known else ()
     if any(part.plan == plan for part in parts):
         _say(f"{out} holds the captions of {name_of(plan.data)} already.")
@@ -149,13 +149,14 @@ def _encoding(config: StageConfig, tokenizer: Tokenizer) -> Encoding:
     )
 
 
-def _plan(work: Work, encoding: Encoding, records: int) -> Plan:
+def _plan(work: Work, encoding: Encoding, source: CaptionSource) -> Plan:
     matters = ("source", "mixture", "filters", "split", "data_dir")
     data = DataConfig(**{name: getattr(work.data, name) for name in matters})
     return Plan(
         encoding=encoding,
         data=data,
-        records=records,
+        records=len(source),
+        fingerprint=source.fingerprint,
         prompts=work.config.training.sample_prompts,
         captions_per_shard=work.captions_per_shard,
         batch_tokens=work.batch_tokens,

@@ -97,7 +97,14 @@ def checked_each(
         for name in ("negative_prompt", "positive_prompt"):
             if own.get(name) is not None and not isinstance(own[name], str):
                 raise UsageError(f"{name} is {own[name]!r}; it must be text.")
-    return each
+    return [{name: _plain(value) for name, value in own.items()} for own in each]
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy's as Python's own: a manifest has no others."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def checked_shares(share: Any, stages: int) -> list[float]:

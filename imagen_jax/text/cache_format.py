@@ -87,6 +87,7 @@ class Plan(Checked):
         encoding: of all parts.
         data: the data set, as training reads it.
         records: of the data set.
+        fingerprint: of its files; empty in what was written before there was one.
         prompts: captions beside those of the data set.
         captions_per_shard: about so many.
         batch_tokens: that a device embeds at once.
@@ -95,6 +96,7 @@ class Plan(Checked):
     encoding: Encoding
     data: DataConfig
     records: int
+    fingerprint: str = ""
     prompts: tuple[str, ...]
     captions_per_shard: int
     batch_tokens: int

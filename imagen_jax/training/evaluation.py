@@ -33,11 +33,14 @@ def judged_at_once(config: StageConfig) -> int:
 
 
 def judged_batches(
-    source: Source, config: StageConfig, read: ReadCaptions | None, mesh: jax.sharding.Mesh
+    source: Source,
+    config: StageConfig,
+    read: ReadCaptions | None,
+    mesh: jax.sharding.Mesh,
+    size: int,
 ) -> Iterable[Batch]:
-    """The rows of this process in batches of a source, without end, the same in every run; their
-    low-resolution pictures have no faults."""
-    size = judged_at_once(config)
+    """The rows of this process in batches of `size` of a source, without end, the same in every
+    run; their low-resolution pictures have no faults."""
     # Threads: worker processes would be started anew each time.
     data = dataclasses.replace(config.data, num_workers=0, low_res_blur=0.0, low_res_blotches=0.0)
     return make_dataset(
@@ -95,7 +98,8 @@ class HeldOutLoss:
         training = config.training
         self._mesh, self._batches = mesh, training.eval_batches
         self._size = judged_at_once(config)
-        self._dataset = judged_batches(source, config, read, mesh)
+        self._dataset = judged_batches(source, config, read, mesh, self._size)
+        next(iter(self._dataset))  # What cannot be read shows before the first step.
         undropped = dataclasses.replace(training, caption_dropout=0.0)
         whole = dataclasses.replace(config.conditions, picture_dropout=0.0)
         judged = dataclasses.replace(config, training=undropped, conditions=whole)

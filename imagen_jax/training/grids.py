@@ -107,7 +107,8 @@ def _batch_of_data(
 ) -> dict[str, np.ndarray]:
     seed = config.training.seed
     # Threads: worker processes would be started for one batch.
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=0))
+    data = dataclasses.replace(config.data, num_workers=0, low_res_blur=0.0, low_res_blotches=0.0)
+    config = dataclasses.replace(config, data=data)
     batch = next(iter(make_dataset(source, config, read, batch_size=_PICTURES, seed=seed)))
     good = batch["weight"] > 0
     if not good.any():

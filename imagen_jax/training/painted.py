@@ -51,11 +51,19 @@ class Measuring:
     measure: PictureMeasure | None
 
 
+def _painted_at_once(config: StageConfig, mesh: jax.sharding.Mesh) -> int:
+    """Whole pictures of a batch: about as many pixels as its crops have in a training step."""
+    side = config.data.crop or config.resolution
+    count = max(judged_at_once(config) * side**2 // config.resolution**2, 1)
+    return meshes.batch_starts(count, count, mesh).step
+
+
 class PaintedFigures:
     """Paints as the EMA of the weights would, and measures.
 
-    Picture i has the same caption, low-resolution picture and noise at every step and in every run,
-    on any number of devices. Broken records have no part in it.
+    Pictures are whole, also of a run that is trained on crops. Picture i has the same caption,
+    low-resolution picture and noise at every step and in every run, on any number of devices.
+    Broken records have no part in it.
     """
 
     def __init__(
@@ -72,10 +80,13 @@ class PaintedFigures:
         """
         self._config, self._networks, self._mesh = config, networks, mesh
         self._measuring = measuring
-        self._size = judged_at_once(config)
+        self._size = _painted_at_once(config, mesh)
         # Two good records of two shuffled passes are never farther from each other.
         self._most_broken = 2 * len(source) + self._size
-        self._dataset = judged_batches(source, config, read, mesh)
+        whole = dataclasses.replace(
+            config, data=dataclasses.replace(config.data, crop=None, flip=0.0)
+        )
+        self._dataset = judged_batches(source, whole, read, mesh, self._size)
         self._conditions = jax.jit(networks.conditions_of)
         self._sampler = functools.cache(self._make_sampler)
 

@@ -63,6 +63,14 @@ def test_a_stage_without_conditions_takes_every_picture_of_a_folder(data):
     assert len(source) == 24 and found[0].keys() == {"name", "caption", "image", "broken"}
 
 
+def test_numbers_that_are_kept_are_those_of_a_stages_own_records(data):
+    """Another stage's records of the same folder are others: 24, and 12."""
+    filtered = dataclasses.replace(data, filters=("side>=1",))
+    for stage, count in ((tiny.told(), 24), (config(data), 12), (tiny.told(), 24)):
+        source = open_source(filtered, conditions=stage.conditions)
+        assert len(source) == count and source.metadata(count - 1)
+
+
 @pytest.mark.filterwarnings("ignore:left out")
 @pytest.mark.parametrize(
     ("values", "says"),

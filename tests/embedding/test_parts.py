@@ -115,10 +115,10 @@ def test_one_run_at_a_time_writes(made, encoder, tmp_path, monkeypatch):
         assert [path.name for path in out.iterdir()] == [".lock"]
     before = run.open_captions
 
-    def slowly(data):
+    def slowly(data, conditions):
         monkeypatch.setattr(run, "open_captions", before)
         assert made.embed(out).code == 0
-        return before(data)
+        return before(data, conditions)
 
     monkeypatch.setattr(run, "open_captions", slowly)
     refused(made.embed(out), f"Another run has just finished in {out}; give the command again.")
@@ -198,7 +198,8 @@ def test_lists_and_shards_that_are_there_are_kept(made, out, encoder, tmp_path, 
     kept = {path: path.stat().st_mtime_ns for path in (stopped / "00000").rglob("*.*r*")}
     assert len(kept) >= 2
     (stopped / "00000" / ".x.array_record.1.tmp").write_text("of a killed process")
-    monkeypatch.setattr(run, "open_captions", lambda data: Unreadable(5))
+    before = run.open_captions
+    monkeypatch.setattr(run, "open_captions", lambda *of: Unreadable(before(*of)))
     assert made.embed(stopped, "--captions-per-shard", 3).code == 0
     for path, time_of in kept.items():
         assert not path.exists() or path.stat().st_mtime_ns == time_of
@@ -206,10 +207,10 @@ def test_lists_and_shards_that_are_there_are_kept(made, out, encoder, tmp_path, 
 
 
 class Unreadable:
-    """A data set that may be counted and not read."""
+    """A data set that may be counted and told from others, and not read."""
 
-    def __init__(self, count):
-        self._count = count
+    def __init__(self, source):
+        self._count, self.fingerprint = len(source), source.fingerprint
 
     def __len__(self):
         return self._count
@@ -309,6 +310,15 @@ def test_other_lengths_than_the_finished_ones_are_refused(made, out):
     )
 
 
+def test_prompts_that_were_changed_are_embedded_too(made, encoder, tmp_path):
+    """The same number of them, in a file of the same name."""
+    path, out = tmp_path / "prompts.txt", tmp_path / "out"
+    for said in ("a red apple", "a blue car"):
+        path.write_text(said)
+        assert made.embed(out, dataset=f"prompts:{path}").code == 0
+    assert not EmbeddingCache(out).missing(["a red apple", "a blue car"])
+
+
 def test_mistakes_are_one_sentence(made, encoder, tmp_path):
     out = tmp_path / "out"
     empty, latin = tmp_path / "empty.txt", tmp_path / "latin.txt"
@@ -345,7 +355,8 @@ def test_the_size_alone_needs_no_weights(made, tmp_path, monkeypatch, encoder):
     refused(made.embed(tmp_path / "out", *flags), "nowhere")
     result = made.embed(tmp_path / "out", "--size-only", *flags)
     assert result.code == 0 and "400 million" in result.out and encoder.calls == 0
-    monkeypatch.setattr(run, "open_captions", lambda data: Unreadable(5))
+    before = run.open_captions
+    monkeypatch.setattr(run, "open_captions", lambda *of: Unreadable(before(*of)))
     assert made.embed(tmp_path / "out").code == 0
     refused(call(verbs, "embed", "prompts:x", tmp_path / "y"), "--stage")
 

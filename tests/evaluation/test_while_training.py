@@ -56,6 +56,19 @@ def test_so_many_pictures_are_painted_at_each_time_and_none_is_kept(folder, tmp_
 
 
 @pytest.mark.slow
+def test_pictures_are_whole_where_crops_are_trained_on(folder, tmp_path):
+    """A quarter as many at once: no more pixels than a training step has."""
+    changes = {"training": {"num_steps": 1}, "data": {"source": folder.source, "crop": 8}}
+    config, kept = tiny.replace(tiny.super_resolution(), **changes), Kept()
+    side = config.resolution
+    run(config, tmp_path / "w", measuring=Measuring(1, 5, kept))
+    assert [pictures.shape[1:] for pictures in kept.times[0]] == [(side, side, 3)] * len(
+        kept.times[0]
+    )
+    assert sum(map(len, kept.times[0])) == 5
+
+
+@pytest.mark.slow
 def test_a_run_that_is_not_trained_shows_the_same_pictures_each_time(folder, tmp_path):
     frozen = {"learning_rate": 1e-30}  # Below what a float32 weight can be changed by.
     config, kept = tiny.stage(data=folder, training={"num_steps": 2}, optimizer=frozen), Kept()
