@@ -27,6 +27,7 @@ from imagen_jax.cli.serve import Serve
 from imagen_jax.cli.stats import Stats
 from imagen_jax.cli.sweep import Sweep
 from imagen_jax.cli.tune import Tune
+from imagen_jax.cli.unused import require_default
 from imagen_jax.cli.vocabulary import Vocabulary
 from imagen_jax.config import DataConfig, StageConfig
 from imagen_jax.config.choices import Dtype
@@ -153,9 +154,15 @@ class Plot:
         print(self.out)
 
 
+_OF_TRAINING = ("crop", "flip", "low_res_blur", "low_res_blotches", "embeddings", "eval_source")
+"""Fields of the data that say nothing of which records there are."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Pack:
-    """Write the records of a data source that can be used as ArrayRecord files."""
+    """Write the records of a data source that can be used as ArrayRecord files. Of a mixture each
+    part comes once, and captions that a source makes up, as that of emoji does, are written out,
+    each as likely as the others."""
 
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Directory to write: a new one, or empty."""
@@ -173,6 +180,7 @@ class Pack:
 
         require_empty(self.out)
         require_positive_flags(self, "shard_records")
+        require_default(self.data, "it is of training; records are packed whole.", *_OF_TRAINING)
         told = ConditionsConfig(pictures=self.pictures)
         source = open_source(self.data, None, told)
         count, left_out = pack_source(source, self.out, self.shard_records, told)

@@ -134,6 +134,12 @@ def test_a_source_is_packed_without_its_broken_records(tmp_path):
         assert source.metadata(index).numbers == {"similarity": value / 10}
 
 
+def test_what_is_of_training_is_refused_in_packing(tmp_path):
+    arguments = ("pack", tmp_path / "out", "--source", f"folder:{tmp_path}")
+    for flag, value in (("--crop", "8"), ("--flip", "0.5"), ("--embeddings", "x")):
+        refused(call(verbs, *arguments, flag, value), f"{flag} is {value}; it is of training")
+
+
 def test_half_a_data_set_is_not_left_where_writing_failed(tmp_path, monkeypatch):
     (tmp_path / "shards").mkdir()
     write_shard(tmp_path / "shards" / "0.tar", [sample(v, similarity=v / 10) for v in range(4)])
