@@ -4,7 +4,7 @@
 # Two things are taught to the base that ships with this package, which a CPU can train:
 #
 # 1. a thing of yours, by a small adapter: 200 steps take some minutes;
-# 2. to follow a drawing, by training all of its network: 300 steps take some minutes and more.
+# 2. to follow a drawing, by training all of its network: 300 steps take some minutes too.
 #
 # The first has been run, on a CPU alone. **The second has not been run in this form**: its minutes
 # follow from a longer run of the same network (`docs/maps.md`); what 300 steps teach is unknown.
