@@ -36,6 +36,8 @@ _PAGE = {
 """Address -> file in the package and its type; there is no other file."""
 _MEGABYTE = 10**6
 _SECONDS_FOR_A_BODY = 60
+_CUT = {"Connection": "close"}
+"""The server would read what is left of a request, to its end."""
 _LOOK_EVERY = 0.2
 """Seconds."""
 _MOST_WATCHED = 16
@@ -127,10 +129,10 @@ class Page:
                     body += part
                     if len(body) > most:
                         raise HTTPException(
-                            413, f"The request has more than {self._limits.max_upload_mb} MB."
+                            413, f"The request has more than {self._limits.max_upload_mb} MB.", _CUT
                         )
         except TimeoutError as error:
-            raise HTTPException(408, "The request came too slowly.") from error
+            raise HTTPException(408, "The request came too slowly.", _CUT) from error
         except ClientDisconnect as error:
             raise HTTPException(400, "The request ended before its end.") from error
         return bytes(body)
@@ -182,7 +184,7 @@ class Page:
 async def _refuse(request: Request, error: Exception) -> Response:
     """One sentence as JSON; 404 of what is not there too."""
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 def _page_files() -> list[Route]:

@@ -58,6 +58,14 @@ def test_a_folder_gives_labels_numbers_and_the_pictures_beside_its_pictures(data
     assert (batch["label"].dtype, batch["age"].dtype) == (np.int32, np.float32)
 
 
+def test_the_class_is_the_number_that_the_config_names(data, tmp_path):
+    for number in range(12):
+        path = tmp_path / "pictures" / f"{number:02}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"style": (number + 1) % 3}))
+    _, found = examples(tiny.replace(config(data), data={"label_feature": "style"}))
+    assert [example["label"] for example in found] == [1, 2, 0] * 4
+
+
 def test_a_stage_without_conditions_takes_every_picture_of_a_folder(data):
     source, found = examples(tiny.replace(tiny.told(), data=data), 3)
     assert len(source) == 24 and found[0].keys() == {"name", "caption", "image", "broken"}

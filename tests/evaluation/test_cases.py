@@ -44,7 +44,6 @@ def of_kind(cases, kind):
     return [case for case in cases if case.kind == kind]
 
 
-@pytest.mark.slow
 def test_nobody_changes_the_prompts_unnoticed(cases):
     assert digest(cases) == DIGEST
 

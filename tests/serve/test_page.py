@@ -1,6 +1,7 @@
 """The page's server, asked as a browser asks it and as an attacker would."""
 
 import base64
+import contextlib
 import importlib.util
 import io
 import json
@@ -189,13 +190,16 @@ def test_bad_orders_are_refused_in_a_sentence(client, body):
 def test_a_body_is_read_no_further_than_it_may_be(client):
     assert client.post(b"x" * 1_200_000).status == 413
 
+    sent = []
+
     def endless():
         for _ in range(10_000):
+            sent.append(10_000)
             yield b"x" * 10_000
 
-    with pytest.raises((ConnectionError, AssertionError)):  # 100 MB are not taken.
-        answer = client.post(endless())
-        assert answer.status != 413
+    with contextlib.suppress(ConnectionError):  # As the client may see it that its body is cut.
+        assert client.post(endless()).status == 413
+    assert sum(sent) < 50_000_000  # Of 100 MB; what is under way lies in the system's buffers.
     assert client("GET", "/").status == 200
 
 

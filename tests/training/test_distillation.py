@@ -13,8 +13,9 @@ from imagen_jax.conditions import drop
 from imagen_jax.config import MeshConfig
 from imagen_jax.diffusion import samplers
 from imagen_jax.diffusion.pixels import to_unit
+from imagen_jax.diffusion.process import Predicted
 from imagen_jax.errors import UsageError
-from imagen_jax.networks import build_networks, prepare, told_guidance
+from imagen_jax.networks import Networks, build_networks, prepare, told_guidance
 from imagen_jax.parallel.mesh import make_mesh
 from imagen_jax.planning.calls import training_steps
 from imagen_jax.planning.estimate import estimate
@@ -148,6 +149,29 @@ def test_what_is_learned_of_guidance_is_w_c_and_1_minus_w_u(teachers):
     np.testing.assert_allclose(guided[1], 4.0 * c[1] - 3.0 * u[1], atol=1e-5)
     second = predict(told, jnp.array([1.5, 4.0]), jnp.array([False, True]))
     np.testing.assert_allclose(second, jnp.stack([c[0], guided[1]]), atol=1e-5)
+
+
+def test_a_student_is_told_the_weight_that_its_teacher_is_guided_by(teachers, monkeypatch):
+    """Where the teacher says 1 with text and 0 without, its guided v is the weight w; a student
+    that says 0 is then w^2 from it."""
+    config, count, told = student_of(RECIPE, teachers(tiny.stage(**V)), None), 64, {}
+
+    def encode(self, params, conditions):
+        told[len(conditions.mask)] = conditions.numbers
+
+    def predict(self, params, z, log_snr, encoded):
+        by_two = len(z) == 2 * count
+        return Predicted(jnp.zeros_like(z).at[:count].set(1.0 if by_two else 0.0))
+
+    monkeypatch.setattr(Networks, "embed", lambda *_: jnp.zeros((count, tiny.LENGTH, 4)))
+    monkeypatch.setattr(Networks, "encode", encode)
+    monkeypatch.setattr(Networks, "predict", predict)
+    keys = jax.random.split(jax.random.key(2), count)
+    of = (config, build_networks(config), {}, {TEACHER: {}}, batch_of(config, count), keys)
+    losses, _ = own_objective(config)(*of)
+    weights = 1 + 4 * np.asarray(told[count]["guidance_scale"])  # It hears the place in 1 to 5.
+    assert 1 <= weights.min() < 1.3 and 4.7 < weights.max() <= 5
+    np.testing.assert_allclose(losses, weights**2, rtol=1e-5)
 
 
 def test_a_teacher_that_takes_weights_is_told_one_where_it_is_not_guided(teachers):
