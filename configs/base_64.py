@@ -40,7 +40,7 @@ def ablation(
     name: str, embed_dim: int, encoder: str = "xxl", *, text: TextEncoderConfig | None = None
 ) -> StageConfig:
     """The base of another width, or with a T5 of another size or another text encoder, for 400K
-    steps (appendix D.1)."""
+    steps, as appendix D.3 has for sizes."""
     config = get_config()
     return dataclasses.replace(
         config,

@@ -1,4 +1,4 @@
-"""The base at about 300M: 144 channels, for the paper's ablations of size (appendix D.1).
+"""The base at about 300M: 144 channels, for the paper's ablations of size (appendix D.3).
 
     python train.py base_64_300m --workdir DIR --data.source NAME
 

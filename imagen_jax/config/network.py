@@ -191,6 +191,17 @@ class UNetConfig(PixelNetworkConfig):
         )
         require_at_most(self, _WIDEST, channels=self.embed_dim * max(self.channel_mult))
 
+    def check_attention(self, resolution: int) -> None:
+        """Raises a UsageError for an attention of no level at this resolution."""
+        first = resolution // self.patch_size
+        sides = [first // 2**i for i in range(len(self.channel_mult))]
+        for side in self.attention_resolutions:
+            require(
+                side in sides,
+                f"UNetConfig.attention_resolutions has {side}; at resolution {resolution} the "
+                f"levels have {', '.join(map(str, sides))}.",
+            )
+
     @property
     def size_divisor(self) -> int:
         """Height and width must be divisible by this."""

@@ -39,7 +39,8 @@ class OptimizerConfig(Checked):
     learning_rate: float = 1e-4
     warmup_steps: int = 10_000
     decay_steps: int | None = None
-    """Cosine decay to zero over this many steps after the warm-up; the paper has none."""
+    """Cosine decay to zero over this many steps after the warm-up. The paper's text has none; its
+    listings (appendix F) have one over 2,500,000 steps, to an end value that is a misprint."""
     moment_dtype: Dtype = "float32"
     """Of Adam's first moment; Adafactor has none."""
     clip_global_norm: float | None = 1.0
@@ -172,6 +173,8 @@ class StageConfig(Checked):
                 size is None or size % divisor == 0,
                 f"{what} is {size}; the U-Net of {self.name!r} needs a multiple of {divisor}.",
             )
+        if isinstance(self.unet, UNetConfig):
+            self.unet.check_attention(self.resolution)
         crop = self.data.crop or self.resolution
         require(crop <= self.resolution, f"data.crop is {crop}; the most is {self.resolution}.")
         if self.low_resolution is not None:

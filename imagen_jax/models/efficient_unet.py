@@ -128,7 +128,7 @@ class EfficientUNet(ConditionalUNet):
             inputs,
             width=width,
             head_width=width,
-            pooling_head_dim=(text_width or 0) // config.num_heads,
+            pooling_head_dim=max((text_width or 0) // config.num_heads, 1),
             rngs=rngs,
         )
         outer = [width, *config.channels[:-1]]

@@ -227,8 +227,9 @@ class ResBlock(nnx.Module):
 
     With `resample` "down" or "up" both branches change size between the first norm and the
     first convolution: the "biggan" block of ADM (Dhariwal & Nichol 2021) that the paper's
-    base uses. Without, it is the paper's ResNetBlock (figure A.27), where CombineEmbs is
-    the second norm's scale and shift.
+    base uses. Without, it is the paper's ResNetBlock (figure A.27), where CombineEmbs (figures A.28
+    and A.29) is the second norm's scale and shift, and the 1x1 convolution beside a block is one
+    where widths differ alone.
     """
 
     def __init__(

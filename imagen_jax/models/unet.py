@@ -58,6 +58,7 @@ class Level(nnx.Module):
 
     Args:
         in_channels: of each block's input.
+        skips: of these, those of what going down has handed on.
         channels: of every block's output.
         resample: "down" or "up" ends the level with a resampling block.
         remat: what the backward pass keeps of the level.
@@ -74,6 +75,7 @@ class Level(nnx.Module):
         config: UNetConfig,
         text_width: int | None,
         rngs: nnx.Rngs,
+        skips: Sequence[int] = (),
     ):
         self.blocks = nnx.List(
             [_res_block(config, width, channels, None, rngs) for width in in_channels]
@@ -83,8 +85,9 @@ class Level(nnx.Module):
         )
         self.resample = _res_block(config, channels, channels, resample, rngs) if resample else None
         self.remat = remat
-        # Neighbours of equal width have equal shapes, so they can be one scan.
-        self.runs = tuple(len(list(run)) for _, run in itertools.groupby(in_channels))
+        # Neighbours of equal widths have equal shapes, so they can be one scan.
+        widths = zip(in_channels, skips or in_channels, strict=True)
+        self.runs = tuple(len(list(run)) for _, run in itertools.groupby(widths))
 
     def __call__(
         self,
@@ -182,7 +185,9 @@ class UNet(ConditionalUNet):
         remat = config.remat or ("none",) * len(widths)
         shared = {"config": config, "text_width": inputs.text_width, "rngs": rngs}
 
-        def level(i: int, in_channels: list[int], resample: Resample | None) -> Level:
+        def level(
+            i: int, in_channels: list[int], resample: Resample | None, skips: Sequence[int] = ()
+        ) -> Level:
             side = resolution // config.patch_size // 2**i
             return Level(
                 in_channels,
@@ -190,6 +195,7 @@ class UNet(ConditionalUNet):
                 attends=side in config.attention_resolutions,
                 resample=resample,
                 remat=remat[i],
+                skips=skips,
                 **shared,
             )
 
@@ -205,8 +211,9 @@ class UNet(ConditionalUNet):
         self.up = nnx.List([])
         for i in reversed(range(len(widths))):
             before = [channels] + [widths[i]] * config.num_res_blocks[i]
-            in_channels = [inside + skips.pop() for inside in before]
-            self.up.append(level(i, in_channels, "up" if i > 0 else None))
+            own = [skips.pop() for _ in before]
+            in_channels = [inside + skip for inside, skip in zip(before, own, strict=True)]
+            self.up.append(level(i, in_channels, "up" if i > 0 else None, own))
             channels = widths[i]
 
     def attentions(self) -> Iterable[ImageAttention]:

@@ -20,15 +20,20 @@ EFFICIENT = EfficientUNetConfig(
     channels=(8,), num_res_blocks=(2,), strides=(2,), self_attention=(True,),
     text_attention=(True,), attention_per_res_block=True, num_heads=2,
 )  # fmt: skip
+RISING_AND_FALLING = tiny.replace(
+    UNET, channel_mult=(1, 2, 1), num_res_blocks=(1, 1, 1), attention_resolutions=()
+)
+"""Going up, two blocks of the middle level read as many channels: 8 + 16 and 16 + 8."""
 NETWORKS = {
     "unet": UNET,
     "efficient_unet": EFFICIENT,
 }
 
 
-def make(name, remat, gather=None):
+def make(network, remat, gather=None):
     """(params, loss of params); every remat of a network has the same params."""
-    unet = tiny.replace(NETWORKS[name], remat=(remat,))
+    network = NETWORKS.get(network, RISING_AND_FALLING)
+    unet = tiny.replace(network, remat=(remat,) * len(network.num_res_blocks))
     t5 = {"remat": remat, "num_layers": 2}
     config = tiny.stage(low_resolution=8, unet=unet, text_encoder={"t5": t5})
     networks = build_networks(config, gather)
@@ -50,6 +55,7 @@ def network(request):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("network", [*NETWORKS, "rising and falling"])
 def test_loss_and_gradients_do_not_depend_on_remat(network):
     results = {}
     for remat in ("none", "selective", "full"):
