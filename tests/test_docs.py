@@ -50,17 +50,22 @@ def test_every_page_is_in_the_contents():
     assert names == {name for name in names if re.search(rf"^{name}$|<{name}>", index, re.M)}
 
 
-def said() -> str:
-    """All texts in the package, with ... for what is filled in, in the case of no letter."""
+def said() -> list[str]:
+    """All texts in the package but docstrings, with ... for what is filled in, in the case of no
+    letter."""
     texts = []
     for path in (ROOT / "imagen_jax").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        alone = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if id(node) in alone:
+                continue
             if isinstance(node, ast.JoinedStr):
                 parts = [p.value if isinstance(p, ast.Constant) else "..." for p in node.values]
                 texts.append("".join(parts))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
-    return "\n".join(texts).lower()
+    return [text.lower() for text in texts]
 
 
 def quoted() -> list[str]:
@@ -71,12 +76,13 @@ def quoted() -> list[str]:
 
 
 def test_quoted_errors_are_those_of_the_package():
-    package = said()
+    package = "\n".join(said())  # An error is one line.
     elsewhere = {"RESOURCE_EXHAUSTED", "weights/t5-v1_1-..."}
     texts = set(quoted()) - elsewhere
     assert len(texts) > 30
     for text in texts:
-        assert all(part.strip().lower() in package for part in text.split("...")), text
+        parts = [re.escape(part.strip().lower()) for part in text.split("...")]
+        assert re.search(".*".join(parts), package), text
 
 
 @pytest.fixture

@@ -256,6 +256,16 @@ def test_a_picture_is_painted_with_adapters_by_flag(exported, stage, workdir, pl
     assert told["adapters"] == [[exported.name, 1.0]]
 
 
+def test_each_stage_gets_its_own_adapters(monkeypatch):
+    monkeypatch.setattr("imagen_jax.stored.adapters.open_adapter", lambda path: path.name)
+    monkeypatch.setattr("imagen_jax.stored.stages.open_stage", lambda path, *_, **told: told)
+    given = ("--base-adapters", "a", "b:0.5", "--sr256-adapters", "c:2", "--sr1024-adapters", "d")
+    stages, _ = sample.open_stages(sample.parse(["a toy", *given]).stages)
+    assert [told["adapters"] for told in stages] == [
+        [("a", 1.0), ("b", 0.5)], [("c", 2.0)], [("d", 1.0)],
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_python_takes_paths_and_weights(exported, stage):
     for weight in (math.nan, -math.inf):
