@@ -192,15 +192,15 @@ class UNetConfig(PixelNetworkConfig):
         require_at_most(self, _WIDEST, channels=self.embed_dim * max(self.channel_mult))
 
     def check_attention(self, resolution: int) -> None:
-        """Raises a UsageError for an attention of no level at this resolution."""
+        """Raises a UsageError where attention is asked for and no level has it at this resolution;
+        sides that are larger or smaller than those of the levels are left out."""
         first = resolution // self.patch_size
         sides = [first // 2**i for i in range(len(self.channel_mult))]
-        for side in self.attention_resolutions:
-            require(
-                side in sides,
-                f"UNetConfig.attention_resolutions has {side}; at resolution {resolution} the "
-                f"levels have {', '.join(map(str, sides))}.",
-            )
+        require(
+            not self.attention_resolutions or bool({*sides} & {*self.attention_resolutions}),
+            f"UNetConfig.attention_resolutions is {self.attention_resolutions}; at resolution "
+            f"{resolution} the levels have {', '.join(map(str, sides))}, so none would attend.",
+        )
 
     @property
     def size_divisor(self) -> int:

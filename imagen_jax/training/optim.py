@@ -81,6 +81,12 @@ def with_schedule_at(opt_state: Any, step: jax.Array) -> Any:
     return jax.tree.map(count, opt_state, is_leaf=_is_schedule)
 
 
+def schedule_step(opt_state: Any) -> jax.Array:
+    """Where the learning rate's schedule stands: updates that are skipped do not move it."""
+    states = jax.tree.leaves(opt_state, is_leaf=_is_schedule)
+    return next(state.count for state in states if _is_schedule(state))
+
+
 def _is_schedule(state: Any) -> bool:
     return isinstance(state, optax.ScaleByScheduleState)
 

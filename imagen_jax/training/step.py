@@ -13,7 +13,7 @@ from imagen_jax.config import StageConfig
 from imagen_jax.config.data import Size
 from imagen_jax.networks import Networks, Params
 from imagen_jax.training.objective import Batch, Metrics, Objective, with_mean_1
-from imagen_jax.training.optim import learning_rate, trained, update_ema
+from imagen_jax.training.optim import learning_rate, schedule_step, trained, update_ema
 
 
 def abstract_batch(
@@ -96,7 +96,7 @@ def train_step(
         "gradient_norm": gradient_norm,
         "parameter_norm": parameter_norm,
         "ema_distance": distance / parameter_norm,
-        "learning_rate": learning_rate(config.optimizer)(state.step),
+        "learning_rate": learning_rate(config.optimizer)(schedule_step(state.opt_state)),
         "skipped": 1.0 - finite,
     }
     lengths = config.optimizer.power_ema

@@ -135,8 +135,8 @@ BAD_STAGES = [
     ({"resolution": 15}, "resolution is 15; the U-Net of 'tiny' needs a multiple of 2"),
     ({"data": {"crop": 7}}, "data.crop is 7; the U-Net of 'tiny' needs a multiple of 2"),
     (
-        {"unet": {"attention_resolutions": (8, 6)}},
-        "attention_resolutions has 6; at resolution 16 the levels have 8",
+        {"unet": {"attention_resolutions": (16, 6)}},
+        r"attention_resolutions is \(16, 6\); at resolution 16 the levels have 8, so none would",
     ),
     ({"low_resolution": 0}, "low_resolution is 0"),
     ({"data": {"low_res_blur": 1.0}}, "data.low_res_blur is 1.0 and low_resolution is None"),

@@ -158,6 +158,20 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(base, bad):
     assert take_step(base, state, batch)[1]["skipped"] == 0
 
 
+def test_the_logged_rate_is_that_which_an_update_has():
+    """The schedule stands still where an update is skipped."""
+    config = tiny.replace(CONFIG, optimizer={"warmup_steps": 4})
+    trainer, state = Trainer(config, make_mesh(config.mesh)), tiny.state(config)
+    rates = []
+    for weight in (1.0, 0.0, 1.0, 1.0):
+        batch = tiny.batch(config)
+        batch["weight"][:] = weight
+        state, metrics = take_step(trainer, state, batch)
+        rates.append(float(metrics["learning_rate"]))
+    shares = np.array(rates) / config.optimizer.learning_rate
+    np.testing.assert_allclose(shares, [0.25, 0.5, 0.5, 0.75], rtol=1e-6)
+
+
 def test_an_update_that_overflows_is_skipped_too(base):
     """Loss and gradient are finite, and the sum of an optimizer's moments is not."""
     state, batch = tiny.state(CONFIG, 5), tiny.batch(CONFIG)
