@@ -32,7 +32,7 @@ class Tried:
         return self.figures[0], -self.figures[1]
 
 
-def of_a_step(config: StageConfig, settings: SamplingConfig) -> int:
+def evaluations_a_step(config: StageConfig, settings: SamplingConfig) -> int:
     """How many times a picture goes through the network in one step."""
     by_two = config.conditions.can_be_dropped and config.conditions.guidance is None
     by_text = by_two and settings.guides
@@ -51,11 +51,11 @@ def within(config: StageConfig, settings: SamplingConfig, budget: int) -> Sampli
             f"{config.name!r} was distilled to {config.distillation.steps} steps; there is nothing "
             "to choose."
         )
-    steps = budget // of_a_step(config, settings)
+    steps = budget // evaluations_a_step(config, settings)
     if steps < 1:
         raise UsageError(
             f"--budget is {budget}; one step of {settings.sampler} takes "
-            f"{of_a_step(config, settings)} evaluations."
+            f"{evaluations_a_step(config, settings)} evaluations."
         )
     own = settings.timesteps if len(settings.timesteps) == steps else ()
     return dataclasses.replace(settings, num_steps=steps, timesteps=own)
@@ -81,7 +81,7 @@ def tune(
     tried = [best]
     for vary in (_samplers, _spacings, _intervals, _thresholdings):
         for settings in vary(config, best.settings):
-            if of_a_step(config, settings) > budget:
+            if evaluations_a_step(config, settings) > budget:
                 continue
             settings = within(config, settings, budget)
             if all(settings != one.settings for one in tried):

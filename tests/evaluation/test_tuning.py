@@ -8,7 +8,7 @@ from scripts import call, paint_nothing, refused, verbs
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import sweeps
 from imagen_jax.evaluation.cases import Case
-from imagen_jax.evaluation.tuning import of_a_step, tune, within
+from imagen_jax.evaluation.tuning import evaluations_a_step, tune, within
 from imagen_jax.stored.stages import load_weights
 from imagen_jax.weights.stage_file import save_stage_file
 
@@ -34,7 +34,7 @@ def test_every_setting_is_chosen_by_what_is_measured():
     assert {name: getattr(best, name) for name in wanted} == wanted
     assert tried[0].settings == tiny.replace(STAGE.sampling, num_steps=6)
     assert len(asked) == len(set(asked)) == len(tried)
-    assert {x.num_steps * of_a_step(STAGE, x) for x in asked} == {12}
+    assert {x.num_steps * evaluations_a_step(STAGE, x) for x in asked} == {12}
     assert best.num_steps == 3  # Heun's step takes two guided evaluations.
 
 
@@ -65,12 +65,12 @@ def test_without_guidance_a_step_is_one_evaluation_and_no_interval_is_tried():
 def test_a_step_counts_every_part_that_goes_through_the_network():
     sees = {"pictures": ("sketch:1",), "picture_dropout": 0.2}
     stage = tiny.stage(conditions=sees, sampling={"picture_guidance_scale": 2.0})
-    assert of_a_step(stage, stage.sampling) == 3
-    assert of_a_step(stage, tiny.replace(stage.sampling, sampler="heun")) == 6
+    assert evaluations_a_step(stage, stage.sampling) == 3
+    assert evaluations_a_step(stage, tiny.replace(stage.sampling, sampler="heun")) == 6
     blind = tiny.stage(sampling={"picture_guidance_scale": 2.0})
-    assert of_a_step(blind, blind.sampling) == 2
+    assert evaluations_a_step(blind, blind.sampling) == 2
     renoised = {"sampler": "ddim", "renoising": "unguided", "guidance_scale": 1.0}
-    assert of_a_step(blind, tiny.replace(blind.sampling, **renoised)) == 2
+    assert evaluations_a_step(blind, tiny.replace(blind.sampling, **renoised)) == 2
 
 
 def test_a_student_has_its_own_steps():
