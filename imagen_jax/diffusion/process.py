@@ -115,7 +115,7 @@ def sigmoid_weight(
     """-1/2 dlambda/dt e^b sigmoid(lambda - b) on the squared error of x, for t drawn evenly
     (Hoogeboom et al. 2024, Simpler Diffusion, section 3).
 
-    By the derivative the mean over t is an integral over lambda (Kingma & Gao 2023, eq. 2), which
+    By the derivative the mean over t is an integral over lambda (Kingma & Gao 2023), which
     is the same whatever the schedule is. On the error of eps it leaves sigmoid(b - lambda).
     """
     log_snr = schedules.log_snr(schedule, t)
