@@ -20,7 +20,7 @@ from PIL import Image
 
 SIZES = {
     "resolution": 16, "unet.embed-dim": 8, "unet.channel-mult": 1, "unet.num-res-blocks": 1,
-    "unet.attention-resolutions": 16, "unet.head-dim": 8, "unet.patch-size": 2,
+    "unet.attention-resolutions": 8, "unet.head-dim": 8, "unet.patch-size": 2,
     "unet.norm-groups": 4, "text-encoder.t5.d-model": 16, "text-encoder.t5.num-layers": 1,
     "text-encoder.t5.num-heads": 2, "text-encoder.t5.d-kv": 8, "text-encoder.t5.d-ff": 16,
     "training.num-steps": 3, "training.batch-size": 4, "training.log-every": 1,
