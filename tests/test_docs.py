@@ -44,6 +44,17 @@ def test_a_broken_link_is_found(tmp_path):
     assert broken_links(page) == ["b.md#two", "c.md"]
 
 
+INCLUDED = re.compile(r"\{literalinclude\} (\S+)\n:pyobject: (\S+)")
+
+
+def test_code_that_pages_show_is_there():
+    shown = [(page, *found) for page in PAGES for found in INCLUDED.findall(page.read_text())]
+    assert len(shown) > 10
+    for page, path, name in shown:
+        tree = ast.parse((page.parent / path).read_text())
+        assert name in {getattr(node, "name", None) for node in tree.body}, (page.name, name)
+
+
 def test_every_page_is_in_the_contents():
     index = (ROOT / "docs" / "index.md").read_text()
     names = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
