@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str]) -> Flags:
     name, *rest = in_unicode(arguments)
     rest = respell(rest, TRAIN)
     given = given_fields(rest)
-    config = given.without_others(taught(given.with_method(load_config(name)), rest))
+    config = given.without_replaced(taught(given.with_method(load_config(name)), rest))
     flags = parse_flags(
         lambda: tyro.cli(
             tyro.conf.AvoidSubcommands[Flags],

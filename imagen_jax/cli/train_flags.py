@@ -111,7 +111,7 @@ class GivenFields:
         student = dataclasses.replace(recipe.distillation, **method)
         return dataclasses.replace(recipe, distillation=student)
 
-    def without_others(self, config: StageConfig) -> StageConfig:
+    def without_replaced(self, config: StageConfig) -> StageConfig:
         """The config without the times of its sampling steps, where another number of steps is
         given, and without its mixture, where a source is.
 

@@ -51,8 +51,8 @@ def _attend(queries: Heads, keys: Heads, values: Heads, mask: KeyMask) -> Attend
 
 
 def attention_weights(queries: Heads, keys: Heads, mask: KeyMask) -> Weights:
-    """softmax(q k^T / sqrt(d)) in float32, of all queries at once; q k^T in the queries' dtype,
-    which spares an eighth of the base's HBM traffic in bfloat16."""
+    """softmax(q k^T / sqrt(d)) in float32, of all queries at once; q k^T is in the queries' dtype,
+    of which bfloat16 spares half of what is written."""
     logits = jnp.einsum("BQNH,BKNH->BNQK", queries, keys) * queries.shape[-1] ** -0.5
     logits = jnp.where(mask[:, None, None, :], logits.astype(jnp.float32), -1e30)
     return jax.nn.softmax(logits, axis=-1)

@@ -43,6 +43,7 @@ _CHAIN = {
 }
 _REVERSE = {"variance_type": "learned_range", "thresholding": True}
 """Thresholding is dynamic."""
+_DIFFUSION = DiffusionConfig(schedule="cosine_chain", augmented="enlarged")
 _NEUTRAL = {"trained_betas": None, "rescale_betas_zero_snr": False, "steps_offset": 0}
 _SPACINGS: dict[str, Spacing] = {
     "leading": "leading",
@@ -103,7 +104,7 @@ def stage_config(directory: Path, stored: StoredUNet, text_from: Path, dtype: Dt
             low_resolution=stored.resolution // _ENLARGEMENT if stored.low_res else None,
             unet=dataclasses.replace(stored.config, dtype=dtype),
             text_encoder=text_encoder,
-            diffusion=DiffusionConfig(schedule="cosine_chain", augmented="enlarged"),
+            diffusion=_DIFFUSION,
             sampling=SamplingConfig(
                 sampler="ancestral",
                 thresholding="dynamic",
@@ -144,9 +145,8 @@ def export_deepfloyd_if(directory: Path, config: StageConfig, unet: Params, dtyp
 def unet_in_their_form(config: StageConfig) -> StoredUNet:
     """The network as diffusers' config says it."""
     text, low_res = config.text_encoder.width, config.low_resolution is not None
-    theirs = DiffusionConfig(schedule="cosine_chain", augmented="enlarged")
     same = ("schedule", "prediction", *(["augmented"] if low_res else []))
-    alike = all(getattr(config.diffusion, name) == getattr(theirs, name) for name in same)
+    alike = all(getattr(config.diffusion, name) == getattr(_DIFFUSION, name) for name in same)
     alike &= config.sampling.thresholding == "dynamic"
     if isinstance(config.unet, UNetConfig) and alike and not config.inputs.adds:
         stored = StoredUNet(config.unet, config.resolution, text, low_res)
