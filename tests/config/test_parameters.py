@@ -83,13 +83,13 @@ def test_unets_have_as_many_parameters_as_their_description(counts, name):
     assert counts(name)[0] == UNETS[name]()
 
 
-@pytest.mark.slow
 def test_the_page_says_what_convolutions_beside_all_blocks_would_add():
     """Of an Efficient U-Net, whose blocks, as many going up, have equal widths on both sides."""
     added = 2 * sum(n * conv(1, c, c) for n, c in zip((2, 4, 8, 8), CHANNELS, strict=True))
     assert f"would add {added / 1e6:.0f}M" in KEPT.with_name("parameters.md").read_text()
 
 
+@pytest.mark.slow
 def test_encoders_have_the_published_sizes(all_counts):
     for name, (_, encoder) in all_counts.items():
         size = name.rpartition("_t5_")[2] if "_t5_" in name else "xxl"
