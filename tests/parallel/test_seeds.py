@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -39,3 +40,11 @@ def test_noise_of_a_seed_is_the_same_whatever_kind_of_keys_a_machine_has_chosen(
     pictures = np.asarray(normal(picture_keys(5, 64, 2), (3, 3, 3)))
     found = np.frombuffer(done.stdout, np.float32)
     np.testing.assert_allclose(found, pictures.ravel(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 3), (64, 64, 3), (7, 2, 1)])
+def test_a_pictures_noise_is_what_its_key_draws_in_the_shape_of_a_picture(shape):
+    """However it is drawn: noise of a seed is part of what makes a picture come again."""
+    keys = picture_keys(5, 64, 2)
+    drawn = [jax.random.normal(key, shape, np.float32) for key in keys]
+    np.testing.assert_array_equal(normal(keys, shape), np.stack(drawn))
