@@ -170,6 +170,12 @@ def check(flags: Flags) -> None:
         raise UsageError(
             "--compile-only trains nothing; leave --workdir, --init-from and --profile out."
         )
+    if flags.init_from and len(flags.teaching.steps) > 1:
+        raise UsageError(
+            f"--init-from is {flags.init_from} and --student-steps names "
+            f"{len(flags.teaching.steps)} students; only one student can begin with the weights of "
+            "a stage."
+        )
     if flags.weights and not flags.init_from:
         raise UsageError(f"--weights {flags.weights} belongs to --init-from, which is missing.")
     if not compiles and not flags.workdir:

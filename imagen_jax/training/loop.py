@@ -148,22 +148,15 @@ def _first_params(
 ) -> Params | None:
     """What a new run starts from; None where it draws it, or goes on from a checkpoint."""
     config, abstract = trainer.config, trainer.abstract_state.params
-    is_student = bool(config.distillation.teacher)
-    if init_from is None:
-        begins = is_student and newest_step(workdir) is None
-        return first_student(config, abstract) if begins else None
-    if is_student:
-        raise UsageError(
-            f"--init-from is {init_from} and distillation.teacher is "
-            f"{config.distillation.teacher}; a student begins with its teacher's weights."
-        )
-    if config.adapter.rank:
+    if init_from is not None and config.adapter.rank:
         raise UsageError(
             f"--init-from is {init_from} and adapter.rank is {config.adapter.rank}; an adapter "
             "begins anew, on the stage that adapter.base names."
         )
     if newest_step(workdir) is not None:
         return None
+    if init_from is None:
+        return first_student(config, abstract) if config.distillation.teacher else None
     return from_stage(config, abstract, init_from, weights)
 
 

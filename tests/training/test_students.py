@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import runs
 import tiny
+from flax.traverse_util import flatten_dict
 from scripts import ROOT, call, sample, train
 
 from imagen_jax.config import json_form
@@ -123,6 +124,23 @@ def test_the_command_goes_on_where_it_was_stopped_to_the_bit(trained, data, teac
 
 
 @pytest.mark.slow
+def test_a_student_may_begin_with_the_weights_of_a_student_before_it(trained, teacher, tmp_path):
+    """An update moves no weight further than the rate, which here is next to nothing."""
+    arguments, before = trained
+    arguments = ["4" if x == "any,4,2" else x for x in arguments]
+    given = ("--training.num-steps", 1, "--optimizer.learning-rate", 1e-7, "--workdir", tmp_path)
+    given += ("--init-from", before / "4", "--weights", "raw")
+    assert call(train, *arguments, *given).code == 0
+    ours, theirs = (
+        flatten_dict(load_weights(x, "raw").params["unet"]) for x in (tmp_path, before / "4")
+    )
+    for name, weights in ours.items():
+        np.testing.assert_allclose(weights, theirs[name], rtol=0, atol=2e-7)
+    taught = flatten_dict(load_weights(teacher).params["unet"])
+    assert max(np.abs(theirs[x] - taught[x]).max() for x in taught) > 1e-5
+
+
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_another_teacher(trained, data, tmp_path):
     config = tiny.stage(diffusion={"prediction": "v"})
     other = tmp_path / "other.safetensors"
@@ -176,7 +194,10 @@ def test_a_consistent_student_of_a_chain_takes_its_own_steps(tmp_path, recipe):
             ("--student-steps", "16,8", "--distillation.method", "consistency"),
             "16.safetensors takes 16 steps; distillation.method 'consistency' learns from a",
         ),
-        (("--init-from", "STAGE"), "a student begins with its teacher's weights"),
+        (
+            ("--student-steps", "4,2", "--init-from", "STAGE"),
+            "--student-steps names 2 students; only one student can begin with the weights of a",
+        ),
         (("--resolution", "32"), "has resolution 16; this config has 32"),
         (("--conditions.guidance", "6", "9"), "'tiny' takes it as an input and learned 6 to 9"),
     ],
