@@ -110,3 +110,8 @@ def test_an_installed_package_needs_no_checkout(installed, tmp_path):
 def added():
     """Of PYTHONPATH what is not the checkout."""
     return [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != str(ROOT)]
+
+
+def test_the_citation_names_this_version():
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {imagen_jax.__version__}" in lines

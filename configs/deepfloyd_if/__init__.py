@@ -4,7 +4,7 @@
 
 They can be compiled and counted, and imported weights are fine-tuned by them:
 
-    python train.py deepfloyd_if/i_m --init-from IF-I.safetensors --workdir DIR --data.source NAME
+    python train.py deepfloyd_if/i_m --init-from IF-I-M.safetensors --workdir DIR --data.source NAME
 
 To paint, convert the published weights (docs/weights.md). Nobody has run these networks.
 """

@@ -13,6 +13,11 @@ from importlib.metadata import version
 source = "git+https://github.com/$REPOSITORY"  # @param {type:"string"}
 
 if importlib.util.find_spec("imagen_jax") is None:
+    if "/OWNER/" in source:
+        raise RuntimeError(
+            "The project has no public address yet: set source to your copy's, or to the folder of "
+            "a checkout."
+        )
     jax_now = [f"jax=={version('jax')}"] if importlib.util.find_spec("jax") else []
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", source, *jax_now], check=True)
 stale = [
