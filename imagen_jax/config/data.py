@@ -209,12 +209,15 @@ class DataConfig(Checked):
     def without_places(self) -> "DataConfig":
         """The same, naming no directory of this machine."""
         mixture = [Share.parse(text) for text in self.mixture]
+        held_out = _last_part(self.eval_source)
+        # Two directories of one name would be held-out pictures that the run is trained on.
+        apart = held_out not in {_last_part(share.source) for share in self.shares}
         return dataclasses.replace(
             self,
             data_dir="",
             embeddings="",
             source=_last_part(self.source),
-            eval_source=_last_part(self.eval_source),
+            eval_source=held_out if apart or not split_prefix(held_out)[0] else "",
             mixture=tuple(f"{part.weight:g}*{_last_part(part.source)}" for part in mixture),
         )
 

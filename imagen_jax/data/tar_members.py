@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 BLOCK = 512
 """Bytes of a header, and what sizes are rounded up to."""
-_FILES, _LINKS, _SPARSE = b"0\07", b"12", b"S"
+_OLD_FILE = b"\0"
+"""A file of the format before POSIX; a directory where the name ends with a slash."""
+_FILES, _LINKS, _SPARSE = (b"0", _OLD_FILE, b"7"), (b"1", b"2"), b"S"
 """Kinds of members with content that is known."""
 _PAX, _GLOBAL_PAX, _LONG_NAME, _LONG_LINK = b"x", b"g", b"L", b"K"
 _EXTENSIONS = (_PAX, _GLOBAL_PAX, _LONG_NAME, _LONG_LINK)
@@ -82,8 +84,9 @@ def members(window: Window, archive_size: int) -> Iterator[Member]:
             if position + size > archive_size:
                 raise DamagedTar
             problem = _problem(kind, pax)
-            if kind in _FILES or problem:
-                name = pax.get("path") or long_name or _name(header)
+            name = pax.get("path") or long_name or _name(header)
+            is_directory = kind == _OLD_FILE and name.endswith("/")
+            if problem or (kind in _FILES and not is_directory):
                 yield Member(name, position, size, problem)
             long_name, pax = "", {}
         position += -(-size // BLOCK) * BLOCK

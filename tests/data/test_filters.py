@@ -1,5 +1,6 @@
 """Filters: what fulfils the conditions is read, decided once and before training."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -10,7 +11,7 @@ import tiny
 from shards import picture, sample, tokenize, write_shard
 
 from imagen_jax.config import DataConfig
-from imagen_jax.data import filters
+from imagen_jax.data import filters, places
 from imagen_jax.data.pipeline import make_dataset
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
@@ -107,7 +108,7 @@ def test_an_index_in_the_place_of_another_is_made_again(directory):
     """Each is whole, and none is what belongs there."""
     wanted = kept(open_source(config(directory, "similarity>=0.3")))
     paths = sorted((directory / ".imagen_jax").iterdir())
-    assert {path.suffix for path in paths} == {".numbers", ".shards"}
+    assert {path.suffix for path in paths} == {".numbers", ".tar"}
     whole = [path.read_bytes() for path in paths]
     for path, data in zip(paths, reversed(whole), strict=True):
         path.write_bytes(data)
@@ -175,3 +176,23 @@ def test_a_missing_number_fulfils_nothing(directory):
     values = filters.numbers(source, ["similarity", "aspect"])
     assert np.isnan(values["similarity"]).nonzero()[0].tolist() == [4, 5]
     assert math.isclose(values["aspect"][0], 2.0)
+
+
+def test_what_could_not_be_read_once_is_read_again(tmp_path, monkeypatch):
+    """A disk that comes back; the files' sizes and times say nothing about it."""
+    data = tiny.folder(tmp_path / "data")
+    data = dataclasses.replace(data, filters=("side>=1",), max_broken_share=0.5)
+    whole, lost = places.read_range, []
+
+    def read_range(path, start, size):
+        if path.suffix == ".png" and path.name == min(p.name for p in path.parent.glob("*.png")):
+            lost.append(path)
+            raise OSError(5, "Input/output error")
+        return whole(path, start, size)
+
+    monkeypatch.setattr(places, "read_range", read_range)
+    with pytest.warns(UserWarning, match="1 file unreadable"):
+        few = len(open_source(data))
+    assert lost
+    monkeypatch.setattr(places, "read_range", whole)
+    assert len(open_source(data)) == few + 1

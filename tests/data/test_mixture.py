@@ -13,6 +13,7 @@ from imagen_jax.data.order import choose, shares_of_the_rest
 from imagen_jax.data.pipeline import make_dataset
 from imagen_jax.data.sources import open_source
 from imagen_jax.errors import UsageError
+from imagen_jax.weights.stage_file import exported_config
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.7, 0.3), (1.0, 1.0, 1.0), (5.0, 0.1, 2.5, 0.4)])
@@ -112,3 +113,21 @@ def test_an_exported_config_names_no_directory():
     ).without_places()  # fmt: skip
     assert "me" not in str(data).replace("num_workers", "")
     assert data.mixture == ("0.5*folder:a", "2*coco_captions/2014", "1*arrayrecord:b")
+
+
+@pytest.mark.parametrize(
+    ("source", "eval_source"),
+    [
+        ("webdataset:/d/train/*.tar", "webdataset:/d/val/*.tar"),
+        ("folder:/d/train/images", "folder:/d/val/images"),
+    ],
+)
+def test_a_run_whose_held_out_pictures_have_the_name_of_its_own_can_be_exported(
+    source, eval_source
+):
+    data = {"source": source, "eval_source": eval_source}
+    config = tiny.stage(data=data, training={"eval_every": 5})
+    exported = exported_config(config, with_encoder=True)
+    assert exported.data.eval_source == "" and "/d/" not in str(exported.data)
+    kept = tiny.replace(config, data={"eval_source": "folder:/d/other"})
+    assert exported_config(kept, with_encoder=True).data.eval_source == "folder:other"

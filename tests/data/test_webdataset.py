@@ -90,6 +90,13 @@ def everything(file) -> bytes:
                 member = tarfile.TarInfo(name)
                 member.size, member.mtime = size, 1.5 if form == tarfile.PAX_FORMAT else 1
                 archive.addfile(member, io.BytesIO(bytes(size)))
+            for name, kind in (("old.txt", tarfile.AREGTYPE), ("contiguous.txt", tarfile.CONTTYPE)):
+                member = tarfile.TarInfo(name)
+                member.type, member.size = kind, 600
+                archive.addfile(member, io.BytesIO(bytes(600)))
+            old_folder = tarfile.TarInfo("old/")
+            old_folder.type = tarfile.AREGTYPE
+            archive.addfile(old_folder)
             for name, kind in (("folder", tarfile.DIRTYPE), ("link.txt", tarfile.SYMTYPE)):
                 member = tarfile.TarInfo(name)
                 member.type, member.linkname = kind, "plain.txt"
@@ -110,7 +117,7 @@ def test_members_are_those_that_tarfile_finds(read_ahead):
         found = list(members(window, len(archive)))
         assert [tuple(member[:3]) for member in found if not member.problem] == expected
         assert [member.name for member in found if member.problem] == ["link.txt"]
-        assert len(expected) == 5
+        assert len(expected) == 7
 
 
 @pytest.mark.parametrize("damage", [b"\xff" * 512, b"\0" * 511 + b"x", b"JFIF" * 128])
@@ -175,7 +182,7 @@ def test_the_index_may_lie_elsewhere(directory, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("index")
     open_shards(directory, data_dir=str(elsewhere))
     assert not (directory / ".imagen_jax").exists()
-    assert [path.suffix for path in (elsewhere / ".imagen_jax").iterdir()] == [".shards"]
+    assert [path.suffix for path in (elsewhere / ".imagen_jax").iterdir()] == [".tar"]
 
 
 def test_an_index_that_cannot_be_written_names_the_remedy(directory):
@@ -281,7 +288,7 @@ def test_shards_and_their_index_may_lie_in_a_bucket(directory, bucket, reads):
         assert texts(source) == [(f"{v} 1",) for v in range(1, 13)]
         assert source[7].image == picture(8)
     assert len(reads) == 3  # Indexed once.
-    assert [path.suffix for path in (bucket / "set" / ".imagen_jax").iterdir()] == [".shards"]
+    assert [path.suffix for path in (bucket / "set" / ".imagen_jax").iterdir()] == [".tar"]
     assert texts(open_shards("gs://bucket/run/set/0000[12].tar")) == [
         (f"{v} 1",) for v in range(5, 13)
     ]
