@@ -5,6 +5,7 @@ import dataclasses
 from imagen_jax.config.checked import Checked
 from imagen_jax.config.choices import Augmented, Prediction, Schedule
 from imagen_jax.config.rules import require, require_choice, require_fraction, require_positive
+from imagen_jax.config.sampling import SamplingConfig
 
 _LARGEST_LOG_SNR = 20.0
 
@@ -56,3 +57,25 @@ class DiffusionConfig(Checked):
             f"DiffusionConfig.schedule is {self.schedule!r} and prediction is 'eps'; where there "
             "is nothing but noise it gives no picture: predict v or x0.",
         )
+
+    def check_steps(self, settings: SamplingConfig) -> None:
+        """Raises a UsageError for steps of sampling that this schedule does not have."""
+        require(
+            settings.spacing == "even" or self.schedule == "cosine_chain",
+            f"SamplingConfig.spacing is {settings.spacing!r} and DiffusionConfig.schedule "
+            f"{self.schedule!r}; that spacing belongs to 'cosine_chain'.",
+        )
+
+    def check_few_steps(self, steps: int) -> None:
+        """Raises a UsageError unless a student can learn to paint in `steps` of them."""
+        require(
+            self.prediction != "eps",
+            f"distillation.steps is {steps} and diffusion.prediction is 'eps'; the first of few "
+            "steps sees nothing but noise, from which eps gives no picture: predict v or x0.",
+        )
+        for name in ("min_snr_gamma", "sigmoid_bias"):
+            require(
+                getattr(self, name) is None,
+                f"distillation.steps is {steps} and diffusion.{name} is {getattr(self, name)}; all "
+                "steps of a student count alike.",
+            )

@@ -213,6 +213,7 @@ class StageConfig(Checked):
         Raises:
             UsageError: a student has not learned such steps or such guidance.
         """
+        self.diffusion.check_steps(settings)
         self._check_guidance(settings)
         learned = self.distillation.steps
         if learned is None:
@@ -279,17 +280,9 @@ class StageConfig(Checked):
 
     def _check_distillation(self) -> None:
         """A student is its own U-Net, and of few steps one that begins with noise."""
-        student, steps = self.distillation, self.distillation.steps
-        require(
-            steps is None or self.diffusion.prediction != "eps",
-            f"distillation.steps is {steps} and diffusion.prediction is 'eps'; the first of few "
-            "steps sees nothing but noise, from which eps gives no picture: predict v or x0.",
-        )
-        require(
-            steps is None or self.diffusion.sigmoid_bias is None,
-            f"distillation.steps is {steps} and diffusion.sigmoid_bias is "
-            f"{self.diffusion.sigmoid_bias}; the weight is that of times drawn evenly.",
-        )
+        student = self.distillation
+        if student.steps is not None:
+            self.diffusion.check_few_steps(student.steps)
         fixed = {
             "unet.variant.predicts_variance": self.unet.variant.predicts_variance,
             "adapter.rank": self.adapter.rank,

@@ -206,8 +206,10 @@ class LoadExample:
         self, record: Record, image: Image.Image, size: Size, rng: np.random.Generator
     ) -> Image.Image:
         """The low-resolution picture of the whole, never of a crop, which lacks surroundings."""
-        if LOW_RES in record.pictures:
-            image = transforms.decode(record.pictures[LOW_RES], record.name, max(size))
+        given = record.pictures.get(LOW_RES)
+        # One of another size is for another stage.
+        if given is not None and transforms.size_of(given, record.name) == (size[1], size[0]):
+            image = transforms.decode(given, record.name, max(size))
         data = self._config.data
         fitted = transforms.cover(image, size)
         return with_faults(fitted, data.low_res_blur, data.low_res_blotches, rng)

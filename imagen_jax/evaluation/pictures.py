@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +22,7 @@ LAST_ALONE = "last_stage_alone"
 _FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _MODES = ("RGB", "L")
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,8 @@ class PictureSet:
     def with_prompts(self, prompts: Sequence[str], num_images: int) -> "PictureSet":
         """The same pictures, `num_images` after one another of each prompt.
 
+        Pictures that are called by numbers stand in their order: 2.png before 10.png.
+
         Raises:
             UsageError: their prompts are known already, or are of another number.
         """
@@ -66,7 +70,14 @@ class PictureSet:
                 f"{num_images} pictures each have {len(prompts) * num_images}."
             )
         own = tuple(prompt for prompt in prompts for _ in range(num_images))
-        return dataclasses.replace(self, prompts=own)
+        return dataclasses.replace(self, names=_in_order_of_numbers(self.names), prompts=own)
+
+
+def _in_order_of_numbers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of one directory that are numbers, in the order of these; others as they are."""
+    if not all(_NUMBER.fullmatch(name.partition(".")[0]) for name in names):
+        return names
+    return tuple(sorted(names, key=lambda name: int(name.partition(".")[0])))
 
 
 def open_pictures(directory: Path) -> PictureSet:

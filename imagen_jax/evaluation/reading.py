@@ -18,8 +18,10 @@ from imagen_jax.errors import UsageError
 Picture = UInt8[np.ndarray, "height width 3"]
 Resized = Float[np.ndarray, "side side 3"]
 _LARGEST = 2**14
-_TENSORFLOW_SCALE = np.float32(127.5 / 128)
-"""TensorFlow's network reads x / 128 - 1; the one here makes x / 127.5 - 1 of what it gets."""
+_SCALE_OVER_128 = np.float32(127.5 / 128)
+"""The network here makes x / 127.5 - 1 of what it gets."""
+_OVER_128: tuple[Resizer, ...] = ("tensorflow", "bicubic-float")
+"""With these torch-fidelity and clean-fid feed x / 128 - 1 to theirs."""
 RESIZERS: tuple[Resizer, ...] = get_args(Resizer)
 CROPS: tuple[Crop, ...] = get_args(Crop)
 
@@ -68,7 +70,7 @@ class Reading:
             first = _resized(picture, self.first_side, self.first_resizer)
             picture = first.round().astype(np.uint8)
         read = _resized(picture, self.side, self.resizer)
-        return read * _TENSORFLOW_SCALE if self.resizer == "tensorflow" else read
+        return read * _SCALE_OVER_128 if self.resizer in _OVER_128 else read
 
 
 def _resized(picture: Picture, side: int, resizer: Resizer) -> Resized:

@@ -3,7 +3,7 @@
 A file has two factors of each matrix that it adds to: A (rank, inputs) and B (outputs, rank), under
 the name of diffusers' module. Two kinds of names occur: `to_q.lora_A.weight`, which are written,
 and `to_q.lora.down.weight`, of older versions. The factor alpha / rank is 1, unless a file says an
-alpha.
+alpha: beside the factors, or in PEFT's settings, which newer versions keep in the file's header.
 """
 
 import re
@@ -18,6 +18,7 @@ from imagen_jax.errors import UsageError
 from imagen_jax.models.low_rank import DOWN, UP
 from imagen_jax.networks import Params
 from imagen_jax.storage.files import AnyPath
+from imagen_jax.storage.json_text import is_number, parse_object, shown
 from imagen_jax.weights.deepfloyd_if import stored_names
 from imagen_jax.weights.stored import StoredTensor, listed, open_file
 from imagen_jax.weights.tensors import ParamPath, write_tensors
@@ -25,6 +26,10 @@ from imagen_jax.weights.tensors import ParamPath, write_tensors
 _UNET = "unet."
 _FACTORS = {DOWN: "lora_A.weight", UP: "lora_B.weight"}
 _ALPHA = "alpha"
+_SETTINGS = "lora_adapter_metadata"
+"""Key of the header with PEFT's settings, as JSON."""
+_OTHER_SCALES = ("alpha_pattern", "use_rslora")
+"""Settings by which the factor is another one than alpha / rank."""
 _NAME = re.compile(
     rf"(?:{re.escape(_UNET)})?(?P<module>.+?)\.(?:(?P<{DOWN}>lora_A\.weight|lora\.down\.weight)"
     rf"|(?P<{UP}>lora_B\.weight|lora\.up\.weight)|(?P<{_ALPHA}>(?:lora\.)?alpha))"
@@ -109,15 +114,39 @@ def _modules(kernel: ParamPath) -> tuple[str, ...]:
 
 def _read(path: AnyPath) -> Factors:
     factors: Factors = {}
-    _, tensors = open_file(path)
+    header, tensors = open_file(path)
+    alpha = _alpha_of_all(header, path)
     for name, tensor in tensors.items():
         match = _NAME.fullmatch(name)
         if match is None:
             raise UsageError(f"{path} holds {name!r}, which is no factor of a LoRA of a U-Net.")
         factors.setdefault(match["module"], {})[str(match.lastgroup)] = _value(tensor)
     for module, pair in factors.items():
+        if alpha is not None:
+            pair.setdefault(_ALPHA, np.asarray(alpha))
         _check_pair(path, module, pair)
     return factors
+
+
+def _alpha_of_all(header: dict[str, str], path: AnyPath) -> float | None:
+    """The alpha that the file's header says for all modules; None where it says none.
+
+    Raises:
+        UsageError: the header is damaged, or scales modules in other ways.
+    """
+    if _SETTINGS not in header:
+        return None
+    settings = parse_object(header[_SETTINGS], f"{_SETTINGS} of {path}")
+    for name in _OTHER_SCALES:
+        if settings.get(f"{_UNET}{name}"):
+            raise UsageError(
+                f"{path} was trained with {name} {shown(settings[f'{_UNET}{name}'])}; only files "
+                "whose factors all have one alpha are read."
+            )
+    alpha = settings.get(f"{_UNET}lora_{_ALPHA}")
+    if alpha is not None and not is_number(alpha):
+        raise UsageError(f"{path} has lora_alpha {shown(alpha)}; it must be a number.")
+    return alpha if alpha is None else float(alpha)
 
 
 def _value(tensor: StoredTensor) -> np.ndarray:

@@ -136,3 +136,15 @@ def test_a_picture_that_is_cut_short_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UsageError, match="a.bmp cannot be read as a picture"):
         read_picture(path)
+
+
+def test_prompts_go_by_numbers_where_pictures_are_called_by_them(tmp_path):
+    """Other tools write 0.png to 99.png, of which 10.png comes before 2.png by name."""
+    for number in range(12):
+        Image.new("RGB", (2, 2)).save(tmp_path / f"{number}.png")
+    prompts = [f"prompt {number}" for number in range(12)]
+    paired = open_pictures(tmp_path).with_prompts(prompts, 1)
+    assert paired.names == tuple(f"{number}.png" for number in range(12))
+    Image.new("RGB", (2, 2)).save(tmp_path / "x.png")
+    named = open_pictures(tmp_path).with_prompts([*prompts, "x"], 1)
+    assert named.names == open_pictures(tmp_path).names

@@ -9,7 +9,7 @@ from imagen_jax.config.choices import Recipe
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation.reading import CROPS, RECIPES, RESIZERS, Reading, bilinear_weights
 
-SCALES = {"tensorflow": 127.5 / 128}
+SCALES = {"tensorflow": 127.5 / 128, "bicubic-float": 127.5 / 128}
 """Of what a network gets that makes x / 127.5 - 1 of it where x / 128 - 1 is wanted."""
 PICTURE = np.random.default_rng(0).integers(0, 256, (13, 9, 3)).astype(np.uint8)
 
@@ -44,6 +44,8 @@ def in_both_directions(picture, side, *kernel):
 def test_bicubic_on_floats_is_the_kernel_and_nothing_is_rounded(side):
     resized = Reading("whole", "bicubic-float", side)(PICTURE)
     expected = in_both_directions(PICTURE, side, cubic, 2.0).clip(0, 255)
+    # clean-fid's network gets x / 128 - 1, and the one here makes x / 127.5 - 1.
+    expected = expected * 127.5 / 128
     assert resized.dtype == np.float32 and resized.shape == (side, side, 3)
     np.testing.assert_allclose(resized, expected, atol=1e-3)
     assert np.abs(resized - resized.round()).max() > 0.1

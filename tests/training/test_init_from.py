@@ -131,16 +131,21 @@ def test_another_network_is_an_error(stage, changes, says):
 
 
 @pytest.mark.slow
-def test_a_frozen_encoder_is_not_loaded_and_a_trained_one_starts_from_it(stage, tmp_path):
-    """The source of a stage's encoder need not be there to train its U-Net."""
-    config = tiny.stage(text_encoder={"train": False, "source": str(tmp_path / "gone")})
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_frozen_encoder_is_not_loaded_and_a_trained_one_starts_from_it(stage, dtype, tmp_path):
+    """The source of a stage's encoder need not be there to train its U-Net; whatever a frozen one
+    computes in, what is trained is float32."""
+    encoder = {"train": False, "source": str(tmp_path / "gone"), "t5": {"dtype": dtype}}
+    config = tiny.stage(text_encoder=encoder)
     unet, file = tiny.random_params(config, 5), tmp_path / "unet.safetensors"
     save_stage_file(file, config, unet, "float32")
     assert_same(start(config, file).params, unet)
     config = tiny.replace(config, text_encoder={"source": str(stage[0])})
     save_stage_file(file, config, unet, "float32")
     both = {**unet, "text_encoder": stage[1]["text_encoder"]}
-    assert_same(start(tiny.stage(), file).params, both)
+    begun = start(tiny.stage(text_encoder={"t5": {"dtype": dtype}}), file).params
+    assert {x.dtype.name for x in jax.tree.leaves(begun)} == {"float32"}
+    assert_same(begun, both)
 
 
 @pytest.fixture(scope="module")

@@ -184,7 +184,11 @@ def test_a_consistent_student_of_a_chain_takes_its_own_steps(tmp_path, recipe):
         (("--student-steps", "4,,2"), "it must be whole numbers from 1 with commas between them"),
         (
             ("--student-steps", "4", "--diffusion.sigmoid-bias", "-1"),
-            "is that of times drawn evenly",
+            "diffusion.sigmoid_bias is -1.0; all steps of a student count alike",
+        ),
+        (
+            ("--student-steps", "4", "--diffusion.min-snr-gamma", "5"),
+            "diffusion.min_snr_gamma is 5.0; all steps of a student count alike",
         ),
         (
             ("--student-steps", "any,48", "--distillation.method", "consistency"),

@@ -1,5 +1,6 @@
 """LoRA files of diffusers for DeepFloyd IF."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -82,6 +83,41 @@ def test_an_alpha_is_a_factor(stage, tmp_path):
     (added,) = [x for x in products(adapter["unet"], params) if np.any(x)]
     assert config.rank == 2
     np.testing.assert_allclose(added, np.full(shape, 0.5 * 2.0))
+
+
+def with_settings(path, params, settings):
+    module, shape = a_query(params)
+    pair = {
+        f"unet.{module}.lora_A.weight": np.ones((2, shape[0]), np.float32),
+        f"unet.{module}.lora_B.weight": np.ones((shape[1], 2), np.float32),
+    }
+    header = {"lora_adapter_metadata": settings}
+    safetensors.numpy.save_file(pair, path, header)
+    return shape, path
+
+
+def test_an_alpha_of_pefts_settings_is_a_factor(stage, tmp_path):
+    """As diffusers' save_lora_weights keeps them of `unet_lora_adapter_metadata`."""
+    said = {"unet.r": 2, "unet.lora_alpha": 8, "unet.use_rslora": False, "unet.alpha_pattern": {}}
+    shape, path = with_settings(tmp_path / "x.safetensors", stage[1], json.dumps(said))
+    _, adapter = read_lora(path, stage[1])
+    (added,) = [x for x in products(adapter["unet"], stage[1]) if np.any(x)]
+    np.testing.assert_allclose(added, np.full(shape, 8 / 2 * 2.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ('{"unet.use_rslora": true}', "was trained with use_rslora True; only files whose"),
+        ('{"unet.alpha_pattern": {"to_q": 3}}', "was trained with alpha_pattern {'to_q': 3}"),
+        ('{"unet.lora_alpha": "8"}', "has lora_alpha '8'; it must be a number"),
+        ("[", "lora_adapter_metadata of .* is not JSON"),
+    ],
+)
+def test_pefts_settings_that_are_not_followed_are_refused(stage, settings, says, tmp_path):
+    _, path = with_settings(tmp_path / "x.safetensors", stage[1], settings)
+    with pytest.raises(UsageError, match=says):
+        read_lora(path, stage[1])
 
 
 def test_an_alpha_of_several_numbers_is_one_sentence(stage, tmp_path):
