@@ -297,7 +297,7 @@ def abstract_text_encoder(config: StageConfig) -> Params:
 def abstract_adapted(config: StageConfig) -> Params:
     """The networks that the stage's adapter may add to, held fixed: shapes and dtypes."""
     made = {"unet": _abstract_unet(config)}
-    if config.adapter.adapts("text_encoder"):
+    if config.adapts_text_encoder:
         made["text_encoder"] = abstract_frozen_encoder(config.text_encoder.network)
     return made
 

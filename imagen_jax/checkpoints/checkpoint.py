@@ -97,13 +97,14 @@ class Checkpoints:
         """`keep`: how many stay; None for a reader, who changes nothing."""
         self.directory = absolute(workdir / self.NAME)  # Orbax refuses relative ones.
         self._aside = absolute(workdir / self.ASIDE)
-        writes = keep is not None
+        names = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.NAME)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
-            create=writes,
-            cleanup_tmp_directories=writes,
+            create=keep is not None,
+            cleanup_tmp_directories=keep is not None,
             # Where it fails in the background, other threads wait for it for minutes.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+            multiprocessing_options=names,  # Checkpoints and snapshots are saved at once.
         )
         self._manager = _Manager(self.directory, options=options)
         self._written: tuple[int, About] | None = None

@@ -296,7 +296,7 @@ class T5Config(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice(self, feed_forward=FeedForwardKind, dtype=Dtype)
+        require_choice(self, feed_forward=FeedForwardKind, remat=Remat, dtype=Dtype)
         require_positive(
             self,
             "vocab_size",

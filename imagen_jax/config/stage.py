@@ -252,6 +252,11 @@ class StageConfig(Checked):
             f"renoising; {self.name!r} takes a guidance weight and nothing else.",
         )
 
+    @property
+    def adapts_text_encoder(self) -> bool:
+        """Whether its adapter may change the text encoder, where it has one."""
+        return self.conditions.text and self.adapter.adapts("text_encoder")
+
     def _check_adapter(self) -> None:
         """Only the adapter is trained, and an encoder that it changes runs in each step."""
         encoder, adapter = self.text_encoder, self.adapter
@@ -273,7 +278,7 @@ class StageConfig(Checked):
         fixed = {"data.embeddings": self.data.embeddings, "text_encoder.null": encoder.null}
         for name, value in fixed.items():
             require(
-                not adapter.adapts("text_encoder") or value in ("", "zeros"),
+                not self.adapts_text_encoder or value in ("", "zeros"),
                 f"{name} is {value!r} and adapter.targets is {adapter.targets}; the embeddings of "
                 "an encoder that is adapted change.",
             )

@@ -13,6 +13,7 @@ from imagen_jax.storage.files import AnyPath
 from imagen_jax.storage.hub import stage_path
 from imagen_jax.stored.adapters import check_account, fits_of
 from imagen_jax.stored.stages import open_frozen_encoder, open_stage
+from imagen_jax.training.alike import READ, SEEN, check_alike
 from imagen_jax.training.objective import Metrics, Objective
 from imagen_jax.training.start import from_stage
 
@@ -44,11 +45,14 @@ def account_of_adapted(config: StageConfig, workdir: AnyPath) -> dict[str, str]:
     """What the config's adapter is trained beside: network -> fingerprint.
 
     Raises:
-        UsageError: that of the training directory was trained beside other weights so far.
+        UsageError: that of the training directory was trained beside other weights so far, or the
+            stage is shown, reads or predicts something else than the config says.
     """
     base = open_stage(stage_path(config.adapter.base), needs_encoder=False)
+    names = (*SEEN, *READ, "diffusion.prediction")
+    check_alike(base.config, config, f"adapter.base {config.adapter.base}", names)
     networks = {"unet": base.unet}
-    if config.adapter.adapts("text_encoder"):
+    if config.adapts_text_encoder:
         networks["text_encoder"] = open_frozen_encoder(config, workdir)
     fits = fits_of(config, networks)
     check_account(workdir, fits)

@@ -127,12 +127,19 @@ Matched = tuple[Time, LogSNR, Images, Images]
 def _at_any_time(
     teacher: Teacher, config: StageConfig, predict: Taught, x: Images, eps: Images, keys: Keys
 ) -> Matched:
-    """The teacher's own prediction, guided, at a time drawn as in ordinary training."""
+    """The teacher's own prediction, guided, at a time drawn as in ordinary training.
+
+    A student that predicts something else learns the estimate of x that the teacher's sampler
+    takes: made of eps alone, v and x0 have errors of 1 / alpha, without a bound at t = 1.
+    """
     t = jax.vmap(jax.random.uniform)(keys)
     log_snr = schedules.log_snr(config.diffusion.schedule, t)
     z = process.q_sample(x, eps, log_snr)
-    kinds = teacher.config.diffusion.prediction, config.diffusion.prediction
-    return t, log_snr, z, process.converted(predict(z, log_snr, True), z, log_snr, *kinds)
+    kind = config.diffusion.prediction
+    if teacher.config.diffusion.prediction == kind:
+        return t, log_snr, z, predict(z, log_snr, True)
+    estimate = teacher.estimator(predict, x.shape[1:3])(z, log_snr, True)
+    return t, log_snr, z, process.converted(estimate, z, log_snr, "x0", kind)
 
 
 def _in_one_step(

@@ -1,9 +1,7 @@
 """A student's teacher: where it is kept, and whether it is one of such a student."""
 
-import dataclasses
 import functools
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from imagen_jax.storage.files import AnyPath, write_text
 from imagen_jax.storage.hub import stage_path
 from imagen_jax.storage.json_text import read_object
 from imagen_jax.stored.stages import StoredStage, open_stage
+from imagen_jax.training.alike import READ, SEEN, check_alike
 from imagen_jax.training.distillation import (
     TEACHER,
     Teacher,
@@ -68,9 +67,7 @@ def open_teacher(config: StageConfig) -> StoredStage:
 
 def check_teacher(config: StageConfig, teacher: StageConfig, origin: str) -> None:
     """Raises a UsageError for a teacher that does and sees other things than the student."""
-    for name, theirs, ours in _both(teacher, config):
-        if theirs != ours:
-            raise UsageError(f"{origin} has {name} {theirs!r}; this config has {ours!r}.")
+    check_alike(teacher, config, origin, (*SEEN, *READ, "text_encoder.tokenizer"))
     learned = teacher.conditions.guidance
     if learned not in (None, config.conditions.guidance):
         raise UsageError(
@@ -104,26 +101,6 @@ def _check_times(config: StageConfig, teacher: StageConfig, origin: str) -> None
             f"sampling.timesteps is {timesteps}; they must be one in {each} of the "
             f"{each * steps} steps that {origin} takes."
         )
-
-
-def _both(teacher: StageConfig, student: StageConfig) -> Iterator[tuple[str, Any, Any]]:
-    """Names and both values of what the two must have in common."""
-    for name in ("resolution", "low_resolution"):
-        yield name, getattr(teacher, name), getattr(student, name)
-    for name in ("schedule", "augmented"):
-        values = (getattr(one.diffusion, name) for one in (teacher, student))
-        yield f"diffusion.{name}", *values
-    for name in ("text", "classes", "pictures", "numbers"):
-        values = (getattr(one.conditions, name) for one in (teacher, student))
-        yield f"conditions.{name}", *values
-    if student.conditions.text:
-        of = "t5", "clip", "clip_layer", "tokenizer", "max_length", "lowercase", "null"
-        computed = {"dtype": "float32", "remat": "none"}  # How changes nothing of what.
-        for name in of:
-            values = [getattr(one.text_encoder, name) for one in (teacher, student)]
-            if dataclasses.is_dataclass(values[0]) and dataclasses.is_dataclass(values[1]):
-                values = [dataclasses.replace(value, **computed) for value in values]
-            yield f"text_encoder.{name}", *values
 
 
 def has_new_head(config: StageConfig, teacher: StageConfig) -> bool:

@@ -61,6 +61,7 @@ BAD_FIELDS = [
     (T5Config, {"vocab_size": 0}, "vocab_size is 0"),
     (T5Config, {"feed_forward": "gelu"}, "feed_forward is 'gelu'; it must be one of gated-gelu"),
     (T5Config, {"dtype": "float16"}, "dtype is 'float16'"),
+    (T5Config, {"remat": "ful"}, "remat is 'ful'; it must be one of none, selective, full"),
     (T5Config, {"num_heads": -2}, "num_heads is -2"),
     (TextEncoderConfig, {"max_length": 0}, "max_length is 0"),
     (TextEncoderConfig, {"train": True, "source": "x"}, "source is 'x'"),

@@ -47,7 +47,7 @@ def config(directory):
             crop=8, eval_source=tiny.folder(directory / "held_out").source,
         ),
         text_encoder={"train": False, "source": str(encoder)},
-        optimizer={"learning_rate": 1e-4},
+        optimizer={"learning_rate": 1e-4, "power_ema": (0.1,)},  # Saved beside the checkpoint.
         training={
             "sample_every": 10**6, "sample_prompts": ("a red apple",),
             "eval_every": 10**6, "eval_batches": 2,

@@ -312,3 +312,30 @@ def test_a_base_on_the_hub_is_trained_beside(config, stage, monkeypatch, tmp_pat
         hub.add("me/toys", {"stage.safetensors": stage.read_bytes()})
         beside = account_of_adapted(dataclasses.replace(config, adapter=there), tmp_path)
     assert set(beside) == {"unet"}
+
+
+@pytest.mark.parametrize(
+    ("of_base", "says"),
+    [
+        ({"diffusion": {"prediction": "v"}}, "has diffusion.prediction 'v'; this config has 'eps'"),
+        ({"diffusion": {"schedule": "linear"}}, "has diffusion.schedule 'linear'; this config has"),
+        ({"text_encoder": {"null": "empty"}}, "has text_encoder.null 'empty'; this config has"),
+        (
+            {"conditions": {"numbers": ("side",)}},
+            r"has conditions.numbers \('side',\); this config",
+        ),
+    ],
+)
+def test_a_base_that_predicts_or_sees_something_else_is_refused(of_base, says, tmp_path):
+    """Whose adapter would be trained for one network and used by another."""
+    base = tiny.stage(**of_base)
+    path = tmp_path / "base.safetensors"
+    save_stage_file(path, base, tiny.random_params(base), "float32")
+    with pytest.raises(UsageError, match=f"adapter.base {path} {says}"):
+        account_of_adapted(config_of(path, tiny.folder(tmp_path / "data")), tmp_path / "run")
+
+
+def test_patterns_of_anything_ask_for_no_encoder_where_there_is_none():
+    config = tiny.stage(conditions={"text": False}, text_encoder={"train": False})
+    config = tiny.replace(config, adapter={"rank": 2, "base": "x", "targets": ("*kernel",)})
+    assert set(abstract_adapted(config)) == {"unet"}

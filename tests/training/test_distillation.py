@@ -151,6 +151,24 @@ def test_what_is_learned_of_guidance_is_w_c_and_1_minus_w_u(teachers):
     np.testing.assert_allclose(second, jnp.stack([c[0], guided[1]]), atol=1e-5)
 
 
+def test_a_student_of_any_steps_learns_what_a_teacher_of_eps_samples_with(teachers):
+    """By the closed form of v; an error of eps, divided by alpha, would have no bound."""
+    theirs = tiny.stage(sampling={"guidance_scale": 2.0, "thresholding": "static"})
+    config = student_of(RECIPE, teachers(theirs), None)
+    assert (theirs.diffusion.prediction, config.diffusion.prediction) == ("eps", "v")
+    teacher = Teacher(theirs, build_networks(theirs))
+    x = jax.random.uniform(jax.random.key(0), (256, 2, 2, 3), minval=-1)
+    eps = jax.random.normal(jax.random.key(1), x.shape)
+    keys = jax.random.split(jax.random.key(2), 256)
+    predict = lambda z, log_snr, guided: eps + 0.05  # noqa: E731
+    t, log_snr, z, wanted = distillation._at_any_time(teacher, config, predict, x, eps, keys)
+    assert t.max() > 0.99
+    alpha, sigma = _alpha_sigma(np.asarray(log_snr, np.float64)[:, None, None, None])
+    estimate = np.clip((z - sigma * (eps + 0.05)) / alpha, -1, 1)
+    np.testing.assert_allclose(wanted, (alpha * z - estimate) / sigma, rtol=1e-3, atol=2e-3)
+    assert np.abs(wanted).max() < 10
+
+
 def test_a_student_is_told_the_weight_that_its_teacher_is_guided_by(teachers, monkeypatch):
     """Where the teacher says 1 with text and 0 without, its guided v is the weight w; a student
     that says 0 is then w^2 from it."""
