@@ -28,7 +28,8 @@ def with_those_of_manifest(arguments: Sequence[str]) -> list[str]:
     named = [group for group, _ in _groups(arguments) if _flag(group[0]) == FLAG]
     if not named:
         return list(arguments)
-    *_, path = named[-1][-1].rpartition(f"{FLAG}=")
+    group = named[-1]
+    path = group[1] if len(group) > 1 else group[0].partition("=")[2]
     earlier = read_object(Path(path)).get(_ARGUMENTS)
     # No command line can hold a byte of zero.
     if not isinstance(earlier, list) or not all(

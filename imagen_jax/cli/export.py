@@ -69,7 +69,7 @@ class Export:
         weights = self.weights or "ema"
         adapter = open_adapter(stage_path(self.workdir), weights)
         if self.layout == "diffusers":
-            save_lora(self.out, adapter.load(), adapter.config.scale)
+            save_lora(self.out, adapter.load(), adapter.config.scale, self.dtype)
         else:
             of = (adapter.config, adapter.fits, adapter.load())
             save_adapter_file(self.out, *of, self.dtype, weights)

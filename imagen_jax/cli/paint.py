@@ -51,14 +51,13 @@ class Paint:
         prompts = read_prompt_set(self.prompts, self.count, self.split)
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)
-        stages, embed = open_stages(self.stages)
+        stages, stored_prompts = open_stages(self.stages)
         made = paint(
-            Cascade(stages),
+            Cascade(stages, stored_prompts=stored_prompts),
             prompts,
             self.out,
             num_images=self.pictures.num_images,
             seed=self.pictures.seed,
-            embed=embed,
             batch_size=self.batch_size,
             size=self.pictures.size or None,
             aspect=self.pictures.aspect or None,

@@ -190,9 +190,9 @@ def run(flags: Flags, arguments: Sequence[str]) -> None:
     distributed.require_accelerator(allow_cpu=flags.devices.allow_cpu)
     mesh = make_mesh(flags, jax.devices())
     enlarges = bool(flags.edit.image)
-    stages, embed = open_stages(flags.stages, enlarges=enlarges)
+    stages, stored_prompts = open_stages(flags.stages, enlarges=enlarges)
     painting.check_order(sampled_stages(stages, {}), mesh, given=enlarges)
-    cascade = Cascade(stages, mesh=mesh, keep="one")
+    cascade = Cascade(stages, mesh=mesh, keep="one", stored_prompts=stored_prompts)
     prompts, each = flags.prompts, None
     if flags.steering.prompts_file:
         prompts, each = read_prompts_file(flags.steering.prompts_file)
@@ -205,7 +205,6 @@ def run(flags: Flags, arguments: Sequence[str]) -> None:
         like=flags.output.from_manifest or None,
         arguments=arguments,
         preview=flags.output.preview,
-        prompt_embeds=embed(prompts) if embed and prompts else None,
         each=each,
         **call_of(flags, len(stages)),
     )
@@ -224,7 +223,7 @@ def compile_only(flags: Flags) -> int:
     defaults = [config.sampling for config in configs]
     settings = changed_settings(defaults, settings_of(flags.sampling, len(configs)))
     sizes = stage_sizes(configs, flags.pictures.size or None, flags.pictures.aspect or None)
-    batch_size = flags.devices.batch_size
+    batch_size, tile = flags.devices.batch_size, flags.devices.tile or None
 
     def make_calls(devices: list) -> Iterator[calls.Call]:
         mesh = make_mesh(flags, devices)
@@ -232,7 +231,7 @@ def compile_only(flags: Flags) -> int:
             yield from calls.prompt_embeddings(configs, batch_size, mesh)
         else:
             for config, chosen, size in zip(configs, settings, sizes, strict=True):
-                yield calls.sampler(config, chosen, batch_size, mesh, size)
+                yield calls.sampler(config, chosen, batch_size, mesh, size, tile)
 
     return run(make_calls, flags.compiling)
 

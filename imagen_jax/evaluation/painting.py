@@ -7,7 +7,7 @@ seed of its own, for pictures that all begin with the same noise are more alike 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from imagen_jax.parallel import distributed
 from imagen_jax.pipeline.arguments import checked_seed
 from imagen_jax.pipeline.cascade import Cascade
 from imagen_jax.pipeline.pictures import Pictures
-from imagen_jax.pipeline.prompts import PromptEmbeddings
 from imagen_jax.pipeline.results import MANIFEST
 from imagen_jax.pipeline.sheets import save_png
 from imagen_jax.storage.digests import digest, read_sealed, sealed
@@ -32,8 +31,6 @@ _METADATA = "metadata.jsonl"
 """What GenEval looks for beside the samples of a prompt."""
 CHUNK = 256
 """Prompts that go through the cascade at a time; what a kill undoes at most."""
-
-Embed = Callable[[Sequence[str]], list[PromptEmbeddings | None]]
 
 
 @dataclasses.dataclass
@@ -131,7 +128,6 @@ def paint(
     *,
     num_images: int,
     seed: int,
-    embed: Embed | None = None,
     **options: Any,
 ) -> int:
     """Paints what is not there yet; gives the number of all pictures.
@@ -140,8 +136,6 @@ def paint(
 
     Args:
         seed: of the set; `prompt_seeds` gives those of its prompts.
-        embed: gives the embeddings of prompts, as `Cascade` takes them; None where its own text
-            encoders do.
         options: as `Cascade` takes them.
 
     Raises:
@@ -162,9 +156,8 @@ def paint(
         if album.has(chunk):
             continue
         texts = [prompts[number].text for number in chunk]
-        told = embed(texts) if embed else None
         own = seeds[chunk.start : chunk.stop]
-        painted = cascade(texts, num_images=num_images, seed=own, prompt_embeds=told, **options)
+        painted = cascade(texts, num_images=num_images, seed=own, **options)
         distributed.leader_does(lambda chunk=chunk, painted=painted: album.keep(chunk, painted))
     return len(prompts) * num_images
 

@@ -91,10 +91,10 @@ def linear(
     )
 
 
-def at_size_of(z: Features, picture: Features) -> Features:
-    """A picture of any size at z's, bilinearly, in z's dtype."""
-    picture = jax.image.resize(picture, (*z.shape[:3], picture.shape[3]), "bilinear")
-    return picture.astype(z.dtype)
+def at_size_of(z: Float[Array, "_ _ _ _"], pictures: Features) -> Features:
+    """Pictures of any size at that of z, bilinearly, in its dtype; they may be more than z has."""
+    size = (len(pictures), *z.shape[1:3], pictures.shape[3])
+    return jax.image.resize(pictures, size, "bilinear").astype(z.dtype)
 
 
 Scalars = Float[Array, " batch"]

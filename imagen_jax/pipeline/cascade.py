@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,12 +23,13 @@ from imagen_jax.pipeline.arguments import (
     is_whole,
 )
 from imagen_jax.pipeline.callbacks import Callback, Listener, both
+from imagen_jax.pipeline.given import noise_of
 from imagen_jax.pipeline.memory import Keep, bytes_of_all, default_keep
 from imagen_jax.pipeline.painting import Keeper, LeadersKeeper, Painted, SampledStage
 from imagen_jax.pipeline.pictures import Pictures
 from imagen_jax.pipeline.previews import Previews
 from imagen_jax.pipeline.prompts import PromptEmbeddings, TextEncoders
-from imagen_jax.pipeline.request import Call, Cast, Request, make_request
+from imagen_jax.pipeline.request import Call, Cast, Request, Texts, make_request
 from imagen_jax.pipeline.results import Results, picture_names
 from imagen_jax.pipeline.stage import Stage
 from imagen_jax.pipeline.steps import sampled_stages
@@ -47,7 +48,12 @@ class Cascade:
     """
 
     def __init__(
-        self, stages: Sequence[StoredStage], *, mesh: Mesh | None = None, keep: Keep | None = None
+        self,
+        stages: Sequence[StoredStage],
+        *,
+        mesh: Mesh | None = None,
+        keep: Keep | None = None,
+        stored_prompts: Callable[[Sequence[str]], Texts] | None = None,
     ):
         """Reads no weights yet.
 
@@ -57,6 +63,8 @@ class Cascade:
             keep: `all` holds every network once it is loaded, `one` has one in memory at a time;
                 None takes `all` where all fit into half of the devices' memory; calls for
                 pictures that are larger than those trained on leave less for them.
+            stored_prompts: gives prompts that were embedded before, as `prompts.read_prompts` reads
+                them for each stage; None runs the stages' text encoders.
 
         Raises:
             UsageError: a stage does not take what the one before paints, or `keep` or `mesh` is
@@ -72,6 +80,7 @@ class Cascade:
         held = bytes_of_all(stages, self.mesh) if self.keep == "all" else 0
         self.stages = [Stage(stage, self.mesh, held) for stage in stages]
         self._text_encoders = TextEncoders(stages, self.mesh, held=self.keep == "all")
+        self._stored_prompts = stored_prompts
         painting.check_order(sampled_stages(stages, {}), self.mesh, given=True)
 
     def __call__(
@@ -196,6 +205,7 @@ class Cascade:
         seed: int | Sequence[int] = 0,
         prompt_embeds: Iterable[PromptEmbeddings | None] | None = None,
         each: Iterable[Mapping[str, Any]] | None = None,
+        init_noise: Any = None,
         **options: Any,
     ) -> Iterator[Pictures]:
         """The pictures of any number of prompts or other subjects, `chunk` of them at a time.
@@ -206,6 +216,8 @@ class Cascade:
         """
         subjects = Subjects.of(prompts, classes, pictures, numbers)
         check_numbers(chunk, num_images)
+        if options.get("interpolate") is not None:
+            raise UsageError("stream takes no interpolate; a call paints the whole way.")
         seed = checked_seed(seed, subjects.count, subjects.count * num_images)
         texts, own_settings = None, None if each is None else checked_each(each, subjects.count)
         if prompt_embeds is not None and subjects.prompts:
@@ -215,12 +227,14 @@ class Cascade:
         for first in range(0, subjects.count, chunk):
             part = slice(first, first + chunk)
             own = slice(first * a_subject, (first + chunk) * a_subject)
+            rows = slice(first * num_images, (first + chunk) * num_images)
             yield self(
                 **subjects.of_subjects(part),
                 num_images=num_images,
                 seed=seed if isinstance(seed, int) else seed[own],
                 prompt_embeds=texts and [text and text.of(part) for text in texts],
                 each=own_settings and own_settings[part],
+                init_noise=noise_of(init_noise, subjects.count * num_images, rows),
                 **options,
             )
 
@@ -253,7 +267,10 @@ class Cascade:
             UsageError: a stage cannot read a prompt.
         """
         check_numbers(batch_size)
-        return self._text_encoders(checked_prompts(prompts), batch_size)
+        prompts = checked_prompts(prompts)
+        if self._stored_prompts is not None:
+            return self._stored_prompts(prompts)[: len(self.stages)]
+        return self._text_encoders(prompts, batch_size)
 
     def first(self, count: int) -> "Cascade":
         """The cascade that ends after `count` stages; both share what is loaded and compiled.

@@ -90,18 +90,35 @@ def read_noise(given: Any, size: Size, pictures: int) -> Noise | None:
     """
     if given is None:
         return None
+    noise, named = _listed(given, pictures)
+    if noise.shape[1:] != (*size, 3):
+        raise UsageError(
+            f"{named} has the shape {noise.shape[1:]} for each picture; it must be {(*size, 3)}."
+        )
+    if not np.issubdtype(noise.dtype, np.floating) or not np.isfinite(noise).all():
+        raise UsageError(f"{named} is {noise.dtype}; it must be finite numbers of a floating type.")
+    return noise.astype(np.float32)
+
+
+def noise_of(given: Any, pictures: int, rows: slice) -> np.ndarray | None:
+    """The part that belongs to some of the pictures; arguments and errors are `read_noise`'s."""
+    if given is None:
+        return None
+    noise, _ = _listed(given, pictures)
+    return noise if len(noise) == 1 else noise[rows]
+
+
+def _listed(given: Any, pictures: int) -> tuple[np.ndarray, str]:
+    """Noise of one picture or of each, of whatever size, and its name for errors."""
     named = f"The noise {given}" if isinstance(given, str | Path) else "The noise"
     noise = _array_of(given, named)
-    shape, dtype = noise.shape, noise.dtype
-    noise = noise[None] if noise.ndim == 3 else noise
-    if noise.shape[1:] != (*size, 3) or len(noise) not in (1, pictures):
+    listed = noise[None] if noise.ndim == 3 else noise
+    if listed.ndim != 4 or len(listed) not in (1, pictures):
         raise UsageError(
-            f"{named} has the shape {shape}; it must be {(*size, 3)}, or {(pictures, *size, 3)} "
-            "with one for each picture."
+            f"{named} has the shape {noise.shape}; it must be (height, width, 3), or "
+            f"({pictures}, height, width, 3) with one for each picture."
         )
-    if not np.issubdtype(dtype, np.floating) or not np.isfinite(noise).all():
-        raise UsageError(f"{named} is {dtype}; it must be finite numbers of a floating type.")
-    return noise.astype(np.float32)
+    return listed, named
 
 
 def digest_of(array: np.ndarray) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from imagen_jax.config import StageConfig
 from imagen_jax.costs.chips import chip_of_kind
 from imagen_jax.networks import Networks, Params, build_networks, without_remat
 from imagen_jax.parallel import mesh as meshes
+from imagen_jax.pipeline.prompts import place_of
 from imagen_jax.stored.stages import StoredStage
 
 Keep = Literal["all", "one"]
@@ -64,9 +65,10 @@ def networks_of_steps(config: StageConfig, mesh: Mesh, gathered: bool) -> Networ
 
 
 def bytes_of_all(stages: Sequence[StoredStage], mesh: Mesh) -> int:
-    """What the parts of all networks take on each device of the mesh."""
-    networks = [network for stage in stages for network in (stage.unet, stage.text_encoder)]
-    return sum(bytes_a_device(n.abstract, mesh) for n in networks if n is not None)
+    """What the parts of all networks take on each device; stages share equal text encoders."""
+    encoders = {place_of(stage): stage.text_encoder for stage in stages if stage.text_encoder}
+    networks = [*(stage.unet for stage in stages), *encoders.values()]
+    return sum(bytes_a_device(network.abstract, mesh) for network in networks)
 
 
 def bytes_a_device(abstract: Params, mesh: Mesh) -> int:

@@ -15,7 +15,6 @@ from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError, naming
 from imagen_jax.networks import Params, build_networks
 from imagen_jax.parallel import mesh as meshes
-from imagen_jax.storage.files import absolute
 from imagen_jax.stored.stages import StoredStage
 from imagen_jax.text.cache import EmbeddingCache
 from imagen_jax.text.tokenizer import Tokenizer
@@ -220,7 +219,7 @@ class TextEncoders:
 
 def place_of(stage: StoredStage) -> tuple:
     """Stages for which this is equal read the same embeddings."""
-    return (absolute(stage.text_encoder.origin), reading_of(stage.config))
+    return (*stage.text_encoder.place, reading_of(stage.config))
 
 
 def read_prompts(

@@ -167,6 +167,8 @@ class _Making:
     def request(self) -> Request:
         """The same, once the prompts are embedded."""
         ways = [(self._steps(own), own, members) for own, members in _grouped(self.each)]
+        for steps, _, _ in ways:
+            check_picture_guidance(steps)
         sizes = [step.size for step in self.steps]
         inputs = stage_inputs(self.subjects, self.cast.stages, self._texts(), sizes, self.edit)
         parts = [self._part(inputs, *way) for way in ways]
@@ -196,7 +198,6 @@ class _Making:
         given, stages = self.edit is not None, self.cast.stages
         painting.check_order(self.steps, self.cast.mesh, given=given)
         self.subjects.check(stages, [step.size for step in self.steps], given=given)
-        check_picture_guidance(self.steps)
         reads_text = any(stage.config.conditions.text for stage in stages)
         for own in self.each:
             for name in ("negative_prompt", "positive_prompt"):
@@ -328,10 +329,12 @@ def _between(subjects: Subjects, call: Call) -> tuple[Subjects, Call]:
     count = call.interpolate
     if count is None:
         return subjects, call
+    if call.prompt_embeds is not None:
+        raise UsageError("interpolate takes no prompt_embeds.")
     way = interpolated(subjects, count, call.num_images, has_seeds=call.to_seed is not None)
     if subjects.count == 1:
         return way, call
-    if call.positive_prompt is not None or call.each is not None or call.prompt_embeds is not None:
+    if call.positive_prompt is not None or call.each is not None:
         raise UsageError("interpolate takes neither a positive prompt nor settings of each prompt.")
     each = [{"positive_share": share} for share in shares(count)]
     return way, dataclasses.replace(call, positive_prompt=subjects.prompts[1], each=each)

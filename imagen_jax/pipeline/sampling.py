@@ -201,7 +201,7 @@ class StepwiseSampler:
             params = self._gather(params)
         told, state = self._begin(params, numbers, *inputs)
         visits = [edits.Visit(*map(np.int32, visit)) for visit in self._visits]
-        if check_bytes is not None:
+        if check_bytes is not None and visits:  # An edit of no strength takes no step.
             step = self._step.lower(params, numbers, told, state, visits[0]).compile()
             check_bytes(step.memory_analysis().temp_size_in_bytes)
         for number, visit in enumerate(visits):

@@ -82,7 +82,7 @@ class Stage:
         self._samplers: dict[tuple[Plan, tuple[int, int]], Callable] = {}
         self._weighers: dict[tuple[int, int], Callable] = {}
         # Large batches that were painted.
-        self._known_to_fit: set[tuple[Plan, tuple[int, int], int]] = set()
+        self._known_to_fit: set[tuple] = set()
 
     @property
     def config(self) -> StageConfig:
@@ -156,11 +156,12 @@ class Stage:
             inputs = (*rows, null, noise, source, positive)
             told = {"on_step": on_step, "on_estimate": on_estimate}
             large = len(keys) * math.prod(size) > _MANY_PIXELS
-            if large and self._on_host and (plan, size, len(keys)) not in self._known_to_fit:
+            batch = (plan, size, len(keys), positive is not None)
+            if large and self._on_host and batch not in self._known_to_fit:
                 told["check_bytes"] = functools.partial(self._check_bytes, what)
             painted = meshes.to_host(sample(self.params, numbers, *inputs, **told))
         if large:
-            self._known_to_fit.add((plan, size, len(keys)))
+            self._known_to_fit.add(batch)
         return painted
 
     def word_weights(

@@ -163,6 +163,7 @@ def sampler(
     batch_size: int,
     mesh: Mesh,
     picture: Size | None = None,
+    tile: int | None = None,
 ) -> Call:
     """A denoising step of one stage, with its inputs where the beginning leaves them.
 
@@ -173,6 +174,7 @@ def sampler(
     Args:
         batch_size: pictures at once; rounded up to a multiple of the parts of a batch.
         picture: (height, width) of the pictures; None for what the stage was trained on.
+        tile: side of the tiles that a super-resolution stage takes them by.
 
     Raises:
         DoesNotFit: the beginning does not.
@@ -186,7 +188,7 @@ def sampler(
         meshes.check_height(low_res[0], mesh)
         pictures = meshes.picture_sharding(mesh)
     rows = _all_at((_keys(size), _conditions(config, size, picture)), meshes.batch_sharding(mesh))
-    plan, numbers = plan_sampling(config, settings, picture)
+    plan, numbers = plan_sampling(config, settings, picture, tile=tile)
     arguments = (params, numbers, *rows)
     if _has_null_text(config):
         arguments += (_null_text(config, mesh),)

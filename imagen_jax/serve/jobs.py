@@ -134,7 +134,8 @@ class Queue:
     def cancel(self, job: Job) -> None:
         """Ends a job, one that is painted at its next step; one that has ended stays as it is."""
         with self._changed:
-            job.unwanted = True
+            if job.state not in ENDED:
+                job.unwanted = True
             if job in self._waiting:
                 self._waiting.remove(job)
                 self._end(job, "cancelled")

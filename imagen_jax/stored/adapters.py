@@ -19,7 +19,7 @@ from imagen_jax.networks import ADAPTER, Params, abstract_params
 from imagen_jax.parallel import distributed
 from imagen_jax.parallel.mesh import make_mesh, to_host
 from imagen_jax.storage.digests import sealed, unsealed
-from imagen_jax.storage.files import AnyPath, write_text
+from imagen_jax.storage.files import AnyPath, absolute, write_text
 from imagen_jax.storage.json_text import read_object
 from imagen_jax.stored.network import StoredNetwork
 from imagen_jax.weights.adapter_file import is_adapter_file, open_adapter_file
@@ -104,6 +104,11 @@ class AdaptedNetwork(StoredNetwork):
     """
 
     adapters: tuple[tuple[StoredAdapter, float], ...] = ()
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        added = ((absolute(adapter.origin), weight) for adapter, weight in self.adapters)
+        return (*super().place, *added)
 
     def load(self, mesh: Mesh) -> Params:
         params = super().load(mesh)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from imagen_jax.config import MeshConfig
 from imagen_jax.config.choices import Weights
 from imagen_jax.networks import Params
 from imagen_jax.parallel.mesh import make_mesh
-from imagen_jax.storage.files import AnyPath
+from imagen_jax.storage.files import AnyPath, absolute
 from imagen_jax.weights.stored import require_finite
 from imagen_jax.weights.tensors import StoredParams, fingerprint, place_params
 
@@ -37,6 +38,11 @@ class StoredNetwork:
     tensors: StoredParams | None
     weights: Weights = "ema"
     step: int | None = None
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """Equal for networks that are the same: where they are kept, and what is added to them."""
+        return (absolute(self.origin),)
 
     def in_float32(self) -> "StoredNetwork":
         """The same, held in float32."""

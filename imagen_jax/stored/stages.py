@@ -163,8 +163,9 @@ class LoadedStage:
 def load_weights(
     path: AnyPath, weights: Weights | None = None, *, with_encoder: bool = True
 ) -> LoadedStage:
-    """A stage from a training directory or an exported file, adapted by what its directory holds;
-    all in float32.
+    """A stage from a training directory or an exported file, adapted by what its directory holds.
+
+    All is float32, but for an encoder that the stage does not train.
 
     Args:
         path: of either.
@@ -191,8 +192,8 @@ def load_weights(
         raise _no_stage(path)
     if config.conditions.text and "text_encoder" not in params and with_encoder:
         workdir = path if path.is_dir() else None
-        encoder = open_frozen_encoder(config, workdir).in_float32()
-        params = {**params, "text_encoder": encoder.load(make_mesh(MeshConfig()))}
+        encoder = load_frozen_encoder(config, workdir, make_mesh(MeshConfig()))
+        params = {**params, "text_encoder": encoder}
     return LoadedStage(path, config, params, weights, tokenizer)
 
 

@@ -219,6 +219,8 @@ def from_stage(
     if difference := first_difference(theirs, config.unet):
         name, was, now = difference
         raise UsageError(f"{origin} was trained with unet.{name} {was!r}; this config has {now!r}.")
+    # A frozen encoder comes in the type that it computes in.
+    loaded = jax.tree.map(lambda x, ours: x.astype(ours.dtype, copy=False), loaded, abstract)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     placed = flatten_dict(meshes.place_parameters(loaded, shardings))
     if new:

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from scipy.linalg import block_diag
 
 from imagen_jax.config import AdapterConfig
+from imagen_jax.config.choices import Dtype
 from imagen_jax.errors import UsageError
 from imagen_jax.models.low_rank import DOWN, UP
 from imagen_jax.networks import Params
@@ -95,14 +96,14 @@ def lora_tensors(adapter: Params, scale: float) -> dict[str, np.ndarray]:
     return tensors
 
 
-def save_lora(path: AnyPath, adapter: Params, scale: float) -> None:
-    """Writes an adapter as diffusers' pipelines load it (`load_lora_weights`), in float32.
+def save_lora(path: AnyPath, adapter: Params, scale: float, dtype: Dtype) -> None:
+    """Writes an adapter as diffusers' pipelines load it (`load_lora_weights`).
 
     Raises:
         UsageError: as `lora_tensors`, or the file cannot be written.
     """
     tensors = lora_tensors(adapter, scale)
-    write_tensors(path, tensors, "float32", {"format": "pt"})
+    write_tensors(path, tensors, dtype, {"format": "pt"})
 
 
 def _modules(kernel: ParamPath) -> tuple[str, ...]:

@@ -202,7 +202,7 @@ def test_noise_that_a_seed_would_draw_changes_nothing(cascade):
 @pytest.mark.parametrize(
     ("noise", "says"),
     [
-        (np.zeros((8, 8, 3)), "has the shape (8, 8, 3); it must be (16, 16, 3)"),
+        (np.zeros((8, 8, 3)), "has the shape (8, 8, 3) for each picture; it must be (16, 16, 3)"),
         (np.zeros((16, 16, 3), int), "is int64; it must be finite numbers of a floating type"),
         (np.full((16, 16, 3), np.nan), "must be finite"),
         (np.array([None]), "is no .npy file of numbers"),
@@ -237,7 +237,7 @@ def test_a_manifest_makes_the_same_files_again(directory, tmp_path, monkeypatch)
         "noise.npy", "--seed", "3", "--out", "one", "--resume",
     )  # fmt: skip
     assert first.code == 0, first.err
-    again = call(sample, "--from-manifest", "one/manifest.json", "--out", "two")
+    again = call(sample, "--from_manifest=one/manifest.json", "--out", "two")
     assert (again.code, "not those of" in again.err) == (0, False), again.err
     assert tree(tmp_path / "two") == tree(tmp_path / "one")
     kept = json.loads((tmp_path / "one" / "manifest.json").read_text())["arguments"]

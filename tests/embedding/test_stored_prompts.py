@@ -91,6 +91,27 @@ def test_sample_needs_no_encoder(made, embedded, tmp_path, monkeypatch):
     assert manifest["stages"][0]["text_encoder_sha256"] == sha256
 
 
+@pytest.mark.slow
+def test_prompts_that_steer_are_read_where_the_others_are(made, embedded, tmp_path):
+    """Without the encoder, which need not be there; a second prompt may end an interpolation."""
+    config = tiny.stage(text_encoder={"train": False, "source": "nowhere"})
+    path = tmp_path / "base.safetensors"
+    save_stage_file(path, config, {"unet": tiny.random_params(config)["unet"]}, "float32")
+    flags = ("--base", path, "--embeddings", embedded, *STEPS)
+    for number, steering in enumerate((
+        (PROMPTS[0], "--negative-prompt", PROMPTS[1], "--guidance", 2),
+        (PROMPTS[0], "--positive-prompt", PROMPTS[1]),
+        (*PROMPTS, "--interpolate", 3),
+        (PROMPTS[0], "--interpolate", 3, "--to-seed", 2),
+    )):  # fmt: skip
+        result = call(sample, *steering, *flags, "--out", tmp_path / str(number))
+        assert result.code == 0, result.err
+    refused(
+        call(sample, PROMPTS[0], *flags, "--negative-prompt", "x", "--out", tmp_path / "x"),
+        "The prompt 'x' has no embedding",
+    )
+
+
 def test_spaces_round_a_prompt_do_not_matter(made, embedded, tmp_path, monkeypatch):
     paint_nothing(monkeypatch)
     flags = ("--base", made.stage, "--out", tmp_path, *STEPS, "--embeddings", embedded)

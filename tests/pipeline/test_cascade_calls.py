@@ -174,6 +174,24 @@ def test_a_stream_holds_one_chunk_and_takes_what_a_call_takes(cascade, pictures)
     assert next(cascade.stream(PROMPTS[0] * 10, num_images=2)).prompts == (PROMPTS[0] * 10,)
 
 
+def test_settings_of_a_prompt_that_no_stage_has_learned_are_refused(cascade):
+    """As those of all prompts are."""
+    with pytest.raises(UsageError, match="picture_guidance_scale is 3, but no stage has learned"):
+        cascade(PROMPTS, each=[{"picture_guidance_scale": 3.0}, {}])
+
+
+def test_a_stream_gives_each_picture_its_own_noise(cascade):
+    noise = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+    base, options = cascade.first(1), {"num_images": 2, "init_noise": noise, "progress": False}
+    together = base(PROMPTS, **options).stages[0].astype(int)
+    streamed = [part.stages[0] for part in base.stream(PROMPTS, chunk=1, **options)]
+    assert np.abs(np.concatenate(streamed) - together).max() <= 1
+    with pytest.raises(UsageError, match=r"\(2, 16, 16, 3\); it must be .* or \(4, height, width"):
+        next(base.stream(PROMPTS, chunk=1, num_images=2, init_noise=noise[:2]))
+    with pytest.raises(UsageError, match="stream takes no interpolate; a call paints the whole"):
+        next(base.stream(PROMPTS, chunk=1, interpolate=3))
+
+
 @pytest.mark.slow
 def test_every_stage_follows_the_size_of_the_base(cascade, tmp_path):
     wide = cascade(PROMPTS[0], num_images=2, seed=3, size=(8, 12))

@@ -1,14 +1,19 @@
 """Prompts through the text encoders of a cascade: each one once, alone, and in batches."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import tiny
+from flax.traverse_util import flatten_dict, unflatten_dict
 from scripts import ROOT
 
-from imagen_jax.config import MeshConfig
+from imagen_jax.config import AdapterConfig, MeshConfig
 from imagen_jax.parallel.mesh import make_mesh
+from imagen_jax.pipeline.memory import bytes_a_device, bytes_of_all
 from imagen_jax.pipeline.prompts import PromptReader, TextEncoders
+from imagen_jax.stored.adapters import StoredAdapter, adapted
 from imagen_jax.stored.stages import StoredNetwork, open_stage
 from imagen_jax.weights.stage_file import save_stage_file
 
@@ -104,3 +109,39 @@ def test_the_empty_caption_is_a_row_of_its_own(tmp_path):
     embeddings, mask = text.null
     assert embeddings.shape == (1, tiny.LENGTH, tiny.T5.d_model)
     np.testing.assert_array_equal(mask, [[True] + [False] * 7])
+
+
+def test_an_adapter_of_one_stages_encoder_is_not_read_by_another(tmp_path):
+    """Both name one T5; each weight of an adapter is an encoder of its own."""
+    t5 = tiny.replace(tiny.T5, d_model=32, num_heads=4, d_ff=40)
+    config = tiny.stage(
+        text_encoder={"t5": t5, "train": False, "source": str(GOLDEN / "text_encoder")}
+    )
+    path = tmp_path / "base.safetensors"
+    save_stage_file(path, config, tiny.random_params(config), "float32")
+    plain = open_stage(path)
+    kernel = next(p for p in flatten_dict(plain.text_encoder.abstract) if p[-1] == "kernel")
+    inputs, outputs = flatten_dict(plain.text_encoder.abstract)[kernel].shape
+    factors = {"down": np.ones((inputs, 1), np.float32), "up": np.ones((1, outputs), np.float32)}
+    factors = {("text_encoder", *kernel, name): value for name, value in factors.items()}
+    adapter = StoredAdapter(
+        tmp_path / "x", AdapterConfig(rank=1), {"text_encoder": plain.text_encoder.fingerprint()},
+        {name: value.shape for name, value in factors.items()}, lambda: unflatten_dict(factors),
+    )  # fmt: skip
+    stages = [plain] + [
+        dataclasses.replace(plain, text_encoder=adapted(plain.text_encoder, adapter, weight))
+        for weight in (1.0, 0.5, 1.0)
+    ]
+    none, one, half, again = embed(stages)
+    assert one is again
+    for left, right in ((none, one), (none, half), (one, half)):
+        assert np.abs(left.text - right.text).max() > 1e-3
+        assert left.encoder_sha256 != right.encoder_sha256
+
+
+def test_a_shared_encoder_is_in_memory_once(exported):
+    base, shorter = (open_stage(exported[name]) for name in ("base", "shorter"))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    alone, encoder = bytes_of_all([base], mesh), bytes_a_device(base.text_encoder.abstract, mesh)
+    assert bytes_of_all([base, base], mesh) == 2 * alone - encoder
+    assert bytes_of_all([base, shorter], mesh) == alone + bytes_of_all([shorter], mesh)

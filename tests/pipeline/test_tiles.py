@@ -127,3 +127,19 @@ def test_tiles_that_there_cannot_be_are_refused(stage):
     split = Cascade([open_stage(stage)], mesh=make_mesh(MeshConfig(spatial=2), jax.devices()[:2]))
     with pytest.raises(UsageError, match="devices share the height of a picture"):
         split("a red apple", image=PICTURE, tile=16, **ASKED)
+
+
+def test_a_tile_of_a_guided_batch_sees_its_own_part_of_a_picture_as_large_as_z():
+    """As DeepFloyd IF's low-resolution pictures and sketches are; guidance shows each twice."""
+    shown = jnp.asarray(RNG.normal(size=(4, 40, 24, 3)), jnp.float32)
+    encoded = Encoded(
+        TextState(pooled=None, keys_values=(), mask=None), Conditions(pictures={"sketch": shown})
+    )
+
+    def predict(z, log_snr, told):
+        return Predicted(z + told.others.pictures["sketch"])
+
+    z = jnp.asarray(RNG.normal(size=(2, 40, 24, 3)), jnp.float32)
+    both, log_snr = jnp.concatenate([z, z]), jnp.zeros(4)
+    found = tiled(predict, encoded, tiling_of(CONFIG, (40, 24), 16), 2)(both, log_snr)
+    np.testing.assert_allclose(found.value, both + shown, atol=1e-5)

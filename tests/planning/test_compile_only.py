@@ -269,6 +269,14 @@ def test_a_stage_samples_any_size():
     assert wide.count_flops() > 6 * usual.count_flops()
 
 
+def test_a_stage_that_samples_by_tiles_is_planned_by_tiles():
+    """Which overlap, and so are more work together than the whole."""
+    config, mesh = tiny.super_resolution(), make_mesh(MeshConfig(), jax.devices()[:1])
+    whole = calls.sampler(config, config.sampling, 1, mesh, (64, 64))
+    tiles = calls.sampler(config, config.sampling, 1, mesh, (64, 64), 16)
+    assert tiles.count_flops() > 1.2 * whole.count_flops()
+
+
 def test_a_batch_takes_a_call_for_each_step_that_works_twice_for_guidance():
     config, mesh = tiny.super_resolution(), make_mesh(MeshConfig(), jax.devices()[:2])
 

@@ -124,7 +124,9 @@ def test_the_oldest_that_have_ended_go_and_one_is_forgotten_on_demand(queue, pai
     while queue.get(jobs[1].id) is not None and time.monotonic() < until:
         time.sleep(0.005)
     assert [queue.get(job.id) for job in jobs] == [None, None, *jobs[2:]]
+    before = (jobs[2].version, jobs[2].unwanted)
     queue.forget(jobs[2])
+    assert (jobs[2].version, jobs[2].unwanted) == before  # Nobody is told of it once more.
     assert queue.get(jobs[2].id) is None
     assert [path.name for path in tmp_path.iterdir()] == [jobs[3].id]
 

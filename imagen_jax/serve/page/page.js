@@ -4,6 +4,7 @@ import { Brush, COLOURS } from "./brush.js";
 
 const $ = (id) => document.getElementById(id);
 const ENDED = ["done", "failed", "cancelled"];
+const MOST_WATCHED = 16; // That the server tells of at once.
 const REMEMBERED = "imagen-jax jobs";
 const brush = new Brush($("picture"), $("drawing"), $("mask"), () => ({
   layer: $("layer").value,
@@ -36,13 +37,18 @@ async function ask(address, options) {
 
 function watch() {
   stream?.close();
-  const open = [...jobs.values()].filter((job) => !ENDED.includes(job.state)).map((job) => job.id);
+  const unfinished = [...jobs.values()].filter((job) => !ENDED.includes(job.state));
+  const open = unfinished.slice(0, MOST_WATCHED).map((job) => job.id);
   if (!open.length) return;
   stream = new EventSource(`api/events?${open.map((id) => `job=${encodeURIComponent(id)}`).join("&")}`);
-  stream.onmessage = (event) => take(JSON.parse(event.data));
+  stream.onmessage = (event) => {
+    const job = JSON.parse(event.data);
+    if (jobs.has(job.id)) take(job);  // One that was removed stays so.
+  };
   stream.addEventListener("end", () => {
     stream.close();
     open.map((id) => jobs.get(id)).filter((job) => job && !ENDED.includes(job.state)).forEach(giveUp);
+    watch();
   });
   stream.onerror = () => {
     if (jobs.get(current) && !ENDED.includes(jobs.get(current).state))
