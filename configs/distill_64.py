@@ -4,9 +4,10 @@
 
 Networks and data are the teacher's. First a student learns what guidance does, so that it needs one
 evaluation a step (Meng et al. 2022), and then others learn to take half as many steps, again and
-again (Salimans & Ho 2022, whose rates these are: 50,000 updates a halving, without an average of
-the weights). Each is a run in DIR and a file, such as DIR/8.safetensors. Nobody has run it at the
-paper's size. docs/distillation.md has the whole way.
+again (Salimans & Ho 2022: as theirs are, 50,000 updates a halving from a rate of 1e-4, without an
+average of the weights; theirs falls linearly, this one by a cosine). Each is a run in DIR and a
+file, such as DIR/8.safetensors. Nobody has run it at the paper's size. docs/distillation.md has the
+whole way.
 """
 
 import dataclasses

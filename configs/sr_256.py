@@ -8,7 +8,7 @@ sr_256_fifth_block are the other readings. The paper trained it for 2.5M steps o
 on 128 TPU v4 chips. Nobody has run this config; docs/pods.md says what the TPU compiler makes of
 it.
 
-The paper is silent on the distribution of aug_level in training.
+The paper's text does not say how aug_level is drawn in training.
 """
 
 import dataclasses

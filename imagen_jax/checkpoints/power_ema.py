@@ -82,7 +82,9 @@ def fit(steps: Sequence[int], lengths: Sequence[float], length: float) -> Fit:
     products = _products(t[:, None], g[:, None], t[None], g[None])
     towards = _products(t, g, end, wanted)
     found = np.linalg.lstsq(products, towards, rcond=None)[0]
-    missed = 1 - found @ towards / _products(end, wanted, end, wanted)
+    found /= found.sum()  # An average, not a multiple of one; as in the authors' own code.
+    whole = _products(end, wanted, end, wanted)
+    missed = (found @ products @ found - 2 * found @ towards + whole) / whole
     return Fit(found.reshape(len(steps), -1), float(np.sqrt(max(missed, 0.0))))
 
 

@@ -215,11 +215,13 @@ def compile_only(flags: Flags) -> int:
     """Reports what --what of every stage takes of --topology; the exit code."""
     from imagen_jax.pipeline.arguments import changed_settings
     from imagen_jax.pipeline.sizes import stage_sizes
+    from imagen_jax.pipeline.steps import check_tile
     from imagen_jax.planning import calls
     from imagen_jax.planning.compile_only import run
     from imagen_jax.stored.stages import load_config
 
     configs = [load_config(path) for path in stage_paths(flags.stages, enlarges=True)]
+    check_tile(flags.devices.tile or None, configs)
     defaults = [config.sampling for config in configs]
     settings = changed_settings(defaults, settings_of(flags.sampling, len(configs)))
     sizes = stage_sizes(configs, flags.pictures.size or None, flags.pictures.aspect or None)

@@ -211,13 +211,15 @@ class DataConfig(Checked):
         mixture = [Share.parse(text) for text in self.mixture]
         held_out = _last_part(self.eval_source)
         # Two directories of one name would be held-out pictures that the run is trained on.
-        apart = held_out not in {_last_part(share.source) for share in self.shares}
+        trained_on = {_last_part(share.source) for share in self.shares}
+        apart = held_out not in trained_on or not split_prefix(held_out)[0]
         return dataclasses.replace(
             self,
             data_dir="",
             embeddings="",
             source=_last_part(self.source),
-            eval_source=held_out if apart or not split_prefix(held_out)[0] else "",
+            eval_source=held_out if apart else "",
+            eval_split=self.eval_split if apart else "",
             mixture=tuple(f"{part.weight:g}*{_last_part(part.source)}" for part in mixture),
         )
 

@@ -26,7 +26,7 @@ class DiffusionConfig(Checked):
     """b of the sigmoid loss weight (Hoogeboom et al. 2024), sigmoid(b - log-SNR) on the error of
     eps for noise levels drawn evenly in log-SNR; the paper has none."""
     max_aug_level: float = 1.0
-    """Training draws aug_level from U(0, max); the paper gives no distribution."""
+    """Training draws aug_level from U(0, max); the paper's text gives no distribution."""
     augmented: Augmented = "small"
     """What the augmentation's noise is added to: the low-resolution picture as it is, or after it
     was enlarged to the stage's own size (bilinear, corner to corner), as in DeepFloyd IF."""

@@ -13,7 +13,6 @@ from imagen_jax.config.data import Condition
 from imagen_jax.data import transforms
 from imagen_jax.data.broken import Tally
 from imagen_jax.data.columns import Columns, columns_path, open_columns, write_columns
-from imagen_jax.data.places import MISSING, UNREADABLE
 from imagen_jax.data.records import BrokenRecord, Metadata, Record, Source
 from imagen_jax.errors import UsageError
 from imagen_jax.storage.files import AnyPath, threads_for
@@ -128,13 +127,16 @@ def numbers(
     if kept is None or not set(names) <= set(kept.about["names"]):
         names_to_keep = sorted({*names, *(kept.about["names"] if kept else ())})
         columns, left_out = _measure_all(source, names_to_keep)
-        # What could not be read this time is asked for again the next.
-        passing = not {MISSING, UNREADABLE}.isdisjoint(left_out.counts)
-        about = {"fingerprint": "" if passing else of, "names": names_to_keep}
+        about = {"fingerprint": of, "names": names_to_keep}
         write_columns(path, columns, {**about, "left_out": left_out.counts})
         kept = Columns(path)
     source.left_out.merge(kept.about["left_out"])
     return {name: kept.column(name) for name in names}
+
+
+def forget(source: FileSource) -> None:
+    """Removes what `numbers` keeps of a source."""
+    columns_path(source.home, source.name, "numbers").unlink(missing_ok=True)
 
 
 def _measure_all(source: FileSource, names: Sequence[str]) -> tuple[dict[str, Values], Tally]:

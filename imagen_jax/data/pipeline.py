@@ -207,9 +207,11 @@ class LoadExample:
     ) -> Image.Image:
         """The low-resolution picture of the whole, never of a crop, which lacks surroundings."""
         given = record.pictures.get(LOW_RES)
-        # One of another size is for another stage.
-        if given is not None and transforms.size_of(given, record.name) == (size[1], size[0]):
-            image = transforms.decode(given, record.name, max(size))
+        if given is not None:
+            width, height = transforms.size_of(given, record.name)
+            # One of another size is for another stage.
+            if min(width / size[1], height / size[0]) == 1:
+                image = transforms.decode(given, record.name, max(size))
         data = self._config.data
         fitted = transforms.cover(image, size)
         return with_faults(fitted, data.low_res_blur, data.low_res_blotches, rng)

@@ -5,7 +5,7 @@ import warnings
 from imagen_jax.config import ConditionsConfig, DataConfig
 from imagen_jax.config.data import ARRAYRECORD, FOLDER, WEBDATASET, split_prefix
 from imagen_jax.data.arrayrecord_source import ArrayRecordSource
-from imagen_jax.data.filters import FileSource, Selected, select
+from imagen_jax.data.filters import FileSource, Selected, forget, select
 from imagen_jax.data.folder_source import FolderSource
 from imagen_jax.data.order import Bucketed, Mixture
 from imagen_jax.data.records import Source
@@ -66,7 +66,11 @@ def _select(
     total = len(source) + source.left_out.total()
     told = (conditions.text, *(picture.name for picture in conditions.shown))
     selected = select(source, config.conditions, with_ratios=bool(config.sizes), told=told)
-    _report(source, total, config.max_broken_share)
+    try:
+        _report(source, total, config.max_broken_share)
+    except UsageError:
+        forget(source)  # The next try reads again what perhaps a disk did not give.
+        raise
     return selected
 
 

@@ -48,7 +48,7 @@ class WebDatasetSource:
         self._shown = tuple(picture.name for picture in conditions.shown)
         found = files_of(self.name, place, "*.tar", data_dir)
         self.home, shards = found.home, found.files
-        kind = ".".join(["tar", *self._shown])  # An index of its own for what each has to have.
+        kind = ".".join(["members", *self._shown])  # An index of its own for what each has to have.
         path = columns_path(self.home, found.pattern, kind)
         self._index, table = open_index(path, shards, self._shown)
         self._paths = [shard.path for shard in shards]

@@ -21,7 +21,7 @@ from imagen_jax.diffusion.schedules import alpha_sigma, over_pixels
 
 
 def ddim_step(z: Images, x0: Images, log_snr_t: LogSNR, log_snr_s: LogSNR) -> Images:
-    """z_s = alpha_s x0 + sigma_s (z_t - alpha_t x0) / sigma_t (appendix A, eq. 6 of the paper)."""
+    """z_s = alpha_s x0 + sigma_s (z_t - alpha_t x0) / sigma_t (appendix A of the paper)."""
     alpha_t, sigma_t = alpha_sigma(over_pixels(log_snr_t))
     alpha_s, sigma_s = alpha_sigma(over_pixels(log_snr_s))
     return alpha_s * x0 + sigma_s * (z - alpha_t * x0) / sigma_t

@@ -92,7 +92,7 @@ def posterior_mean(z: Images, x0: Images, log_snr_t: Scalar, log_snr_s: Scalar) 
 def ancestral_std(
     log_snr_t: Scalar, log_snr_s: Scalar, gamma: float | Scalar | Images
 ) -> Scalar | Images:
-    """sqrt((sigma~^2_{s|t})^(1-gamma) (sigma^2_{t|s})^gamma), the noise of appendix A, eq. 5.
+    """sqrt((sigma~^2_{s|t})^(1-gamma) (sigma^2_{t|s})^gamma), the noise of appendix A.
 
     sigma~^2_{s|t} = r sigma_s^2 is the variance of q(z_s | z_t, x) and sigma^2_{t|s} =
     r sigma_t^2 that of q(z_t | z_s), with r = 1 - e^{lambda_t - lambda_s}.
@@ -105,7 +105,7 @@ def ancestral_std(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ancestral:
-    """z_s = mu~_{s|t}(z_t, x0) + sqrt((sigma~^2)^(1-gamma) (sigma^2)^gamma) eps (App. A, eq. 5).
+    """z_s = mu~_{s|t}(z_t, x0) + sqrt((sigma~^2)^(1-gamma) (sigma^2)^gamma) eps (appendix A).
 
     With a predicted gamma it is DDPM's step with a learned range of variances (Nichol & Dhariwal
     2021, eq. 15); `gamma` is not read then.
@@ -130,7 +130,7 @@ class DDIM:
     """z_s = alpha_s x0 + sigma_s (sqrt(1 - eta^2 r) eps_t + eta sqrt(r) eps).
 
     eps_t = (z_t - alpha_t x0) / sigma_t and r = 1 - e^{lambda_t - lambda_s}. eta = 0 is
-    appendix A, eq. 6. eta scales the noise sigma~_{s|t} (Song et al. 2021, eq. 12 and 16), so
+    that of appendix A. eta scales the noise sigma~_{s|t} (Song et al. 2021, eq. 12 and 16), so
     that eta = 1 is the ancestral sampler with gamma = 0. Written so that the argument of the
     root cannot be rounded below zero.
 

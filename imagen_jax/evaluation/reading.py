@@ -19,9 +19,7 @@ Picture = UInt8[np.ndarray, "height width 3"]
 Resized = Float[np.ndarray, "side side 3"]
 _LARGEST = 2**14
 _SCALE_OVER_128 = np.float32(127.5 / 128)
-"""The network here makes x / 127.5 - 1 of what it gets."""
-_OVER_128: tuple[Resizer, ...] = ("tensorflow", "bicubic-float")
-"""With these torch-fidelity and clean-fid feed x / 128 - 1 to theirs."""
+"""Inception here makes x / 127.5 - 1 of what it gets."""
 RESIZERS: tuple[Resizer, ...] = get_args(Resizer)
 CROPS: tuple[Crop, ...] = get_args(Crop)
 
@@ -34,6 +32,7 @@ class Reading:
         crop: `whole` brings both sides to `side`, whatever their ratio; `centre` takes the square
             in the middle whose side is the shorter one.
         side: in pixels; 0 for what the network reads.
+        over_128: whether Inception gets x / 128 - 1, as torch-fidelity's and clean-fid's do.
         first_side: to which larger pictures are brought before by `first_resizer`, as those that
             they are compared with were painted; 0 where they are not.
     """
@@ -41,6 +40,7 @@ class Reading:
     crop: Crop
     resizer: Resizer
     side: int = 0
+    over_128: bool = False
     first_side: int = 0
     first_resizer: Resizer = "lanczos"
 
@@ -60,7 +60,8 @@ class Reading:
     def name(self) -> str:
         """The name as figures have it: "centre, lanczos to 256, bilinear, 299 pixels"."""
         first = f"{self.first_resizer} to {self.first_side}, " if self.first_side else ""
-        return f"{self.crop}, {first}{self.resizer}, {self.side} pixels"
+        last = ", over 128" if self.over_128 else ""
+        return f"{self.crop}, {first}{self.resizer}, {self.side} pixels{last}"
 
     def __call__(self, picture: Picture) -> Resized:
         """The picture as the network reads it, float32, 0 to 255."""
@@ -70,7 +71,7 @@ class Reading:
             first = _resized(picture, self.first_side, self.first_resizer)
             picture = first.round().astype(np.uint8)
         read = _resized(picture, self.side, self.resizer)
-        return read * _SCALE_OVER_128 if self.resizer in _OVER_128 else read
+        return read * _SCALE_OVER_128 if self.over_128 else read
 
 
 def _resized(picture: Picture, side: int, resizer: Resizer) -> Resized:
@@ -162,9 +163,12 @@ _RESIZE: dict[Resizer, Callable[[Picture, int], Resized]] = {
 
 RECIPES: dict[Recipe, tuple[FeatureName, Reading]] = {
     "pytorch-fid": ("inception", Reading("whole", "bilinear")),
-    "clean-fid": ("inception", Reading("whole", "bicubic-float")),
-    "torch-fidelity": ("inception", Reading("whole", "tensorflow")),
-    "imagen-fid30k": ("inception", Reading("centre", "bicubic-float", first_side=256)),
+    "clean-fid": ("inception", Reading("whole", "bicubic-float", over_128=True)),
+    "torch-fidelity": ("inception", Reading("whole", "tensorflow", over_128=True)),
+    "imagen-fid30k": (
+        "inception",
+        Reading("centre", "bicubic-float", over_128=True, first_side=256),
+    ),
     "cmmd": ("clip", Reading("centre", "bicubic")),
     "fd-dinov2": ("dinov2", Reading("whole", "bicubic")),
 }

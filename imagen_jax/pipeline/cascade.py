@@ -23,7 +23,7 @@ from imagen_jax.pipeline.arguments import (
     is_whole,
 )
 from imagen_jax.pipeline.callbacks import Callback, Listener, both
-from imagen_jax.pipeline.given import noise_of
+from imagen_jax.pipeline.given import listed_noise
 from imagen_jax.pipeline.memory import Keep, bytes_of_all, default_keep
 from imagen_jax.pipeline.painting import Keeper, LeadersKeeper, Painted, SampledStage
 from imagen_jax.pipeline.pictures import Pictures
@@ -210,15 +210,15 @@ class Cascade:
     ) -> Iterator[Pictures]:
         """The pictures of any number of prompts or other subjects, `chunk` of them at a time.
 
-        They are those of one call with all of them, but nothing is in memory of more than a
-        chunk. Where `keep` is `one`, every chunk reads the weights anew. All other arguments are
-        as a call takes them.
+        They are those of one call with all of them; no more than a chunk is in memory. Where `keep`
+        is `one`, every chunk reads the weights anew. Other arguments are as a call takes them.
         """
         subjects = Subjects.of(prompts, classes, pictures, numbers)
         check_numbers(chunk, num_images)
         if options.get("interpolate") is not None:
             raise UsageError("stream takes no interpolate; a call paints the whole way.")
         seed = checked_seed(seed, subjects.count, subjects.count * num_images)
+        noise = listed_noise(init_noise, subjects.count * num_images)
         texts, own_settings = None, None if each is None else checked_each(each, subjects.count)
         if prompt_embeds is not None and subjects.prompts:
             reads = [stage.config.conditions.text for stage in self.stages]
@@ -234,7 +234,7 @@ class Cascade:
                 seed=seed if isinstance(seed, int) else seed[own],
                 prompt_embeds=texts and [text and text.of(part) for text in texts],
                 each=own_settings and own_settings[part],
-                init_noise=noise_of(init_noise, subjects.count * num_images, rows),
+                init_noise=noise if noise is None or len(noise) == 1 else noise[rows],
                 **options,
             )
 

@@ -100,12 +100,13 @@ def read_noise(given: Any, size: Size, pictures: int) -> Noise | None:
     return noise.astype(np.float32)
 
 
-def noise_of(given: Any, pictures: int, rows: slice) -> np.ndarray | None:
-    """The part that belongs to some of the pictures; arguments and errors are `read_noise`'s."""
-    if given is None:
-        return None
-    noise, _ = _listed(given, pictures)
-    return noise if len(noise) == 1 else noise[rows]
+def listed_noise(given: Any, pictures: int) -> np.ndarray | None:
+    """Noise of one picture or of each, as a call with a part of them takes it.
+
+    Raises:
+        UsageError: it cannot be read, or is of another number of pictures.
+    """
+    return None if given is None else _listed(given, pictures)[0]
 
 
 def _listed(given: Any, pictures: int) -> tuple[np.ndarray, str]:

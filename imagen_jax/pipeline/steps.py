@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from imagen_jax.config import StageConfig
 from imagen_jax.errors import UsageError
 from imagen_jax.pipeline.arguments import changed_settings
 from imagen_jax.pipeline.editing import EDIT_SETTINGS, Edit, EditSettings
@@ -36,8 +37,7 @@ def sampled_stages(
         UsageError: a value is out of its range, or there is nothing that it belongs to.
     """
     configs = [stage.config for stage in stages]
-    if tile is not None and all(config.low_resolution is None for config in configs):
-        raise UsageError(f"tile is {tile!r}; it is of super-resolution stages, and there is none.")
+    check_tile(tile, configs)
     own = {name: value for name, value in settings.items() if name not in EDIT_SETTINGS}
     changed = changed_settings([config.sampling for config in configs], own)
     changed = [config.as_learned(x) for config, x in zip(configs, changed, strict=True)]
@@ -54,6 +54,12 @@ def sampled_stages(
         return steps
     each = changed_settings([EditSettings()] * len(steps), editing)
     return [_editing(step, edit, own) for step, own in zip(steps, each, strict=True)]
+
+
+def check_tile(tile: int | None, configs: Sequence[StageConfig]) -> None:
+    """Raises a UsageError for tiles of nothing."""
+    if tile is not None and all(config.low_resolution is None for config in configs):
+        raise UsageError(f"tile is {tile!r}; it is of super-resolution stages, and there is none.")
 
 
 def check_picture_guidance(steps: Sequence[SampledStage]) -> None:

@@ -42,7 +42,7 @@ class StoredNetwork:
     @property
     def place(self) -> tuple[Any, ...]:
         """Equal for networks that are the same: where they are kept, and what is added to them."""
-        return (absolute(self.origin),)
+        return (absolute(self.origin), self.weights, self.step)
 
     def in_float32(self) -> "StoredNetwork":
         """The same, held in float32."""

@@ -40,8 +40,14 @@ def save_stage_file(
 
 def exported_config(config: StageConfig, *, with_encoder: bool) -> StageConfig:
     """The config in the header of a file that holds the stage, with or without its encoder."""
-    taught = dataclasses.replace(config.distillation, teacher="")
-    config = dataclasses.replace(config, data=config.data.without_places(), distillation=taught)
+    taught, data = (
+        dataclasses.replace(config.distillation, teacher=""),
+        config.data.without_places(),
+    )
+    training = config.training
+    if config.data.eval_source and not data.eval_source:
+        training = dataclasses.replace(training, eval_every=0)
+    config = dataclasses.replace(config, data=data, training=training, distillation=taught)
     if with_encoder:
         encoder = dataclasses.replace(config.text_encoder, source="")
         config = dataclasses.replace(config, text_encoder=encoder)

@@ -108,7 +108,7 @@ def test_an_index_in_the_place_of_another_is_made_again(directory):
     """Each is whole, and none is what belongs there."""
     wanted = kept(open_source(config(directory, "similarity>=0.3")))
     paths = sorted((directory / ".imagen_jax").iterdir())
-    assert {path.suffix for path in paths} == {".numbers", ".tar"}
+    assert {path.suffix for path in paths} == {".members", ".numbers"}
     whole = [path.read_bytes() for path in paths]
     for path, data in zip(paths, reversed(whole), strict=True):
         path.write_bytes(data)
@@ -178,10 +178,10 @@ def test_a_missing_number_fulfils_nothing(directory):
     assert math.isclose(values["aspect"][0], 2.0)
 
 
-def test_what_could_not_be_read_once_is_read_again(tmp_path, monkeypatch):
+def test_a_set_that_could_not_be_read_once_is_read_again(tmp_path, monkeypatch):
     """A disk that comes back; the files' sizes and times say nothing about it."""
     data = tiny.folder(tmp_path / "data")
-    data = dataclasses.replace(data, filters=("side>=1",), max_broken_share=0.5)
+    data = dataclasses.replace(data, filters=("side>=1",))
     whole, lost = places.read_range, []
 
     def read_range(path, start, size):
@@ -191,8 +191,8 @@ def test_what_could_not_be_read_once_is_read_again(tmp_path, monkeypatch):
         return whole(path, start, size)
 
     monkeypatch.setattr(places, "read_range", read_range)
-    with pytest.warns(UserWarning, match="1 file unreadable"):
-        few = len(open_source(data))
+    with pytest.raises(UsageError, match="1 file unreadable"):
+        open_source(data)
     assert lost
     monkeypatch.setattr(places, "read_range", whole)
-    assert len(open_source(data)) == few + 1
+    assert len(open_source(data)) == 12

@@ -129,5 +129,8 @@ def test_a_run_whose_held_out_pictures_have_the_name_of_its_own_can_be_exported(
     config = tiny.stage(data=data, training={"eval_every": 5})
     exported = exported_config(config, with_encoder=True)
     assert exported.data.eval_source == "" and "/d/" not in str(exported.data)
+    assert exported.training.eval_every == 0
+    mixed = tiny.replace(config, data={"mixture": ("0.5*captioned_emoji/core_64", f"0.5*{source}")})
+    assert exported_config(mixed, with_encoder=True).training.eval_every == 0
     kept = tiny.replace(config, data={"eval_source": "folder:/d/other"})
     assert exported_config(kept, with_encoder=True).data.eval_source == "folder:other"

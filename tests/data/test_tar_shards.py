@@ -239,7 +239,7 @@ def test_a_pipe_where_the_index_lies_is_not_waited_for(tmp_path):
     assert texts(open_shards(tmp_path)) == ["1 1"]
 
 
-@pytest.mark.parametrize("kind", ["tar", "numbers"])
+@pytest.mark.parametrize("kind", ["members", "numbers"])
 def test_one_changed_bit_anywhere_makes_an_index_anew(kind, tmp_path):
     write_shard(tmp_path / "0.tar", [sample(v, similarity=v / 10) for v in range(1, 4)])
     filters = ("similarity>=0.2",)

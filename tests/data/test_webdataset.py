@@ -182,7 +182,7 @@ def test_the_index_may_lie_elsewhere(directory, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("index")
     open_shards(directory, data_dir=str(elsewhere))
     assert not (directory / ".imagen_jax").exists()
-    assert [path.suffix for path in (elsewhere / ".imagen_jax").iterdir()] == [".tar"]
+    assert [path.suffix for path in (elsewhere / ".imagen_jax").iterdir()] == [".members"]
 
 
 def test_an_index_that_cannot_be_written_names_the_remedy(directory):
@@ -288,7 +288,7 @@ def test_shards_and_their_index_may_lie_in_a_bucket(directory, bucket, reads):
         assert texts(source) == [(f"{v} 1",) for v in range(1, 13)]
         assert source[7].image == picture(8)
     assert len(reads) == 3  # Indexed once.
-    assert [path.suffix for path in (bucket / "set" / ".imagen_jax").iterdir()] == [".tar"]
+    assert [path.suffix for path in (bucket / "set" / ".imagen_jax").iterdir()] == [".members"]
     assert texts(open_shards("gs://bucket/run/set/0000[12].tar")) == [
         (f"{v} 1",) for v in range(5, 13)
     ]

@@ -1,5 +1,6 @@
 """Resizers against their kernels, sample by sample, and against PyTorch where it is installed."""
 
+import dataclasses
 from typing import get_args
 
 import numpy as np
@@ -9,8 +10,6 @@ from imagen_jax.config.choices import Recipe
 from imagen_jax.errors import UsageError
 from imagen_jax.evaluation.reading import CROPS, RECIPES, RESIZERS, Reading, bilinear_weights
 
-SCALES = {"tensorflow": 127.5 / 128, "bicubic-float": 127.5 / 128}
-"""Of what a network gets that makes x / 127.5 - 1 of it where x / 128 - 1 is wanted."""
 PICTURE = np.random.default_rng(0).integers(0, 256, (13, 9, 3)).astype(np.uint8)
 
 
@@ -44,8 +43,6 @@ def in_both_directions(picture, side, *kernel):
 def test_bicubic_on_floats_is_the_kernel_and_nothing_is_rounded(side):
     resized = Reading("whole", "bicubic-float", side)(PICTURE)
     expected = in_both_directions(PICTURE, side, cubic, 2.0).clip(0, 255)
-    # clean-fid's network gets x / 128 - 1, and the one here makes x / 127.5 - 1.
-    expected = expected * 127.5 / 128
     assert resized.dtype == np.float32 and resized.shape == (side, side, 3)
     np.testing.assert_allclose(resized, expected, atol=1e-3)
     assert np.abs(resized - resized.round()).max() > 0.1
@@ -82,20 +79,27 @@ def test_bilinear_is_pytorchs(side):
     np.testing.assert_allclose(resized, expected[0].permute(1, 2, 0), atol=1e-3)
 
 
-def test_tensorflows_samples_lie_at_their_corners_and_are_scaled():
+def test_tensorflows_samples_lie_at_their_corners():
     """Of 2 pixels a row 4: at 0, 1/2, 1 and beyond the last, which is repeated."""
     picture = np.array([[[0] * 3, [128] * 3]] * 2, np.uint8)
     read = Reading("whole", "tensorflow", 4)(picture)
-    np.testing.assert_allclose(read[0, :, 0] * 128 / 127.5, [0, 64, 128, 128], rtol=1e-6)
-    whole = Reading("whole", "tensorflow", 2)(picture)
-    np.testing.assert_allclose(whole[0, 1, 0] / 127.5 - 1, 0, atol=1e-6)  # x / 128 - 1 of 128.
+    np.testing.assert_allclose(read[0, :, 0], [0, 64, 128, 128], rtol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", ["torch-fidelity", "clean-fid", "imagen-fid30k"])
+def test_inception_gets_what_other_tools_feed_it(recipe):
+    """x / 128 - 1, where the one here makes x / 127.5 - 1; no other network's recipe is so."""
+    reading = dataclasses.replace(RECIPES[recipe][1], side=9)
+    np.testing.assert_allclose(reading(PICTURE[:9]) / 127.5 - 1, PICTURE[:9] / 128 - 1, atol=1e-6)
+    scaled = {name for name, (_, reading) in RECIPES.items() if reading.over_128}
+    assert scaled == {"torch-fidelity", "clean-fid", "imagen-fid30k"}
+    assert reading.name.endswith("9 pixels, over 128")
 
 
 @pytest.mark.parametrize("resizer", RESIZERS)
 def test_a_picture_of_the_right_size_stays_as_it_is(resizer):
     square = PICTURE[:9]
-    expected = square * np.float32(SCALES.get(resizer, 1))
-    np.testing.assert_array_equal(Reading("whole", resizer, 9)(square), expected)
+    np.testing.assert_array_equal(Reading("whole", resizer, 9)(square), square)
 
 
 @pytest.mark.parametrize("resizer", RESIZERS)
@@ -103,7 +107,7 @@ def test_one_colour_stays_one_colour(resizer):
     plain = np.full((7, 12, 3), (255, 0, 130), np.uint8)
     for side in (3, 30):
         resized = Reading("whole", resizer, side)(plain)
-        expected = np.broadcast_to(plain[0, 0] * SCALES.get(resizer, 1), resized.shape)
+        expected = np.broadcast_to(plain[0, 0], resized.shape)
         np.testing.assert_allclose(resized, expected, atol=1e-4)
 
 

@@ -106,7 +106,7 @@ def test_an_adapter_for_diffusers_comes_back_as_it_was(beside, stages, sketched,
     ours = adapter_of(stage, tmp_path / "ours.safetensors")
     lora, back = tmp_path / "lora.safetensors", tmp_path / "back.safetensors"
     for words in (
-        ("export", ours, lora, "--layout", "diffusers"),
+        ("export", ours, lora, "--layout", "diffusers", "--dtype", "float32"),
         ("convert", "deepfloyd-lora", lora, back, "--stage", stage, "--dtype", "float32"),
     ):
         done = call(verbs, *words)

@@ -179,7 +179,7 @@ def with_index(
     return make_and_read
 
 
-_TAR_INDEX, _NUMBERS = "**/*.shards", "**/*.numbers"
+_TAR_INDEX, _NUMBERS = "**/*.members", "**/*.numbers"
 _filtered = read_source("webdataset", "side>=2", "similarity>=0")
 
 KINDS: dict[str, Kind] = {
