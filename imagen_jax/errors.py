@@ -51,12 +51,14 @@ def exit_on_usage_error() -> Iterator[None]:
         warnings.showwarning = _warn_once()
         try:
             yield
+            sys.stdout.flush()
         except UsageError as error:
             print(f"error: {one_line(str(error))}", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
-            if isinstance(error, BrokenPipeError) and _nobody_reads():
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes once more at its end.
+            gone = isinstance(error, BrokenPipeError) and _nobody_reads()
+            _give_up_stdout_that_fails()
+            if gone:
                 sys.exit(_NOBODY_READS)
             where = "" if error.filename is None else f"{error.filename}: "
             print(f"error: {one_line(where + reason(error))}.", file=sys.stderr)
@@ -67,6 +69,14 @@ def exit_on_usage_error() -> Iterator[None]:
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             sys.exit(130)
+
+
+def _give_up_stdout_that_fails() -> None:
+    """Python writes once more at its end, and would say so where that fails."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _nobody_reads() -> bool:

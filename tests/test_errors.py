@@ -1,6 +1,7 @@
 """What a script says on stderr, whatever is in it, and how it ends where threads would go on."""
 
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -160,3 +161,17 @@ def test_any_other_exception_of_a_callback_is_reported_as_before(monkeypatch):
     finally:
         gc.callbacks.remove(callback)
     assert [x.exc_type for x in said] == [ValueError, ValueError]
+
+
+def test_what_cannot_be_said_on_stdout_is_one_sentence():
+    """Python would write it once more at its end, and exit with 120."""
+    script = (
+        "from imagen_jax.errors import exit_on_usage_error\nwith exit_on_usage_error(): print('x')"
+    )
+    environ = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", script], stdout=full, stderr=subprocess.PIPE, text=True,
+            env=environ, check=False,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (2, "error: No space left on device.\n")

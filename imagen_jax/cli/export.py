@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from imagen_jax.cli.outputs import require_empty, require_suffix
+from imagen_jax.cli.outputs import require_empty, require_other, require_suffix
 from imagen_jax.config.choices import Dtype, Weights
 from imagen_jax.errors import UsageError
 from imagen_jax.storage.hub import stage_path
@@ -51,6 +51,7 @@ class Export:
                 "that length first, and then that file."
             )
         of_adapter = is_adapter(stage_path(self.workdir))
+        require_other(self.out, self.workdir, self._base() if of_adapter else "")
         if self.merged and not of_adapter:
             raise UsageError(f"--merged adds an adapter to its stage; {self.workdir} is none.")
         if self.ema_length is None and not self.merged and of_adapter:
@@ -59,6 +60,13 @@ class Export:
             self._for_diffusers()
         else:
             self._stage()
+
+    def _base(self) -> str:
+        """The stage that a training directory's adapter was trained beside."""
+        from imagen_jax.checkpoints.directory import is_training_directory, read_config
+
+        path = stage_path(self.workdir)
+        return read_config(path).adapter.base if is_training_directory(path) else ""
 
     def _adapter(self) -> None:
         from imagen_jax.stored.adapters import open_adapter
@@ -107,10 +115,12 @@ class Export:
         return params
 
     def _for_diffusers(self) -> None:
+        from imagen_jax.storage.files import replacing_directory
         from imagen_jax.stored.stages import open_unet_params
         from imagen_jax.weights.deepfloyd_stage import export_deepfloyd_if
 
         require_empty(self.out)
         config, unet = open_unet_params(stage_path(self.workdir), self.weights)
-        export_deepfloyd_if(self.out, config, unet, self.dtype)
+        with replacing_directory(self.out) as place:
+            export_deepfloyd_if(place, config, unet, self.dtype)
         print(f"{self.out}: {config.name}")

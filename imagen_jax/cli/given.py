@@ -14,6 +14,8 @@ from imagen_jax.errors import UsageError
 
 _PLACES = ("FILE", "DIR", "STAGE")
 """What the help calls a text that is a path; where such a flag is not given, it is empty too."""
+_MOST = 2**20
+"""Of anything that is counted."""
 
 
 def check_given(arguments: Sequence[str], flags: Any) -> None:
@@ -41,11 +43,13 @@ def check_given(arguments: Sequence[str], flags: Any) -> None:
 
 
 def require_positive_flags(flags: object, *names: str) -> None:
-    """Raises a UsageError for a flag of these fields that is not positive."""
+    """Raises a UsageError for a flag of these fields that is not positive, or beyond all sense."""
     for name in names:
+        said = f"--{name.replace('_', '-')} is {getattr(flags, name)}"
         if getattr(flags, name) <= 0:
-            said = f"--{name.replace('_', '-')} is {getattr(flags, name)}"
             raise UsageError(f"{said}; it must be positive.")
+        if getattr(flags, name) > _MOST:
+            raise UsageError(f"{said}; it must be at most {_MOST:,}.")
 
 
 def _check_repeated(flag: str, count: int, flags: Any) -> None:

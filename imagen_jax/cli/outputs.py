@@ -3,12 +3,20 @@
 from pathlib import Path
 
 from imagen_jax.errors import UsageError
+from imagen_jax.storage.files import absolute
 
 
 def require_suffix(out: Path, suffix: str) -> None:
     """A slip must not replace a config or a picture."""
     if out.suffix != suffix or out.is_dir():
         raise UsageError(f"{out} cannot be written; name a file that ends with {suffix}.")
+
+
+def require_other(out: Path, *read: str) -> None:
+    """What is written must not replace what it is made from."""
+    for name in filter(None, read):
+        if absolute(Path(name)) == absolute(out):
+            raise UsageError(f"{out} is what is read; name another file.")
 
 
 def require_empty(out: Path) -> None:

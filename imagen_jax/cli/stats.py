@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from imagen_jax.cli.given import require_positive_flags
+from imagen_jax.cli.outputs import require_suffix
 from imagen_jax.config.choices import Crop, Recipe, Resizer
 from imagen_jax.errors import UsageError
 from imagen_jax.parallel.machine import DistributedFlags
@@ -66,6 +67,7 @@ class Stats:
         pictures = open_pictures(self.pictures)
         if self.npz:
             check_frechet(len(pictures), FEATURES)
+            require_suffix(self.npz, ".npz")
             check_writable(self.npz.parent, f"--npz is {self.npz}")
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)

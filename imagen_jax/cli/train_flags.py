@@ -210,7 +210,8 @@ def steps_to_profile(window: str) -> range:
     if not window:
         return range(0)
     start, _, stop = window.partition(":")
-    if not (start.isdecimal() and stop.isdecimal() and 0 < int(start) < int(stop)):
+    are_steps = start.isdecimal() and stop.isdecimal() and max(map(len, (start, stop))) <= 10
+    if not (are_steps and 0 < int(start) < int(stop)):
         raise UsageError(
             f"--profile is {window!r}; it must be START:STOP, two steps with 0 < START < STOP."
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from imagen_jax.cli.given import require_positive_flags
-from imagen_jax.cli.outputs import require_suffix
+from imagen_jax.cli.outputs import require_other, require_suffix
 from imagen_jax.cli.sweep import SweepFlags, check_measuring, judged_by, measured_by
 from imagen_jax.config import SamplingConfig
 from imagen_jax.config.choices import Dtype
@@ -51,6 +51,7 @@ class Tune:
         from imagen_jax.weights.stage_file import save_stage_file
 
         require_suffix(self.out, _SUFFIX)
+        require_other(self.out, self.stage)
         require_positive_flags(self, "budget", "batch_size")
         if self.times < 0:
             raise UsageError(f"--times is {self.times}; it must not be negative.")

@@ -18,7 +18,7 @@ from imagen_jax.cli.compare import Compare
 from imagen_jax.cli.evaluate import Evaluate
 from imagen_jax.cli.export import Export
 from imagen_jax.cli.given import check_given, require_positive_flags
-from imagen_jax.cli.outputs import require_empty, require_suffix
+from imagen_jax.cli.outputs import require_empty, require_other, require_suffix
 from imagen_jax.cli.paint import Paint
 from imagen_jax.cli.parsing import in_unicode, parse_flags
 from imagen_jax.cli.program import load, package_command
@@ -72,6 +72,7 @@ class Convert:
         out = Path(absolute(self.out))
         if absolute(self.directory) in (out, *out.parents):
             raise UsageError(f"{self.out} lies in what is read; name another place.")
+        require_other(self.out, self.stage)
         if self.kind != "deepfloyd-if" and self.text_encoder is not None:
             raise UsageError(f"--text-encoder is {self.text_encoder}; it is for deepfloyd-if only.")
         if (self.kind == "deepfloyd-lora") != bool(self.stage):

@@ -182,9 +182,9 @@ def _check(out: Path, about: dict[str, Any]) -> None:
         if beside_logs(out):
             raise UsageError(f"{out} holds something else than features; name a new directory.")
         return
+    before = read_sealed(path)
     if not any(_part(out, number).is_file() for number in range(_part_count(about["count"]))):
         return  # A picture could not be read, and may have been mended.
-    before = read_sealed(path)
     for name in about.keys() - {"name"}:  # A directory may have been moved.
         if before.get(name) != about[name]:
             raise UsageError(

@@ -74,6 +74,8 @@ class _Album:
                 f"{self.directory} was begun with other weights; name a new directory."
             )
         self.stages = _plain(pictures.account)
+        if not self.sums:
+            self._write()  # So that the same command goes on after a kill among the first ones.
         for row, picture in zip(self.rows(prompts), pictures.stages[-1], strict=True):
             path = self.directory / self.name(row)
             save_png(picture, path)
@@ -81,6 +83,9 @@ class _Album:
         for number in prompts:
             if metadata := self.prompts[number].metadata:
                 write_text(self.directory / f"{number:05}" / _METADATA, metadata)
+        self._write()
+
+    def _write(self) -> None:
         write_text(self.directory / MANIFEST, json.dumps(sealed(self._manifest()), indent=2))
 
     def _manifest(self) -> dict[str, Any]:

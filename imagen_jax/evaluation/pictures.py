@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -49,7 +50,8 @@ class PictureSet:
         """SHA-256 over names and sizes of the files, by which a set is known again."""
         sha = hashlib.sha256()
         for name in self.names:
-            sha.update(f"{name}\0{(self.directory / name).stat().st_size}\0".encode())
+            size = (self.directory / name).stat().st_size
+            sha.update(os.fsencode(name) + f"\0{size}\0".encode())
         return sha.hexdigest()
 
     def with_prompts(self, prompts: Sequence[str], num_images: int) -> "PictureSet":

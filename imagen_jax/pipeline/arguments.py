@@ -200,7 +200,8 @@ def _of_kind(config: Settings, name: str, value: Any) -> Any:
 
 
 def _is_a(wanted: type, value: Any) -> bool:
-    return isinstance(value, wanted) and not isinstance(value, bool)
+    too_large = isinstance(value, int) and abs(value) >= 2**63
+    return isinstance(value, wanted) and not isinstance(value, bool) and not too_large
 
 
 def _of_stages(name: str, value: Any, count: int) -> list[Any]:

@@ -11,7 +11,7 @@ _MOST_BYTES = 2**28
 """Of a file; no config, index, vocabulary or manifest comes near it."""
 
 _SHORT = reprlib.Repr()
-_SHORT.maxstring, _SHORT.maxlist = 100, 20
+_SHORT.maxstring, _SHORT.maxlist, _SHORT.maxdict = 100, 20, 20
 
 
 def read_object(path: AnyPath) -> dict[str, Any]:

@@ -65,10 +65,10 @@ def run(
     objective: Objective | None = None,
     frozen: Params | None = None,
     measuring: Measuring | None = None,
-) -> None:
+) -> bool:
     """Trains a stage until `training.num_steps`, going on from the newest checkpoint if any.
 
-    SIGTERM or Ctrl-C end the run early, with a checkpoint.
+    SIGTERM or Ctrl-C end the run early, with a checkpoint; gives whether one of them came.
 
     Args:
         config: of the stage.
@@ -109,6 +109,7 @@ def run(
             _say_how_it_ended(preemption, workdir, first, last, config.training.num_steps)
     if preemption.interrupted:
         raise KeyboardInterrupt
+    return preemption.noticed
 
 
 def _say_how_it_ended(

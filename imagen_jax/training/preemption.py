@@ -79,6 +79,11 @@ class Preemption:
         else:
             self._noticed = True
 
+    @property
+    def noticed(self) -> bool:
+        """Whether this process was asked to end."""
+        return self._noticed
+
     def reached(self) -> bool:
         """Whether to end here; asked once after every step, and once before the first."""
         if jax.process_count() > 1:

@@ -130,10 +130,12 @@ def train_students(
         own = made.with_suffix("")
         if _is_made(made, own, student):
             continue
-        run(student, own, **options)
+        ends = run(student, own, **options)
         if (newest_step(own) or 0) < student.training.num_steps:
             return  # It was asked to stop.
         _write(own, made)
+        if ends:
+            return
 
 
 def _in_turn(

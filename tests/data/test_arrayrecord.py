@@ -6,6 +6,7 @@ import pickle
 import msgpack
 import pytest
 import storage
+import tiny
 from scripts import call, refused, verbs
 from shards import picture, sample, write_shard
 
@@ -166,3 +167,12 @@ def test_mistakes_of_packing_are_named(tmp_path):
     refused(call(verbs, "pack", tmp_path / "b", "--shard-records", "0"), "--shard-records is 0")
     refused(call(verbs, "pack", tmp_path / "b", "--source", "folder:nowhere"), "folder:nowhere")
     assert not (tmp_path / "b").exists()
+
+
+def test_a_name_of_half_a_letter_breaks_its_record_alone(tmp_path):
+    data = tiny.folder(tmp_path / "data")
+    (tmp_path / "data" / "00.json").write_text('{"caption": "x", "\\ud800": 1}')
+    flags = ("--source", data.source, "--max-broken-share", "0.5")
+    result = call(verbs, "pack", tmp_path / "out", *flags)
+    assert result.code == 0 and "1 text is not Unicode" in result.out, result
+    assert len(open_records(tmp_path / "out")) == 11

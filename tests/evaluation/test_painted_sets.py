@@ -10,6 +10,7 @@ from PIL import Image
 from scripts import call, refused, tree, verbs
 
 import imagen_jax
+from imagen_jax.errors import UsageError
 from imagen_jax.evaluation import painting
 from imagen_jax.evaluation.pictures import open_pictures
 from imagen_jax.pipeline.cascade import Cascade
@@ -202,3 +203,23 @@ def test_a_list_of_pictures_may_be_anyones(files, painted, tmp_path, listed):
 def test_a_directory_of_something_else_is_left_alone(files, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     refused(paint(files, tmp_path), "holds something else")
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_among_its_first_pictures_goes_on(files, painted, tmp_path, monkeypatch):
+    save, saved = painting.save_png, []
+
+    def fail(picture, path):
+        if len(saved) == 3:
+            raise UsageError("The disk is full.")
+        saved.append(save(picture, path))
+
+    monkeypatch.setattr(painting, "save_png", fail)
+    out = tmp_path / "out"
+    failed = paint(files, out, "--seed", "3")
+    assert failed.code == 2 and "The disk is full." in failed.err
+    monkeypatch.setattr(painting, "save_png", save)
+    with pytest.raises(UsageError, match="is unfinished"):
+        open_pictures(out)
+    assert paint(files, out, "--seed", "3").code == 0
+    assert tree(out) == tree(painted)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -148,3 +149,10 @@ def test_prompts_go_by_numbers_where_pictures_are_called_by_them(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "x.png")
     named = open_pictures(tmp_path).with_prompts([*prompts, "x"], 1)
     assert named.names == open_pictures(tmp_path).names
+
+
+def test_a_name_that_is_not_unicode_is_a_name(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    plain = open_pictures(tmp_path).listing
+    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    assert open_pictures(tmp_path).listing != plain

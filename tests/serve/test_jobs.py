@@ -8,6 +8,7 @@ import zipfile
 import pytest
 
 from imagen_jax.errors import UsageError
+from imagen_jax.serve import run
 from imagen_jax.serve.jobs import ARCHIVE, ENDED, Busy, Cancelled, Queue
 from imagen_jax.serve.limits import Limits
 
@@ -162,3 +163,9 @@ def test_stopping_ends_what_is_painted(painter, tmp_path):
     wait(job, "painting")
     queue.stop()
     assert job.state == "cancelled" and waiting.state not in ENDED and painter.painted == []
+
+
+def test_a_server_listens_nowhere_without_an_address():
+    """An empty one, as of a variable that is not set, is every address of the machine."""
+    with pytest.raises(UsageError, match="--host is ''; name an address, such as"):
+        run._listen("", 0)

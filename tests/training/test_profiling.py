@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from imagen_jax.checkpoints.state import TrainState
+from imagen_jax.cli.train_flags import steps_to_profile
+from imagen_jax.errors import UsageError
 from imagen_jax.training.profiling import PROFILE_SIGNAL, STEPS_AFTER_SIGNAL, Profiler
 
 STATE = TrainState(step=jnp.zeros(()), params={}, ema={}, opt_state=())
@@ -101,3 +103,9 @@ def test_a_trace_is_what_jax_wrote_and_ends_with_the_run(tmp_path):
     (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
     assert b"train" in trace.read_bytes()
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("window", [f"1:{'9' * 5000}", "2:1", "1", "0:3", "1:x"])
+def test_windows_of_no_steps_are_refused(window):
+    with pytest.raises(UsageError, match="it must be START:STOP, two steps with 0 < START < STOP"):
+        steps_to_profile(window)

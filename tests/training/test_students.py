@@ -17,6 +17,7 @@ from imagen_jax.config.python_file import read_config_file
 from imagen_jax.diffusion import chain
 from imagen_jax.errors import UsageError
 from imagen_jax.stored.stages import load_weights, open_stage
+from imagen_jax.training import students
 from imagen_jax.training.loop import run
 from imagen_jax.training.students import next_student, student_of, train_students
 from imagen_jax.weights.stage_file import save_stage_file
@@ -138,6 +139,17 @@ def test_a_student_may_begin_with_the_weights_of_a_student_before_it(trained, te
         np.testing.assert_allclose(weights, theirs[name], rtol=0, atol=2e-7)
     taught = flatten_dict(load_weights(teacher).params["unet"])
     assert max(np.abs(theirs[x] - taught[x]).max() for x in taught) > 1e-5
+
+
+@pytest.mark.slow
+def test_a_row_of_students_ends_after_one_that_was_asked_to_end(
+    data, teacher, tmp_path, monkeypatch
+):
+    """Though it had all of its steps: the signal came while its last checkpoint was written."""
+    config = tiny.replace(student_of(RECIPE, str(teacher), None), data={"source": data.source})
+    monkeypatch.setattr(students, "run", lambda *given, **told: run(*given, **told) or True)
+    train_students(config, tmp_path, [None, 4])
+    assert {path.name for path in tmp_path.iterdir()} == {"any", "any.safetensors"}
 
 
 @pytest.mark.slow

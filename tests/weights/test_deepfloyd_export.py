@@ -4,6 +4,7 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from unittest import mock
 
 import jax
 import ml_dtypes
@@ -16,6 +17,7 @@ from scripts import call, refused, tree, verbs
 
 from imagen_jax.config.python_file import find_config, known_configs, read_config_file
 from imagen_jax.errors import UsageError
+from imagen_jax.weights import deepfloyd_stage
 from imagen_jax.weights.deepfloyd_config import parse_unet_config, read_unet_config, unet_values
 from imagen_jax.weights.deepfloyd_if import disassembled, open_unet
 from imagen_jax.weights.deepfloyd_stage import unet_in_their_form
@@ -193,3 +195,12 @@ def test_a_directory_that_holds_something_is_left_alone(stage, tmp_path):
     result = call(verbs, "export", stage[1], tmp_path, "--layout", "diffusers")
     refused(result, "is not empty; choose a new directory")
     assert tree(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_what_fails_in_the_middle_leaves_nothing(stage, tmp_path, monkeypatch):
+    """So that the same command can be given again."""
+    out = tmp_path / "new" / "out"
+    monkeypatch.setattr(deepfloyd_stage, "write_tensors", mock.Mock(side_effect=UsageError("no")))
+    refused(call(verbs, "export", stage[1], out, "--layout", "diffusers"), "no")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "new"]

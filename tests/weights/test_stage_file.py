@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny
+from scripts import call, refused, verbs
 
 from imagen_jax.errors import UsageError
 from imagen_jax.stored.stages import load_config, load_weights
@@ -163,3 +164,18 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path):
         load_stage_file(tmp_path / "nothing.safetensors")
     with pytest.raises(UsageError, match="is a directory"):
         load_stage_file(tmp_path)
+
+
+def test_a_command_does_not_write_over_what_it_reads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = tiny.stage()
+    save_stage_file(tmp_path / "a.safetensors", config, tiny.random_params(config), "float32")
+    (tmp_path / "link.safetensors").symlink_to("a.safetensors")
+    before = (tmp_path / "a.safetensors").read_bytes()
+    for out in ("a.safetensors", tmp_path / "a.safetensors", "link.safetensors"):
+        says = f"{out} is what is read; name another file."
+        refused(call(verbs, "export", "a.safetensors", out), says)
+        refused(call(verbs, "tune", "a.safetensors", out, "--budget", 2), says)
+        lora = ("convert", "deepfloyd-lora", "lora.safetensors", out, "--stage", "a.safetensors")
+        refused(call(verbs, *lora), says)
+    assert (tmp_path / "a.safetensors").read_bytes() == before
