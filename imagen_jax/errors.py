@@ -51,14 +51,12 @@ def exit_on_usage_error() -> Iterator[None]:
         warnings.showwarning = _warn_once()
         try:
             yield
-            sys.stdout.flush()
+            _flush_stdout()
         except UsageError as error:
             print(f"error: {one_line(str(error))}", file=sys.stderr)
             sys.exit(2)
         except OSError as error:
-            gone = isinstance(error, BrokenPipeError) and _nobody_reads()
-            _give_up_stdout_that_fails()
-            if gone:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
                 sys.exit(_NOBODY_READS)
             where = "" if error.filename is None else f"{error.filename}: "
             print(f"error: {one_line(where + reason(error))}.", file=sys.stderr)
@@ -69,12 +67,20 @@ def exit_on_usage_error() -> Iterator[None]:
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             sys.exit(130)
+        finally:
+            _give_up_stdout_that_fails()
+
+
+def _flush_stdout() -> None:
+    """Raises what becomes of the last lines; a program may have been begun without a stdout."""
+    if sys.stdout is not None and not sys.stdout.closed:
+        sys.stdout.flush()
 
 
 def _give_up_stdout_that_fails() -> None:
     """Python writes once more at its end, and would say so where that fails."""
     try:
-        sys.stdout.flush()
+        _flush_stdout()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 

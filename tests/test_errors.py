@@ -175,3 +175,11 @@ def test_what_cannot_be_said_on_stdout_is_one_sentence():
             env=environ, check=False,
         )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (2, "error: No space left on device.\n")
+
+
+@pytest.mark.parametrize(("last", "code"), [("", 0), ("; raise errors.UsageError('x')", 2)])
+def test_a_program_may_have_no_stdout(last, code):
+    script = f"from imagen_jax import errors\nwith errors.exit_on_usage_error(): print('x'){last}"
+    command = ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, script]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (code, "error: x\n" if code else "")

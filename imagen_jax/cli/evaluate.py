@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from imagen_jax.cli.given import require_positive_flags
+from imagen_jax.cli.given import require_countable_flags, require_positive_flags
 from imagen_jax.cli.sample_flags import SamplingFlags
 from imagen_jax.cli.stage_flags import CascadeFlags, stage_names, tell_what_is_left_out
 from imagen_jax.cli.unused import require_default
@@ -89,8 +89,8 @@ class Evaluate:
 
     def run(self) -> None:
         require_positive_flags(self, "batch_size")
-        require_positive_flags(self.measuring, "num_images")
-        require_positive_flags(self.trial, "limit", "seeds", "enlarged")
+        require_countable_flags(self.measuring, "num_images")
+        require_countable_flags(self.trial, "limit", "seeds", "enlarged")
         self.compiling.prepare()
         if self.compiling.compile_only:
             sys.exit(self._compile())

@@ -15,7 +15,7 @@ from imagen_jax.errors import UsageError
 _PLACES = ("FILE", "DIR", "STAGE")
 """What the help calls a text that is a path; where such a flag is not given, it is empty too."""
 _MOST = 2**20
-"""Of anything that is counted."""
+"""Of what is made for each of a count, as pictures of a prompt are."""
 
 
 def check_given(arguments: Sequence[str], flags: Any) -> None:
@@ -43,12 +43,19 @@ def check_given(arguments: Sequence[str], flags: Any) -> None:
 
 
 def require_positive_flags(flags: object, *names: str) -> None:
-    """Raises a UsageError for a flag of these fields that is not positive, or beyond all sense."""
+    """Raises a UsageError for a flag of these fields that is not positive."""
     for name in names:
-        said = f"--{name.replace('_', '-')} is {getattr(flags, name)}"
         if getattr(flags, name) <= 0:
+            said = f"--{name.replace('_', '-')} is {getattr(flags, name)}"
             raise UsageError(f"{said}; it must be positive.")
+
+
+def require_countable_flags(flags: object, *names: str) -> None:
+    """Raises a UsageError for a flag of these fields that is not positive, or beyond all sense."""
+    require_positive_flags(flags, *names)
+    for name in names:
         if getattr(flags, name) > _MOST:
+            said = f"--{name.replace('_', '-')} is {getattr(flags, name)}"
             raise UsageError(f"{said}; it must be at most {_MOST:,}.")
 
 

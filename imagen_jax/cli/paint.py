@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from imagen_jax.cli.given import require_positive_flags
+from imagen_jax.cli.given import require_countable_flags, require_positive_flags
 from imagen_jax.cli.sample_flags import PictureFlags, SamplingFlags
 from imagen_jax.cli.stage_flags import StageFlags
 from imagen_jax.parallel.machine import DistributedFlags
@@ -47,7 +47,7 @@ class Paint:
 
         check_writable(self.out, f"OUT is {self.out}")
         require_positive_flags(self, "batch_size")
-        require_positive_flags(self.pictures, "num_images")
+        require_countable_flags(self.pictures, "num_images")
         prompts = read_prompt_set(self.prompts, self.count, self.split)
         distributed.start(self.distributed)
         distributed.require_accelerator(allow_cpu=self.allow_cpu)

@@ -28,9 +28,10 @@ class Stats:
     directory of Hugging Face."""
     recipe: Recipe = "pytorch-fid"
     """Which network makes the features, and how pictures are read for it. pytorch-fid, clean-fid
-    and torch-fidelity are of inception, whole pictures, and differ in the resizer; imagen-fid30k
-    takes their centre, brings larger ones to 256 pixels and goes on as clean-fid. cmmd is of clip
-    and fd-dinov2 of dinov2."""
+    and torch-fidelity are of inception, whole pictures, and differ in the resizer and in what
+    inception makes of a pixel, x / 127.5 - 1 or x / 128 - 1; imagen-fid30k takes
+    their centre, brings larger ones to 256 pixels and goes on as clean-fid. cmmd is of clip and
+    fd-dinov2 of dinov2."""
     crop: Crop | None = None
     """Instead of the recipe's: the whole picture, brought to a square, or its centre."""
     resizer: Resizer | None = None

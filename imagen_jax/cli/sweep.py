@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from imagen_jax.cli.given import require_positive_flags
+from imagen_jax.cli.given import require_countable_flags, require_positive_flags
 from imagen_jax.cli.sample_flags import SamplingFlags
 from imagen_jax.cli.stage_flags import CascadeFlags
 from imagen_jax.cli.unused import require_default
@@ -113,7 +113,7 @@ class Sweep:
 
 def check_measuring(flags: SweepFlags) -> None:
     """Raises a UsageError for flags that nothing is measured by."""
-    require_positive_flags(flags, "seeds", "num_images")
+    require_countable_flags(flags, "seeds", "num_images")
     if flags.limit < 2:
         raise UsageError(f"--limit is {flags.limit}; a distance takes at least 2 prompts.")
     if flags.prompts:

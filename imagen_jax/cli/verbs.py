@@ -17,7 +17,7 @@ from tyro.conf import Positional, arg
 from imagen_jax.cli.compare import Compare
 from imagen_jax.cli.evaluate import Evaluate
 from imagen_jax.cli.export import Export
-from imagen_jax.cli.given import check_given, require_positive_flags
+from imagen_jax.cli.given import check_given, require_countable_flags
 from imagen_jax.cli.outputs import require_empty, require_other, require_suffix
 from imagen_jax.cli.paint import Paint
 from imagen_jax.cli.parsing import in_unicode, parse_flags
@@ -180,7 +180,7 @@ class Pack:
         from imagen_jax.data.sources import open_source
 
         require_empty(self.out)
-        require_positive_flags(self, "shard_records")
+        require_countable_flags(self, "shard_records")
         require_default(self.data, "it is of training; records are packed whole.", *_OF_TRAINING)
         told = ConditionsConfig(pictures=self.pictures)
         source = open_source(self.data, None, told)

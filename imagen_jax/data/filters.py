@@ -117,7 +117,7 @@ def numbers(
     """Name -> its value for each record, NaN where there is none; adds to `source.left_out`.
 
     They are worked out once, which reads what is beside the pictures (and for side, aspect and
-    ratio the pictures too), and kept.
+    ratio the pictures too), and kept; also that a few could not be read.
     """
     path = columns_path(source.home, source.name, "numbers")
     of = hashlib.sha256(repr((source.fingerprint, len(source), *told)).encode()).hexdigest()

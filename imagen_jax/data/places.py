@@ -22,6 +22,8 @@ from imagen_jax.storage.files import (
     with_home,
 )
 
+MISSING, UNREADABLE = "file missing", "file unreadable"
+"""Reasons that may pass: the file says nothing about its record."""
 _MAX_PATTERNS = 10**6
 """That braces may stand for."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -157,8 +159,8 @@ def read_part(path: AnyPath, start: int, size: int, name: str) -> bytes:
     try:
         return read_range(path, start, size)
     except FileNotFoundError:
-        raise BrokenRecord(name, "file missing") from None
+        raise BrokenRecord(name, MISSING) from None
     except OSError as error:
         if isinstance(path, Path):
-            raise BrokenRecord(name, "file unreadable", reason(error)) from error
+            raise BrokenRecord(name, UNREADABLE, reason(error)) from error
         raise  # Of the network: no fault of this record.

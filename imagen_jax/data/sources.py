@@ -1,5 +1,6 @@
 """Opens the source of captioned pictures that a configuration names."""
 
+import contextlib
 import warnings
 
 from imagen_jax.config import ConditionsConfig, DataConfig
@@ -8,6 +9,7 @@ from imagen_jax.data.arrayrecord_source import ArrayRecordSource
 from imagen_jax.data.filters import FileSource, Selected, forget, select
 from imagen_jax.data.folder_source import FolderSource
 from imagen_jax.data.order import Bucketed, Mixture
+from imagen_jax.data.places import MISSING, UNREADABLE
 from imagen_jax.data.records import Source
 from imagen_jax.data.tfds_source import TfdsSource
 from imagen_jax.data.webdataset_source import WebDatasetSource
@@ -65,11 +67,15 @@ def _select(
     source = _open(name, config, low_resolution, conditions)
     total = len(source) + source.left_out.total()
     told = (conditions.text, *(picture.name for picture in conditions.shown))
-    selected = select(source, config.conditions, with_ratios=bool(config.sizes), told=told)
+    measures = bool(config.conditions or config.sizes)
     try:
+        selected = select(source, config.conditions, with_ratios=bool(config.sizes), told=told)
         _report(source, total, config.max_broken_share)
     except UsageError:
-        forget(source)  # The next try reads again what perhaps a disk did not give.
+        # The next try reads again what perhaps a disk did not give.
+        if measures and not {MISSING, UNREADABLE}.isdisjoint(source.left_out.counts):
+            with contextlib.suppress(OSError):
+                forget(source)
         raise
     return selected
 

@@ -34,7 +34,7 @@ Features = Float[np.ndarray, "pictures features"]
 
 PART = 1024
 ABOUT = "about.json"
-_FORMAT = "imagen-jax features 1"
+_FORMAT = "imagen-jax features 2"
 _TEXTS, _NUMBERS = ("network", "weights", "name", "listing"), {"count": 2**27, "width": 2**14}
 """Fields of `about.json`, and the most that numbers may be."""
 _NAME, _PICTURES = "features", "pictures"

@@ -52,6 +52,8 @@ class Reading:
         ):
             if value not in known:
                 raise UsageError(f"The {name} is {value!r}; it must be one of {', '.join(known)}.")
+        if type(self.over_128) is not bool:
+            raise UsageError(f"The over_128 is {self.over_128!r}; it must be True or False.")
         for name, side in (("side", self.side), ("first_side", self.first_side)):
             if not (type(side) is int and 0 <= side <= _LARGEST):
                 raise UsageError(f"The {name} is {side!r}; it must lie between 0 and {_LARGEST}.")

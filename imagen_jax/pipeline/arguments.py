@@ -17,6 +17,8 @@ from imagen_jax.text.tokenizer import one_line
 Settings = TypeVar("Settings", SamplingConfig, EditSettings)
 _SHARE = 0.5
 """Of a positive prompt."""
+_TOO_LARGE = 2**63
+"""Of a whole number."""
 _KINDS = {
     str: (str, "text", "texts"),
     int: (numbers.Integral, "a whole number", "whole numbers"),
@@ -193,6 +195,8 @@ def _of_kind(config: Settings, name: str, value: Any) -> Any:
     kind = next((x for x in (int, float) if x is of or x in get_args(of)), str)
     wanted, one, several = _KINDS[kind]
     values = value if many and isinstance(value, tuple) else (value,)
+    if any(isinstance(x, int) and abs(x) >= _TOO_LARGE for x in values):
+        raise UsageError(f"{name} is a number of more than 63 bits; no setting is so large.")
     if isinstance(value, tuple) != many or not all(_is_a(wanted, x) for x in values):
         must = f"a tuple of {several}" if many else one
         raise UsageError(f"{name} is {value!r}; it must be {must}.")
@@ -200,8 +204,7 @@ def _of_kind(config: Settings, name: str, value: Any) -> Any:
 
 
 def _is_a(wanted: type, value: Any) -> bool:
-    too_large = isinstance(value, int) and abs(value) >= 2**63
-    return isinstance(value, wanted) and not isinstance(value, bool) and not too_large
+    return isinstance(value, wanted) and not isinstance(value, bool)
 
 
 def _of_stages(name: str, value: Any, count: int) -> list[Any]:

@@ -218,6 +218,8 @@ def replacing(path: AnyPath) -> Iterator[AnyPath]:
 def replacing_directory(path: Path) -> Iterator[Path]:
     """`replacing` of a directory, which is empty or not there yet."""
     path = Path(os.path.realpath(path))  # What a link leads to is replaced, and not the link.
+    if os.path.ismount(path):
+        raise UsageError(f"{path} is a mount point, which stays; name a directory in it.")
     temporary = path.with_name(f".{path.name[:_NAME_KEPT]}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.mkdir(parents=True)

@@ -68,7 +68,7 @@ def run(
 ) -> bool:
     """Trains a stage until `training.num_steps`, going on from the newest checkpoint if any.
 
-    SIGTERM or Ctrl-C end the run early, with a checkpoint; gives whether one of them came.
+    SIGTERM or Ctrl-C end the run early, with a checkpoint; gives whether the run heard of one.
 
     Args:
         config: of the stage.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -135,6 +136,8 @@ def train_students(
             return  # It was asked to stop.
         _write(own, made)
         if ends:
+            if made != students[-1][1] and distributed.leads():
+                print(f"Stopped after {made}; the same command goes on.", file=sys.stderr)
             return
 
 

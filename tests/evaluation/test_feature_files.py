@@ -132,7 +132,9 @@ def test_what_is_said_of_features_may_be_anyones(pictures, network, tmp_path, ch
         open_features(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"side": "299"}, {"resizer": ["box"]}, {"first_side": -1}])
+@pytest.mark.parametrize(
+    "changes", [{"side": "299"}, {"resizer": ["box"]}, {"first_side": -1}, {"over_128": "no"}]
+)
 def test_a_reading_may_be_anyones(pictures, network, tmp_path, changes, no_type_checks):
     about = feature_files._about(pictures, network)
     about["reading"] |= changes

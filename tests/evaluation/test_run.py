@@ -103,7 +103,7 @@ def test_results_say_what_they_are_of(sets, tmp_path):
         assert (about["name"], about["count"]) == (directory, COUNT)
         assert about["reading"] == {
             "crop": "centre", "resizer": "bicubic", "side": 20, "first_side": 0,
-            "first_resizer": "lanczos",
+            "first_resizer": "lanczos", "over_128": False,
         }  # fmt: skip
         assert len(about["pictures_sha256"]) == len(about["weights"]) == 64
     ours, true = features["pictures"], features["reference"]

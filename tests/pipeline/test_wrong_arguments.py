@@ -26,6 +26,8 @@ def base(tmp_path_factory):
     ("options", "says"),
     [
         ({"seed": 1.5}, "The seed is 1.5; it must be a whole number between 0 and 4294967295"),
+        ({"num_steps": 10**5000}, "num_steps is a number of more than 63 bits"),
+        ({"guidance_scale": 2**63}, "guidance_scale is a number of more than 63 bits"),
         ({"seed": None}, "The seed is None; it must be a whole number"),
         ({"seed": [1, [2, 3]]}, "The seed is [2, 3]; it must be a whole number"),
         ({"num_images": np.int64(1)}, "A number of pictures or prompts is np.int64(1); it must"),
