@@ -221,7 +221,7 @@ def compile_only(flags: Flags) -> int:
     from imagen_jax.stored.stages import load_config
 
     configs = [load_config(path) for path in stage_paths(flags.stages, enlarges=True)]
-    check_tile(flags.devices.tile or None, configs)
+    check_tile(flags.devices.tile or None, configs, flags.devices.split_height)
     defaults = [config.sampling for config in configs]
     settings = changed_settings(defaults, settings_of(flags.sampling, len(configs)))
     sizes = stage_sizes(configs, flags.pictures.size or None, flags.pictures.aspect or None)

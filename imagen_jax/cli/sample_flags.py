@@ -159,11 +159,6 @@ def check(flags: Flags) -> None:
     if not 0 <= seed < 2**32:
         raise UsageError(f"--seed is {seed}; it must lie between 0 and {2**32 - 1}.")
     _check_size(flags.pictures)
-    if flags.devices.tile and flags.devices.split_height > 1:
-        raise UsageError(
-            f"--tile is {flags.devices.tile} and --split-height {flags.devices.split_height}; "
-            "leave out one."
-        )
     if flags.compiling.compile_only:
         if flags.stages.embeddings:
             raise UsageError("--compile-only embeds no prompts; leave --embeddings out.")

@@ -95,9 +95,16 @@ class ArrayRecordSource:
 
 
 def pack(record: Record, metadata: Metadata) -> bytes:
-    """A record as it is stored."""
+    """A record as it is stored.
+
+    Raises:
+        BrokenRecord: a text has half a letter, as JSON may spell one.
+    """
     own = {"image": record.image, "captions": list(record.captions.all())}
-    return msgpack.packb({**metadata.numbers, **record.pictures, **own})
+    try:
+        return msgpack.packb({**metadata.numbers, **record.pictures, **own})
+    except UnicodeEncodeError as error:
+        raise BrokenRecord(record.name, "text is not Unicode", reason(error)) from error
 
 
 def write_file(path: Path, records: Iterator[bytes]) -> int:

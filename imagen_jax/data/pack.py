@@ -59,7 +59,5 @@ def _good_records(source: Source, left_out: Tally, conditions: ConditionsConfig)
             yield pack(record, source.metadata(index))
         except BrokenRecord as error:
             left_out.add(error.reason, error.name)
-        except UnicodeEncodeError:  # Of half a letter, as JSON may spell one.
-            left_out.add("text is not Unicode", record.name)
         except OSError as error:  # Of a bucket; whoever writes would take it for its own.
             raise UsageError(f"Record {index} cannot be read: {reason(error)}.") from error

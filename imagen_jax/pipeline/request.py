@@ -23,7 +23,12 @@ from imagen_jax.pipeline.given import Noise, digest_of, read_noise
 from imagen_jax.pipeline.interpolation import Seed, interpolated, seeds_between, shares
 from imagen_jax.pipeline.painting import Painted, SampledStage
 from imagen_jax.pipeline.prompts import PromptEmbeddings
-from imagen_jax.pipeline.steps import check_picture_guidance, picture_to_enlarge, sampled_stages
+from imagen_jax.pipeline.steps import (
+    check_picture_guidance,
+    check_tile,
+    picture_to_enlarge,
+    sampled_stages,
+)
 from imagen_jax.pipeline.subjects import StageInputs, Subjects, stage_inputs
 from imagen_jax.stored.stages import StoredStage
 
@@ -185,13 +190,9 @@ class _Making:
 
     def _steps(self, own: Mapping[str, Any]) -> list[SampledStage]:
         """How the stages paint with settings of some subjects' own."""
-        own = {name: value for name, value in own.items() if name not in _NO_SETTINGS}
-        settings = self.call.settings | own
         stages, call = self.cast.stages, self.call
-        if call.tile is not None and self.cast.mesh.shape["spatial"] > 1:
-            raise UsageError(
-                f"tile is {call.tile}, but devices share the height of a picture; leave out one."
-            )
+        settings = call.settings | {n: x for n, x in own.items() if n not in _NO_SETTINGS}
+        check_tile(call.tile, [x.config for x in stages], self.cast.mesh.shape["spatial"])
         return sampled_stages(stages, settings, call.size, call.aspect, self.edit, call.tile)
 
     def _check(self) -> None:

@@ -37,7 +37,6 @@ def sampled_stages(
         UsageError: a value is out of its range, or there is nothing that it belongs to.
     """
     configs = [stage.config for stage in stages]
-    check_tile(tile, configs)
     own = {name: value for name, value in settings.items() if name not in EDIT_SETTINGS}
     changed = changed_settings([config.sampling for config in configs], own)
     changed = [config.as_learned(x) for config, x in zip(configs, changed, strict=True)]
@@ -56,8 +55,12 @@ def sampled_stages(
     return [_editing(step, edit, own) for step, own in zip(steps, each, strict=True)]
 
 
-def check_tile(tile: int | None, configs: Sequence[StageConfig]) -> None:
-    """Raises a UsageError for tiles of nothing."""
+def check_tile(tile: int | None, configs: Sequence[StageConfig], split_height: int) -> None:
+    """Raises a UsageError for tiles of nothing, or of pictures that devices share."""
+    if tile is not None and split_height > 1:
+        raise UsageError(
+            f"tile is {tile}, but devices share the height of a picture; leave out one."
+        )
     if tile is not None and all(config.low_resolution is None for config in configs):
         raise UsageError(f"tile is {tile!r}; it is of super-resolution stages, and there is none.")
 
